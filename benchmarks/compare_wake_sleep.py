@@ -1,0 +1,484 @@
+"""AEVB against wake-sleep and Monte Carlo EM: Figure 2 of Kingma & Welling 2013.
+
+    python benchmarks/compare_wake_sleep.py
+
+trains every learner at every latent size on scikit-learn's digits in under 2 minutes on 2 cores and prints the bounds
+(nats per datapoint, larger is better); AEVB ends above wake-sleep at both sizes.  The paper's own figure is
+`--dataset mnist --preset paper --samples 1e7 --latent-dims 3 5 10 20 200`; results and times are in benchmarks/README.md.
+
+The curves are bounds with one posterior draw a datapoint, on the whole test set and on as many training images; at most
+`EVALUATION_SHARE` of the work goes into them.  MCEM has no guide: its bound is that of a guide fitted beside it to its
+model (AEVB's gradient for phi, theta untouched), which MCEM itself never sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from tqdm import tqdm
+
+import pyro_aevb
+from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, WakeSleep, elbo, fit
+from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
+
+LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
+LABELS = {"aevb-a": "AEVB (L^A)", "aevb-b": "AEVB (L^B)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
+COLORS = {"aevb-a": "tab:orange", "aevb-b": "tab:red", "wake-sleep": "tab:green", "mcem": "tab:blue"}
+PUBLISHED = {"mnist": "MNIST", "frey-face": "Frey"}  # names of the paper's panels
+BATCH_SIZE = 100
+EVALUATION_SHARE = 0.03
+
+
+class Setting(NamedTuple):
+    """What the paper sets for a data set: hidden units and likelihood."""
+
+    hidden: int = 500
+    likelihood: str = "bernoulli"
+
+
+SETTINGS = {"digits": Setting(hidden=100), "frey-face": Setting(hidden=200, likelihood="sigmoid-gaussian")}
+# Adagrad's step, out of the paper's {0.01, 0.02, 0.1}: the best of them for each learner early on MNIST at N_z=20.
+ADAGRAD = {"aevb-a": 0.02, "aevb-b": 0.02, "wake-sleep": 0.01, "mcem": 0.02}
+
+
+class Task(NamedTuple):
+    """One run: what to train on what, from which seed, and for how long."""
+
+    dataset: str
+    pixels: str | None
+    preset: str
+    learner: str
+    latent_dim: int
+    seed: int
+    samples: int
+    learning_rate: float | None
+
+
+class MCEMWithGuide:
+    """MCEM, and beside it a guide fitted to the model as it stands, so that there is a bound to report."""
+
+    def __init__(self, mcem: MCEM, recognition: AEVB) -> None:
+        self.mcem, self.recognition = mcem, recognition
+        self.optimizers = mcem.optimizers | {"guide": recognition.optimizers["optim"]}
+
+    def prepare(self, x: torch.Tensor) -> None:
+        """Check data and pair."""
+        self.mcem.prepare(x)
+        self.recognition.prepare(x)
+
+    def step(self, x: torch.Tensor, *, index: torch.Tensor) -> AEVBInfo:
+        """Make a step of MCEM on theta and one of AEVB on phi."""
+        self.mcem.step(x, index=index)
+        return self.recognition.step(x)
+
+
+def make_learner(task: Task, vae: VAE) -> AEVB | WakeSleep | MCEMWithGuide:
+    """Return the task's learner over ``vae`` in the task's preset."""
+    if task.preset == "paper":
+        step = task.learning_rate or ADAGRAD[task.learner]
+        optim, prior = functools.partial(torch.optim.Adagrad, lr=step, fused=True), dist.Normal(0.0, 1.0)
+    else:
+        optim, prior = functools.partial(torch.optim.Adam, lr=task.learning_rate or 1e-3, fused=True), None
+    if task.learner == "wake-sleep":
+        return WakeSleep(vae.model, vae.guide, optim, optim, theta_prior=prior)
+    if task.learner == "mcem":
+        guide_fit = AEVB(vae.model, vae.guide, optim, TraceMeanField_ELBO(), update="guide")
+        return MCEMWithGuide(MCEM(vae.model, optim, theta_prior=prior), guide_fit)
+    objective = Trace_ELBO() if task.learner == "aevb-a" else TraceMeanField_ELBO()
+    return AEVB(vae.model, vae.guide, optim, objective, theta_prior=prior)
+
+
+def run(task: Task, root: Path | None, progress: bool, position: int | None = None) -> dict[str, Any]:
+    """Train and evaluate one task; return its record, curve and all."""
+    data = load_dataset(task.dataset, pixels=task.pixels, root=root)
+    setting = SETTINGS.get(task.dataset, Setting())
+    pyro.set_rng_seed(task.seed)
+    vae = VAE(
+        data.test.shape[1],
+        task.latent_dim,
+        hidden_dims=(setting.hidden,),
+        likelihood=setting.likelihood,
+        init=task.preset,
+        dataset_size=len(data.train),
+    )
+    history = fit(
+        make_learner(task, vae),
+        data.train,
+        samples=task.samples,
+        batch_size=min(BATCH_SIZE, len(data.train)),
+        schedule=(lambda done: 0.5 * (1 + math.cos(math.pi * done))) if task.preset == "modern" else None,
+        evaluate=evaluation(vae, data),
+        evaluate_at=evaluation_points(task.samples, data),
+        seed=task.seed,
+        progress=progress,
+        label=f"{task.learner} N_z={task.latent_dim} seed {task.seed}",
+        bar_position=position,
+    )
+    return record(task, history)
+
+
+def evaluation(vae: VAE, data: ImageData) -> Callable[[], dict[str, float]]:
+    """Return a function that gives the bounds on training, test and validation images, always with the same noise."""
+    train = data.train[torch.arange(min(len(data.train), len(data.test)))] if not isinstance(data.train, Binarized) else (
+        torch.bernoulli(data.train.images[: len(data.test)], generator=torch.Generator().manual_seed(0))
+    )  # fmt: skip
+    parts = {"train": train, "test": data.test}
+    if data.validation is not None:
+        parts["validation"] = data.validation
+    return lambda: {name: elbo(vae.model, vae.guide, x, seed=0).mean().value for name, x in parts.items()}
+
+
+def evaluation_points(samples: int, data: ImageData) -> list[int]:
+    """Return sample counts for evaluations, evenly spaced on a log scale, few enough to keep to their share of work."""
+    evaluated = 2 * len(data.test) + (0 if data.validation is None else len(data.validation))
+    affordable = EVALUATION_SHARE * samples / (evaluated / 3)  # forward only: a third of a step's work
+    count = int(min(40, max(4, affordable)))
+    points = np.geomspace(min(samples, max(10 * BATCH_SIZE, samples / 300)), samples, count)
+    return sorted({int(p) for p in points})
+
+
+def record(task: Task, history: History) -> dict[str, Any]:
+    """Return one run as it is written to JSON."""
+    curve = []
+    for samples, seconds, values in history.records:
+        point = {"samples": samples, "seconds": round(seconds, 2)}
+        curve.append(point | {f"{name}_elbo": round(value, 4) for name, value in values.items()})
+    return {
+        "learner": task.learner,
+        "latent_dim": task.latent_dim,
+        "seed": task.seed,
+        "curve": curve,
+        "seconds": round(history.seconds, 2),
+        "evaluation_seconds": round(history.evaluation_seconds, 2),
+        "interrupted": history.interrupted,
+    }
+
+
+# -- Several runs at a time -------------------------------------------------------------------------------------------
+
+
+def start_worker(slots: Any, lock: Any, threads: int) -> None:
+    """Set up a worker process: its line for the progress bar, its share of the cores, one ctrl-C and no second."""
+    global position
+    position = slots.get()
+    tqdm.set_lock(lock)
+    torch.set_num_threads(threads)
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def run_in_worker(task: Task, root: Path | None, progress: bool) -> dict[str, Any] | None:
+    """Run a task in a worker process; ``None`` where ctrl-C came before it began."""
+    try:
+        return run(task, root, progress, position)
+    except KeyboardInterrupt:
+        return None
+
+
+def run_all(tasks: list[Task], jobs: int, root: Path | None, progress: bool, done: Callable[[Task, Any], None]) -> bool:
+    """Run every task, ``jobs`` at a time, calling ``done`` after each; return whether ctrl-C cut it short."""
+    if jobs == 1:
+        for task in tasks:
+            result = run(task, root, progress)
+            done(task, result)
+            if result["interrupted"]:
+                return True
+        return False
+    context = multiprocessing.get_context("spawn")
+    slots = context.Queue()
+    for slot in range(jobs):
+        slots.put(slot)
+    threads = max(1, torch.get_num_threads() // jobs)
+    interrupted = False
+    with context.Pool(jobs, start_worker, (slots, context.RLock(), threads)) as pool:
+        waiting = {task: pool.apply_async(run_in_worker, (task, root, progress)) for task in tasks}
+        while waiting:
+            try:
+                time.sleep(0.2)
+                for task, result in list(waiting.items()):
+                    if result.ready():
+                        del waiting[task]
+                        if (value := result.get()) is not None:
+                            done(task, value)
+                            interrupted = interrupted or value["interrupted"]
+            except KeyboardInterrupt:
+                if not interrupted:
+                    tqdm.write("interrupted: keeping what there is")
+                    for process in multiprocessing.active_children():
+                        os.kill(process.pid, signal.SIGINT)
+                interrupted = True
+            if interrupted:  # what has not begun is dropped; what runs ends with an evaluation
+                deadline = time.monotonic() + 60
+                for task, result in list(waiting.items()):
+                    result.wait(max(0.0, min(5.0, deadline - time.monotonic())))
+                    if result.ready() and (value := result.get()) is not None:
+                        done(task, value)
+                break
+    return interrupted
+
+
+# -- Results ----------------------------------------------------------------------------------------------------------
+
+
+def summary(run: dict[str, Any]) -> dict[str, float]:
+    """Return a run's last bounds, and those at its best validation bound where there is one."""
+    last = run["curve"][-1]
+    result = {"train": last["train_elbo"], "test": last["test_elbo"]}
+    if "validation_elbo" in last:
+        best = max(run["curve"], key=lambda point: point["validation_elbo"])
+        result |= {"best_test": best["test_elbo"], "best_samples": best["samples"]}
+    return result
+
+
+def published(dataset: str, latent_dim: int) -> dict[str, list[list[float]]]:
+    """Return the paper's curves {"AEVB test": [[samples, bound], ...], ...} for a panel; empty where it has none."""
+    curves = json.loads((Path(__file__).parent / "paper_curves.json").read_text())
+    return curves.get(f"{PUBLISHED.get(dataset, '')} Nz={latent_dim}", {})
+
+
+def published_at(dataset: str, run: dict[str, Any]) -> float | None:
+    """Return the paper's test bound at the run's last sample count, interpolated on a log scale."""
+    name = {"wake-sleep": "WS test", "aevb-a": "AEVB test", "aevb-b": "AEVB test"}.get(run["learner"])
+    curve = published(dataset, run["latent_dim"]).get(name)
+    if curve is None:
+        return None
+    x, y = np.array(curve).T
+    return float(np.interp(np.log(run["curve"][-1]["samples"]), np.log(x), y))
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the results as a table, nats per datapoint."""
+    with_validation = any("best_test" in summary(r) for r in result["runs"])
+    with_paper = any(published_at(result["dataset"], r) is not None for r in result["runs"])
+    header = ["N_z", "learner", "seed", "samples", "train", "test"]
+    header += ["test at best validation"] * with_validation + ["paper's test"] * with_paper + ["seconds"]
+    rows = [header]
+    for r in sorted(result["runs"], key=lambda r: (r["latent_dim"], LEARNERS.index(r["learner"]), r["seed"])):
+        s = summary(r)
+        row = [str(r["latent_dim"]), r["learner"], str(r["seed"]), f"{r['curve'][-1]['samples']:.3g}"]
+        row += [f"{s['train']:.2f}", f"{s['test']:.2f}"]
+        if with_validation:
+            row.append(f"{s['best_test']:.2f} ({s['best_samples']:.2g})")
+        if with_paper:
+            paper = published_at(result["dataset"], r)
+            row.append("" if paper is None else f"{paper:.1f}")
+        rows.append([*row, f"{r['seconds']:.0f}"])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def figure(result: dict[str, Any], path: Path) -> None:
+    """Draw bound against training samples, a panel for each latent size: test solid, training dashed, the paper's thin."""
+    dims = sorted({r["latent_dim"] for r in result["runs"]})
+    fig, axes = plt.subplots(1, len(dims), figsize=(1.5 + 3.6 * len(dims), 4.4), squeeze=False, layout="constrained")
+    handles: dict[str, Any] = {}
+    for ax, dim in zip(axes[0], dims, strict=True):
+        runs = [r for r in result["runs"] if r["latent_dim"] == dim]
+        for r in runs:
+            x = [p["samples"] for p in r["curve"]]
+            for part, style in (("test", "-"), ("train", "--")):
+                y = [p[f"{part}_elbo"] for p in r["curve"]]
+                label = f"{LABELS[r['learner']]}, {part}"
+                (handles[label],) = ax.plot(x, y, style, color=COLORS[r["learner"]], lw=1.6, ms=3, marker="." * (len(x) < 3))
+        span = [p["samples"] for r in runs for p in r["curve"]]
+        shown = [p["test_elbo"] for r in runs for p in r["curve"] if p["samples"] >= max(span) / 30]
+        for name, color in (("AEVB test", "tab:red"), ("WS test", "tab:green")):
+            if curve := published(result["dataset"], dim).get(name):
+                x, y = np.array(curve).T
+                near = (x >= min(span)) & (x <= 1.3 * max(span))
+                if near.sum() > 1:
+                    label = f"{name.replace('WS', 'Wake-sleep')}, paper"
+                    (handles[label],) = ax.plot(x[near], y[near], color=color, lw=3.5, alpha=0.3)
+        low, high = min(shown), max(p[f"{part}_elbo"] for r in runs for p in r["curve"] for part in ("train", "test"))
+        margin = 0.05 * (high - low) + 1e-6
+        ax.set(xscale="log", xlim=(min(span), max(span) * 1.05), ylim=(low - margin, high + margin))
+        ax.set_title(f"$N_z$ = {dim}")
+        ax.set_xlabel("training samples evaluated")
+        ax.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("lower bound (nats per datapoint)")
+    preset = f"{result['dataset']}, {result['pixels']} pixels, {result['preset']} preset"
+    fig.suptitle(f"Lower bound against training samples: {preset}")
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
+def write(result: dict[str, Any], out: Path, json_path: Path) -> None:
+    """Write the numbers as JSON and CSV; each file is replaced whole."""
+    rows = [
+        {"learner": r["learner"], "latent_dim": r["latent_dim"], "seed": r["seed"], **p}
+        for r in result["runs"]
+        for p in r["curve"]
+    ]
+    lines = ["{"] + [f"{json.dumps(k)}: {json.dumps(v)}," for k, v in result.items() if k != "runs"]
+    lines += ['"runs": [', ",\n".join(json.dumps(r) for r in result["runs"]), "]", "}"]
+    replace(json_path, "\n".join(lines) + "\n")
+    part = out / "curves.csv.part"
+    with part.open("w", newline="") as file:
+        fields = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(rows)
+    part.replace(out / "curves.csv")
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file under another name, then give it its own."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+# -- The command ------------------------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """Parse a positive whole number, also in the form 1e7."""
+    try:
+        value = int(float(text))
+    except (ValueError, OverflowError):
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return value
+
+
+def rate(text: str) -> float:
+    """Parse a learning rate."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return value
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits")
+    parser.add_argument("--latent-dims", type=positive, nargs="+", default=[3, 10], metavar="N_Z")
+    parser.add_argument("--samples", type=positive, help="training samples evaluated, each run (default: 2e5)", default=200_000)
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
+    parser.add_argument(
+        "--preset",
+        choices=("paper", "modern"),
+        default="paper",
+        help="Adagrad, N(0, 0.01) initialisation, MAP of theta | Adam with cosine decay, fan-in initialisation, ML",
+    )
+    parser.add_argument("--pixels", choices=PIXELS, help="default: static, and grey for frey-face and binarized-mnist")
+    parser.add_argument("--learning-rate", type=rate, help="instead of the preset's")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--jobs", type=positive, help="runs at a time, sharing the cores (default: one a core)")
+    parser.add_argument("--data", type=Path, help="folder of the data files (default: $PYRO_AEVB_DATA, else a cache)")
+    parser.add_argument("--out", type=Path, default=Path("out/compare_wake_sleep"), help="folder for figure and numbers")
+    parser.add_argument("--json", type=Path, help="where the JSON goes (default: results.json in --out)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser.parse_args(argv)
+
+
+def check_writable(folder: Path) -> None:
+    """Exit with a message unless files can be made in ``folder``; make it where it's missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        sys.exit(f"expected a folder that can be written, got {folder}: {error}; name another with --out or --json")
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark; return what it writes as JSON."""
+    args = parse(argv)
+    json_path = args.json or args.out / "results.json"
+    check_writable(args.out)
+    check_writable(json_path.parent)
+    try:
+        data = load_dataset(args.dataset, pixels=args.pixels, root=args.data)  # fetches what is missing, once
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    if len(data.train) < BATCH_SIZE:
+        tqdm.write(f"{args.dataset} has {len(data.train)} images: minibatches are all of them")
+    tasks = [
+        Task(args.dataset, args.pixels, args.preset, learner, dim, seed, args.samples, args.learning_rate)
+        for dim in dict.fromkeys(args.latent_dims)
+        for learner in dict.fromkeys(args.learners)
+        for seed in dict.fromkeys(args.seeds)
+    ]
+    # The longest first, so that no core idles at the end.
+    tasks.sort(key=lambda t: (t.learner != "mcem", t.learner != "wake-sleep", -t.latent_dim))
+    jobs = min(len(tasks), args.jobs or torch.get_num_threads())
+    threads = max(1, torch.get_num_threads() // jobs)
+    result: dict[str, Any] = {
+        "dataset": args.dataset,
+        "preset": args.preset,
+        "pixels": args.pixels or ("grey" if args.dataset in ("frey-face", "binarized-mnist") else "static"),
+        "command": shlex.join(["python", "benchmarks/compare_wake_sleep.py", *(sys.argv[1:] if argv is None else argv)]),
+        "samples": args.samples,
+        "runs_at_a_time": jobs,
+        "threads_a_run": threads,
+        "versions": {
+            "pyro_aevb": pyro_aevb.__version__,
+            "pyro": pyro.__version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "runs": [],
+    }
+
+    def done(task: Task, run: dict[str, Any]) -> None:
+        result["runs"].append(run)
+        if not run["curve"]:
+            result["runs"].pop()
+            return
+        write(result, args.out, json_path)
+        s = summary(run)
+        tqdm.write(
+            f"[{len(result['runs'])}/{len(tasks)}] {task.learner} N_z={task.latent_dim} seed {task.seed}: "
+            f"train {s['train']:.2f}, test {s['test']:.2f}, {run['seconds']:.0f} s"
+        )
+
+    interrupted = run_all(tasks, jobs, args.data, not args.quiet, done)
+    if result["runs"]:
+        matplotlib.use("Agg")
+        figure(result, args.out / "figure.png")
+        print(f"\nBounds in nats per datapoint, {args.dataset}, {result['pixels']} pixels, {args.preset} preset")
+        print(table(result))
+        print(f"\nwritten: {json_path}, {args.out / 'curves.csv'}, {args.out / 'figure.png'}")
+    if interrupted:
+        print("interrupted: the runs above are what there is", file=sys.stderr)
+        sys.exit(130)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Auto-Encoding Variational Bayes for models written in Pyro.
+
+Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two Pyro callables.
+"""
+
+from pyro_aevb.aevb import AEVB, AEVBInfo
+from pyro_aevb.contract import NonFiniteLossError
+from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
+from pyro_aevb.fit import History, fit
+from pyro_aevb.log_density import LogDensity, log_density
+from pyro_aevb.mcem import MCEM, MCEMInfo
+from pyro_aevb.vae import VAE
+from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
+
+__all__ = [
+    "AEVB",
+    "MCEM",
+    "VAE",
+    "AEVBInfo",
+    "Estimate",
+    "History",
+    "LogDensity",
+    "MCEMInfo",
+    "MeanEstimate",
+    "NonFiniteLossError",
+    "WakeSleep",
+    "WakeSleepInfo",
+    "elbo",
+    "fit",
+    "log_density",
+]
+__version__ = "0.1.0"

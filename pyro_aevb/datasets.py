@@ -1,0 +1,253 @@
+"""The paper's data sets, and what is done to their pixels.
+
+Files live in one cache folder: the argument ``root``, else the environment variable ``PYRO_AEVB_DATA``, else the
+user's cache folder.  What isn't there is downloaded with a progress bar, checked, and only then given its name; what is
+there is checked and used, and nothing is fetched.
+
+Pixels, N images of D pixels in [0, 1]:
+
+* ``"grey"``: as they are;
+* ``"threshold"``: 1 where above 1/2;
+* ``"static"``: drawn from Bernoulli(pixel) once, from a seed;
+* ``"dynamic"``: drawn anew at each visit (training data; validation and test data are drawn once, as for "static").
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import MNIST, FashionMNIST
+
+PIXELS = ("grey", "threshold", "static", "dynamic")
+FREY_URL = "https://github.com/jmtomczak/vae_vampprior/raw/master/datasets/Freyfaces/freyfaces.pkl"
+FREY_SHA256 = "3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a"
+AMAT_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+# Larochelle's text files come with and without a blank at a line's end, so it is the bits that are checked: SHA-256 of
+# the (N, 784) array packed by numpy.packbits(axis=1).
+AMAT_BITS_SHA256 = {
+    "train": "727146c35424b019f3e350e1e69faa05644a0abaf787e3f4e1a9632220a13906",
+    "valid": "a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
+    "test": "9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
+}
+# Debian's dataset-fashion-mnist holds the same images, compressed anew.
+DEBIAN_FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
+    "t10k-images-idx3-ubyte.gz": "f78720b4224f21cce2f2ccf2d7a94c9a",
+}
+
+
+class Binarized:
+    """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
+
+    >>> _ = torch.manual_seed(0)
+    >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
+    >>> data[torch.tensor([0, 0])][:, :2].tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return torch.bernoulli(self.images[index])
+
+
+class ImageData(NamedTuple):
+    """Images as rows of D pixels in [0, 1]; ``image_shape`` is (rows, columns).
+
+    ``train`` is a tensor (N, D), or a :class:`Binarized` for dynamic pixels; ``validation`` may be ``None``.
+    """
+
+    name: str
+    train: Tensor | Binarized
+    test: Tensor
+    validation: Tensor | None
+    image_shape: tuple[int, int]
+
+
+class _Images(NamedTuple):
+    train: Tensor
+    test: Tensor
+    validation: Tensor | None
+    image_shape: tuple[int, int]
+
+
+def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | None = None, seed: int = 0) -> ImageData:
+    """Return a data set by name.
+
+    Args:
+        name: ``"digits"`` (8x8, comes with scikit-learn), ``"mnist"``, ``"fashion-mnist"``, ``"frey-face"``,
+            ``"binarized-mnist"`` (Larochelle's fixed binarization).
+        pixels: ``"grey"``, ``"threshold"``, ``"static"`` or ``"dynamic"``; by default ``"static"``, and ``"grey"``
+            (as they are) for Frey Face and for binarized MNIST.
+        root: the cache folder.
+        seed: for static pixels, and for the random splits of digits and Frey Face.
+
+    Raises:
+        ValueError: for an unknown name, and for a file that isn't what it should be (it is set aside).
+        ConnectionError: when a file is missing and can't be downloaded; says which file to put where.
+
+    >>> digits = load_dataset("digits")
+    >>> digits.train.shape, digits.test.shape, digits.image_shape
+    (torch.Size([1437, 64]), torch.Size([360, 64]), (8, 8))
+    """
+    if name not in DATASETS:
+        raise ValueError(f"expected a data set out of {sorted(DATASETS)}, got {name!r}")
+    if pixels is None:
+        pixels = "grey" if name in ("frey-face", "binarized-mnist") else "static"
+    if pixels not in PIXELS:
+        raise ValueError(f"expected pixels out of {PIXELS}, got {pixels!r}")
+    images = DATASETS[name](cache_folder(root), seed)
+    generator = torch.Generator().manual_seed(seed)
+    draw = {
+        "grey": lambda x: x,
+        "threshold": lambda x: (x > 0.5).float(),
+        "static": lambda x: torch.bernoulli(x, generator=generator),
+    }.get(pixels, lambda x: torch.bernoulli(x, generator=generator))
+    return ImageData(
+        name=name,
+        test=draw(images.test),
+        validation=None if images.validation is None else draw(images.validation),
+        train=Binarized(images.train) if pixels == "dynamic" else draw(images.train),
+        image_shape=images.image_shape,
+    )
+
+
+def cache_folder(root: str | Path | None = None) -> Path:
+    """Return the folder that data files live in: ``root``, ``$PYRO_AEVB_DATA``, or the user's cache folder."""
+    return Path(root or os.environ.get("PYRO_AEVB_DATA") or pooch.os_cache("pyro_aevb"))
+
+
+def _digits(folder: Path, seed: int) -> _Images:
+    images = torch.as_tensor(load_digits().data / 16.0, dtype=torch.float32)
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
+    return _Images(images[:1437], images[1437:], None, (8, 8))
+
+
+def _mnist(folder: Path, seed: int) -> _Images:
+    return _idx_images(folder / "MNIST" / "raw", MNIST.mirrors, [dict(MNIST.resources)])
+
+
+def _fashion_mnist(folder: Path, seed: int) -> _Images:
+    md5 = [dict(FashionMNIST.resources), DEBIAN_FASHION_MD5]
+    return _idx_images(folder / "FashionMNIST" / "raw", FashionMNIST.mirrors, md5)
+
+
+def _idx_images(folder: Path, mirrors: list[str], md5: list[dict[str, str]]) -> _Images:
+    parts = []
+    for file in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
+        known = [f"md5:{known[file]}" for known in md5]
+        raw = gzip.decompress(_file(folder / file, [m + file for m in mirrors], known).read_bytes())
+        size = np.frombuffer(raw, ">u4", count=4)[1:]  # magic number, images, rows, columns
+        parts.append(_to_unit(np.frombuffer(raw, np.uint8, offset=16).reshape(size[0], -1)))
+    return _Images(parts[0], parts[1], None, (28, 28))
+
+
+def _frey_face(folder: Path, seed: int) -> _Images:
+    raw = _file(folder / "frey_face" / "freyfaces.pkl", [FREY_URL], [f"sha256:{FREY_SHA256}"]).read_bytes()
+    # The file is a numpy pickle in the text protocol: its longest line is S'...', the pixels as an escaped string.
+    # It is read as that and not unpickled, so nothing in it is executed.
+    pixels = ast.literal_eval("b" + max(raw.split(b"\n"), key=len)[1:].decode("latin1").rstrip())
+    images = _to_unit(np.frombuffer(pixels, np.uint8).reshape(1965, 560))
+    images = images[torch.randperm(1965, generator=torch.Generator().manual_seed(seed))]
+    # 1565 to learn from, of which a tenth is held out to choose when to stop, and 400 to test on.
+    return _Images(images[:1409], images[1565:], images[1409:1565], (28, 20))
+
+
+def _binarized_mnist(folder: Path, seed: int) -> _Images:
+    path = folder / "binarized_mnist" / "binarized_mnist_packed.npz"
+    if not path.exists():
+        texts = {
+            split: _file(path.parent / f"binarized_mnist_{split}.amat", [f"{AMAT_URL}binarized_mnist_{split}.amat"], [])
+            for split in AMAT_BITS_SHA256
+        }
+        packed = {split: np.packbits(np.loadtxt(text, dtype=np.uint8), axis=1) for split, text in texts.items()}
+        for split, bits in packed.items():
+            _check_bits(split, bits, texts[split])
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **packed)
+        part.replace(path)
+    try:
+        with np.load(path) as arrays:
+            packed = {split: arrays[split] for split in AMAT_BITS_SHA256}
+    except Exception as error:
+        raise _set_aside(path, f"it can't be read ({error})") from error
+    parts = {}
+    for split, bits in packed.items():
+        _check_bits(split, bits, path)
+        parts[split] = torch.as_tensor(np.unpackbits(bits, axis=1, count=784)).float()
+    return _Images(parts["train"], parts["test"], parts["valid"], (28, 28))
+
+
+def _check_bits(split: str, bits: np.ndarray, path: Path) -> None:
+    if hashlib.sha256(bits.tobytes()).hexdigest() != AMAT_BITS_SHA256[split]:
+        raise _set_aside(path, f"its {split} images have another checksum than Larochelle's")
+
+
+def _to_unit(pixels: np.ndarray) -> Tensor:
+    return torch.as_tensor(pixels.astype(np.float32) / 255.0)
+
+
+def _file(path: Path, urls: list[str], known_hashes: list[str]) -> Path:
+    """Return ``path``, downloaded where missing; refuse it, and set it aside, where its checksum is none of the known."""
+    if not path.exists():
+        errors = []
+        for url in urls:
+            try:
+                _download(url, path, known_hashes)
+                break
+            except Exception as error:
+                errors.append(f"{url}: {error}")
+        else:
+            raise ConnectionError(
+                f"expected {path}, which isn't there and can't be downloaded; put the file there by hand, or name "
+                "another folder with PYRO_AEVB_DATA. Tried " + "; ".join(errors)
+            )
+    if known_hashes and not any(_matches(path, known) for known in known_hashes):
+        raise _set_aside(path, f"its checksum is none of {known_hashes}")
+    return path
+
+
+def _download(url: str, path: Path, known_hashes: list[str]) -> None:
+    """Fetch ``url`` with a progress bar; the file gets its name when it is whole and checked."""
+    known = known_hashes[0] if known_hashes else None
+    pooch.retrieve(url, known_hash=known, fname=path.name, path=path.parent, progressbar=True)
+
+
+def _matches(path: Path, known: str) -> bool:
+    algorithm, digest = known.split(":")
+    return pooch.file_hash(str(path), alg=algorithm) == digest
+
+
+def _set_aside(path: Path, reason: str) -> ValueError:
+    """Rename a bad file to NAME.corrupt where that is possible; return the error to raise."""
+    aside = path.with_name(path.name + ".corrupt")
+    try:
+        path.replace(aside)
+        done = f"it was renamed to {aside.name}; run again to download it anew"
+    except OSError:
+        done = "it is in a folder that can't be written: remove it, or name another folder with PYRO_AEVB_DATA"
+    return ValueError(f"expected a whole data file, got a corrupt or half-downloaded one: {path}, {reason}; {done}")
+
+
+DATASETS: dict[str, Callable[[Path, int], _Images]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
+    "frey-face": _frey_face,
+    "binarized-mnist": _binarized_mnist,
+}

@@ -1,0 +1,164 @@
+"""What AEVB, wake-sleep and Monte Carlo EM have in common: a model, a step, a state.
+
+A learner sees two Pyro callables, theta (the parameters that run in the model) and phi (those that run in the guide).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
+from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
+
+
+class StepInfo(Protocol):
+    """What every step returns: a NamedTuple of named terms, the first of them ``loss``, 0-dim tensors."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The objective that was minimized, in nats for the whole data set."""
+        ...
+
+
+class Learner(ABC):
+    """Trains theta and phi of a (model, guide) pair, one minibatch a :meth:`step`.
+
+    Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``).
+    """
+
+    def __init__(
+        self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None
+    ) -> None:
+        for name, fn in (("model", model), ("guide", guide)):
+            if fn is not None and not callable(fn):
+                raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
+        if theta_prior is not None and not isinstance(theta_prior, Distribution):
+            raise TypeError(f"expected theta_prior to be a distribution, got {theta_prior!r}; e.g. dist.Normal(0., 1.)")
+        self.theta_prior = theta_prior
+        self.optimizers: dict[str, Optimizer] = {}
+        self._theta, self._phi = ParameterRecorder(), ParameterRecorder()
+        self._model = self._theta(model)
+        self._guide = self._phi(guide) if guide is not None else None
+        self._prepared = False
+        self._pending: dict[str, Any] | None = None
+
+    @property
+    def theta(self) -> dict[str, Parameter]:
+        """The model's parameters; empty before the first step."""
+        return self._theta.parameters
+
+    @property
+    def phi(self) -> dict[str, Parameter]:
+        """The guide's parameters; empty before the first step."""
+        return self._phi.parameters
+
+    @property
+    def dataset_size(self) -> int:
+        """N of Eq. (8), as the model's plate gives it."""
+        assert self._theta.dataset_size is not None
+        return self._theta.dataset_size
+
+    def step(self, *args: Tensor, index: Tensor | None = None) -> StepInfo:
+        """Update the parameters from one minibatch.
+
+        Args:
+            args: what model and guide take; ``args[0]`` is x, of shape (M, ...).
+            index: (M,), each datapoint's place in the data set, for learners that keep something for each of them.
+
+        Raises:
+            ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
+            NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; nothing is updated then.
+        """
+        if not self._prepared:
+            self.prepare(*args)
+        random_state = torch.get_rng_state()
+        try:
+            return self._update(args, index)
+        except (NonFiniteLossError, ValueError) as error:
+            torch.set_rng_state(random_state)
+            terms = non_finite_terms(self._model, self._guide, args, self.theta | self.phi)
+            if isinstance(error, ValueError) and terms == "none when run again":
+                raise
+            raise NonFiniteLossError(
+                f"expected a finite loss, got NaN or infinity; not finite: {terms}. Nothing was updated in this step; "
+                "lower the learning rate, or bound the scales in the model"
+            ) from error
+
+    def prepare(self, *args: Tensor) -> None:
+        """Check data and pair, take note of the parameters, and put any loaded state in place.
+
+        The first :meth:`step` does this by itself.  Nothing is trained and no random number is used up.
+        """
+        check_data(*args)
+        check_pair(self._model, self._guide, *args)
+        for name, optimizer in self.optimizers.items():
+            optimizer.prepare(self._parameters_of(name))
+        if self._pending is not None:
+            self._load(self._pending)
+            self._pending = None
+        self._prepared = True
+
+    @abstractmethod
+    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> StepInfo:
+        """Compute the loss and step the optimizers."""
+
+    def _add_prior(self, loss: Tensor) -> Tensor:
+        """Return loss - log p(theta): the MAP objective, whose prior is weighed against the whole data set."""
+        return loss if self.theta_prior is None else loss - log_prior(self.theta, self.theta_prior)
+
+    def _check(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            zero_grad((self.theta | self.phi).values())
+            raise NonFiniteLossError
+
+    def _minimize(self, loss: Tensor, optimizer: Optimizer, parameters: dict[str, Parameter]) -> Tensor:
+        """Step ``optimizer`` on ``parameters`` down the gradient of ``loss``; return the loss, detached."""
+        self._check(loss)
+        loss.backward()
+        optimizer.step(parameters)
+        zero_grad((self.theta | self.phi).values())
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, optimizers and whatever else the learner keeps: tensors, numbers, lists and dicts.
+
+        Raises ``RuntimeError`` before the first step, when the parameters are not known yet.
+        """
+        if not self._prepared:
+            raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
+        return {
+            "parameters": {n: p.unconstrained.detach().clone() for n, p in (self.theta | self.phi).items()},
+            "optimizers": {n: o.state_dict(self._parameters_of(n)) for n, o in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`; a learner that has not run yet takes it in on its first step.
+
+        Raises ``ValueError`` for a state with other parameters than the model and guide have.
+        """
+        if self._prepared:
+            self._load(state)
+        else:
+            self._pending = state
+
+    @abstractmethod
+    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return the parameters that the optimizer of this name updates."""
+
+    @torch.no_grad()
+    def _load(self, state: dict[str, Any]) -> None:
+        parameters = self.theta | self.phi
+        mine = {n: tuple(p.unconstrained.shape) for n, p in parameters.items()}
+        theirs = {n: tuple(v.shape) for n, v in state["parameters"].items()}
+        if mine != theirs:
+            raise ValueError(f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide")
+        for name, value in state["parameters"].items():
+            parameters[name].unconstrained.copy_(value)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name], self._parameters_of(name))

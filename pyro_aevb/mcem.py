@@ -1,0 +1,136 @@
+"""Monte Carlo EM with Hamiltonian Monte Carlo (Kingma & Welling 2013, Appendix E): no guide at all."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_aevb import hmc
+from pyro_aevb.latent_space import LatentSpace
+from pyro_aevb.learner import Learner
+from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+
+
+class MCEMInfo(NamedTuple):
+    """One step of MCEM.
+
+    ``loss``: -N/M sum log p(x, z) - log p(theta) at the last update, in nats for the whole data set.
+    ``acceptance``: the mean acceptance probability of the minibatch's chains.  ``step_size``: what HMC used.
+    """
+
+    loss: Tensor
+    acceptance: Tensor
+    step_size: Tensor
+
+
+class MCEM(Learner):
+    r"""Alternate posterior samples by HMC (the E step) with updates of theta on them (the M step).
+
+    Every datapoint has its own chain, which goes on from visit to visit, and its own accept.  Latents with constrained
+    supports move in unconstrained coordinates (:mod:`pyro_aevb.latent_space`).  A chain starts from the prior.
+
+    Args:
+        model: p(x, z), its latents continuous and local.
+        optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
+        num_leapfrog: leapfrog steps a transition; the paper's 10.
+        num_transitions: transitions a visit.
+        num_updates: updates of theta a visit; the paper's 5.
+        target_acceptance: what the step size is adapted to; the paper's 90%.
+        step_size: the leapfrog step to begin with.
+
+    >>> import functools, pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     mean = pyro.param("doctest_mean", torch.tensor(0.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(mean, 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> pyro.set_rng_seed(0)
+    >>> x = torch.randn(100) + 3.0
+    >>> learner = MCEM(model, functools.partial(torch.optim.Adam, lr=0.05))
+    >>> for _ in range(100):
+    ...     info = learner.step(x, index=torch.arange(100))
+    >>> bool((pyro.param("doctest_mean") - x.mean()).abs() < 0.3)
+    True
+    >>> del pyro.get_param_store()["doctest_mean"]
+    """
+
+    def __init__(
+        self,
+        model: PyroCallable,
+        optim: AnyOptimizer,
+        *,
+        theta_prior: Distribution | None = None,
+        num_leapfrog: int = 10,
+        num_transitions: int = 1,
+        num_updates: int = 5,
+        target_acceptance: float = 0.9,
+        step_size: float = 0.1,
+    ) -> None:
+        super().__init__(model, None, theta_prior)
+        for name, value in (
+            ("num_leapfrog", num_leapfrog),
+            ("num_transitions", num_transitions),
+            ("num_updates", num_updates),
+        ):
+            if value < 1:
+                raise ValueError(f"expected {name} of 1 or more, got {value}")
+        if not 0 < target_acceptance < 1 or step_size <= 0:
+            raise ValueError(
+                f"expected target_acceptance between 0 and 1 and a positive step_size, got {target_acceptance} and {step_size}"
+            )
+        self.optimizers = {"optim": Optimizer(optim)}
+        self.num_leapfrog, self.num_transitions, self.num_updates = num_leapfrog, num_transitions, num_updates
+        self.target_acceptance, self.step_size = target_acceptance, step_size
+        self._chains: Tensor | None = None  # (N, J); NaN where a datapoint has not been visited
+
+    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        return self.theta
+
+    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> MCEMInfo:
+        if index is None or index.shape != (len(args[0]),):
+            raise ValueError(
+                f"expected index= with the place of each of the {len(args[0])} datapoints in the data set, got "
+                f"{None if index is None else tuple(index.shape)}; MCEM keeps a chain for each: "
+                "learner.step(x[index], index=index)"
+            )
+        space = LatentSpace(self._model, *args)
+        state = hmc.init(space.log_joint, self._positions(index, space.prior_draw))
+        step_size = self.step_size
+        for _ in range(self.num_transitions):
+            state, info = hmc.transition(space.log_joint, state, step_size, self.num_leapfrog)
+            acceptance = info.acceptance.mean()
+            self.step_size = hmc.adapt_step_size(self.step_size, acceptance.item(), self.target_acceptance)
+        assert self._chains is not None
+        self._chains[index] = state.position
+        conditioned = poutine.condition(self._model, data=space.values(state.position))
+        for _ in range(self.num_updates):
+            log_joint = poutine.trace(conditioned).get_trace(*args).log_prob_sum()
+            loss = self._minimize(self._add_prior(-log_joint), self.optimizers["optim"], self.theta)
+        return MCEMInfo(loss, acceptance, torch.tensor(step_size))
+
+    def _positions(self, index: Tensor, prior_draw: Tensor) -> Tensor:
+        """Return where the minibatch's chains are, (M, J): where the last visit left them, or a draw from the prior."""
+        size = max(self.dataset_size, int(index.max()) + 1)
+        if self._chains is None or len(self._chains) < size:
+            chains = prior_draw.new_full((size, prior_draw.shape[-1]), torch.nan)
+            if self._chains is not None:
+                chains[: len(self._chains)] = self._chains
+            self._chains = chains
+        kept = self._chains[index]
+        return torch.where(kept.isnan(), prior_draw, kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, optimizer, chains and step size."""
+        return {**super().state_dict(), "chains": self._chains, "step_size": self.step_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._chains = None if state["chains"] is None else state["chains"].clone()
+        self.step_size = state["step_size"]

@@ -1,0 +1,174 @@
+"""Parameters of a Pyro callable, the prior on them, and one optimizer over all of them.
+
+Pyro's parameters come to light only when the model runs.  :class:`ParameterRecorder` notes them as they pass,
+:class:`Optimizer` steps them with any torch or Pyro optimizer, and :func:`log_prior` is log p(theta), which
+turns maximum likelihood into MAP (Kingma & Welling 2013, Section 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro.optim import PyroOptim
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution, Normal, constraints, transform_to
+
+OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+AnyOptimizer = PyroOptim | torch.optim.Optimizer | OptimizerFactory
+
+
+class Parameter(NamedTuple):
+    """One global parameter: its ``unconstrained`` leaf tensor and the ``constraint`` it is declared with."""
+
+    unconstrained: Tensor
+    constraint: constraints.Constraint
+
+    def value(self) -> Tensor:
+        """Return the constrained value, differentiable in the unconstrained leaf."""
+        if self.constraint is constraints.real:
+            return self.unconstrained
+        return transform_to(self.constraint)(self.unconstrained)
+
+
+class ParameterRecorder(Messenger):
+    """Wrap a Pyro callable so that each run notes its parameters, and how many datapoints its plate stands for.
+
+    ``parameters`` maps names to :class:`Parameter`; ``dataset_size`` is N, the full size of the plate (dim=-1) of
+    the last observed site that ran, or ``None`` before the first one.
+
+    >>> recorder = ParameterRecorder()
+    >>> @recorder
+    ... def model():
+    ...     return pyro.param("doctest_scale", torch.tensor(2.0), constraint=constraints.positive)
+    >>> import pyro
+    >>> value = model()
+    >>> round(recorder.parameters["doctest_scale"].value().item(), 4)
+    2.0
+    >>> del pyro.get_param_store()["doctest_scale"]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters: dict[str, Parameter] = {}
+        self.dataset_size: int | None = None
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        constraint = msg["kwargs"].get("constraint", constraints.real)
+        self.parameters[msg["name"]] = Parameter(msg["value"].unconstrained(), constraint)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["is_observed"]:
+            for frame in msg["cond_indep_stack"]:
+                if frame.dim == -1:
+                    self.dataset_size = frame.full_size or frame.size
+
+
+def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tensor:
+    """Return log p(theta) in nats: ``prior.log_prob`` summed over every element of every (constrained) parameter.
+
+    >>> theta = {"w": Parameter(torch.zeros(3), constraints.real)}
+    >>> round(float(log_prior(theta, Normal(0.0, 1.0))), 4)
+    -2.7568
+    """
+    return torch.stack([_sum_log_prob(p.value(), prior) for p in parameters.values()]).sum()
+
+
+def _sum_log_prob(value: Tensor, prior: Distribution) -> Tensor:
+    if not isinstance(prior, Normal) or prior.batch_shape:
+        return prior.log_prob(value).sum()
+    # A sum of squares needs one pass over the weights where log_prob and its gradient make ten.
+    difference = (value - prior.loc if prior.loc else value).flatten()
+    constant = value.numel() * (prior.scale.log() + 0.5 * math.log(2 * math.pi))
+    return -0.5 * difference.dot(difference) / prior.scale**2 - constant
+
+
+class Optimizer:
+    """One optimizer over parameters that may appear late, behind a single ``step``.
+
+    ``optimizer`` is one of:
+
+    * a factory that makes a torch optimizer from parameters: ``partial(torch.optim.Adam, lr=1e-3)``;
+    * a ``torch.optim.Optimizer`` over parameters that exist already; what it doesn't hold is left as it is;
+    * a ``pyro.optim.PyroOptim``.
+
+    Raises ``TypeError`` for anything else.
+    """
+
+    def __init__(self, optimizer: AnyOptimizer) -> None:
+        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer) and not callable(optimizer):
+            raise TypeError(
+                f"expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, got {optimizer!r}; "
+                "for example functools.partial(torch.optim.Adam, lr=1e-3)"
+            )
+        self._pyro = optimizer if isinstance(optimizer, PyroOptim) else None
+        self._torch = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+        self._factory = None if self._pyro or self._torch else optimizer
+        self._names: list[str] = []
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The torch optimizer's parameter groups, the place to change a learning rate; empty before the first step."""
+        if self._pyro is not None:
+            raise TypeError(
+                "expected a torch optimizer to set a learning rate on, got a Pyro one; pass a factory such as "
+                "functools.partial(torch.optim.Adam, lr=1e-3), or use pyro.optim's own schedulers"
+            )
+        return self._torch.param_groups if self._torch is not None else []
+
+    def prepare(self, parameters: Mapping[str, Parameter]) -> None:
+        """Take in those of ``parameters`` that are new."""
+        new = [name for name in parameters if name not in self._names]
+        if not new:
+            return
+        self._names += new
+        tensors = [parameters[name].unconstrained for name in new]
+        if self._factory is not None and self._torch is None:
+            self._torch = self._factory(tensors)
+        elif self._factory is not None:
+            self._torch.add_param_group({"params": tensors})
+        elif self._pyro is not None:
+            for tensor in tensors:  # PyroOptim makes these on its first step; loading a state needs them earlier
+                if tensor not in self._pyro.optim_objs:
+                    self._pyro.optim_objs[tensor] = self._pyro._get_optim(tensor)
+                    self._pyro.grad_clip[tensor] = self._pyro._get_grad_clip(tensor)
+
+    def step(self, parameters: Mapping[str, Parameter]) -> None:
+        """Update ``parameters`` from their gradients."""
+        self.prepare(parameters)
+        if self._pyro is not None:
+            self._pyro([p.unconstrained for p in parameters.values()])
+        else:
+            self._torch.step()
+
+    def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Return the optimizer's state, plain tensors and numbers."""
+        self.prepare(parameters)
+        if self._pyro is not None:
+            optimizers = self._pyro.optim_objs
+            return {n: optimizers[p.unconstrained].state_dict() for n, p in parameters.items()}
+        return {"names": list(self._names), "state": self._torch.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
+        """Restore what :meth:`state_dict` gave for the same parameters; raise ``ValueError`` for others."""
+        self.prepare(parameters)
+        names = list(state) if self._pyro is not None else state["names"]
+        if names != self._names:
+            raise ValueError(
+                f"expected optimizer state for the parameters {self._names}, got {names}; "
+                "load it into a learner over the same model and guide"
+            )
+        if self._pyro is not None:
+            for name, parameter in parameters.items():
+                self._pyro.optim_objs[parameter.unconstrained].load_state_dict(state[name])
+        else:
+            self._torch.load_state_dict(state["state"])
+
+
+def zero_grad(parameters: Iterable[Parameter]) -> None:
+    """Drop the gradients of ``parameters``."""
+    for parameter in parameters:
+        parameter.unconstrained.grad = None

@@ -1,0 +1,124 @@
+"""The wake-sleep algorithm (Hinton, Dayan, Frey & Neal 1995), the paper's online baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_aevb.learner import Learner
+from pyro_aevb.log_density import PyroCallable, check_sites, observed_sites
+from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+
+DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
+
+
+class WakeSleepInfo(NamedTuple):
+    """One step of wake-sleep, in nats for the whole data set.
+
+    ``loss``: -N/M sum log p(x, z) - log p(theta), the wake phase's.  ``sleep_loss``: -N/M sum log q(z|x) on dreams.
+    ``elbo``: the bound on the minibatch in nats per datapoint, from the wake phase's sample.
+    """
+
+    loss: Tensor
+    sleep_loss: Tensor
+    elbo: Tensor
+
+
+class WakeSleep(Learner):
+    r"""Alternate between the two halves of a pair, for latents of any kind, discrete ones too.
+
+    * wake: z ~ q(z|x) for the minibatch, theta follows the gradient of log p(x, z);
+    * sleep: (z, x) ~ p(z) p(x|z) dreamed by the model, phi follows the gradient of log q(z|x).
+
+    The two phases follow different objectives, and their combination isn't a bound on the likelihood
+    (Kingma & Welling 2013, Section 4).
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
+        guide_optim: for phi, another one.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
+        dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
+            argument that a site observes is replaced by the dream, and the others are kept.
+
+    >>> import functools, pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     logit = pyro.param("doctest_logit", torch.tensor(0.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Bernoulli(logits=logit))
+    ...         pyro.sample("x", dist.Normal(4 * z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     a, b = pyro.param("doctest_a", torch.tensor(0.0)), pyro.param("doctest_b", torch.tensor(0.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Bernoulli(logits=a + b * x))
+    >>> pyro.set_rng_seed(0)
+    >>> x = torch.where(torch.rand(400) < 0.8, 4.0, 0.0) + torch.randn(400)
+    >>> adam = functools.partial(torch.optim.Adam, lr=0.05)
+    >>> learner = WakeSleep(model, guide, adam, adam)
+    >>> for _ in range(300):
+    ...     info = learner.step(x)
+    >>> bool(0.7 < pyro.param("doctest_logit").sigmoid() < 0.9)
+    True
+    >>> for name in ("doctest_logit", "doctest_a", "doctest_b"):
+    ...     del pyro.get_param_store()[name]
+    """
+
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: PyroCallable,
+        model_optim: AnyOptimizer,
+        guide_optim: AnyOptimizer,
+        *,
+        theta_prior: Distribution | None = None,
+        dream_arguments: DreamArguments | None = None,
+    ) -> None:
+        super().__init__(model, guide, theta_prior)
+        if model_optim is guide_optim and not (callable(model_optim) and not hasattr(model_optim, "state_dict")):
+            raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
+        self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
+        self._dream_arguments = dream_arguments
+
+    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        return self.theta if optimizer == "model_optim" else self.phi
+
+    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> WakeSleepInfo:
+        with torch.no_grad():
+            guide_trace = poutine.trace(self._guide).get_trace(*args)
+            log_q = guide_trace.log_prob_sum()
+        log_joint = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args).log_prob_sum()
+        wake = self._minimize(self._add_prior(-log_joint), self.optimizers["model_optim"], self.theta)
+
+        with torch.no_grad():
+            dream = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
+        dreamed = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*self._imagine(dream, args))
+        sleep = self._minimize(-dreamed.log_prob_sum(), self.optimizers["guide_optim"], self.phi)
+        return WakeSleepInfo(wake, sleep, (log_joint.detach() - log_q) / self.dataset_size)
+
+    def _imagine(self, dream: Trace, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the guide's arguments for a dream."""
+        sites = {n: s for n, s in dream.nodes.items() if s["type"] == "sample" and s["infer"].get("was_observed")}
+        if self._dream_arguments is not None:
+            return self._dream_arguments({n: s["value"] for n, s in sites.items()})
+        result, placed = list(args), 0
+        for site in sites.values():
+            observed = site["infer"]["obs"]
+            for i, arg in enumerate(args):
+                if isinstance(arg, Tensor) and arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():
+                    result[i] = site["value"].reshape(arg.shape).to(arg.dtype)
+                    placed += 1
+                    break
+        if placed < len(sites):
+            raise ValueError(
+                f"expected each observed site to observe one of the arguments as it is, got {sorted(sites)} of which "
+                f"{placed} do; pass dream_arguments=lambda sites: (...), which makes the guide's arguments from "
+                "{site: dreamed value}"
+            )
+        return tuple(result)
