@@ -31,7 +31,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import matplotlib.pyplot as plt
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -40,7 +42,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, WakeSleep, elbo, fit
+from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, NonFiniteLossError, WakeSleep, elbo, fit
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
@@ -201,46 +203,59 @@ def run_in_worker(task: Task, root: Path | None, progress: bool) -> dict[str, An
         return None
 
 
-def run_all(tasks: list[Task], jobs: int, root: Path | None, progress: bool, done: Callable[[Task, Any], None]) -> bool:
-    """Run every task, ``jobs`` at a time, calling ``done`` after each; return whether ctrl-C cut it short."""
+class Ending(NamedTuple):
+    """How the runs ended: whether ctrl-C cut them short, and what became of those whose loss was no longer finite."""
+
+    interrupted: bool
+    failures: list[str]
+
+
+def run_all(tasks: list[Task], jobs: int, root: Path | None, progress: bool, done: Callable[[Task, Any], None]) -> Ending:
+    """Run every task, ``jobs`` at a time, calling ``done`` after each."""
+    failures: list[str] = []
+    interrupted = False
+
+    def finish(task: Task, get: Callable[[], dict[str, Any] | None]) -> bool:
+        try:
+            result = get()
+        except NonFiniteLossError as error:
+            failures.append(f"{task.learner} N_z={task.latent_dim} seed {task.seed}: {error}")
+            tqdm.write(failures[-1])
+            return False
+        if result is not None and result["curve"]:
+            done(task, result)
+        return result is None or result["interrupted"]
+
     if jobs == 1:
         for task in tasks:
-            result = run(task, root, progress)
-            done(task, result)
-            if result["interrupted"]:
-                return True
-        return False
+            if finish(task, functools.partial(run, task, root, progress)):
+                return Ending(True, failures)
+        return Ending(False, failures)
+
     context = multiprocessing.get_context("spawn")
     slots = context.Queue()
     for slot in range(jobs):
         slots.put(slot)
     threads = max(1, torch.get_num_threads() // jobs)
-    interrupted = False
     with context.Pool(jobs, start_worker, (slots, context.RLock(), threads)) as pool:
         waiting = {task: pool.apply_async(run_in_worker, (task, root, progress)) for task in tasks}
-        while waiting:
+        while waiting and not interrupted:
             try:
                 time.sleep(0.2)
-                for task, result in list(waiting.items()):
-                    if result.ready():
-                        del waiting[task]
-                        if (value := result.get()) is not None:
-                            done(task, value)
-                            interrupted = interrupted or value["interrupted"]
+                for task in [t for t, result in waiting.items() if result.ready()]:
+                    interrupted = finish(task, waiting.pop(task).get) or interrupted
             except KeyboardInterrupt:
-                if not interrupted:
-                    tqdm.write("interrupted: keeping what there is")
-                    for process in multiprocessing.active_children():
-                        os.kill(process.pid, signal.SIGINT)
                 interrupted = True
-            if interrupted:  # what has not begun is dropped; what runs ends with an evaluation
-                deadline = time.monotonic() + 60
-                for task, result in list(waiting.items()):
-                    result.wait(max(0.0, min(5.0, deadline - time.monotonic())))
-                    if result.ready() and (value := result.get()) is not None:
-                        done(task, value)
-                break
-    return interrupted
+        if interrupted:  # what runs ends with an evaluation; what has not begun is dropped with the pool
+            tqdm.write("interrupted: keeping what there is")
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGINT)
+            deadline = time.monotonic() + 30
+            for task, result in waiting.items():
+                result.wait(max(0.0, min(3.0, deadline - time.monotonic())))
+                if result.ready():
+                    finish(task, result.get)
+    return Ending(interrupted, failures)
 
 
 # -- Results ----------------------------------------------------------------------------------------------------------
@@ -457,9 +472,6 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     def done(task: Task, run: dict[str, Any]) -> None:
         result["runs"].append(run)
-        if not run["curve"]:
-            result["runs"].pop()
-            return
         write(result, args.out, json_path)
         s = summary(run)
         tqdm.write(
@@ -467,16 +479,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             f"train {s['train']:.2f}, test {s['test']:.2f}, {run['seconds']:.0f} s"
         )
 
-    interrupted = run_all(tasks, jobs, args.data, not args.quiet, done)
+    ending = run_all(tasks, jobs, args.data, not args.quiet, done)
     if result["runs"]:
-        matplotlib.use("Agg")
         figure(result, args.out / "figure.png")
         print(f"\nBounds in nats per datapoint, {args.dataset}, {result['pixels']} pixels, {args.preset} preset")
         print(table(result))
         print(f"\nwritten: {json_path}, {args.out / 'curves.csv'}, {args.out / 'figure.png'}")
-    if interrupted:
+    if ending.interrupted:
         print("interrupted: the runs above are what there is", file=sys.stderr)
         sys.exit(130)
+    if ending.failures:
+        sys.exit("\n".join(["these runs ended with a loss that is not finite:", *ending.failures]))
     return result
 
 
