@@ -92,13 +92,13 @@ def transition(
     return HMCState(*chosen), HMCInfo(acceptance, accepted)
 
 
-def adapt_step_size(step_size: float, acceptance: float, target: float = 0.9, rate: float = 0.1) -> float:
+def adapt_step_size(step_size: float, acceptance: float, target: float = 0.9, rate: float = 0.5) -> float:
     """Return a step size moved towards the target acceptance: log step += rate * (acceptance - target).
 
     Robbins and Monro's rule with a constant rate, for targets that go on moving.  A chain whose step size is still
     being adapted is not exactly invariant; freeze it for estimates that need that.
 
     >>> adapt_step_size(0.1, acceptance=0.9), round(adapt_step_size(0.1, acceptance=0.5), 4)
-    (0.1, 0.0961)
+    (0.1, 0.0819)
     """
     return step_size * math.exp(rate * (acceptance - target))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import sum_rightmost
@@ -79,10 +80,15 @@ class LatentSpace:
         return result
 
     def log_joint(self, u: Tensor) -> Tensor:
-        """Return log p(x, T(u)) + log |dT/du| in nats, shape (M,) for ``u`` (M, J), (K, M) for (K, M, J)."""
+        """Return log p(x, T(u)) + log |dT/du| in nats, shape (M,) for ``u`` (M, J), (K, M) for (K, M, J).
+
+        Where ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
+        raise, is off inside.
+        """
         transformed = self._transformed(u)
         conditioned = poutine.condition(self._model, data={name: z for name, (z, _) in transformed.items()})
-        trace = poutine.trace(conditioned).get_trace(*self._args)
         particles = (-2, len(u)) if u.dim() == 3 else None
-        log_joint = sum_log_prob(trace, self._num_data, particles)
+        with pyro.validation_enabled(False):
+            trace = poutine.trace(conditioned).get_trace(*self._args)
+            log_joint = sum_log_prob(trace, self._num_data, particles)
         return log_joint.reshape(u.shape[:-1]) + sum(log_det for _, log_det in transformed.values())

@@ -127,7 +127,7 @@ class MCEM(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, optimizer, chains and step size."""
-        return {**super().state_dict(), "chains": self._chains, "step_size": self.step_size}
+        return {**super().state_dict(), "chains": None if self._chains is None else self._chains.clone(), "step_size": self.step_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict`."""

@@ -7,6 +7,7 @@ turns maximum likelihood into MAP (Kingma & Welling 2013, Section 5).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -145,16 +146,17 @@ class Optimizer:
             self._torch.step()
 
     def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-        """Return the optimizer's state, plain tensors and numbers."""
+        """Return a copy of the optimizer's state, plain tensors and numbers."""
         self.prepare(parameters)
         if self._pyro is not None:
             optimizers = self._pyro.optim_objs
-            return {n: optimizers[p.unconstrained].state_dict() for n, p in parameters.items()}
-        return {"names": list(self._names), "state": self._torch.state_dict()}
+            return copy.deepcopy({n: optimizers[p.unconstrained].state_dict() for n, p in parameters.items()})
+        return {"names": list(self._names), "state": copy.deepcopy(self._torch.state_dict())}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
         """Restore what :meth:`state_dict` gave for the same parameters; raise ``ValueError`` for others."""
         self.prepare(parameters)
+        state = copy.deepcopy(state)  # torch takes over the tensors it is given
         names = list(state) if self._pyro is not None else state["names"]
         if names != self._names:
             raise ValueError(

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.optim import PyroOptim
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable, check_sites, observed_sites
+from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
 
 DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
@@ -81,7 +82,7 @@ class WakeSleep(Learner):
         dream_arguments: DreamArguments | None = None,
     ) -> None:
         super().__init__(model, guide, theta_prior)
-        if model_optim is guide_optim and not (callable(model_optim) and not hasattr(model_optim, "state_dict")):
+        if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
             raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
         self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
         self._dream_arguments = dream_arguments

@@ -1,0 +1,98 @@
+"""Monte Carlo EM: a conjugate pair with a constrained latent, its chains, its step size."""
+
+import functools
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_aevb import MCEM, fit
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.02)
+
+
+def gamma_poisson(n):
+    def model(x):
+        rate = pyro.param("rate", torch.tensor(3.0).double(), constraint=dist.constraints.positive)
+        with pyro.plate("data", n, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.tensor(2.0).double(), rate))
+            pyro.sample("x", dist.Poisson(z), obs=x)
+
+    return model
+
+
+def test_a_latent_with_constrained_support_reaches_the_maximum_likelihood():
+    """z ~ Gamma(2, b), x ~ Poisson(z): x is negative binomial and the likeliest b is 2 / mean(x).
+
+    The error allowed is half of what leaving out the Jacobian of z = exp(u) would cause (b = 1 / mean(x)).
+    """
+    x = torch.poisson(dist.Gamma(torch.tensor(2.0).double(), 0.5).sample((500,)))
+    learner = MCEM(gamma_poisson(500), ADAM, step_size=0.3)
+    fit(learner, x, epochs=150, batch_size=250, schedule=lambda done: 1 - done, progress=False)
+    best = 2 / x.mean()
+    rate = pyro.param("rate").detach()
+
+    def evidence(b):
+        return dist.NegativeBinomial(2, logits=-b.log()).log_prob(x).mean()
+
+    assert (rate / best - 1).abs() < 0.03, (rate, best)
+    assert 0 <= evidence(best) - evidence(rate) < 1e-3
+
+
+def test_every_datapoint_keeps_its_chain():
+    n = 30
+    x = torch.poisson(torch.full((n,), 3.0).double())
+    learner = MCEM(gamma_poisson(n), functools.partial(torch.optim.SGD, lr=0.0), step_size=1e-4)
+    index = torch.tensor([3, 17, 8])
+    learner.step(x[index], index=index)
+    chains = learner.state_dict()["chains"].clone()
+    assert chains.shape == (n, 1)
+    assert (~chains.isnan()).nonzero()[:, 0].tolist() == [3, 8, 17]
+    other = torch.tensor([17, 20])
+    learner.step(x[other], index=other)
+    after = learner.state_dict()["chains"]
+    assert torch.equal(after[[3, 8]], chains[[3, 8]])  # not visited
+    assert 0 < (after[17] - chains[17]).abs() < 0.1  # goes on from where it was, in tiny steps
+    assert not after[20].isnan()
+
+
+@pytest.mark.parametrize("start", [0.001, 30.0])
+def test_the_step_size_finds_ninety_percent_acceptance(start):
+    x = torch.poisson(torch.full((200,), 3.0).double())
+    learner = MCEM(gamma_poisson(200), ADAM, step_size=start, num_updates=1)
+    infos = [learner.step(x, index=torch.arange(200)) for _ in range(400)]
+    assert 0.87 < torch.stack([info.acceptance for info in infos[-50:]]).mean() < 0.93
+
+
+def test_five_updates_a_visit_and_ten_leapfrog_steps_are_the_default():
+    model, calls = gamma_poisson(10), []
+
+    def counted(x):
+        calls.append(torch.is_grad_enabled())
+        return model(x)
+
+    learner = MCEM(counted, ADAM)
+    x = torch.ones(10).double()
+    learner.prepare(x)
+    calls.clear()
+    learner.step(x, index=torch.arange(10))
+    assert len(calls) == 1 + (1 + 10) + 5  # the latents' shapes, the gradient at the start and after each step, updates
+
+
+def test_what_it_refuses():
+    x = torch.ones(10).double()
+    with pytest.raises(ValueError, match="index="):
+        MCEM(gamma_poisson(10), ADAM).step(x)
+    with pytest.raises(ValueError, match="num_updates of 1 or more"):
+        MCEM(gamma_poisson(10), ADAM, num_updates=0)
+    with pytest.raises(ValueError, match="target_acceptance"):
+        MCEM(gamma_poisson(10), ADAM, target_acceptance=1.0)
+
+    def discrete(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(torch.tensor(0.5).double()))
+            pyro.sample("x", dist.Poisson(1 + z), obs=x)
+
+    with pytest.raises(ValueError, match="discrete site 'z'"):
+        MCEM(discrete, ADAM).step(x, index=torch.arange(10))

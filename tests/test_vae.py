@@ -1,0 +1,128 @@
+"""The paper's VAE with stock Pyro: SVI, Predictive, handlers; and its closed-form KL."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from statistics_tools import assert_mean
+
+from pyro_aevb import VAE
+from pyro_aevb.likelihoods import LIKELIHOODS
+
+
+def data(likelihood, n=30):
+    x = torch.rand(n, 6).double()
+    return (x < 0.4).double() if likelihood == "bernoulli" else x
+
+
+def make(likelihood="bernoulli", **kwargs):
+    return VAE(6, 2, **({"hidden_dims": (8, 5), "likelihood": likelihood, "dataset_size": 30} | kwargs)).double()
+
+
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+@pytest.mark.parametrize("objective", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_stock_svi_trains_it(likelihood, objective, num_particles):
+    vae, x = make(likelihood), data(likelihood)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), objective(num_particles, vectorize_particles=True))
+    before = {n: p.clone() for n, p in vae.named_parameters()}
+    losses = [svi.step(x) for _ in range(300)]
+    assert sum(losses[-50:]) < sum(losses[:50])
+    for name, parameter in vae.named_parameters():
+        assert not torch.equal(before[name], parameter), name
+
+
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+def test_predictive_and_handlers(likelihood):
+    vae, x = make(likelihood), data(likelihood)
+    posterior = Predictive(vae.model, guide=vae.guide, num_samples=4)(x)
+    assert posterior["x"].shape == (4, 30, 6)
+    dreamed = Predictive(poutine.uncondition(vae.model), num_samples=4)(x)
+    assert dreamed["x"].shape == (4, 30, 6)
+    assert dreamed["z"].shape == (4, 30, 2)
+    conditioned = poutine.trace(poutine.condition(vae.model, {"z": torch.zeros(30, 2).double()})).get_trace(x)
+    assert conditioned.nodes["z"]["is_observed"]
+    assert vae.decode(dreamed["z"]).shape == (4, 30, 6)
+
+
+def test_the_two_estimators_agree_and_the_kl_is_appendix_b():
+    """E L^A = E L^B, and L^B's KL is -1/2 sum(1 + log s^2 - mu^2 - s^2)."""
+    vae, x = make(), data("bernoulli", 5)
+    loc, log_variance = vae.encoder(x).detach().chunk(2, -1)
+    kl = -0.5 * (1 + log_variance - loc**2 - log_variance.exp()).sum()
+    with torch.no_grad(), poutine.scale(scale=5 / 30):
+        a = torch.tensor([Trace_ELBO().loss(vae.model, vae.guide, x) for _ in range(3000)]).double()
+        b = torch.tensor([TraceMeanField_ELBO().loss(vae.model, vae.guide, x) for _ in range(3000)]).double()
+        z = loc + (0.5 * log_variance).exp() * torch.randn(100_000, 5, 2).double()
+        c = kl - dist.Bernoulli(logits=vae.decoder(z)).log_prob(x).sum((-1, -2))
+    assert_mean(a, c.mean(), resolution=0.35)
+    assert_mean(b, c.mean(), resolution=0.3)
+    assert b.var() < a.var()
+
+
+def test_the_plate_stands_for_the_data_set():
+    vae, x = make(), data("bernoulli", 10)
+    site = poutine.trace(vae.model).get_trace(x).nodes["x"]
+    assert site["scale"] == 3.0  # N/M
+    assert site["cond_indep_stack"][0].full_size == 30
+    assert poutine.trace(make(dataset_size=None).model).get_trace(x).nodes["x"]["scale"] == 1.0
+
+
+@pytest.mark.parametrize(("init", "spread"), [("paper", 0.01), ("modern", 784**-0.5)])
+def test_initialisation(init, spread):
+    vae = VAE(784, 20, init=init)
+    weight = vae.encoder[0].weight
+    assert weight.std().item() == pytest.approx(spread, rel=0.02)
+    if init == "paper":
+        assert vae.encoder[0].bias.std().item() == pytest.approx(0.01, rel=0.2)
+    else:
+        assert not vae.encoder[0].bias.any()
+
+
+def test_two_vaes_do_not_share_weights_and_the_store_stays_empty():
+    """Pyro's own `pyro.module` would give the second the first's weights."""
+    first, second = make(), make()
+    x = data("bernoulli")
+    svi = SVI(first.model, first.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    before = second.decoder[0].weight.clone()
+    for _ in range(3):
+        svi.step(x)
+        poutine.trace(second.model).get_trace(x)
+    assert torch.equal(second.decoder[0].weight, before)
+    assert not torch.equal(first.decoder[0].weight, before)
+    assert not list(pyro.get_param_store())
+
+
+def test_lifted_parameters_are_used():
+    """`poutine.lift` puts a prior on the weights (full variational Bayes, the paper's Appendix F)."""
+    vae, x = make(), data("bernoulli")
+    lifted = poutine.lift(vae.model, prior={n: dist.Delta(torch.zeros_like(p)) for n, p in vae.decoder.named_parameters(prefix="decoder")})  # fmt: skip
+    trace = poutine.trace(lifted).get_trace(x)
+    assert trace.nodes["decoder.0.weight"]["type"] == "sample"
+    assert torch.equal(trace.nodes["x"]["fn"].mean, torch.full((30, 6), 0.5).double())
+
+
+def test_state_dict_round_trip():
+    first, second = make(), make()
+    second.load_state_dict(first.state_dict())
+    z = torch.randn(4, 2).double()
+    assert torch.equal(first.decode(z), second.decode(z))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"hidden_dims": ()}, "one or more hidden layers"),
+        ({"hidden_dims": (3, 0)}, "one or more hidden layers"),
+        ({"likelihood": "bernouli"}, r"\['bernoulli', 'gaussian', 'sigmoid-gaussian'\]"),
+        ({"init": "good"}, r"\['modern', 'paper'\]"),
+        ({"dataset_size": 0}, "dataset_size of 1 or more"),
+    ],
+)
+def test_bad_arguments_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+    with pytest.raises(ValueError, match="latent_dim of 1 or more, got 0"):
+        VAE(6, 0)
