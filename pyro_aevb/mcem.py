@@ -20,7 +20,7 @@ class MCEMInfo(NamedTuple):
     """One step of MCEM.
 
     ``loss``: -N/M sum log p(x, z) - log p(theta) at the last update, in nats for the whole data set.
-    ``acceptance``: the mean acceptance probability of the minibatch's chains.  ``step_size``: what HMC used.
+    ``acceptance``: the mean acceptance probability of the minibatch's chains.  ``step_size``: the largest step used.
     """
 
     loss: Tensor
@@ -32,7 +32,8 @@ class MCEM(Learner):
     r"""Alternate posterior samples by HMC (the E step) with updates of theta on them (the M step).
 
     Every datapoint has its own chain, which goes on from visit to visit, and its own accept.  Latents with constrained
-    supports move in unconstrained coordinates (:mod:`pyro_aevb.latent_space`).  A chain starts from the prior.
+    supports move in unconstrained coordinates (:mod:`pyro_aevb.latent_space`).  A chain starts from the prior, and its
+    steps are drawn anew at each transition, uniformly between a fifth of the step size and the whole.
 
     Args:
         model: p(x, z), its latents continuous and local.
@@ -42,7 +43,7 @@ class MCEM(Learner):
         num_transitions: transitions a visit.
         num_updates: updates of theta a visit; the paper's 5.
         target_acceptance: what the step size is adapted to; the paper's 90%.
-        step_size: the leapfrog step to begin with.
+        step_size: the largest leapfrog step to begin with.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):
@@ -103,7 +104,9 @@ class MCEM(Learner):
         state = hmc.init(space.log_joint, self._positions(index, space.prior_draw))
         step_size = self.step_size
         for _ in range(self.num_transitions):
-            state, info = hmc.transition(space.log_joint, state, step_size, self.num_leapfrog)
+            # A fixed number of steps of one size can bring every trajectory round to where it began (Neal 2011, 3.2).
+            sizes = step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
+            state, info = hmc.transition(space.log_joint, state, sizes, self.num_leapfrog)
             acceptance = info.acceptance.mean()
             self.step_size = hmc.adapt_step_size(self.step_size, acceptance.item(), self.target_acceptance)
         assert self._chains is not None

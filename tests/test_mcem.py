@@ -57,6 +57,24 @@ def test_every_datapoint_keeps_its_chain():
     assert not after[20].isnan()
 
 
+def test_trajectories_do_not_come_back_to_where_they_began():
+    """Ten equal steps of 2 pi / 10 on a standard Gaussian are one full turn, and a chain would hardly move."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(pyro.param("b", torch.tensor(0.0).double()), 1.0), obs=x)
+
+    x, index = torch.randn(2000).double(), torch.arange(2000)
+    learner = MCEM(model, ADAM, num_updates=1, step_size=2 * torch.pi / 10)
+    learner.step(x, index=index)
+    before = learner.state_dict()["chains"]
+    learner.step(x, index=index)
+    after = learner.state_dict()["chains"]
+    correlation = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+    assert correlation < 0.2, correlation
+
+
 @pytest.mark.parametrize("start", [0.001, 30.0])
 def test_the_step_size_finds_ninety_percent_acceptance(start):
     x = torch.poisson(torch.full((200,), 3.0).double())
