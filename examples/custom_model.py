@@ -2,7 +2,7 @@
 
     python examples/custom_model.py
 
-Overdispersed counts: each datapoint has a log rate per group, z ~ N(0, I_2), and counts x_d ~ Poisson(exp(b_d + (W z)_d)).
+Overdispersed counts: z ~ N(0, I_2) for each datapoint, and six counts x_d ~ Poisson(exp(b_d + (W z)_d)).
 The model and the guide are two functions with `pyro.param`s.  AEVB, wake-sleep and Monte Carlo EM train them, and each
 ends within 0.05 nats of log p(x) at the parameters the data came from, -12.1 nats a datapoint, in a minute.
 log p(x) is estimated with 1,000 importance draws from a guide that AEVB fits to the finished model.

@@ -38,10 +38,10 @@ def check_data(*args: Any) -> None:
             raise ValueError(f"expected {len(args[0])} datapoints in argument {i} as in argument 0, got {len(x)}")
         bad = ~torch.isfinite(x)
         if bad.any():
-            count = int(bad.sum())
+            count, first = int(bad.sum()), int(bad.reshape(len(x), -1).any(1).nonzero()[0])
             raise ValueError(
-                f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, the first "
-                f"in datapoint {int(bad.flatten(1).any(1).nonzero()[0]) if x.dim() > 1 else int(bad.nonzero()[0])}; "
+                f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
+                f"the first in datapoint {first}; "
                 "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
             )
 

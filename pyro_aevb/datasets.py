@@ -182,7 +182,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
         np.savez(part, **packed)
         part.replace(path)
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             packed = {split: arrays[split] for split in AMAT_BITS_SHA256}
     except Exception as error:
         raise _set_aside(path, f"it can't be read ({error})") from error
@@ -203,7 +203,7 @@ def _to_unit(pixels: np.ndarray) -> Tensor:
 
 
 def _file(path: Path, urls: list[str], known_hashes: list[str]) -> Path:
-    """Return ``path``, downloaded where missing; refuse it, and set it aside, where its checksum is none of the known."""
+    """Return ``path``, downloaded where missing; set it aside and raise where its checksum is none of the known."""
     if not path.exists():
         errors = []
         for url in urls:

@@ -121,9 +121,13 @@ def fit(
         raise ValueError(f"expected samples or epochs, one of them, got samples={samples} and epochs={epochs}")
     total = samples if samples is not None else epochs * n  # type: ignore[operator]
     if total < 1 or batch_size < 1:
-        raise ValueError(f"expected 1 or more training samples and a batch_size of 1 or more, got {total}, {batch_size}")
+        raise ValueError(
+            f"expected 1 or more training samples and a batch_size of 1 or more, got {total}, {batch_size}"
+        )
     if batch_size > n:
-        warnings.warn(f"batch_size {batch_size} is larger than the data set: all {n} datapoints at a time", stacklevel=2)
+        warnings.warn(
+            f"batch_size {batch_size} is larger than the data set: all {n} datapoints at a time", stacklevel=2
+        )
         batch_size = n
     if isinstance(data, Tensor):
         check_data(data)

@@ -88,7 +88,10 @@ def transition(
     )
     acceptance = log_ratio.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).clamp(max=0.0).exp()
     accepted = torch.rand_like(acceptance) < acceptance
-    chosen = (torch.where(accepted.unsqueeze(-1) if e.dim() > accepted.dim() else accepted, e, s) for e, s in zip(end, state, strict=True))
+    chosen = (
+        torch.where(accepted.unsqueeze(-1) if e.dim() > accepted.dim() else accepted, e, s)
+        for e, s in zip(end, state, strict=True)
+    )
     return HMCState(*chosen), HMCInfo(acceptance, accepted)
 
 

@@ -32,9 +32,7 @@ class Learner(ABC):
     Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``).
     """
 
-    def __init__(
-        self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None
-    ) -> None:
+    def __init__(self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None) -> None:
         for name, fn in (("model", model), ("guide", guide)):
             if fn is not None and not callable(fn):
                 raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
@@ -157,7 +155,9 @@ class Learner(ABC):
         mine = {n: tuple(p.unconstrained.shape) for n, p in parameters.items()}
         theirs = {n: tuple(v.shape) for n, v in state["parameters"].items()}
         if mine != theirs:
-            raise ValueError(f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide")
+            raise ValueError(
+                f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide"
+            )
         for name, value in state["parameters"].items():
             parameters[name].unconstrained.copy_(value)
         for name, optimizer in self.optimizers.items():

@@ -130,7 +130,9 @@ def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
 
 def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     """Return the observed sample sites of ``trace``."""
-    return {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)}
+    return {
+        n: s for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
+    }
 
 
 def sum_log_prob(trace: Trace, num_data: int, particles: tuple[int, int] | None = None) -> Tensor:
@@ -182,5 +184,12 @@ def _plate_depth(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, .
     """Return how many batch dimensions the plates of model and guide take up."""
     with torch.no_grad(), poutine.block():
         traces = trace_pair(model, guide, args)
-    dims = [f.dim for t in traces for s in t.nodes.values() if s["type"] == "sample" for f in s["cond_indep_stack"] if f.vectorized]
+    dims = [
+        f.dim
+        for t in traces
+        for s in t.nodes.values()
+        if s["type"] == "sample"
+        for f in s["cond_indep_stack"]
+        if f.vectorized
+    ]
     return -min(dims, default=-1)

@@ -83,7 +83,8 @@ class MCEM(Learner):
                 raise ValueError(f"expected {name} of 1 or more, got {value}")
         if not 0 < target_acceptance < 1 or step_size <= 0:
             raise ValueError(
-                f"expected target_acceptance between 0 and 1 and a positive step_size, got {target_acceptance} and {step_size}"
+                "expected target_acceptance between 0 and 1 and a positive step_size, "
+                f"got {target_acceptance} and {step_size}"
             )
         self.optimizers = {"optim": Optimizer(optim)}
         self.num_leapfrog, self.num_transitions, self.num_updates = num_leapfrog, num_transitions, num_updates
@@ -130,7 +131,11 @@ class MCEM(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, optimizer, chains and step size."""
-        return {**super().state_dict(), "chains": None if self._chains is None else self._chains.clone(), "step_size": self.step_size}
+        return {
+            **super().state_dict(),
+            "chains": None if self._chains is None else self._chains.clone(),
+            "step_size": self.step_size,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict`."""

@@ -102,8 +102,8 @@ class Optimizer:
     def __init__(self, optimizer: AnyOptimizer) -> None:
         if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer) and not callable(optimizer):
             raise TypeError(
-                f"expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, got {optimizer!r}; "
-                "for example functools.partial(torch.optim.Adam, lr=1e-3)"
+                "expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, "
+                f"got {optimizer!r}; for example functools.partial(torch.optim.Adam, lr=1e-3)"
             )
         self._pyro = optimizer if isinstance(optimizer, PyroOptim) else None
         self._torch = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None

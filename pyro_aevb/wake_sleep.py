@@ -43,7 +43,7 @@ class WakeSleep(Learner):
     Args:
         model: p(x, z).
         guide: q(z|x).
-        model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
+        model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or Pyro optimizer.
         guide_optim: for phi, another one.
         theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
         dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
@@ -112,7 +112,11 @@ class WakeSleep(Learner):
         for site in sites.values():
             observed = site["infer"]["obs"]
             for i, arg in enumerate(args):
-                if isinstance(arg, Tensor) and arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():
+                if (
+                    isinstance(arg, Tensor)
+                    and arg.data_ptr() == observed.data_ptr()
+                    and arg.numel() == observed.numel()
+                ):
                     result[i] = site["value"].reshape(arg.shape).to(arg.dtype)
                     placed += 1
                     break

@@ -61,7 +61,7 @@ def two_level():
         pyro.module("net", net)
         with pyro.plate("data", N, subsample_size=len(x)):
             top = pyro.sample("top", dist.Normal(torch.zeros(len(x), 1).double(), 1.0).to_event(1))
-            z = pyro.sample("z", dist.Normal(top.expand(top.shape[:-1] + (2,)), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(top.expand((*top.shape[:-1], 2)), 1.0).to_event(1))
             with poutine.mask(mask=x[:, 0] > -1):
                 pyro.sample("x", dist.Normal(net(z), 1.0).to_event(1), obs=x)
 

@@ -111,6 +111,7 @@ def test_unconstrained_coordinates_carry_the_jacobian():
         .log_prob(x)
     )  # fmt: skip
     for m in range(4):
+
         def free(v, m=m):  # the free coordinates of the values: a simplex of three has two
             z = space.values(torch.cat([u[:m], v[None], u[m + 1 :]]))
             return torch.cat([z["real"][m], z["positive"][m, None], z["simplex"][m, :2], z["unit"][m, None]])

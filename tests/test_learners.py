@@ -1,4 +1,4 @@
-"""What every learner keeps to, over every model: it trains, resumes exactly, refuses bad input, touches nothing global."""
+"""What every learner keeps to, over every model: it trains, resumes, refuses bad input, touches nothing global."""
 
 import functools
 import warnings
@@ -16,7 +16,9 @@ from pyro_aevb import AEVB, MCEM, NonFiniteLossError, WakeSleep, fit
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 LEARNERS = {
     "aevb": lambda p, optim: AEVB(p.model, p.guide, optim()),
-    "aevb-map": lambda p, optim: AEVB(p.model, p.guide, optim(), TraceMeanField_ELBO(), theta_prior=dist.Normal(0.0, 1.0)),
+    "aevb-map": lambda p, optim: AEVB(
+        p.model, p.guide, optim(), TraceMeanField_ELBO(), theta_prior=dist.Normal(0.0, 1.0)
+    ),
     "wake-sleep": lambda p, optim: WakeSleep(p.model, p.guide, optim(), optim(), theta_prior=dist.Normal(0.0, 1.0)),
     "mcem": lambda p, optim: MCEM(p.model, optim(), num_leapfrog=3, theta_prior=dist.Normal(0.0, 1.0)),
 }
@@ -140,7 +142,12 @@ def test_nothing_global_changes():
     for make in LEARNERS.values():
         fit(make(vae, lambda: ADAM), x, epochs=1, batch_size=10, progress=False)
     assert not list(pyro.get_param_store())
-    assert settings == (torch.get_default_dtype(), is_validation_enabled(), torch.is_grad_enabled(), torch.get_num_threads())
+    assert settings == (
+        torch.get_default_dtype(),
+        is_validation_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+    )
     assert filters == list(warnings.filters)
     assert all(p.grad is None for p in vae.parameters())
 
@@ -227,8 +234,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_site(learner):
 
 
 def test_what_isnt_an_optimizer_or_an_objective_is_refused():
-    vae, x = bernoulli_vae()
-    with pytest.raises(TypeError, match="functools.partial"):
+    vae, _x = bernoulli_vae()
+    with pytest.raises(TypeError, match=r"functools\.partial"):
         AEVB(vae.model, vae.guide, 0.01)
     with pytest.raises(TypeError, match="Trace_ELBO"):
         AEVB(vae.model, vae.guide, ADAM, "elbo")

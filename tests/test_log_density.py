@@ -101,9 +101,9 @@ def test_nested_plates_are_summed_within_their_datapoint():
         with pyro.plate("data", len(ids)):
             pyro.sample("z", dist.Normal(x.sum(0) / 4, 0.5))
 
-    exact = torch.stack([
-        dist.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double() + 1).log_prob(column) for column in x.T
-    ])
+    exact = torch.stack(
+        [dist.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double() + 1).log_prob(column) for column in x.T]
+    )
     for num_particles in (1, 4):
         weights = log_density(model, guide, torch.arange(5), num_particles=num_particles).log_weight
         torch.testing.assert_close(weights, exact.expand(num_particles, 5))

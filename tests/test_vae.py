@@ -98,7 +98,8 @@ def test_two_vaes_do_not_share_weights_and_the_store_stays_empty():
 def test_lifted_parameters_are_used():
     """`poutine.lift` puts a prior on the weights (full variational Bayes, the paper's Appendix F)."""
     vae, x = make(), data("bernoulli")
-    lifted = poutine.lift(vae.model, prior={n: dist.Delta(torch.zeros_like(p)) for n, p in vae.decoder.named_parameters(prefix="decoder")})  # fmt: skip
+    prior = {n: dist.Delta(torch.zeros_like(p)) for n, p in vae.decoder.named_parameters(prefix="decoder")}
+    lifted = poutine.lift(vae.model, prior=prior)
     trace = poutine.trace(lifted).get_trace(x)
     assert trace.nodes["decoder.0.weight"]["type"] == "sample"
     assert torch.equal(trace.nodes["x"]["fn"].mean, torch.full((30, 6), 0.5).double())

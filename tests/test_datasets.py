@@ -1,0 +1,177 @@
+"""Data: values, splits, pixels, and files that are missing, broken or in a folder that can't be written."""
+
+import gzip
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from pyro_aevb import datasets
+from pyro_aevb.datasets import Binarized, cache_folder, load_dataset
+
+SHARED = Path(os.environ.get("PYRO_AEVB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+needs = {
+    "mnist": SHARED / "MNIST/raw/train-images-idx3-ubyte.gz",
+    "fashion-mnist": SHARED / "FashionMNIST/raw/train-images-idx3-ubyte.gz",
+    "frey-face": SHARED / "frey_face/freyfaces.pkl",
+    "binarized-mnist": SHARED / "binarized_mnist/binarized_mnist_packed.npz",
+}
+
+
+def require(name):
+    if not needs[name].exists():
+        pytest.skip(f"needs {needs[name].name} of {name} in PYRO_AEVB_DATA")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Whatever these tests read is on the disk; a download is an error of the kind a machine offline gives."""
+
+    def refuse(url, **kwargs):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(pooch, "retrieve", refuse)
+
+
+def test_digits_come_with_scikit_learn(tmp_path):
+    data = load_dataset("digits", pixels="grey", root=tmp_path)
+    assert (len(data.train), len(data.test), data.validation, data.image_shape) == (1437, 360, None, (8, 8))
+    assert data.train.dtype == torch.float32
+    assert data.train.min() == 0
+    assert data.train.max() == 1
+    assert not list(tmp_path.iterdir())
+    again, other = load_dataset("digits", pixels="grey"), load_dataset("digits", pixels="grey", seed=1)
+    assert torch.equal(again.test, data.test)
+    assert not torch.equal(other.test, data.test)
+    together = torch.cat([data.train, data.test])
+    assert torch.equal(together.sort(0).values, torch.cat([other.train, other.test]).sort(0).values)
+
+
+def test_pixels():
+    grey = load_dataset("digits", pixels="grey")
+    threshold = load_dataset("digits", pixels="threshold")
+    static = load_dataset("digits")  # the default
+    dynamic = load_dataset("digits", pixels="dynamic")
+    assert torch.equal(threshold.train, (grey.train > 0.5).float())
+    assert torch.equal(static.train, load_dataset("digits", pixels="static").train)
+    assert not torch.equal(static.train, load_dataset("digits", pixels="static", seed=1).train)
+    assert ((static.train == 0) | (static.train == 1)).all()
+    assert isinstance(dynamic.train, Binarized)
+    index = torch.arange(5)
+    assert not torch.equal(dynamic.train[index], dynamic.train[index])
+    draws = torch.stack([dynamic.train[index] for _ in range(2000)])
+    error = 5 * 0.5 / 2000**0.5
+    assert (draws.mean(0) - grey.train[index]).abs().max() < error
+    assert torch.equal(dynamic.test, load_dataset("digits", pixels="dynamic").test)
+
+
+def test_mnist():
+    data = load_dataset("mnist", pixels="grey", root=require("mnist"))
+    assert (data.train.shape, data.test.shape) == ((60000, 784), (10000, 784))
+    assert data.train.mean().item() == pytest.approx(0.1306604762738429, abs=1e-6)  # the published mean of its pixels
+    assert data.train.std().item() == pytest.approx(0.3081, abs=1e-4)
+
+
+def test_fashion_mnist():
+    data = load_dataset("fashion-mnist", pixels="grey", root=require("fashion-mnist"))
+    assert (data.train.shape, data.test.shape) == ((60000, 784), (10000, 784))
+    assert data.train.mean().item() == pytest.approx(0.2860, abs=1e-4)
+
+
+def test_frey_face():
+    data = load_dataset("frey-face", root=require("frey-face"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (1409, 156, 400)
+    together = torch.cat([data.train, data.validation, data.test]) * 255
+    assert (together.min(), together.max()) == (8, 238)
+    images = np.load(SHARED / "frey_face/freyfaces_1965x28x20_uint8.npz")["images"].reshape(1965, 560)
+    assert torch.equal(together.sort(0).values.round(), torch.as_tensor(images).float().sort(0).values)
+
+
+def test_binarized_mnist():
+    data = load_dataset("binarized-mnist", root=require("binarized-mnist"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (50000, 10000, 10000)
+    assert set(data.test.unique().tolist()) == {0.0, 1.0}
+
+
+def test_binarized_mnist_is_packed_from_larochelles_text_files(tmp_path, monkeypatch):
+    folder = tmp_path / "binarized_mnist"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    arrays = {split: rng.integers(0, 2, (5, 784), dtype=np.uint8) for split in ("train", "valid", "test")}
+    for split, array in arrays.items():
+        np.savetxt(folder / f"binarized_mnist_{split}.amat", array, fmt="%d")
+        digest = hashlib.sha256(np.packbits(array, axis=1).tobytes()).hexdigest()
+        monkeypatch.setitem(datasets.AMAT_BITS_SHA256, split, digest)
+    data = load_dataset("binarized-mnist", root=tmp_path)
+    assert torch.equal(data.validation, torch.as_tensor(arrays["valid"]).float())
+    shutil.rmtree(folder / "unused", ignore_errors=True)
+    for text in folder.glob("*.amat"):
+        text.unlink()
+    assert torch.equal(load_dataset("binarized-mnist", root=tmp_path).train, torch.as_tensor(arrays["train"]).float())
+    monkeypatch.setitem(datasets.AMAT_BITS_SHA256, "test", "0" * 64)
+    with pytest.raises(ValueError, match="its test images have another checksum"):
+        load_dataset("binarized-mnist", root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "frey-face", "binarized-mnist"])
+def test_no_network_says_which_file_to_put_where(name, tmp_path):
+    with pytest.raises(ConnectionError, match=rf"expected {tmp_path}.*put the file there by hand.*PYRO_AEVB_DATA"):
+        load_dataset(name, root=tmp_path)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_corrupt_file_is_set_aside_and_never_used(damage, tmp_path):
+    folder = tmp_path / "MNIST/raw"
+    folder.mkdir(parents=True)
+    file = folder / "train-images-idx3-ubyte.gz"
+    header = np.array([2051, 10, 28, 28], ">u4").tobytes()
+    content = gzip.compress(header + bytes(7840))
+    file.write_bytes(content[: len(content) // 2] if damage == "truncated" else content[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz, its checksum .* renamed to .*corrupt"):
+        load_dataset("mnist", root=tmp_path)
+    assert not file.exists()
+    assert (folder / "train-images-idx3-ubyte.gz.corrupt").exists()
+    with pytest.raises(ConnectionError):  # it would be fetched anew, and isn't read
+        load_dataset("mnist", root=tmp_path)
+
+
+def test_a_half_written_archive_of_binarized_mnist_is_set_aside(tmp_path):
+    path = tmp_path / "binarized_mnist/binarized_mnist_packed.npz"
+    path.parent.mkdir()
+    path.write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(ValueError, match="can't be read"):
+        load_dataset("binarized-mnist", root=tmp_path)
+    assert not path.exists()
+
+
+def test_an_image_file_of_another_data_set_is_refused(tmp_path):
+    """Fashion-MNIST's file under MNIST's name has the same format and other contents."""
+    folder = tmp_path / "MNIST/raw"
+    folder.mkdir(parents=True)
+    shutil.copy(require("frey-face") / "frey_face/freyfaces.pkl", folder / "train-images-idx3-ubyte.gz")
+    with pytest.raises(ValueError, match="checksum"):
+        load_dataset("mnist", root=tmp_path)
+
+
+def test_the_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYRO_AEVB_DATA", str(tmp_path / "env"))
+    assert cache_folder() == tmp_path / "env"
+    assert cache_folder(tmp_path / "arg") == tmp_path / "arg"
+    monkeypatch.delenv("PYRO_AEVB_DATA")
+    assert "pyro_aevb" in str(cache_folder())
+
+
+def test_unknown_names_are_listed():
+    with pytest.raises(
+        ValueError, match=r"'binarized-mnist', 'digits', 'fashion-mnist', 'frey-face', 'mnist'.*'minst'"
+    ):
+        load_dataset("minst")
+    with pytest.raises(ValueError, match=r"'grey', 'threshold', 'static', 'dynamic'.*'gray'"):
+        load_dataset("digits", pixels="gray")

@@ -1,0 +1,178 @@
+"""Every example and benchmark runs, small, as a user would run it; a script that is missing here is an error."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = {
+    "examples/custom_model.py": ["--epochs", "2"],
+    "examples/vae_mnist.py": ["--dataset", "digits", "--samples", "2e3", "--out", "{out}"],
+    "benchmarks/compare_wake_sleep.py": [
+        "--samples",
+        "2e3",
+        "--latent-dims",
+        "2",
+        "3",
+        "--jobs",
+        "2",
+        "--out",
+        "{out}",
+    ],
+}
+COMPARE = "benchmarks/compare_wake_sleep.py"
+
+
+def start(script, *args, **kwargs):
+    command = [sys.executable, script, *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, **pipes, **kwargs)
+
+
+def run(script, *args):
+    process = start(script, *args)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_the_list_is_complete():
+    found = {str(p.relative_to(ROOT)) for folder in ("examples", "benchmarks") for p in (ROOT / folder).glob("*.py")}
+    assert found == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_runs(script, tmp_path):
+    code, out, err = run(script, *(a.format(out=tmp_path) for a in SCRIPTS[script]))
+    assert code == 0, err[-2000:]
+    assert "nats" in out
+    if "vae_mnist" in script:
+        assert {p.name for p in tmp_path.iterdir()} == {"manifold.png", "samples.png"}
+
+
+def test_what_the_comparison_writes(tmp_path):
+    path = tmp_path / "elsewhere" / "numbers.json"
+    code, _out, err = run(
+        COMPARE, "--samples", "1500", "--latent-dims", "2", "--seeds", "0", "1", "--learners", "aevb-b", "wake-sleep",
+        "--preset", "modern", "--pixels", "dynamic", "--out", str(tmp_path), "--json", str(path), "--jobs", "1",
+    )  # fmt: skip
+    assert code == 0, err[-2000:]
+    result = json.loads(path.read_text())
+    assert (result["dataset"], result["preset"], result["pixels"]) == ("digits", "modern", "dynamic")
+    assert [(r["learner"], r["latent_dim"], r["seed"]) for r in result["runs"]] == [
+        ("wake-sleep", 2, 0), ("wake-sleep", 2, 1), ("aevb-b", 2, 0), ("aevb-b", 2, 1),
+    ]  # fmt: skip
+    for r in result["runs"]:
+        assert r["curve"][-1]["samples"] == 1500
+        for point in r["curve"]:
+            assert set(point) == {"samples", "seconds", "train_elbo", "test_elbo"}
+            assert -200 < point["test_elbo"] < -5
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(r["curve"]) for r in result["runs"])
+    assert float(rows[0]["test_elbo"]) == result["runs"][0]["curve"][0]["test_elbo"]
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert result["runs"][0]["curve"] != result["runs"][1]["curve"]
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    results = []
+    for name in "ab":
+        args = (
+            "--samples",
+            "1000",
+            "--latent-dims",
+            "2",
+            "--learners",
+            "aevb-a",
+            "mcem",
+            "--out",
+            str(tmp_path / name),
+        )
+        assert run(COMPARE, *args)[0] == 0
+        runs = json.loads((tmp_path / name / "results.json").read_text())["runs"]
+        results.append({r["learner"]: [(p["samples"], p["test_elbo"]) for p in r["curve"]] for r in runs})
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
+    args = (
+        "--samples",
+        "1e9",
+        "--latent-dims",
+        "2",
+        "3",
+        "4",
+        "--learners",
+        "aevb-b",
+        "--jobs",
+        jobs,
+        "--out",
+        str(tmp_path),
+    )
+    process = start(COMPARE, *args, start_new_session=True)
+    time.sleep(25 if jobs == "2" else 12)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal sends
+    _out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err[-2000:]
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert len(runs) == int(jobs)
+    assert all(r["interrupted"] and r["curve"][-1]["samples"] > 0 for r in runs)
+    assert (tmp_path / "figure.png").exists()
+    assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--dataset", "minst"), "'mnist'"),
+        (("--learners", "em"), "'mcem'"),
+        (("--samples", "-3"), "expected a whole number of 1 or more, got '-3'"),
+        (("--samples", "many"), "got 'many'"),
+        (("--latent-dims", "0"), "expected a whole number of 1 or more, got '0'"),
+        (("--learning-rate", "0"), "expected a positive number"),
+        (("--preset", "best"), "'modern'"),
+    ],
+)
+def test_bad_arguments_are_named(args, message, tmp_path):
+    code, _, err = run(COMPARE, "--out", str(tmp_path / "out"), *args)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = run(COMPARE, "--out", str(tmp_path / "file" / "out"))
+    assert code == 1
+    assert "expected a folder that can be written" in err
+    assert "Traceback" not in err
+
+
+def test_missing_data_without_a_network(tmp_path):
+    env = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    command = [
+        sys.executable,
+        COMPARE,
+        "--dataset",
+        "frey-face",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **env}, text=True, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "freyfaces.pkl" in done.stderr
+    assert "put the file there by hand" in done.stderr
+    assert "Traceback" not in done.stderr
