@@ -92,8 +92,8 @@ class AEVB(Learner):
         return self.theta | self.phi
 
     def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> AEVBInfo:
-        value: Any = self.objective.loss_and_grads(self._model, self._guide, *args)
-        negative_bound = torch.as_tensor(value)
+        objective: Any = self.objective  # Pyro's base class does not declare loss_and_grads
+        negative_bound = torch.as_tensor(objective.loss_and_grads(self._model, self._guide, *args))
         loss = negative_bound
         if self.theta_prior is not None:
             penalty = -log_prior(self.theta, self.theta_prior)

@@ -175,9 +175,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
             split: _file(path.parent / f"binarized_mnist_{split}.amat", [f"{AMAT_URL}binarized_mnist_{split}.amat"], [])
             for split in AMAT_BITS_SHA256
         }
-        packed = {split: np.packbits(np.loadtxt(text, dtype=np.uint8), axis=1) for split, text in texts.items()}
-        for split, bits in packed.items():
-            _check_bits(split, bits, texts[split])
+        packed = {split: _packed(split, text) for split, text in texts.items()}
         part = path.with_suffix(".part.npz")
         np.savez(part, **packed)
         part.replace(path)
@@ -191,6 +189,16 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
         _check_bits(split, bits, path)
         parts[split] = torch.as_tensor(np.unpackbits(bits, axis=1, count=784)).float()
     return _Images(parts["train"], parts["test"], parts["valid"], (28, 28))
+
+
+def _packed(split: str, text: Path) -> np.ndarray:
+    """Return one of Larochelle's text files as bits."""
+    try:
+        bits = np.packbits(np.loadtxt(text, dtype=np.uint8), axis=1)
+    except ValueError as error:
+        raise _set_aside(text, f"it can't be read ({error})") from error
+    _check_bits(split, bits, text)
+    return bits
 
 
 def _check_bits(split: str, bits: np.ndarray, path: Path) -> None:

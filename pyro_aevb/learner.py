@@ -71,7 +71,7 @@ class Learner(ABC):
 
         Raises:
             ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
-            NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; nothing is updated then.
+            NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
         """
         if not self._prepared:
             self.prepare(*args)
@@ -84,7 +84,7 @@ class Learner(ABC):
             if isinstance(error, ValueError) and terms == "none when run again":
                 raise
             raise NonFiniteLossError(
-                f"expected a finite loss, got NaN or infinity; not finite: {terms}. Nothing was updated in this step; "
+                f"expected a finite loss, got NaN or infinity; not finite: {terms}. No parameter was updated from it; "
                 "lower the learning rate, or bound the scales in the model"
             ) from error
 

@@ -105,13 +105,13 @@ def trace_pair(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...
 
 def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     """Raise ``ValueError`` unless the guide samples exactly the model's latents (and auxiliary ones marked so)."""
-    latents, proposed = set(latent_sites(model_trace)), set(latent_sites(guide_trace))
-    if missing := sorted(latents - proposed):
+    latents, proposed = set(latent_sites(model_trace)), latent_sites(guide_trace)
+    if missing := sorted(latents - set(proposed)):
         raise ValueError(
             f"expected a guide that samples every latent of the model, got none for {missing}; "
             f"add pyro.sample({missing[0]!r}, ...) to the guide, or obs= to the model"
         )
-    extra = [n for n in sorted(proposed - latents) if not guide_trace.nodes[n]["infer"].get("is_auxiliary")]
+    extra = [n for n in sorted(set(proposed) - latents) if not proposed[n]["infer"].get("is_auxiliary")]
     if extra:
         raise ValueError(
             f"expected a guide whose sites are latents of the model, got {extra} besides; "
@@ -119,7 +119,7 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
         )
 
 
-def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+def latent_sites(trace: Trace) -> dict[str, Any]:
     """Return the sites of ``trace`` that are sampled: neither observed nor a plate's choice of a subsample."""
     return {
         name: site
@@ -128,7 +128,7 @@ def latent_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     }
 
 
-def observed_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+def observed_sites(trace: Trace) -> dict[str, Any]:
     """Return the observed sample sites of ``trace``."""
     return {
         n: s for n, s in trace.nodes.items() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
@@ -158,7 +158,7 @@ def sum_log_prob(trace: Trace, num_data: int, particles: tuple[int, int] | None 
     return total
 
 
-def site_log_prob(name: str, site: dict[str, Any], num_data: int) -> Tensor:
+def site_log_prob(name: str, site: Any, num_data: int) -> Tensor:
     """Return one site's log probability, masked but not scaled, shape (..., M); raise where it isn't in the plate."""
     frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
     if -1 not in frames:
@@ -184,12 +184,5 @@ def _plate_depth(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, .
     """Return how many batch dimensions the plates of model and guide take up."""
     with torch.no_grad(), poutine.block():
         traces = trace_pair(model, guide, args)
-    dims = [
-        f.dim
-        for t in traces
-        for s in t.nodes.values()
-        if s["type"] == "sample"
-        for f in s["cond_indep_stack"]
-        if f.vectorized
-    ]
-    return -min(dims, default=-1)
+    sites = [site for trace in traces for site in (latent_sites(trace) | observed_sites(trace)).values()]
+    return max((-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized), default=1)

@@ -114,7 +114,7 @@ class MCEM(Learner):
         self._chains[index] = state.position
         conditioned = poutine.condition(self._model, data=space.values(state.position))
         for _ in range(self.num_updates):
-            log_joint = poutine.trace(conditioned).get_trace(*args).log_prob_sum()
+            log_joint = torch.as_tensor(poutine.trace(conditioned).get_trace(*args).log_prob_sum())
             loss = self._minimize(self._add_prior(-log_joint), self.optimizers["optim"], self.theta)
         return MCEMInfo(loss, acceptance, torch.tensor(step_size))
 

@@ -105,9 +105,9 @@ class Optimizer:
                 "expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, "
                 f"got {optimizer!r}; for example functools.partial(torch.optim.Adam, lr=1e-3)"
             )
-        self._pyro = optimizer if isinstance(optimizer, PyroOptim) else None
-        self._torch = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-        self._factory = None if self._pyro or self._torch else optimizer
+        self._pyro: Any = optimizer if isinstance(optimizer, PyroOptim) else None
+        self._torch: Any = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
+        self._factory: Any = None if self._pyro or self._torch else optimizer
         self._names: list[str] = []
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.log_density import PyroCallable, latent_sites
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
 
 DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
@@ -94,18 +94,19 @@ class WakeSleep(Learner):
         with torch.no_grad():
             guide_trace = poutine.trace(self._guide).get_trace(*args)
             log_q = guide_trace.log_prob_sum()
-        log_joint = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args).log_prob_sum()
+        model_trace = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args)
+        log_joint = torch.as_tensor(model_trace.log_prob_sum())
         wake = self._minimize(self._add_prior(-log_joint), self.optimizers["model_optim"], self.theta)
 
         with torch.no_grad():
             dream = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
         dreamed = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*self._imagine(dream, args))
-        sleep = self._minimize(-dreamed.log_prob_sum(), self.optimizers["guide_optim"], self.phi)
+        sleep = self._minimize(-torch.as_tensor(dreamed.log_prob_sum()), self.optimizers["guide_optim"], self.phi)
         return WakeSleepInfo(wake, sleep, (log_joint.detach() - log_q) / self.dataset_size)
 
     def _imagine(self, dream: Trace, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the guide's arguments for a dream."""
-        sites = {n: s for n, s in dream.nodes.items() if s["type"] == "sample" and s["infer"].get("was_observed")}
+        sites = {n: s for n, s in latent_sites(dream).items() if s["infer"].get("was_observed")}
         if self._dream_arguments is not None:
             return self._dream_arguments({n: s["value"] for n, s in sites.items()})
         result, placed = list(args), 0

@@ -110,13 +110,27 @@ def test_binarized_mnist_is_packed_from_larochelles_text_files(tmp_path, monkeyp
         monkeypatch.setitem(datasets.AMAT_BITS_SHA256, split, digest)
     data = load_dataset("binarized-mnist", root=tmp_path)
     assert torch.equal(data.validation, torch.as_tensor(arrays["valid"]).float())
-    shutil.rmtree(folder / "unused", ignore_errors=True)
-    for text in folder.glob("*.amat"):
+    texts = {text: text.read_text() for text in folder.glob("*.amat")}
+    for text in texts:
         text.unlink()
     assert torch.equal(load_dataset("binarized-mnist", root=tmp_path).train, torch.as_tensor(arrays["train"]).float())
-    monkeypatch.setitem(datasets.AMAT_BITS_SHA256, "test", "0" * 64)
-    with pytest.raises(ValueError, match="its test images have another checksum"):
+    (folder / "binarized_mnist_packed.npz").unlink()
+    for text, content in texts.items():
+        text.write_text(content[:5000])
+    with pytest.raises(ValueError, match=r"binarized_mnist_train\.amat, it can't be read"):
         load_dataset("binarized-mnist", root=tmp_path)
+    assert (folder / "binarized_mnist_train.amat.corrupt").exists()
+
+
+def test_binarized_mnist_with_other_bits_is_refused(monkeypatch):
+    monkeypatch.setitem(datasets.AMAT_BITS_SHA256, "test", "0" * 64)
+    monkeypatch.setattr(datasets.Path, "replace", refuse_to_rename)
+    with pytest.raises(ValueError, match=r"its test images have another checksum.*can't be written"):
+        load_dataset("binarized-mnist", root=require("binarized-mnist"))
+
+
+def refuse_to_rename(*args):
+    raise PermissionError("a folder that can only be read")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "frey-face", "binarized-mnist"])

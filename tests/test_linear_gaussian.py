@@ -126,14 +126,25 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_learners_reach_the_maximum_likelihood_evidence(name):
-    """One latent dimension, so that the guide holds the posterior; the gap allowed stands in the table, in nats."""
+def evidence_gap(name, seed):
     make, steps, allowed = LEARNERS[name]
-    lg = LinearGaussian(200, 1, 3)
+    lg = LinearGaussian(200, 1, 3, seed)
     learner = make(lg)
     best = lg.maximum_likelihood()
-    assert best - lg.log_evidence(lg.x).mean() > 0.3  # there is something to learn
+    assert best - lg.log_evidence(lg.x).mean() > 0.1  # there is something to learn
     fit(learner, lg.x, samples=200 * steps, batch_size=200, schedule=lambda done: 1 - done, progress=False)
     gap = best - lg.log_evidence(lg.x).mean().item()
     assert -1e-9 < gap < allowed, f"{gap:.2g} nats below the maximum"
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_reach_the_maximum_likelihood_evidence(name):
+    """One latent dimension, so that the guide holds the posterior; the gap allowed stands in the table, in nats."""
+    evidence_gap(name, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_learners_reach_it_on_other_data_too(name, seed):
+    evidence_gap(name, seed)

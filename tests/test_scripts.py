@@ -119,7 +119,11 @@ def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
         str(tmp_path),
     )
     process = start(COMPARE, *args, start_new_session=True)
-    time.sleep(25 if jobs == "2" else 12)
+    seen = ""
+    while seen.count("0%|") < int(jobs):  # as many progress bars as there are runs
+        seen += os.read(process.stderr.fileno(), 1000).decode(errors="replace")
+        assert process.poll() is None, seen
+    time.sleep(5)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal sends
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err[-2000:]
