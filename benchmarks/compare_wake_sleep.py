@@ -46,7 +46,7 @@ from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, NonFiniteLossError, Wa
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
-LABELS = {"aevb-a": "AEVB (L^A)", "aevb-b": "AEVB (L^B)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
+LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
 COLORS = {"aevb-a": "tab:orange", "aevb-b": "tab:red", "wake-sleep": "tab:green", "mcem": "tab:blue"}
 PUBLISHED = {"mnist": "MNIST", "frey-face": "Frey"}  # names of the paper's panels
 BATCH_SIZE = 100

@@ -1,9 +1,14 @@
-"""Every Python block of the README runs, in order, and every command in it names a script that exists."""
+"""What the pages say: Python blocks run, commands name scripts that exist, tables are those of the committed runs."""
 
+import importlib.util
+import json
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 
 
@@ -27,3 +32,14 @@ def test_every_dependency_earns_its_place():
     block = re.search(r"\ndependencies = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL).group(1)
     for name in re.findall(r'"([\w-]+)', block):
         assert f"| {name} |" in table, name
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_the_tables_of_the_benchmarks_are_those_of_their_runs(path):
+    spec = importlib.util.spec_from_file_location("compare_wake_sleep", ROOT / "benchmarks/compare_wake_sleep.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    result, page = json.loads(path.read_text()), (ROOT / "benchmarks/README.md").read_text()
+    assert script.table(result) in page
+    assert result["command"].split(" --out ")[0] in page
+    assert f"results/{path.parent.name}/figure.png" in page
