@@ -1,11 +1,11 @@
 """What the pages say: Python blocks run, commands name scripts that exist, tables are those of the committed runs."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from test_scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,9 +36,7 @@ def test_every_dependency_earns_its_place():
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*/results.json")), ids=lambda path: path.parent.name)
 def test_the_tables_of_the_benchmarks_are_those_of_their_runs(path):
-    spec = importlib.util.spec_from_file_location("compare_wake_sleep", ROOT / "benchmarks/compare_wake_sleep.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("benchmarks/compare_wake_sleep.py")
     result, page = json.loads(path.read_text()), (ROOT / "benchmarks/README.md").read_text()
     assert script.table(result) in page
     assert result["command"].split(" --out ")[0] in page
