@@ -2,9 +2,12 @@
 
     python examples/vae_mnist.py
 
-trains 2, 5, 10 and 20 latent dimensions on 5e5 images each (half a minute a size on 2 cores), prints the test bounds,
-about -153, -127, -113 and -108 nats with the sizes in that order, and saves `manifold.png` and `samples.png` under
-`out/vae_mnist`.  `--dataset digits` needs no download and takes seconds.
+trains 2, 5, 10 and 20 latent dimensions on 5e5 images each, prints the test bounds, and saves `manifold.png` and
+`samples.png` under `out/vae_mnist`.  Without a download, and in half a minute:
+
+    python examples/vae_mnist.py --dataset digits --samples 2e5
+
+ends at test bounds of -25.7, -23.8, -23.6 and -23.8 nats per datapoint (8x8 pixels, sampled at each visit).
 """
 
 from __future__ import annotations
