@@ -45,15 +45,19 @@ def manifold(vae: VAE, image_shape: tuple[int, int], side: int = 20) -> Tensor:
     """Return p(x|z)'s means on a grid: the unit square, through the inverse CDF of the prior (Appendix A)."""
     u = (torch.arange(side) + 0.5) / side
     z = torch.distributions.Normal(0.0, 1.0).icdf(torch.stack(torch.meshgrid(u.flip(0), u, indexing="ij"), -1)).flip(-1)
-    images = vae.decode(z.reshape(-1, 2)).reshape(-1, 1, *image_shape)
-    return make_grid(images, nrow=side, padding=0)
+    return grid(vae.decode(z.reshape(-1, 2)), image_shape, side)
 
 
 @torch.no_grad()
 def samples(vae: VAE, image_shape: tuple[int, int], side: int = 10) -> Tensor:
     """Return the means of p(x|z) for z from the prior."""
-    images = vae.decode(torch.randn(side * side, vae.latent_dim)).reshape(-1, 1, *image_shape)
-    return make_grid(images, nrow=side, padding=0)
+    return grid(vae.decode(torch.randn(side * side, vae.latent_dim)), image_shape, side)
+
+
+def grid(images: Tensor, image_shape: tuple[int, int], side: int) -> Tensor:
+    """Return images in rows of ``side``, small ones enlarged."""
+    images = images.reshape(-1, 1, *image_shape).repeat_interleave(max(1, 28 // image_shape[0]), -1)
+    return make_grid(images.repeat_interleave(max(1, 28 // image_shape[0]), -2), nrow=side, padding=0)
 
 
 def main(argv: list[str] | None = None) -> dict[int, float]:
