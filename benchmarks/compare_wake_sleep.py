@@ -320,7 +320,8 @@ def table(result: dict[str, Any]) -> str:
 def figure(result: dict[str, Any], path: Path) -> None:
     """Draw bound against training samples, a panel a latent size: test solid, training dashed, the paper's broad."""
     dims = sorted({r["latent_dim"] for r in result["runs"]})
-    fig, axes = plt.subplots(1, len(dims), figsize=(1.5 + 3.6 * max(2, len(dims)), 4.4), squeeze=False, layout="constrained")
+    size = (1.5 + 3.6 * max(2, len(dims)), 4.4)  # one panel alone is as wide as two: title and legend need it
+    fig, axes = plt.subplots(1, len(dims), figsize=size, squeeze=False, layout="constrained")
     handles: dict[str, Any] = {}
     for ax, dim in zip(axes[0], dims, strict=True):
         runs = [r for r in result["runs"] if r["latent_dim"] == dim]
