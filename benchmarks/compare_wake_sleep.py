@@ -335,15 +335,15 @@ def figure(result: dict[str, Any], path: Path) -> None:
                 )
         span = [p["samples"] for r in runs for p in r["curve"]]
         shown = [p["test_elbo"] for r in runs for p in r["curve"] if p["samples"] >= max(span) / 30]
+        low, high = min(shown), max(p[f"{part}_elbo"] for r in runs for p in r["curve"] for part in ("train", "test"))
+        margin = 0.05 * (high - low) + 1e-6
         for name, color in (("AEVB test", "tab:red"), ("WS test", "tab:green")):
             if curve := published(result["dataset"], dim).get(name):
                 x, y = np.array(curve).T
                 near = (x >= min(span)) & (x <= 1.3 * max(span))
-                if near.sum() > 1:
+                if (near & (y > low)).sum() > 1:
                     label = f"{name.replace('WS', 'Wake-sleep')}, paper"
                     (handles[label],) = ax.plot(x[near], y[near], color=color, lw=3.5, alpha=0.3)
-        low, high = min(shown), max(p[f"{part}_elbo"] for r in runs for p in r["curve"] for part in ("train", "test"))
-        margin = 0.05 * (high - low) + 1e-6
         ax.set(xscale="log", xlim=(min(span), max(span) * 1.05), ylim=(low - margin, high + margin))
         ax.set_title(f"$N_z$ = {dim}")
         ax.set_xlabel("training samples evaluated")
@@ -431,6 +431,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("out/compare_wake_sleep"), help="folder for figure and numbers"
     )
     parser.add_argument("--json", type=Path, help="where the JSON goes (default: results.json in --out)")
+    parser.add_argument("--resume", action="store_true", help="keep the whole runs of an earlier, interrupted command")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
 
@@ -443,6 +444,24 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         sys.exit(f"expected a folder that can be written, got {folder}: {error}; name another with --out or --json")
+
+
+def finished_runs(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the whole runs in the JSON at ``path``; exit where its settings or versions are not ``result``'s."""
+    if not path.exists():
+        return []
+    try:
+        before = json.loads(path.read_text())
+        runs = [run for run in before["runs"] if not run["interrupted"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"--resume expected this benchmark's JSON in {path}, got {error!r}; name another with --out or --json")
+    for name in ("dataset", "preset", "pixels", "samples", "learning_rate", "threads_a_run", "versions"):
+        if before.get(name) != result[name]:
+            sys.exit(
+                f"--resume expected {name} {result[name]} in {path}, got {before.get(name)}; "
+                "run without --resume, or name another --out"
+            )
+    return runs
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -467,14 +486,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     tasks.sort(key=lambda t: (t.learner != "mcem", t.learner != "wake-sleep", -t.latent_dim))
     jobs = min(len(tasks), args.jobs or torch.get_num_threads())
     threads = max(1, torch.get_num_threads() // jobs)
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     result: dict[str, Any] = {
         "dataset": args.dataset,
         "preset": args.preset,
         "pixels": args.pixels or ("grey" if args.dataset in ("frey-face", "binarized-mnist") else "static"),
-        "command": shlex.join(
-            ["python", "benchmarks/compare_wake_sleep.py", *(sys.argv[1:] if argv is None else argv)]
-        ),
+        "command": shlex.join(["python", "benchmarks/compare_wake_sleep.py", *words]),
         "samples": args.samples,
+        "learning_rate": args.learning_rate,
         "runs_at_a_time": jobs,
         "threads_a_run": threads,
         "versions": {
@@ -486,13 +505,21 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         },
         "runs": [],
     }
+    total = len(tasks)
+    if args.resume:
+        wanted = {(task.learner, task.latent_dim, task.seed): task for task in tasks}
+        for run in finished_runs(json_path, result):
+            if wanted.pop((run["learner"], run["latent_dim"], run["seed"]), None):
+                result["runs"].append(run)
+        tasks = list(wanted.values())
+        tqdm.write(f"{total - len(tasks)} of {total} runs are there; {len(tasks)} to make")
 
     def done(task: Task, run: dict[str, Any]) -> None:
         result["runs"].append(run)
         write(result, args.out, json_path)
         s = summary(run)
         tqdm.write(
-            f"[{len(result['runs'])}/{len(tasks)}] {task.learner} N_z={task.latent_dim} seed {task.seed}: "
+            f"[{len(result['runs'])}/{total}] {task.learner} N_z={task.latent_dim} seed {task.seed}: "
             f"train {s['train']:.2f}, test {s['test']:.2f}, {run['seconds']:.0f} s"
         )
 

@@ -9,7 +9,6 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_aevb.log_density import PyroCallable, check_sites, latent_sites, observed_sites
 from pyro_aevb.optimization import Parameter
@@ -72,7 +71,7 @@ def check_pair(model: PyroCallable, guide: PyroCallable | None, *args: Tensor) -
             binary = (
                 "; grey pixels are made binary by threshold, statically (sampled once) or dynamically (sampled each "
                 "visit): see pyro_aevb.datasets, or kept grey under a ContinuousBernoulli"
-                if "boolean" in repr(support).lower() or support is constraints.boolean
+                if "boolean" in repr(support).lower()
                 else "; rescale the data or choose a likelihood with that support"
             )
             raise ValueError(

@@ -164,8 +164,8 @@ def _frey_face(folder: Path, seed: int) -> _Images:
     pixels = ast.literal_eval("b" + max(raw.split(b"\n"), key=len)[1:].decode("latin1").rstrip())
     images = _to_unit(np.frombuffer(pixels, np.uint8).reshape(1965, 560))
     images = images[torch.randperm(1965, generator=torch.Generator().manual_seed(seed))]
-    # 1565 to learn from, of which a tenth is held out to choose when to stop, and 400 to test on.
-    return _Images(images[:1409], images[1565:], images[1409:1565], (28, 20))
+    # 1565 to learn from, of which 65 are held out to choose when to stop, and 400 to test on.
+    return _Images(images[:1500], images[1565:], images[1500:1565], (28, 20))
 
 
 def _binarized_mnist(folder: Path, seed: int) -> _Images:

@@ -86,7 +86,7 @@ def test_fashion_mnist():
 
 def test_frey_face():
     data = load_dataset("frey-face", root=require("frey-face"))
-    assert (len(data.train), len(data.validation), len(data.test)) == (1409, 156, 400)
+    assert (len(data.train), len(data.validation), len(data.test)) == (1500, 65, 400)
     together = torch.cat([data.train, data.validation, data.test]) * 255
     assert (together.min(), together.max()) == (8, 238)
     images = np.load(SHARED / "frey_face/freyfaces_1965x28x20_uint8.npz")["images"].reshape(1965, 560)

@@ -145,6 +145,25 @@ def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
     assert "interrupted" in err
 
 
+def test_resume_makes_only_what_is_missing(tmp_path):
+    script, path = load_script(COMPARE), tmp_path / "results.json"
+    args = ["--latent-dims", "2", "3", "--learners", "aevb-b", "--jobs", "1", "--quiet", "--out", str(tmp_path)]
+    whole = script.main([*args, "--samples", "1000"])["runs"]
+    kept = {**whole[0], "seconds": 12345.0}
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"runs": [kept, {**whole[1], "interrupted": True}]}))
+    result = script.main([*args, "--samples", "1000", "--resume"])
+    assert result["runs"][0] == kept
+    assert [p["test_elbo"] for p in result["runs"][1]["curve"]] == [p["test_elbo"] for p in whole[1]["curve"]]
+    assert not result["runs"][1]["interrupted"]
+    assert result["command"] == before["command"]
+    with pytest.raises(SystemExit, match=r"--resume expected samples 2000 in .*, got 1000"):
+        script.main([*args, "--samples", "2000", "--resume"])
+    path.write_text("half a fi")
+    with pytest.raises(SystemExit, match="--resume expected this benchmark's JSON"):
+        script.main([*args, "--samples", "1000", "--resume"])
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
