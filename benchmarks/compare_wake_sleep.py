@@ -86,6 +86,16 @@ class MCEMWithGuide:
         self.mcem, self.recognition = mcem, recognition
         self.optimizers = mcem.optimizers | {"guide": recognition.optimizers["optim"]}
 
+    @property
+    def compile_seconds(self) -> float:
+        """What tracing and compiling took so far."""
+        return self.mcem.compile_seconds + self.recognition.compile_seconds
+
+    def configure(self, **options: Any) -> None:
+        """Choose how steps are computed."""
+        self.mcem.configure(**options)
+        self.recognition.configure(**options)
+
     def prepare(self, x: torch.Tensor) -> None:
         """Check data and pair."""
         self.mcem.prepare(x)

@@ -10,9 +10,10 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_aevb.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
-from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter, log_prior, zero_grad
+from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter, log_prior
 
 
 class AEVBInfo(NamedTuple):
@@ -43,6 +44,7 @@ class AEVB(Learner):
         objective: a Pyro ELBO object.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):
@@ -74,8 +76,9 @@ class AEVB(Learner):
         *,
         theta_prior: Distribution | None = None,
         update: Literal["both", "model", "guide"] = "both",
+        compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior)
+        super().__init__(model, guide, theta_prior, compile)
         if objective is not None and not isinstance(objective, ELBO):
             raise TypeError(f"expected a Pyro ELBO object, got {objective!r}; for example pyro.infer.Trace_ELBO()")
         if update not in ("both", "model", "guide"):
@@ -83,6 +86,8 @@ class AEVB(Learner):
         self.objective = objective if objective is not None else Trace_ELBO()
         self.update = update
         self.optimizers = {"optim": Optimizer(optim)}
+        self._watched.append(self.objective)  # type: ignore[arg-type]  # its settings are part of the signature
+        self._gradients = self._capture(self._loss_and_gradients)
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         if self.update == "guide":
@@ -91,15 +96,17 @@ class AEVB(Learner):
             return {n: p for n, p in self.theta.items() if n not in self.phi}
         return self.theta | self.phi
 
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> AEVBInfo:
+    def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
         objective: Any = self.objective  # Pyro's base class does not declare loss_and_grads
-        negative_bound = torch.as_tensor(objective.loss_and_grads(self._model, self._guide, *args))
-        loss = negative_bound
+        result = objective.loss_and_grads(self._model, self._guide, *args)
+        negative_bound = loss = torch.as_tensor(result, dtype=torch.float64)
         if self.theta_prior is not None:
             penalty = -log_prior(self.theta, self.theta_prior)
             penalty.backward()
             loss = loss + penalty.detach()
-        self._check(loss)
-        self.optimizers["optim"].step(self._parameters_of("optim"))
-        zero_grad((self.theta | self.phi).values())
         return AEVBInfo(loss, -negative_bound / self.dataset_size)
+
+    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> AEVBInfo:
+        info = self._gradients(*args)
+        self._descend(info.loss, "optim")
+        return info

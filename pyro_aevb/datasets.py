@@ -63,7 +63,8 @@ class Binarized:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.bernoulli(self.images[index])
+        images = self.images.index_select(0, index)
+        return (torch.rand_like(images) < images).to(images.dtype)  # a quarter of torch.bernoulli's time
 
 
 class ImageData(NamedTuple):

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_aevb.capture import Compile
 from pyro_aevb.contract import check_data
 from pyro_aevb.learner import StepInfo
 from pyro_aevb.optimization import Optimizer
+from pyro_aevb.products import Precision
 
 
 class Data(Protocol):
@@ -35,6 +37,15 @@ class Trainable(Protocol):
     """What :func:`fit` asks of a learner."""
 
     optimizers: dict[str, Optimizer]
+
+    def configure(self, *, compile: Compile | None, precision: Precision | None, expected_steps: int | None) -> None:
+        """Choose how steps are computed."""
+        ...
+
+    @property
+    def compile_seconds(self) -> float:
+        """What tracing and compiling took so far."""
+        ...
 
     def prepare(self, *args: Tensor) -> None:
         """Check a minibatch and the pair before anything is trained."""
@@ -61,6 +72,7 @@ class History:
     samples: int = 0
     seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    compile_seconds: float = 0.0
     interrupted: bool = False
 
 
@@ -75,6 +87,8 @@ def fit(
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     evaluate_at: Sequence[int] = (),
     seed: int = 0,
+    compile: Compile | None = None,
+    precision: Precision | None = None,
     progress: bool = True,
     label: str = "",
     bar_position: int | None = None,
@@ -96,6 +110,10 @@ def fit(
             ``evaluate_at``, and at the end.
         evaluate_at: sample counts.
         seed: for the order of the data.
+        compile: the fast path: ``"auto"`` (a learner's default) uses it where it pays, ``True`` from the first step,
+            ``"graph"`` without a compiler, ``False`` never.
+        precision: ``"bf16"`` rounds the factors of matrix products to bfloat16; densities and parameters stay as they
+            are.
         progress: show a progress bar with the current bound and the time left.
         label: what stands before the bar.
         bar_position: the bar's line, where several run at once.
@@ -135,6 +153,8 @@ def fit(
         for chunk in torch.arange(n).split(1000):
             learner.prepare(data[chunk])
 
+    learner.configure(compile=compile, precision=precision, expected_steps=total // batch_size)
+
     history = History()
     pending = sorted(p for p in evaluate_at if p < total)
     bar = tqdm(
@@ -152,14 +172,17 @@ def fit(
         show.evaluated(values)
 
     try:
-        for index in _minibatches(n, batch_size, total, seed):
+        for index in _minibatches(n, batch_size, total, seed, data.device if isinstance(data, Tensor) else None):
             if pending and history.samples >= pending[0]:
                 pending = [p for p in pending if p > history.samples]
                 record()
             if schedule is not None:
                 _set_learning_rates(learner.optimizers, schedule(history.samples / total))
-            info = learner.step(data[index], index=index)
+            info = learner.step(take(data, index), index=index)
             history.samples += len(index)
+            if learner.compile_seconds > history.compile_seconds:
+                history.compile_seconds = learner.compile_seconds
+                show.compiled(history.compile_seconds)
             show.stepped(info, len(index))
     except KeyboardInterrupt:
         history.interrupted = True
@@ -171,12 +194,19 @@ def fit(
     return history
 
 
-def _minibatches(n: int, batch_size: int, total: int, seed: int) -> Iterator[Tensor]:
-    """Yield indices, a permutation of the data at a time, ``total`` of them in all."""
+def take(data: Tensor | Data, index: Tensor) -> Tensor:
+    """Return the datapoints at ``index``."""
+    return data.index_select(0, index) if isinstance(data, Tensor) else data[index]
+
+
+def _minibatches(
+    n: int, batch_size: int, total: int, seed: int, device: torch.device | None = None
+) -> Iterator[Tensor]:
+    """Yield indices on ``device``, a permutation of the data at a time, ``total`` of them in all."""
     generator = torch.Generator().manual_seed(seed)
     left = total
     while left > 0:
-        for index in torch.randperm(n, generator=generator).split(batch_size):
+        for index in torch.randperm(n, generator=generator).to(device).split(batch_size):
             yield index[:left]
             left -= len(index)
             if left <= 0:
@@ -208,6 +238,9 @@ class _Display:
             name = "elbo" if hasattr(info, "elbo") else "loss"
             self.bar.set_postfix_str(f"{name} {float(self.sum) / self.count:.2f}{self.evaluation}", refresh=False)
             self.sum, self.count, self.written = 0.0, 0, time.perf_counter()
+
+    def compiled(self, seconds: float) -> None:
+        self.bar.set_postfix_str(f"compiled in {seconds:.1f} s")
 
     def evaluated(self, values: Mapping[str, float]) -> None:
         self.evaluation = "".join(f" {name} {value:.2f}" for name, value in values.items())

@@ -1,6 +1,7 @@
 """Hamiltonian Monte Carlo, batched: every entry of the batch is a chain with its own accept or reject.
 
-Knows nothing of Pyro: a target is a function from positions (..., J) to log densities (...).
+Knows nothing of Pyro: a target is a function from positions (..., J) to log densities (...) and their gradients
+(..., J); :func:`differentiable` makes one of a log density.
 
 Source: Neal, *MCMC using Hamiltonian dynamics*, 2011, Section 3; its use in Monte Carlo EM: Kingma & Welling 2013,
 Appendix E.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 LogProb = Callable[[Tensor], Tensor]
+Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class HMCState(NamedTuple):
@@ -33,17 +35,30 @@ class HMCInfo(NamedTuple):
     accepted: Tensor
 
 
-def init(log_prob: LogProb, position: Tensor) -> HMCState:
+def differentiable(log_prob: LogProb) -> Target:
+    """Return the target of a log density, its gradient by automatic differentiation.
+
+    >>> differentiable(lambda z: -0.5 * (z**2).sum(-1))(torch.tensor([[2.0]]))
+    (tensor([-2.]), tensor([[-2.]]))
+    """
+
+    def target(position: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            position = position.detach().requires_grad_()
+            value = log_prob(position)
+            (grad,) = torch.autograd.grad(value.sum(), position)
+        return value.detach(), grad
+
+    return target
+
+
+def init(target: Target, position: Tensor) -> HMCState:
     """Return the state at ``position`` (..., J)."""
-    with torch.enable_grad():
-        position = position.detach().requires_grad_()
-        value = log_prob(position)
-        (grad,) = torch.autograd.grad(value.sum(), position)
-    return HMCState(position.detach(), value.detach(), grad)
+    return HMCState(position.detach(), *target(position))
 
 
 def leapfrog(
-    log_prob: LogProb, state: HMCState, momentum: Tensor, step_size: float | Tensor, num_steps: int
+    target: Target, state: HMCState, momentum: Tensor, step_size: float | Tensor, num_steps: int
 ) -> tuple[HMCState, Tensor]:
     """Integrate Hamilton's equations for ``num_steps`` steps; return the new state and momentum.
 
@@ -51,7 +66,7 @@ def leapfrog(
     and running it again with the momentum negated leads back to the start.
 
     Args:
-        log_prob: the target.
+        target: what to sample.
         state: where to start.
         momentum: (..., J).
         step_size: a number, or one for each chain, (...).
@@ -60,21 +75,21 @@ def leapfrog(
     step = step_size.unsqueeze(-1) if isinstance(step_size, Tensor) and step_size.dim() else step_size
     momentum = momentum + 0.5 * step * state.grad
     for i in range(num_steps):
-        state = init(log_prob, state.position + step * momentum)
+        state = init(target, state.position + step * momentum)
         momentum = momentum + (step if i < num_steps - 1 else 0.5 * step) * state.grad
     return state, momentum
 
 
 def transition(
-    log_prob: LogProb, state: HMCState, step_size: float | Tensor, num_leapfrog: int = 10
+    target: Target, state: HMCState, step_size: float | Tensor, num_leapfrog: int = 10
 ) -> tuple[HMCState, HMCInfo]:
-    r"""Make one HMC transition that leaves exp(log_prob) invariant.
+    r"""Make one HMC transition that leaves exp(log density) invariant.
 
     A momentum p ~ N(0, I) is drawn, a trajectory integrated, and its end accepted with probability
     min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory that leaves the numbers is rejected.
 
     >>> _ = torch.manual_seed(0)
-    >>> target = lambda z: -0.5 * (z**2).sum(-1)
+    >>> target = differentiable(lambda z: -0.5 * (z**2).sum(-1))
     >>> state = init(target, torch.zeros(1000, 1))
     >>> for _ in range(20):
     ...     state, info = transition(target, state, step_size=0.5, num_leapfrog=3)
@@ -82,7 +97,7 @@ def transition(
     True
     """
     momentum = torch.randn_like(state.position)
-    end, end_momentum = leapfrog(log_prob, state, momentum, step_size, num_leapfrog)
+    end, end_momentum = leapfrog(target, state, momentum, step_size, num_leapfrog)
     log_ratio = (end.log_prob - 0.5 * end_momentum.square().sum(-1)) - (
         state.log_prob - 0.5 * momentum.square().sum(-1)
     )

@@ -6,15 +6,20 @@ A learner sees two Pyro callables, theta (the parameters that run in the model) 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_aevb.capture import Capture, Compile, check_compile
 from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
+from pyro_aevb.products import Precision, check_precision
+
+LOSSES_UNREAD = 100  # on a GPU
 
 
 class StepInfo(Protocol):
@@ -29,10 +34,14 @@ class StepInfo(Protocol):
 class Learner(ABC):
     """Trains theta and phi of a (model, guide) pair, one minibatch a :meth:`step`.
 
-    Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``).
+    Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``); what costs time
+    in it they hand to :meth:`_capture`.
     """
 
-    def __init__(self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None) -> None:
+    def __init__(
+        self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None, compile: Compile
+    ) -> None:
+        check_compile(compile)
         for name, fn in (("model", model), ("guide", guide)):
             if fn is not None and not callable(fn):
                 raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
@@ -43,6 +52,9 @@ class Learner(ABC):
         self._theta, self._phi = ParameterRecorder(), ParameterRecorder()
         self._model = self._theta(model)
         self._guide = self._phi(guide) if guide is not None else None
+        self._compile, self._watched = compile, [fn for fn in (model, guide) if fn is not None]
+        self._captures: list[Capture] = []
+        self._unread: list[Tensor] = []
         self._prepared = False
         self._pending: dict[str, Any] | None = None
 
@@ -55,6 +67,36 @@ class Learner(ABC):
     def phi(self) -> dict[str, Parameter]:
         """The guide's parameters; empty before the first step."""
         return self._phi.parameters
+
+    def configure(
+        self, *, compile: Compile | None = None, precision: Precision | None = None, expected_steps: int | None = None
+    ) -> None:
+        """Choose how steps are computed; what is ``None`` stays as it is.
+
+        Args:
+            compile: as for :class:`~pyro_aevb.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
+            precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
+            expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
+        """
+        for check, value in ((check_compile, compile), (check_precision, precision)):
+            if value is not None:
+                check(value)
+        for capture in self._captures:
+            capture.configure(compile=compile, precision=precision, expected_calls=expected_steps)
+
+    @property
+    def compile_seconds(self) -> float:
+        """What tracing and compiling took so far."""
+        return sum(capture.compile_seconds for capture in self._captures)
+
+    def _capture(self, fn: Callable[..., Any]) -> Capture:
+        """Return ``fn`` on the fast path: a function of tensors that may leave gradients in theta and phi."""
+        capture = Capture(fn, self._leaves, self._watched, compile=self._compile)
+        self._captures.append(capture)
+        return capture
+
+    def _leaves(self) -> dict[str, Tensor]:
+        return {name: parameter.unconstrained for name, parameter in (self.theta | self.phi).items()}
 
     @property
     def dataset_size(self) -> int:
@@ -72,6 +114,7 @@ class Learner(ABC):
         Raises:
             ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
+                On a GPU losses are read, all together, at every hundredth step.
         """
         if not self._prepared:
             self.prepare(*args)
@@ -111,17 +154,21 @@ class Learner(ABC):
         return loss if self.theta_prior is None else loss - log_prior(self.theta, self.theta_prior)
 
     def _check(self, loss: Tensor) -> None:
+        if loss.is_cuda:  # to look at each loss would make the processor wait for the device
+            self._unread.append(loss)
+            if len(self._unread) < LOSSES_UNREAD:
+                return
+            loss = torch.stack(self._unread).sum()
+            self._unread.clear()
         if not torch.isfinite(loss):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
 
-    def _minimize(self, loss: Tensor, optimizer: Optimizer, parameters: dict[str, Parameter]) -> Tensor:
-        """Step ``optimizer`` on ``parameters`` down the gradient of ``loss``; return the loss, detached."""
+    def _descend(self, loss: Tensor, optimizer: str) -> None:
+        """Step the optimizer of this name along the gradients of ``loss``, and drop them."""
         self._check(loss)
-        loss.backward()
-        optimizer.step(parameters)
+        self.optimizers[optimizer].step(self._parameters_of(optimizer))
         zero_grad((self.theta | self.phi).values())
-        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, optimizers and whatever else the learner keeps: tensors, numbers, lists and dicts.
@@ -133,6 +180,7 @@ class Learner(ABC):
         return {
             "parameters": {n: p.unconstrained.detach().clone() for n, p in (self.theta | self.phi).items()},
             "optimizers": {n: o.state_dict(self._parameters_of(n)) for n, o in self.optimizers.items()},
+            "calls": [list(capture.calls.items()) for capture in self._captures],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,3 +210,5 @@ class Learner(ABC):
             parameters[name].unconstrained.copy_(value)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name], self._parameters_of(name))
+        for capture, calls in zip(self._captures, state["calls"], strict=True):
+            capture.calls = dict(calls)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb import hmc
+from pyro_aevb.capture import Compile
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
@@ -44,6 +44,7 @@ class MCEM(Learner):
         num_updates: updates of theta a visit; the paper's 5.
         target_acceptance: what the step size is adapted to; the paper's 90%.
         step_size: the largest leapfrog step to begin with.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):
@@ -72,8 +73,9 @@ class MCEM(Learner):
         num_updates: int = 5,
         target_acceptance: float = 0.9,
         step_size: float = 0.1,
+        compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, None, theta_prior)
+        super().__init__(model, None, theta_prior, compile)
         for name, value in (
             ("num_leapfrog", num_leapfrog),
             ("num_transitions", num_transitions),
@@ -89,7 +91,15 @@ class MCEM(Learner):
         self.optimizers = {"optim": Optimizer(optim)}
         self.num_leapfrog, self.num_transitions, self.num_updates = num_leapfrog, num_transitions, num_updates
         self.target_acceptance, self.step_size = target_acceptance, step_size
+        self._space: LatentSpace | None = None
+        self._target, self._m_step = self._capture(self._log_joint), self._capture(self._gradients)
         self._chains: Tensor | None = None  # (N, J); NaN where a datapoint has not been visited
+
+    def prepare(self, *args: Tensor) -> None:
+        """Check data and model, see what latents it has, and put any loaded state in place."""
+        super().prepare(*args)
+        with torch.random.fork_rng():
+            self._space = LatentSpace(self._model, *args)
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         return self.theta
@@ -101,33 +111,55 @@ class MCEM(Learner):
                 f"{None if index is None else tuple(index.shape)}; MCEM keeps a chain for each: "
                 "learner.step(x[index], index=index)"
             )
-        space = LatentSpace(self._model, *args)
-        state = hmc.init(space.log_joint, self._positions(index, space.prior_draw))
+
+        def target(u: Tensor) -> tuple[Tensor, Tensor]:
+            return self._target(u, *args)
+
+        state = hmc.init(target, self._positions(index, args))
         step_size = self.step_size
         for _ in range(self.num_transitions):
             # A fixed number of steps of one size can bring every trajectory round to where it began (Neal 2011, 3.2).
             sizes = step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
-            state, info = hmc.transition(space.log_joint, state, sizes, self.num_leapfrog)
+            state, info = hmc.transition(target, state, sizes, self.num_leapfrog)
             acceptance = info.acceptance.mean()
             self.step_size = hmc.adapt_step_size(self.step_size, acceptance.item(), self.target_acceptance)
         assert self._chains is not None
         self._chains[index] = state.position
-        conditioned = poutine.condition(self._model, data=space.values(state.position))
         for _ in range(self.num_updates):
-            log_joint = torch.as_tensor(poutine.trace(conditioned).get_trace(*args).log_prob_sum())
-            loss = self._minimize(self._add_prior(-log_joint), self.optimizers["optim"], self.theta)
+            (loss,) = self._m_step(state.position, *args)
+            self._descend(loss, "optim")
         return MCEMInfo(loss, acceptance, torch.tensor(step_size))
 
-    def _positions(self, index: Tensor, prior_draw: Tensor) -> Tensor:
+    def _log_joint(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(x, z) (M,) at ``u`` (M, J), and its gradient (M, J)."""
+        space = self._space
+        assert space is not None
+        return hmc.differentiable(lambda u: space.log_joint(u, *args))(u)
+
+    def _gradients(self, u: Tensor, *args: Tensor) -> tuple[Tensor]:
+        """Leave the gradient of the loss at the latents ``u`` in theta, and return the loss."""
+        assert self._space is not None
+        trace, _ = self._space.trace(u, *args)
+        loss = self._add_prior(-torch.as_tensor(trace.log_prob_sum()))
+        loss.backward()
+        return (loss.detach(),)
+
+    def _positions(self, index: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         """Return where the minibatch's chains are, (M, J): where the last visit left them, or a draw from the prior."""
+        assert self._space is not None
         size = max(self.dataset_size, int(index.max()) + 1)
+        draw = None
         if self._chains is None or len(self._chains) < size:
-            chains = prior_draw.new_full((size, prior_draw.shape[-1]), torch.nan)
+            draw = self._space.prior_draw(*args)
+            chains = draw.new_full((size, draw.shape[-1]), torch.nan)
             if self._chains is not None:
                 chains[: len(self._chains)] = self._chains
             self._chains = chains
         kept = self._chains[index]
-        return torch.where(kept.isnan(), prior_draw, kept)
+        if not kept.isnan().any():
+            return kept
+        draw = self._space.prior_draw(*args) if draw is None else draw
+        return torch.where(kept.isnan(), draw, kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, optimizer, chains and step size."""

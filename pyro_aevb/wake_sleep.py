@@ -12,6 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_aevb.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable, latent_sites
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
@@ -48,6 +49,7 @@ class WakeSleep(Learner):
         theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
         dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
             argument that a site observes is replaced by the dream, and the others are kept.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):
@@ -80,29 +82,44 @@ class WakeSleep(Learner):
         *,
         theta_prior: Distribution | None = None,
         dream_arguments: DreamArguments | None = None,
+        compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior)
+        super().__init__(model, guide, theta_prior, compile)
         if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
             raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
         self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
         self._dream_arguments = dream_arguments
+        if dream_arguments is not None:
+            self._watched.append(dream_arguments)
+        self._wake, self._sleep = self._capture(self._wake_gradients), self._capture(self._sleep_gradients)
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         return self.theta if optimizer == "model_optim" else self.phi
 
     def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> WakeSleepInfo:
+        loss, elbo = self._wake(*args)
+        self._descend(loss, "model_optim")
+        (sleep_loss,) = self._sleep(*args)
+        self._descend(sleep_loss, "guide_optim")
+        return WakeSleepInfo(loss, sleep_loss, elbo)
+
+    def _wake_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             guide_trace = poutine.trace(self._guide).get_trace(*args)
             log_q = guide_trace.log_prob_sum()
         model_trace = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args)
         log_joint = torch.as_tensor(model_trace.log_prob_sum())
-        wake = self._minimize(self._add_prior(-log_joint), self.optimizers["model_optim"], self.theta)
+        loss = self._add_prior(-log_joint)
+        loss.backward()
+        return loss.detach(), (log_joint.detach() - log_q) / self.dataset_size
 
+    def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:
         with torch.no_grad():
             dream = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
         dreamed = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*self._imagine(dream, args))
-        sleep = self._minimize(-torch.as_tensor(dreamed.log_prob_sum()), self.optimizers["guide_optim"], self.phi)
-        return WakeSleepInfo(wake, sleep, (log_joint.detach() - log_q) / self.dataset_size)
+        loss = -torch.as_tensor(dreamed.log_prob_sum())
+        loss.backward()
+        return (loss.detach(),)
 
     def _imagine(self, dream: Trace, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Return the guide's arguments for a dream."""

@@ -22,6 +22,11 @@ class Spy:
     def __init__(self, fail_at=None):
         self.seen, self.rates, self.optimizers, self.fail_at = [], [], {}, fail_at
 
+    compile_seconds = 0.0
+
+    def configure(self, **options):
+        pass
+
     def prepare(self, x):
         pass
 

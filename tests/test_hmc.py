@@ -15,23 +15,26 @@ def log_gamma(u):
     return (2 * u - u.exp()).sum(-1)
 
 
+LOG_GAMMA = hmc.differentiable(log_gamma)
+
+
 def draw_log_gamma(n):
     return dist.Gamma(torch.tensor(2.0).double(), 1.0).sample((n, 1)).log()
 
 
 def test_leapfrog_is_reversible():
-    start = hmc.init(log_gamma, draw_log_gamma(100))
+    start = hmc.init(LOG_GAMMA, draw_log_gamma(100))
     momentum = torch.randn(100, 1).double()
-    end, end_momentum = hmc.leapfrog(log_gamma, start, momentum, 0.3, 10)
+    end, end_momentum = hmc.leapfrog(LOG_GAMMA, start, momentum, 0.3, 10)
     assert (end.position - start.position).abs().max() > 0.5
-    back, back_momentum = hmc.leapfrog(log_gamma, end, -end_momentum, 0.3, 10)
+    back, back_momentum = hmc.leapfrog(LOG_GAMMA, end, -end_momentum, 0.3, 10)
     torch.testing.assert_close(back.position, start.position, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(-back_momentum, momentum, rtol=1e-9, atol=1e-9)
 
 
 def test_leapfrog_keeps_volume():
     def flow(y):
-        state, momentum = hmc.leapfrog(log_gamma, hmc.init(log_gamma, y[:1]), y[1:], 0.3, 1)
+        state, momentum = hmc.leapfrog(LOG_GAMMA, hmc.init(LOG_GAMMA, y[:1]), y[1:], 0.3, 1)
         return state.position, momentum
 
     y, h = torch.tensor([0.3, -0.8]).double(), 1e-6
@@ -48,9 +51,9 @@ def test_a_skewed_target_keeps_its_moments():
     mean = 1 - 0.5772156649015329  # digamma(2)
     variance = torch.pi**2 / 6 - 1  # trigamma(2)
     third = -2 * 1.2020569031595942 + 2  # polygamma(2, 2)
-    state, acceptance = hmc.init(log_gamma, exact), []
+    state, acceptance = hmc.init(LOG_GAMMA, exact), []
     for _ in range(20):
-        state, info = hmc.transition(log_gamma, state, 1.1, 3)
+        state, info = hmc.transition(LOG_GAMMA, state, 1.1, 3)
         acceptance.append(info.acceptance.mean())
     assert 0.5 < torch.stack(acceptance).mean() < 0.9
     u = state.position - mean
@@ -61,16 +64,16 @@ def test_a_skewed_target_keeps_its_moments():
 
 
 def test_each_chain_has_its_own_accept_and_step():
-    start = hmc.init(log_gamma, draw_log_gamma(1000))
+    start = hmc.init(LOG_GAMMA, draw_log_gamma(1000))
     step = torch.where(torch.arange(1000) < 500, 0.1, 50.0).double()
-    state, info = hmc.transition(log_gamma, start, step, 5)
+    state, info = hmc.transition(LOG_GAMMA, start, step, 5)
     assert info.accepted[:500].double().mean() > 0.95
     assert info.accepted[500:].double().mean() < 0.05  # off into nowhere, and back
     rejected = ~info.accepted
     for new, old in zip(state, start, strict=True):
         assert torch.equal(new[rejected], old[rejected])
         assert torch.isfinite(new).all()
-    torch.testing.assert_close(hmc.init(log_gamma, state.position), state)
+    torch.testing.assert_close(hmc.init(LOG_GAMMA, state.position), state)
 
 
 def test_the_target_may_be_minus_infinity():
@@ -79,9 +82,9 @@ def test_the_target_may_be_minus_infinity():
     def half_normal(u):
         return torch.where(u > 0, -0.5 * u**2, -torch.inf).sum(-1)
 
-    state = hmc.init(half_normal, torch.randn(20000, 1).double().abs())
+    state = hmc.init(hmc.differentiable(half_normal), torch.randn(20000, 1).double().abs())
     for _ in range(10):
-        state, _ = hmc.transition(half_normal, state, 0.4, 3)
+        state, _ = hmc.transition(hmc.differentiable(half_normal), state, 0.4, 3)
     assert (state.position > 0).all()
     assert_mean(state.position, (2 / torch.pi) ** 0.5, resolution=0.03)
 
@@ -98,9 +101,9 @@ def every_support(x):
 def test_unconstrained_coordinates_carry_the_jacobian():
     x = torch.randn(4).double()
     space = LatentSpace(every_support, x)
-    assert space.prior_draw.shape == (4, 2 + 1 + 2 + 1)
+    assert space.prior_draw(x).shape == (4, 2 + 1 + 2 + 1)
     u = torch.randn(4, 6).double()
-    values = space.values(u)
+    values = space.values(u, x)
     assert (values["simplex"].sum(-1) - 1).abs().max() < 1e-12
     expected = (
         dist.Normal(0.0, 1.0).log_prob(values["real"]).sum(-1)
@@ -113,13 +116,13 @@ def test_unconstrained_coordinates_carry_the_jacobian():
     for m in range(4):
 
         def free(v, m=m):  # the free coordinates of the values: a simplex of three has two
-            z = space.values(torch.cat([u[:m], v[None], u[m + 1 :]]))
+            z = space.values(torch.cat([u[:m], v[None], u[m + 1 :]]), x)
             return torch.cat([z["real"][m], z["positive"][m, None], z["simplex"][m, :2], z["unit"][m, None]])
 
         expected[m] += torch.linalg.slogdet(torch.autograd.functional.jacobian(free, u[m])).logabsdet
-    torch.testing.assert_close(space.log_joint(u), expected)
-    torch.testing.assert_close(space.log_joint(torch.stack([u, u + 1]))[0], expected)
-    assert space.log_joint(torch.stack([u, u + 1])).shape == (2, 4)
+    torch.testing.assert_close(space.log_joint(u, x), expected)
+    torch.testing.assert_close(space.log_joint(torch.stack([u, u + 1]), x)[0], expected)
+    assert space.log_joint(torch.stack([u, u + 1]), x).shape == (2, 4)
 
 
 def test_hmc_in_unconstrained_coordinates_keeps_the_prior():
@@ -131,15 +134,37 @@ def test_hmc_in_unconstrained_coordinates_keeps_the_prior():
             pyro.sample("weights", dist.Dirichlet(torch.tensor([2.0, 1.0, 3.0]).double()))
             pyro.sample("x", dist.Normal(torch.zeros(len(x)).double(), 1.0), obs=x)
 
-    space = LatentSpace(model, torch.zeros(20000).double())
-    state = hmc.init(space.log_joint, space.prior_draw)
+    x = torch.zeros(20000).double()
+    space = LatentSpace(model, x)
+    target = hmc.differentiable(lambda u: space.log_joint(u, x))
+    state = hmc.init(target, space.prior_draw(x))
     for _ in range(10):
-        state, info = hmc.transition(space.log_joint, state, 0.5, 4)
+        state, info = hmc.transition(target, state, 0.5, 4)
     assert 0.5 < info.acceptance.mean() < 0.99
-    values = space.values(state.position)
+    values = space.values(state.position, x)
     assert_mean(values["rate"], 1.5, resolution=0.05)
     assert_mean((values["rate"] - 1.5) ** 2, 0.75, resolution=0.08)
     assert_mean(values["weights"], torch.tensor([2.0, 1.0, 3.0]).double() / 6, resolution=0.02)
+
+
+def test_a_support_may_depend_on_data_and_on_other_latents():
+    """top ~ U(0, 1 + |x|), z ~ U(0, top): density 1 / ((1 + |x|) top), Jacobians of two scaled sigmoids."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            top = pyro.sample("top", dist.Uniform(torch.zeros_like(x), 1 + x.abs()))
+            z = pyro.sample("z", dist.Uniform(torch.zeros_like(top), top))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x, u = torch.tensor([0.5, -3.0]).double(), torch.randn(2, 2).double()
+    space = LatentSpace(model, -x)  # what it was made on does not matter
+    x = 2 * x
+    sigmoid = u.sigmoid()
+    top = (1 + x.abs()) * sigmoid[:, 0]
+    z = top * sigmoid[:, 1]
+    expected = dist.Normal(z, 1.0).log_prob(x) + (sigmoid * (1 - sigmoid)).log().sum(-1)
+    torch.testing.assert_close(space.values(u, x), {"top": top, "z": z})
+    torch.testing.assert_close(space.log_joint(u, x), expected)
 
 
 def test_discrete_and_global_latents_are_refused():

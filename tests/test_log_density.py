@@ -24,7 +24,6 @@ def test_log_joint_and_log_q_are_the_closed_form(lg, num_particles):
     density = log_density(lg.model, lg.guide, lg.x, num_particles=num_particles)
     pyro.set_rng_seed(1)
     if num_particles > 1:
-        poutine.trace(lg.guide).get_trace(lg.x)  # the look at the plates comes first
         with pyro.plate("k", num_particles, dim=-2):
             z = poutine.trace(lg.guide).get_trace(lg.x).nodes["z"]["value"]
     else:

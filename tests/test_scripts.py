@@ -5,10 +5,10 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -131,10 +131,9 @@ def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
     )
     process = start(COMPARE, *args, start_new_session=True)
     seen = ""
-    while seen.count("0%|") < int(jobs):  # as many progress bars as there are runs
+    while len(set(re.findall(r"N_z=(\d) seed 0: [^\r\n]*compiled in", seen))) < int(jobs):  # all have begun to train
         seen += os.read(process.stderr.fileno(), 1000).decode(errors="replace")
         assert process.poll() is None, seen
-    time.sleep(5)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal sends
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err[-2000:]

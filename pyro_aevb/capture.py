@@ -1,0 +1,479 @@
+"""The fast path: a function that runs Pyro, traced once per input signature into a flat tensor graph, then compiled.
+
+A step of Pyro's spends most of its time in Python: handlers, messages, validation.  None of that depends on the data,
+so :class:`Capture` runs it once, notes which tensor operations it makes, forward and backward, and from then on runs
+just those: as a plain graph, or compiled by Inductor, on a GPU as a CUDA graph.
+
+What it must not do is run a graph that isn't the function any more.  Four things stand guard:
+
+* what reads a traced value in Python (``if z.sum() > 0``, ``.tolist()``) can't be traced, and is named;
+* shapes, dtypes, train or eval mode, and every Python value that the callables can reach
+  (:mod:`pyro_aevb.python_state`) make up the signature: another value, another trace;
+* the first two calls of a graph, and from then on each whose number is a power of two, are made eagerly as well, with
+  the same noise, and outputs and gradients compared;
+* whatever fails a guard goes on eagerly, and one line in the log says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import pyro
+import torch
+import torch._inductor
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pyro_aevb.products import Precision, check_precision, in_precision, onednn_is_faster, send_to_onednn
+from pyro_aevb.python_state import PythonState
+
+logger = logging.getLogger("pyro_aevb")
+
+Compile = bool | Literal["auto", "graph"]
+Parameters = Mapping[str, Tensor]
+LARGEST_CACHE = 8
+TRACES_ON_TRIAL, RUNS_A_TRACE = 32, 20  # after so many traces, each must have been run so many times on average
+# How many calls it takes until a trace (about 1 s) or a compilation (4 to 30 s) has paid for itself.
+CALLS_FOR_A_GRAPH, CALLS_FOR_INDUCTOR = 500, 10_000
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
+TORCH, *INSIDE = (str(Path(file).parent) for file in (torch.__file__, pyro.__file__, __file__))
+
+
+class CaptureError(RuntimeError):
+    """A function that can't be traced, or whose graph gives something else; the message says what stands in the way."""
+
+
+class Capture:
+    """``fn`` itself, only faster: the same outputs, the same gradients, the same random numbers.
+
+    ``fn`` takes tensors and returns a tuple of tensors (a NamedTuple, a list, a dict).  It may call ``backward``: the
+    gradients it leaves in ``parameters``, which have none before, are part of the result.  Random numbers come from
+    torch's global generator.
+
+    Args:
+        fn: what to capture.
+        parameters: returns the tensors, by name, that ``fn`` differentiates or that change between calls; it is asked
+            after ``fn`` has run.
+        watched: the callables whose Python state ``fn`` depends on: model, guide, objective.
+        compile: ``True`` compiles with Inductor from the first call on, ``"graph"`` runs the traced graph without a
+            compiler, ``False`` leaves ``fn`` eager.  ``"auto"`` goes from one to the next when the number of calls,
+            made or expected, is worth its price.
+        precision: ``"bf16"`` rounds the factors of matrix products and convolutions to bfloat16.
+
+    Attributes:
+        expected_calls: how many calls with arguments shaped like the first ones to expect, if that is known.
+        calls: how many there were, by shapes of the arguments: what ``"auto"`` goes by, and part of a state to resume.
+        obstacle: why it runs eagerly, once that is settled.
+        compile_seconds: what tracing and compiling took so far.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> weight = torch.tensor(2.0, requires_grad=True)
+    >>> def fn(x):
+    ...     z = pyro.sample("z", dist.Normal(weight * x, 1.0))
+    ...     z.sum().backward()
+    ...     return (z.detach(),)
+    >>> fast = Capture(fn, lambda: {"weight": weight}, [fn], compile="graph")
+    >>> for _ in range(3):
+    ...     weight.grad = None
+    ...     _ = torch.manual_seed(0)
+    ...     (z,) = fast(torch.arange(3.0))
+    >>> [round(v, 4) for v in z.tolist()], weight.grad
+    ([1.541, 1.7066, 1.8212], tensor(3.))
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        parameters: Callable[[], Parameters] = dict,
+        watched: Sequence[Callable[..., Any]] = (),
+        *,
+        compile: Compile = "auto",
+        precision: Precision = "float32",
+    ) -> None:
+        check_compile(compile)
+        check_precision(precision)
+        self.compile, self.precision, self.expected_calls = compile, precision, 0
+        self.compile_seconds = 0.0
+        self.calls: dict[tuple[tuple[int, ...], ...], int] = {}
+        self.obstacle: str | None = None
+        self._fn, self._parameters, self._watched = fn, parameters, list(watched)
+        self._state = PythonState(self._watched)
+        self._entries: OrderedDict[Any, _Entry] = OrderedDict()
+        self._traces = self._changes = 0
+
+    def configure(
+        self,
+        *,
+        compile: Compile | None = None,
+        precision: Precision | None = None,
+        expected_calls: int | None = None,
+    ) -> None:
+        """Change what isn't ``None``; graphs made so far are dropped."""
+        self.compile = self.compile if compile is None else compile
+        self.precision = self.precision if precision is None else precision
+        self.expected_calls = self.expected_calls if expected_calls is None else expected_calls
+        self._entries.clear()
+        self._traces, self._changes, self.obstacle = 0, 0, None
+
+    def __call__(self, *args: Tensor) -> Any:
+        """Return ``fn(*args)``, and leave its gradients in the parameters."""
+        if self.compile is False or self.obstacle is not None:
+            return self._eager(*args)
+        shapes = tuple(tuple(a.shape) for a in args)
+        self.calls[shapes] = self.calls.get(shapes, 0) + 1
+        level = self._level(shapes)
+        if level == "eager":
+            return self._eager(*args)
+        entry = self._entry(args)
+        if entry.graph is None or entry.level != level or entry.due():
+            return self._checked(entry, level, args)
+        entry.runs += 1
+        return entry.graph(args)
+
+    def _eager(self, *args: Tensor) -> Any:
+        with in_precision(self.precision):
+            return self._fn(*args)
+
+    def _entry(self, args: tuple[Tensor, ...]) -> _Entry:
+        """Return the signature's entry; a new one pushes out the least recently used."""
+        parameters = [(id(p), p.dtype, p.shape) for p in self._parameters().values()]
+        stored = [id(p) for _, p in pyro.get_param_store().named_parameters()]
+        tensors = (*stored, *parameters, *((a.shape, a.stride(), a.dtype, a.device) for a in args))
+        key = (tensors, self._state.key())
+        if key not in self._entries:
+            self._state = PythonState(self._watched)  # with the values, what there is to watch may have changed
+            key = (tensors, self._state.key())
+        if key not in self._entries:
+            self._entries[key] = _Entry([*self._parameters().values(), *self._state.values()])
+            if len(self._entries) > LARGEST_CACHE:
+                self._entries.popitem(last=False)
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def _level(self, shapes: tuple[tuple[int, ...], ...]) -> str:
+        if self.compile != "auto":
+            return "graph" if self.compile == "graph" else "inductor"
+        expected = 2 * self.calls[shapes]  # as many again as there were: that pays for what it costs
+        if shapes == next(iter(self.calls)):
+            expected = max(expected, self.expected_calls)
+        if expected < CALLS_FOR_A_GRAPH:
+            return "eager"
+        return "graph" if expected < CALLS_FOR_INDUCTOR else "inductor"
+
+    def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
+        """Run ``fn``, then the graph (made here where there is none) on the same noise; return the graph's if equal."""
+        before, key = _Surroundings(self._state.buffers()), self._state.key()
+        expected = self._eager(*args)
+        parameters = self._parameters()
+        gradients = _take_gradients(parameters)
+        after = _Surroundings(self._state.buffers())
+        try:
+            if changed := self._state.difference(key):
+                self._changes += 1  # once is a beginning: a size that was guessed, a parameter that came to be
+                if self._changes > 3:
+                    raise CaptureError(f"each call changes {changed}")
+                return self._give(expected, gradients)
+            before.restore()
+            if entry.graph is None or entry.level != level:
+                self._build(entry, level, parameters, args)
+                before.restore()
+            result = entry.graph(args)  # type: ignore[misc]
+            entry.runs += 1
+            difference = _difference(expected, result, gradients, parameters, self._tolerance(args))
+            if not difference:
+                entry.doubts = 0
+                return result
+            entry.doubts += 1  # rounding that tips a discrete draw happens once; what is wrong happens again
+            if entry.doubts > 1:
+                raise CaptureError(f"its graph differs from the eager run: {difference}")
+        except CaptureError as error:
+            self.obstacle = str(error)
+            self._entries.clear()
+            logger.warning("running eagerly, without a graph: %s", error)
+        after.restore()
+        return self._give(expected, gradients)
+
+    def _give(self, result: Any, gradients: Mapping[str, Tensor | None]) -> Any:
+        for name, parameter in self._parameters().items():
+            parameter.grad = gradients[name]
+        return result
+
+    def _tolerance(self, args: tuple[Tensor, ...]) -> float:
+        """Return the relative difference that rounding can make, by the coarsest numbers there are."""
+        if self.precision == "bf16":
+            return TOLERANCE[torch.bfloat16]
+        found = [t.dtype for t in (*args, *self._parameters().values()) if t.dtype in TOLERANCE]
+        return max((TOLERANCE[dtype] for dtype in found), default=TOLERANCE[torch.float32])
+
+    def _build(self, entry: _Entry, level: str, parameters: Parameters, args: tuple[Tensor, ...]) -> None:
+        """Trace ``fn``, and compile the trace where the level asks for it."""
+        self._traces += 1
+        calls = sum(self.calls.values())
+        if self._traces > max(TRACES_ON_TRIAL, calls / RUNS_A_TRACE):
+            raise CaptureError(f"{self._traces} traces in {calls} calls: {self._unsteady()} changes between calls")
+        start = time.perf_counter()
+        graph = trace(self._eager, parameters, args)
+        if self.precision == "float32" and onednn_is_faster():
+            send_to_onednn(graph.module)
+        if level == "inductor":
+            keep_eager_noise(graph.module)
+            graph.compile(args)
+        entry.graph, entry.level, entry.runs = graph, level, 0
+        seconds = time.perf_counter() - start
+        self.compile_seconds += seconds
+        logger.info("%s in %.1f s for shapes %s", level, seconds, [tuple(a.shape) for a in args])
+
+    def _unsteady(self) -> str:
+        keys = [key for _, key in self._entries]
+        names = (self._state.difference(key) for key in keys if len(key) == len(self._state.key()))
+        return next((f"the value of {name}" for name in names if name), "the shape of its arguments")
+
+
+class _Entry:
+    """What is kept for one input signature."""
+
+    def __init__(self, alive: list[Any]) -> None:
+        self.alive = alive  # the objects whose identity is part of the signature
+        self.runs = self.doubts = 0
+        self.graph: Graph | None = None
+        self.level = "eager"
+
+    def due(self) -> bool:
+        """Tell whether the next run is one to compare: its number is a power of two, or the last one was in doubt."""
+        number = self.runs + 1
+        return number & (number - 1) == 0 or self.doubts > 0
+
+
+class _Surroundings:
+    """What a run changes besides its result: the random generators and the modules' buffers."""
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+        for buffer, value in self._buffers:
+            buffer.copy_(value)
+
+
+def check_compile(compile: Any) -> None:
+    """Raise ``ValueError`` for what isn't a way to compile."""
+    if not (isinstance(compile, bool) or compile in ("auto", "graph")):
+        raise ValueError(f"expected compile to be 'auto', True, False or 'graph', got {compile!r}")
+
+
+# -- Tracing ----------------------------------------------------------------------------------------------------------
+
+
+class Graph:
+    """A traced function: called with its arguments it returns what the function did, and leaves its gradients.
+
+    ``inputs`` come before the arguments: parameters, and the tensors of the model's own that the graph refers to.  They
+    are read at each call, so that it sees what optimizers and running averages did to them.
+    """
+
+    def __init__(self, module: GraphModule, inputs: list[Tensor], trained: list[Tensor], spec: Any) -> None:
+        self.module = module
+        self._inputs, self._trained, self._spec = inputs, trained, spec
+        self._run: Callable[..., Any] = module
+
+    def __call__(self, args: tuple[Tensor, ...]) -> Any:
+        """Return what the function returns for ``args``."""
+        with torch.no_grad():
+            flat = self._run(*self._inputs, *args)
+        count = len(flat) - len(self._trained)
+        for parameter, gradient in zip(self._trained, flat[count:], strict=True):
+            parameter.grad = gradient
+        return pytree.tree_unflatten(flat[:count], self._spec)
+
+    def compile(self, args: tuple[Tensor, ...]) -> None:
+        """Compile with Inductor, drawing the random numbers of the eager run; on a GPU, make a CUDA graph of it."""
+        inputs = [*self._inputs, *args]
+        try:
+            with torch.no_grad():
+                self._run = torch._inductor.compile(self.module, inputs, options={"fallback_random": True})
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            logger.warning("the traced graph runs without Inductor, which can't compile it here: %s", reason[:300])
+        if args and args[0].is_cuda:
+            self._run = _CudaGraph(self._run, inputs, len(args))
+
+
+class _CudaGraph:
+    """A function of tensors on a GPU, launched as one CUDA graph; the last ``num_args`` inputs change between calls."""
+
+    def __init__(self, fn: Callable[..., Any], inputs: list[Tensor], num_args: int) -> None:
+        self._num_args = num_args
+        self._static = [tensor.clone() for tensor in inputs[-num_args:]]
+        inputs = [*inputs[:-num_args], *self._static]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                fn(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = fn(*inputs)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        for static, tensor in zip(self._static, inputs[-self._num_args :], strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        return [output.clone() for output in self._outputs]
+
+
+def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...]) -> Graph:
+    """Run ``fn(*args)`` once on real tensors and return its graph, backward passes included.
+
+    Raises :class:`CaptureError` where a value is read in Python, or an operation can't be traced.
+    """
+    tensors = list(parameters.values())
+    spec: Any = None
+    trained: list[Tensor] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        nonlocal spec, trained
+        with _tracing():
+            leaves, spec = pytree.tree_flatten(fn(*inputs[len(tensors) :]))
+        trained = [p for p in tensors if p.grad is not None]
+        return leaves + [p.grad for p in trained]
+
+    try:
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            module = make_fx(flat)(*tensors, *args)
+    except Exception as error:
+        raise CaptureError(_obstacle(error)) from error
+    finally:
+        _take_gradients(parameters)
+    module.graph.eliminate_dead_code()
+    lifted = _lift_tensors(module, len(tensors))
+    return Graph(module, [*tensors, *lifted], trained, spec)
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Make Pyro traceable inside the block: it neither validates nor turns tensors into numbers.
+
+    Pyro's own ``torch_item`` and its warnings about NaN read values, which a trace can't; a loss that isn't finite is
+    noticed by the learner.
+    """
+    finite = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}
+    with pyro.validation_enabled(False), mock.patch.multiple(pyro.util, **finite), _NoReading():
+        yield
+
+
+class _NoReading(TorchFunctionMode):
+    """``Tensor.item`` gives the tensor itself; what copies values into Python unseen by a trace is an error."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.item:
+            return args[0].detach()
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
+        return func(*args, **(kwargs or {}))
+
+
+def _obstacle(error: Exception) -> str:
+    """Say in a line what can't be traced, and where in the model it stands."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
+    frames = [f for f in frames if not f.filename.startswith(tuple(INSIDE))] or frames[-1:]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "get value out of a tracing tensor" in text:
+        text = "Python control flow on a tensor's value"
+    return f"{text}{where}"
+
+
+# Inductor makes of torch.bernoulli a comparison with uniform numbers, and so draws others; this one it leaves alone.
+_library = torch.library.Library("pyro_aevb", "FRAGMENT")
+_library.define("bernoulli(Tensor probs) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
+_library.impl("bernoulli", torch.bernoulli, "CompositeExplicitAutograd")
+_library.impl("bernoulli", torch.empty_like, "Meta")
+
+
+def keep_eager_noise(module: GraphModule) -> None:
+    """Make a graph draw the random numbers of the eager run when Inductor compiles it."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.bernoulli.default and not node.kwargs:
+            node.target = torch.ops.pyro_aevb.bernoulli.default
+    module.recompile()
+
+
+def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:
+    """Make the model's own tensors inputs of the graph, at ``position``; constants of the trace's stay inside."""
+    lifted = []
+    nodes = list(module.graph.nodes)
+    for node in nodes:
+        if node.op != "get_attr" or all("lift_fresh" in str(user.target) for user in node.users):
+            continue
+        value = getattr(module, node.target)
+        if not isinstance(value, Tensor):
+            continue
+        with module.graph.inserting_before(nodes[position]):
+            placeholder = module.graph.placeholder(f"tensor_{len(lifted)}")
+        placeholder.meta = dict(node.meta) | {"val": value}
+        node.replace_all_uses_with(placeholder)
+        module.graph.erase_node(node)
+        lifted.append(value)
+    module.recompile()
+    return lifted
+
+
+# -- Comparing --------------------------------------------------------------------------------------------------------
+
+
+def _take_gradients(parameters: Parameters) -> dict[str, Tensor | None]:
+    """Return the parameters' gradients and leave them without."""
+    gradients = {name: parameter.grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    return gradients
+
+
+@torch.no_grad()
+def _difference(
+    expected: Any, result: Any, gradients: Mapping[str, Tensor | None], parameters: Parameters, tolerance: float
+) -> str:
+    """Name the first output or gradient that isn't what it should be, and by how much; empty where all agree."""
+    names = getattr(expected, "_fields", None)
+    pairs = [
+        (names[i] if names else f"output {i}", a, b, a.norm() if a.is_floating_point() else None)
+        for i, (a, b) in enumerate(zip(pytree.tree_leaves(expected), pytree.tree_leaves(result), strict=True))
+    ]
+    given = [g.norm() for g in gradients.values() if g is not None]
+    total = torch.stack(given).norm() if given else None
+    for name, gradient in gradients.items():
+        found = parameters[name].grad
+        if (gradient is None) != (found is None):
+            return f"the gradient of {name!r} is {'missing' if found is None else 'there, and should not be'}"
+        if gradient is not None:
+            pairs.append((f"the gradient of {name!r}", gradient, found, gradient.norm() + 1e-3 * total))
+    for name, a, b, size in pairs:
+        if a.shape != b.shape:
+            return f"{name} has shape {tuple(b.shape)}, not {tuple(a.shape)}"
+        if torch.equal(a, b) or not (a.isfinite().all() or b.isfinite().all()):
+            continue
+        if size is None:
+            return f"{name} differs"
+        error = ((a - b).norm() / size).item()
+        if not error <= tolerance:
+            return f"{name} is off by {error:.1e} of its size"
+    return ""

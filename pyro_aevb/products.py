@@ -1,0 +1,133 @@
+"""Matrix products: which kernel multiplies, and in which precision.
+
+Densities, parameters and sums stay in the dtype they are in; only what is inside a product changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import platform
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Precision = Literal["float32", "bf16"]
+PRECISIONS = ("float32", "bf16")
+aten = torch.ops.aten
+
+
+def check_precision(precision: str) -> None:
+    """Raise ``ValueError`` for an unknown precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected precision out of {PRECISIONS}, got {precision!r}")
+
+
+def in_precision(precision: Precision) -> AbstractContextManager[Any]:
+    """Return a block whose products and convolutions have this precision, whether they are run or traced.
+
+    >>> a = torch.tensor([[1.00390625]])  # 1 + 2^-8: half of bfloat16's last place
+    >>> with in_precision("bf16"):
+    ...     a @ a
+    tensor([[1.]])
+    """
+    return _BFloat16() if precision == "bf16" else contextlib.nullcontext()
+
+
+class _BFloat16(TorchDispatchMode):
+    """Round the float32 factors of products and convolutions to bfloat16; the result is float32 again."""
+
+    factors: ClassVar = {  # which arguments are factors
+        aten.mm.default: (0, 1),
+        aten.bmm.default: (0, 1),
+        aten.convolution.default: (0, 1, 2),
+        aten.convolution_backward.default: (0, 1, 2),
+    }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten.addmm.default and not kwargs and args[1].dtype == torch.float32:
+            return self.__torch_dispatch__(aten.mm.default, types, args[1:]) + args[0]
+        if func not in self.factors or args[0].dtype != torch.float32:
+            return func(*args, **kwargs)
+        rounded = [a.bfloat16() if i in self.factors[func] and isinstance(a, Tensor) else a for i, a in enumerate(args)]
+        result = func(*rounded, **kwargs)
+        if isinstance(result, Tensor):
+            return result.float()
+        return tuple(r.float() if isinstance(r, Tensor) else r for r in result)
+
+
+# -- oneDNN -----------------------------------------------------------------------------------------------------------
+
+# A name of our own around oneDNN's linear layer, since Inductor takes that one for a layer with constant weights.
+_library = torch.library.Library("pyro_aevb", "FRAGMENT")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
+_library.impl(
+    "linear",
+    lambda x, weight, bias, activation: torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], ""),
+    "CPU",
+)
+_library.impl("linear", lambda x, weight, bias, activation: x.new_empty(len(x), len(weight)), "Meta")
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Tell whether float32 products belong in oneDNN here: MKL as BLAS, a processor not Intel's, AVX-512.
+
+    There MKL takes its AVX2 kernels, at half of oneDNN's speed.
+    """
+    return (
+        torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.mkl.is_available()
+        and platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and _vendor() != "GenuineIntel"
+    )
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def send_to_onednn(graph_module: GraphModule) -> None:
+    """Replace the float32 products of matrices on the CPU in a traced graph by oneDNN's, a tanh after them included."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not _replaceable(node):
+            continue
+        bias, a, b = node.args if node.target is aten.addmm.default else (None, *node.args)
+        tanh = next(iter(node.users))
+        fused = len(node.users) == 1 and tanh.target is aten.tanh.default
+        last = tanh if fused else node
+        with graph.inserting_before(node):
+            if not a.meta["val"].is_contiguous():  # oneDNN would copy it, and Inductor does it on the way
+                a = graph.call_function(aten.clone.default, (a,), {"memory_format": torch.contiguous_format})
+            weight = graph.call_function(aten.t.default, (b,))
+            product = graph.call_function(
+                torch.ops.pyro_aevb.linear.default, (a, weight, bias, "tanh" if fused else "none")
+            )
+        product.meta["val"] = node.meta["val"]
+        last.replace_all_uses_with(product)
+        graph.erase_node(last)
+        if fused:
+            graph.erase_node(node)
+    graph_module.recompile()
+
+
+def _replaceable(node: Node) -> bool:
+    if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
+        return False
+    values = [a.meta.get("val") for a in node.args if isinstance(a, Node)]
+    if any(v is None or v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
+        return False
+    return node.target is aten.mm.default or values[0].dim() == 1

@@ -1,0 +1,603 @@
+"""The fast path gives what the eager run gives, notices when it can't, and keeps within bounds."""
+
+import functools
+import gc
+import logging
+import os
+import shutil
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from models import CONTINUOUS, DISCRETE, N, bernoulli_vae
+from pyro import poutine
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule, PyroParam, PyroSample
+from torch import nn
+from torch.distributions import constraints
+
+from pyro_aevb import AEVB, MCEM, VAE, WakeSleep, elbo, fit, log_density
+from pyro_aevb.capture import LARGEST_CACHE, Capture
+from pyro_aevb.products import in_precision, onednn_is_faster
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+LEARNERS = {
+    "L^A": lambda p, **kw: AEVB(p.model, p.guide, ADAM, Trace_ELBO(), **kw),
+    "L^A, 3 particles": lambda p, **kw: AEVB(p.model, p.guide, ADAM, Trace_ELBO(num_particles=3), **kw),
+    "L^A, 3 vectorized": lambda p, **kw: AEVB(
+        p.model, p.guide, ADAM, Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1), **kw
+    ),
+    "L^B, MAP": lambda p, **kw: AEVB(
+        p.model, p.guide, ADAM, TraceMeanField_ELBO(), theta_prior=dist.Normal(0.0, 1.0), **kw
+    ),
+    "wake-sleep": lambda p, **kw: WakeSleep(p.model, p.guide, ADAM, ADAM, theta_prior=dist.Normal(0.0, 1.0), **kw),
+    "mcem": lambda p, **kw: MCEM(p.model, ADAM, num_leapfrog=3, **kw),
+}
+PAIRS = [(learner, model) for learner in LEARNERS for model in CONTINUOUS] + [("wake-sleep", m) for m in DISCRETE]
+ALL = CONTINUOUS | DISCRETE
+
+
+def batch(step, size=10):
+    return torch.arange(size) + size * (step % (N // size))
+
+
+def parameters(learner):
+    return {n: p.unconstrained.detach().clone() for n, p in (learner.theta | learner.phi).items()}
+
+
+def train(learner, x, steps):
+    """Return the terms of each step, and the parameters at the end."""
+    infos = [learner.step(x[batch(i)], index=batch(i)) for i in range(steps)]
+    return torch.stack([torch.stack([t.double() for t in info]) for info in infos]), parameters(learner)
+
+
+def both(learner, model, steps, compile):
+    """Train eagerly and on the fast path from the same start, with the same noise."""
+    results, captures = [], []
+    for how in (False, compile):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            pair, x = ALL[model]() if isinstance(model, str) else model()
+            made = LEARNERS[learner](pair, compile=how) if isinstance(learner, str) else learner(pair, compile=how)
+            pyro.set_rng_seed(1)
+            results.append(train(made, x, steps))
+            captures += made._captures
+    return *results, captures
+
+
+def assert_equal(eager, fast, rtol=1e-9):
+    torch.testing.assert_close(fast[0], eager[0], rtol=rtol, atol=rtol)
+    for name, value in eager[1].items():
+        assert (fast[1][name] - value).norm() <= rtol * (1 + value.norm()), name
+
+
+@pytest.mark.parametrize(("learner", "model"), PAIRS)
+def test_a_hundred_steps_are_those_of_eager_pyro(learner, model):
+    """Every loss, and every parameter at the end (Adam turns a gradient's last digit into a step's), in float64."""
+    eager, fast, captures = both(learner, model, 100, "graph")
+    assert all(c.obstacle is None for c in captures), [c.obstacle for c in captures]
+    assert_equal(eager, fast, rtol=1e-7)
+
+
+@pytest.mark.parametrize(("learner", "model"), PAIRS)
+def test_gradients_are_those_of_eager_pyro(learner, model):
+    """At the start and after training: loss and gradient of every parameter to 1e-9, from the graph and from Pyro."""
+    pair, x = ALL[model]()
+    made = LEARNERS[learner](pair, compile="graph")
+    made.prepare(x[batch(0)])
+    u = torch.randn(10, sum(s.numel() for s in made._space._shapes.values())).double() if learner == "mcem" else None
+    for _ in range(2):
+        for capture in made._captures:
+            args = (x[batch(1)],) if u is None else (u, x[batch(1)])
+            capture(*args), clear(made)  # traces
+            (entry,) = capture._entries.values()
+            results = []
+            for fn in (lambda *args, graph=entry.graph: graph(args), capture._eager):
+                pyro.set_rng_seed(3)
+                out = fn(*args)
+                results.append(([o.double() for o in out], clear(made)))
+            assert capture.obstacle is None
+            torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+        train(made, x, 100)
+
+
+def clear(learner):
+    gradients = {n: g for n, p in (learner.theta | learner.phi).items() if (g := p.unconstrained.grad) is not None}
+    for p in (learner.theta | learner.phi).values():
+        p.unconstrained.grad = None
+    return gradients
+
+
+@COMPILER
+@pytest.mark.parametrize("learner", ["L^A, 3 particles", "L^B, MAP", "wake-sleep", "mcem"])
+@pytest.mark.parametrize("model", ["bernoulli_vae", "gamma_poisson"])
+def test_inductor_too(learner, model):
+    eager, fast, captures = both(learner, model, 20, True)
+    assert all(c.obstacle is None for c in captures)
+    assert all(e.level == "inductor" for c in captures for e in c._entries.values())
+    assert_equal(eager, fast, rtol=1e-7)
+
+
+@pytest.mark.parametrize("objective", [TraceGraph_ELBO, lambda: RenyiELBO(alpha=0.5, num_particles=2)])
+def test_other_objectives_of_pyro(objective):
+    make = lambda p, **kw: AEVB(p.model, p.guide, ADAM, objective(), **kw)  # noqa: E731
+    eager, fast, (_, capture) = both(make, "bernoulli_vae", 20, "graph")
+    assert capture.obstacle is None
+    assert_equal(eager, fast)
+
+
+@pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
+def test_an_objective_that_reads_values_goes_on_eagerly(caplog):
+    pair, x = bernoulli_vae()
+    message = eager_after(pair.model, pair.guide, x, caplog, objective=TraceEnum_ELBO(max_plate_nesting=1))
+    assert "Python control flow on a tensor's value at " in message
+    assert "mask.all()" in message  # Pyro's own line
+
+
+def test_no_step_runs_python_of_the_model():
+    pair, x = bernoulli_vae()
+    seen = Hidden(0)
+
+    def model(x):
+        seen.value += 1
+        return pair.model(x)
+
+    learner = AEVB(model, pair.guide, ADAM, compile="graph")
+    train(learner, x, 5)
+    before = seen.value
+    train(learner, x, 2)
+    assert seen.value == before
+
+
+class Hidden:
+    """A value that the fast path can't see."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value):
+        self.value = value
+
+
+# -- What models are made of -------------------------------------------------------------------------------------------
+
+
+class Everything(PyroModule):
+    """A PyroModule with buffers and dropout, a constrained parameter, a subsample of Pyro's, a mask, and a scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = PyroParam(torch.tensor(1.0).double(), constraints.positive)
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 3)).double()
+        self.encoder = nn.Linear(3, 2).double()
+        self.beta = 0.5
+
+    def model(self, x):
+        pyro.module("net", self.net)
+        with pyro.plate("data", N, subsample_size=len(x)):
+            with poutine.scale(scale=self.beta):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            with poutine.mask(mask=x[:, 0] > -1):
+                pyro.sample("x", dist.Normal(self.net(z), self.scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", N, subsample_size=len(x)), poutine.scale(scale=self.beta):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+def everything():
+    torch.manual_seed(0)
+    return Everything(), torch.randn(N, 3, generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("compile", ["graph", pytest.param(True, marks=COMPILER)])
+def test_modules_buffers_modes_and_scales(compile):
+    states = []
+    for how in (False, compile):
+        with pyro.get_param_store().scope():
+            pair, x = everything()
+            learner = AEVB(pair.model, pair.guide, ADAM, TraceMeanField_ELBO(), compile=how)
+            pyro.set_rng_seed(1)
+            infos = train(learner, x, 6)[0]
+            pair.eval()
+            infos = torch.cat([infos, train(learner, x, 3)[0]])
+            pair.train()
+            pair.beta = 2.0
+            infos = torch.cat([infos, train(learner, x, 3)[0]])
+            states.append((infos, {k: v.clone() for k, v in pair.state_dict().items()}))
+            assert learner._captures[0].obstacle is None
+    assert learner._captures[0]._traces == 3
+    torch.testing.assert_close(states[1], states[0], rtol=1e-7, atol=1e-7)
+
+
+def test_a_last_minibatch_of_another_size_and_another_dtype():
+    pair, x = bernoulli_vae()
+    learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
+    history = fit(learner, x[:35], epochs=4, batch_size=10, progress=False)
+    assert history.samples == 140
+    assert history.compile_seconds > 0
+    capture = learner._captures[0]
+    assert [e.runs for e in capture._entries.values()] == [12, 4]
+    pair.float()
+    learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
+    assert learner.step(x[:10].float()).loss.isfinite()
+
+
+def test_eleven_batch_sizes():
+    """The cache is bounded, and what was dropped is traced anew, with the right result."""
+    pair, x = bernoulli_vae()
+    learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
+    capture = learner._captures[0]
+    learner.prepare(x[:3])
+    for size in [*range(3, 14), *range(3, 14)]:
+        pyro.set_rng_seed(size)
+        expected = capture._eager(x[:size]).loss
+        clear(learner)
+        pyro.set_rng_seed(size)
+        torch.testing.assert_close(capture(x[:size]).loss, expected, rtol=1e-9, atol=0)
+        clear(learner)
+        assert len(capture._entries) <= LARGEST_CACHE
+    assert capture.obstacle is None
+
+
+@pytest.mark.slow
+def test_ten_thousand_steps_leak_nothing():
+    pair, x = bernoulli_vae()
+    learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
+    resident = []
+    for i in range(10_000):
+        learner.step(x[batch(i)])
+        if i in (1000, 9_999):
+            gc.collect()
+            with open("/proc/self/statm") as file:
+                resident.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert resident[1] - resident[0] < 5e6
+
+
+def test_a_parameter_store_that_was_cleared():
+    _, x = CONTINUOUS["gamma_poisson"]()
+    pair, _ = CONTINUOUS["gamma_poisson"]()
+    learner = AEVB(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), compile="graph")
+    train(learner, x, 3)
+    pyro.clear_param_store()
+    pyro.param("prior_rate", torch.tensor(7.0).double(), constraint=constraints.positive)
+    pyro.set_rng_seed(0)
+    expected = Trace_ELBO().loss(pair.model, pair.guide, x[:10])
+    for _ in range(3):
+        pyro.set_rng_seed(0)
+        assert abs(learner.step(x[:10]).loss - expected) < 1e-9
+
+
+# -- What can't be captured --------------------------------------------------------------------------------------------
+
+
+def eager_after(model, guide, x, caplog, steps=6, objective=None):
+    learner = AEVB(model, guide, ADAM, objective, compile="graph")
+    with caplog.at_level(logging.WARNING, "pyro_aevb"):
+        for i in range(steps):
+            learner.step(x[batch(i)])
+    (record,) = caplog.records
+    assert "running eagerly, without a graph: " in record.message
+    assert learner._captures[0].obstacle in record.message
+    return record.message
+
+
+def test_control_flow_on_values_is_named(caplog):
+    pair, x = bernoulli_vae()
+
+    def model(x):
+        if x.sum() > 3:
+            pyro.sample("extra", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
+        return pair.model(x)
+
+    message = eager_after(model, pair.guide, x, caplog)
+    assert "Python control flow on a tensor's value at test_capture.py:" in message
+    assert "`if x.sum() > 3:`" in message
+
+
+def test_control_flow_on_a_parameter_is_named(caplog):
+    pair, x = bernoulli_vae()
+
+    def model(x):
+        a = pyro.param("a", torch.tensor(1.0))
+        return pair.model(x if a > 0 else 1 - x)
+
+    assert "`return pair.model(x if a > 0 else 1 - x)`" in eager_after(model, pair.guide, x, caplog)
+
+
+@pytest.mark.parametrize("read", [lambda x: float(x.numpy().mean()), lambda x: x.tolist()[0][0]])
+def test_values_read_behind_the_trace_are_named(read, caplog):
+    pair, x = bernoulli_vae()
+
+    def model(x):
+        read(x)
+        return pair.model(x)
+
+    assert "reads a tensor's values in Python at test_capture.py:" in eager_after(model, pair.guide, x, caplog)
+
+
+def test_randomness_from_elsewhere_is_noticed(caplog):
+    import random
+
+    pair, x = bernoulli_vae()
+
+    def model(x):
+        with poutine.scale(scale=random.random()):
+            return pair.model(x)
+
+    assert "its graph differs from the eager run: loss is off by" in eager_after(model, pair.guide, x, caplog)
+
+
+def test_a_value_that_changes_at_each_call_is_named(caplog):
+    pair, x = bernoulli_vae()
+    count = [0]
+
+    def model(x):
+        count[0] += 1
+        with poutine.scale(scale=1.0 + count[0]):
+            return pair.model(x)
+
+    assert "each call changes count[0]" in eager_after(model, pair.guide, x, caplog)
+
+
+def test_a_value_that_never_comes_back_is_named(caplog):
+    """KL annealing from outside, a new weight at each step."""
+    pair, x = bernoulli_vae()
+    weight = [0.0]
+
+    def model(x):
+        with poutine.scale(scale=weight[0]):
+            return pair.model(x)
+
+    learner = AEVB(model, pair.guide, ADAM, compile="graph")
+    with caplog.at_level(logging.WARNING, "pyro_aevb"):
+        for i in range(80):
+            weight[0] = 1 / (1 + i)
+            learner.step(x[batch(i)])
+    assert "the value of weight[0] changes between calls" in caplog.text
+
+
+def test_a_change_the_signature_misses_is_found_by_the_next_comparison(caplog):
+    """Comparisons come at each power of two."""
+    pair, x = bernoulli_vae()
+    hidden = Hidden(1.0)
+
+    def model(x):
+        with poutine.scale(scale=hidden.value):
+            return pair.model(x)
+
+    learner = AEVB(model, pair.guide, ADAM, compile="graph")
+    for i in range(20):
+        learner.step(x[batch(i)])
+    hidden.value = 3.0
+    with caplog.at_level(logging.WARNING, "pyro_aevb"):
+        for i in range(14):
+            learner.step(x[batch(i)])
+    assert "differs from the eager run: loss is off by" in caplog.text
+
+
+def test_sites_that_change_between_calls(caplog):
+    pair, x = bernoulli_vae()
+
+    class Alternating:
+        def __init__(self):
+            self.odd = False
+
+        def __call__(self, x):
+            self.odd = not self.odd
+            if self.odd:
+                pyro.sample("extra", dist.Normal(0.0, 1.0), obs=torch.tensor(1.0))
+            return pair.model(x)
+
+    assert "each call changes Alternating.odd" in eager_after(Alternating(), pair.guide, x, caplog)
+
+
+def test_without_a_compiler_the_graph_runs(monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    pair, x = bernoulli_vae()
+    learner = AEVB(pair.model, pair.guide, ADAM, compile=True)
+    train(learner, x, 5)
+    assert "runs without Inductor, which can't compile it here: no working C++ compiler found" in caplog.text
+    assert learner._captures[0].obstacle is None
+
+
+def test_a_wrong_graph_is_refused(monkeypatch, caplog):
+    """The guard itself: a graph whose gradients are a thousandth off in one parameter."""
+    from pyro_aevb import capture
+
+    original = capture.Graph.__call__
+
+    def wrong(self, args):
+        result = original(self, args)
+        self._trained[0].grad = self._trained[0].grad * 1.001
+        return result
+
+    monkeypatch.setattr(capture.Graph, "__call__", wrong)
+    pair, x = bernoulli_vae()
+    assert "the gradient of 'decoder.0.weight' is off by" in eager_after(pair.model, pair.guide, x, caplog)
+
+
+# -- auto, precision, evaluation ---------------------------------------------------------------------------------------
+
+
+def test_auto_weighs_calls_against_the_price():
+    pair, x = bernoulli_vae()
+    learner = AEVB(pair.model, pair.guide, ADAM)
+    capture = learner._captures[0]
+    train(learner, x, 240)
+    assert not capture._entries
+    train(learner, x, 20)
+    assert [e.level for e in capture._entries.values()] == ["graph"]
+    state = learner.state_dict()
+    other = AEVB(pair.model, pair.guide, ADAM)
+    other.load_state_dict(state)
+    other.step(x[:10])
+    assert [e.level for e in other._captures[0]._entries.values()] == ["graph"]
+    short, long = (AEVB(pair.model, pair.guide, ADAM) for _ in range(2))
+    fit(short, x, samples=1000, batch_size=10, progress=False)
+    fit(long, x, samples=6000, batch_size=10, progress=False)
+    assert not short._captures[0]._entries
+    assert [e.runs for e in long._captures[0]._entries.values()] == [600]
+
+
+def test_unknown_choices_are_named():
+    pair, x = bernoulli_vae()
+    with pytest.raises(ValueError, match="expected compile to be 'auto', True, False or 'graph', got 'fast'"):
+        AEVB(pair.model, pair.guide, ADAM, compile="fast")
+    with pytest.raises(ValueError, match=r"expected precision out of .*, got 'fp8'"):
+        fit(AEVB(pair.model, pair.guide, ADAM), x, epochs=1, batch_size=10, precision="fp8", progress=False)
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_bfloat16_products(compile):
+    """Close to float32, not equal to it; parameters and losses stay what they are."""
+    x = (torch.rand(N, 6) < 0.4).float()
+    losses = {}
+    for precision in ("float32", "bf16"):
+        torch.manual_seed(0)
+        vae = VAE(6, 2, hidden_dims=(50,), dataset_size=N)
+        learner = AEVB(vae.model, vae.guide, ADAM, compile=compile)
+        learner.configure(precision=precision)
+        losses[precision] = torch.stack([learner.step(x[batch(i)]).loss for i in range(6)])
+        assert vae.decoder[0].weight.dtype == torch.float32
+        assert learner._captures[0].obstacle is None
+    difference = (losses["bf16"] - losses["float32"]).abs().max() / losses["float32"].abs().max()
+    assert 1e-7 < difference < 1e-2
+
+
+def test_what_bfloat16_rounds():
+    a, b = torch.randn(5, 7), torch.randn(7, 3)
+    rounded = a.bfloat16().double() @ b.bfloat16().double()
+    with in_precision("bf16"):
+        product, linear = a @ b, torch.nn.functional.linear(a, b.T, torch.ones(3))
+    assert product.dtype == torch.float32
+    torch.testing.assert_close(product.double(), rounded, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(linear, product + 1)
+    with in_precision("bf16"):
+        assert torch.equal(a.double() @ b.double(), a.double() @ b.double())
+
+
+@pytest.mark.skipif(not onednn_is_faster(), reason="this processor's BLAS is as good as oneDNN")
+def test_products_by_onednn_are_float32():
+    a, b = torch.randn(50, 70), torch.randn(70, 30)
+    exact = a.double() @ b.double()
+    product = torch.ops.pyro_aevb.linear(a, b.t(), None, "none")
+    assert (product - exact).norm() / exact.norm() < 1e-6
+    x = torch.randn(20, 6).abs()
+    vae = VAE(6, 2, hidden_dims=(50,), dataset_size=N)
+    learner = AEVB(vae.model, vae.guide, ADAM, compile="graph")
+    for _ in range(3):
+        learner.step((x > 0.5).float())
+    (entry,) = learner._captures[0]._entries.values()
+    targets = [str(n.target) for n in entry.graph.module.graph.nodes]
+    assert sum("pyro_aevb.linear" in t for t in targets) == 11
+    assert not any("aten.mm" in t or "addmm" in t or t == "aten.tanh.default" for t in targets)
+
+
+def test_evaluation_on_the_fast_path():
+    pair, x = CONTINUOUS["two_level"]()
+    for particles, vectorize in ((1, True), (4, True), (4, False)):
+        values = [
+            elbo(
+                pair.model,
+                pair.guide,
+                x,
+                num_particles=particles,
+                batch_size=10,
+                seed=0,
+                vectorize=vectorize,
+                compile=c,
+            )
+            for c in (False, "graph")
+        ]
+        torch.testing.assert_close(values[1], values[0], rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+def test_log_densities_on_the_fast_path():
+    from pyro_aevb.log_density import capture_log_density
+
+    pair, x = CONTINUOUS["gamma_poisson"]()
+    fast = capture_log_density(pair.model, pair.guide, num_particles=5, compile="graph")
+    for _ in range(3):
+        pyro.set_rng_seed(0)
+        density = fast(x)
+        pyro.set_rng_seed(0)
+        torch.testing.assert_close(density, log_density(pair.model, pair.guide, x, num_particles=5), rtol=1e-9, atol=0)
+    assert density.log_weight.shape == (5, N)
+    assert fast.obstacle is None
+
+
+# -- Stock Pyro, GPU ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stock_optimizer_and_svi_give_the_same_steps():
+    results = []
+    for fast in (False, True):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            pair, x = bernoulli_vae()
+            optim = pyro.optim.Adam({"lr": 0.01})
+            if fast:
+                learner = AEVB(pair.model, pair.guide, optim, compile="graph")
+                pyro.set_rng_seed(1)
+                results.append(torch.stack([learner.step(x[batch(i)]).loss for i in range(20)]).double())
+            else:
+                svi = SVI(pair.model, pair.guide, optim, Trace_ELBO())
+                pyro.set_rng_seed(1)
+                results.append(torch.tensor([svi.step(x[batch(i)]) for i in range(20)]).double())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=0)
+
+
+def test_a_fully_bayesian_pyro_module():
+    class Regression(PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.linear = PyroModule[nn.Linear](2, 1).double()
+            self.linear.bias = PyroSample(dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+
+        def forward(self, x):
+            mean = self.linear(x[:, :2]).squeeze(-1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=x[:, 2])
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(1).double())
+        pyro.sample("linear.bias", dist.Normal(loc, 0.1).to_event(1))
+
+    def make():
+        torch.manual_seed(0)
+        return Pair(Regression(), guide), torch.randn(N, 3).double()
+
+    from models import Pair
+
+    eager, fast, captures = both(lambda p, **kw: AEVB(p.model, p.guide, ADAM, **kw), make, 20, "graph")
+    assert captures[1].obstacle is None
+    assert_equal(eager, fast)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("compile", ["graph", True])
+def test_on_a_gpu(compile):
+    losses = []
+    for how in (False, compile):
+        torch.manual_seed(0)
+        vae = VAE(6, 2, hidden_dims=(50,), dataset_size=N).cuda()
+        x = (torch.rand(N, 6, generator=torch.Generator().manual_seed(0)) < 0.4).float().cuda()
+        learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=0.01, fused=True), compile=how)
+        pyro.set_rng_seed(1)
+        losses.append(torch.stack([learner.step(x[batch(i).cuda()]).loss.cpu() for i in range(20)]))
+        assert learner._captures[0].obstacle is None
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=0)
+
+
+def test_a_capture_of_nothing_but_tensors():
+    fast = Capture(lambda x: {"twice": 2 * x, "sum": x.sum()}, compile="graph")
+    for _ in range(3):
+        result = fast(torch.arange(3.0))
+    assert result["twice"].tolist() == [0.0, 2.0, 4.0]
+    assert result["sum"] == 3.0
