@@ -196,27 +196,19 @@ def record(task: Task, history: History) -> dict[str, Any]:
 # -- Several runs at a time -------------------------------------------------------------------------------------------
 
 
-def start_worker(slots: Any, lock: Any, threads: int) -> None:
-    """Set up a worker process: its line for the progress bar, its share of the cores, one ctrl-C and no second."""
-    global position
-    position = slots.get()
+def start_worker(slots: Any, lock: Any, threads: int, stop: Any) -> None:
+    """Set up a worker process: its line for the progress bar, its share of the cores, ctrl-C for training alone."""
+    global position, stopped
+    position, stopped = slots.get(), stop
     tqdm.set_lock(lock)
     torch.set_num_threads(threads)
-
-    def interrupt(*_: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # `fit` listens while it trains, and what it returns is kept
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run_in_worker(task: Task, root: Path | None, progress: bool) -> dict[str, Any] | None:
     """Run a task in a worker process; ``None`` where ctrl-C came before it began."""
-    try:
-        return run(task, root, progress, position)
-    except KeyboardInterrupt:
-        return None
+    return None if stopped.is_set() else run(task, root, progress, position)
 
 
 class Ending(NamedTuple):
@@ -255,7 +247,8 @@ def run_all(
     for slot in range(jobs):
         slots.put(slot)
     threads = max(1, torch.get_num_threads() // jobs)
-    with context.Pool(jobs, start_worker, (slots, context.RLock(), threads)) as pool:
+    stop = context.Event()
+    with context.Pool(jobs, start_worker, (slots, context.RLock(), threads, stop)) as pool:
         waiting = {task: pool.apply_async(run_in_worker, (task, root, progress)) for task in tasks}
         while waiting and not interrupted:
             try:
@@ -264,15 +257,16 @@ def run_all(
                     interrupted = finish(task, waiting.pop(task).get) or interrupted
             except KeyboardInterrupt:
                 interrupted = True
-        if interrupted:  # what runs ends with an evaluation; what has not begun is dropped with the pool
+        if interrupted:  # what runs ends with an evaluation; what has not begun is dropped
             tqdm.write("interrupted: keeping what there is")
-            for process in multiprocessing.active_children():
-                os.kill(process.pid, signal.SIGINT)
-            deadline = time.monotonic() + 30
-            for task, result in waiting.items():
-                result.wait(max(0.0, min(3.0, deadline - time.monotonic())))
-                if result.ready():
-                    finish(task, result.get)
+            stop.set()
+            deadline = time.monotonic() + 60
+            while waiting and time.monotonic() < deadline:
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid, signal.SIGINT)
+                time.sleep(0.5)
+                for task in [t for t, result in waiting.items() if result.ready()]:
+                    finish(task, waiting.pop(task).get)
     return Ending(interrupted, failures)
 
 

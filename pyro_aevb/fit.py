@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +100,8 @@ def fit(
 
     Every pass is a new permutation of the data, drawn from ``seed``; the noise of the learners comes from torch's
     global generator, which the caller seeds (``pyro.set_rng_seed``).  The last minibatch of a pass may be smaller.
-    Ctrl-C ends the run and keeps what there is: ``History.interrupted`` tells.
+    Ctrl-C ends the run after the step in hand and keeps what there is (``History.interrupted`` tells); another one, a
+    second later or more, ends it at once.
 
     Args:
         learner: an :class:`~pyro_aevb.AEVB`, :class:`~pyro_aevb.WakeSleep`, :class:`~pyro_aevb.MCEM`.
@@ -172,22 +176,24 @@ def fit(
         show.evaluated(values)
 
     try:
-        for index in _minibatches(n, batch_size, total, seed, data.device if isinstance(data, Tensor) else None):
-            if pending and history.samples >= pending[0]:
-                pending = [p for p in pending if p > history.samples]
-                record()
-            if schedule is not None:
-                _set_learning_rates(learner.optimizers, schedule(history.samples / total))
-            info = learner.step(take(data, index), index=index)
-            history.samples += len(index)
-            if learner.compile_seconds > history.compile_seconds:
-                history.compile_seconds = learner.compile_seconds
-                show.compiled(history.compile_seconds)
-            show.stepped(info, len(index))
-    except KeyboardInterrupt:
-        history.interrupted = True
+        with _Interrupt() as interrupt:
+            for index in _minibatches(n, batch_size, total, seed, data.device if isinstance(data, Tensor) else None):
+                if pending and history.samples >= pending[0]:
+                    pending = [p for p in pending if p > history.samples]
+                    record()
+                if schedule is not None:
+                    _set_learning_rates(learner.optimizers, schedule(history.samples / total))
+                info = learner.step(take(data, index), index=index)
+                history.samples += len(index)
+                if learner.compile_seconds > history.compile_seconds:
+                    history.compile_seconds = learner.compile_seconds
+                    show.compiled(history.compile_seconds)
+                show.stepped(info, len(index))
+                if interrupt.pending:
+                    break
     finally:
         bar.close()
+    history.interrupted = interrupt.pending
     if evaluate is not None and history.samples:
         record()
     history.seconds = time.perf_counter() - start
@@ -211,6 +217,32 @@ def _minibatches(
             left -= len(index)
             if left <= 0:
                 return
+
+
+class _Interrupt:
+    """Keeps ctrl-C back inside the block, until the step in hand is whole: ``pending`` tells of it."""
+
+    def __init__(self) -> None:
+        self.pending, self._since = False, math.inf
+        self._previous: Any = None
+
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, *_: Any) -> None:
+        if time.monotonic() > self._since + 1:  # a terminal and a parent process may both send the first
+            raise KeyboardInterrupt
+        self.pending, self._since = True, min(self._since, time.monotonic())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> bool:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+        if kind is not KeyboardInterrupt:
+            return False
+        self.pending = True
+        return True
 
 
 def _set_learning_rates(optimizers: Mapping[str, Optimizer], factor: float) -> None:
