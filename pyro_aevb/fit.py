@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from pyro_aevb.capture import Compile
 from pyro_aevb.contract import check_data
+from pyro_aevb.kernels import Precision
 from pyro_aevb.learner import StepInfo
 from pyro_aevb.optimization import Optimizer
-from pyro_aevb.products import Precision
 
 
 class Data(Protocol):

@@ -15,9 +15,9 @@ from torch.distributions import Distribution
 
 from pyro_aevb.capture import Capture, Compile, check_compile
 from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
+from pyro_aevb.kernels import Precision, check_precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
-from pyro_aevb.products import Precision, check_precision
 
 LOSSES_UNREAD = 100  # on a GPU
 

@@ -20,8 +20,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.capture import Capture, Compile
+from pyro_aevb.kernels import Precision
 from pyro_aevb.optimization import ParameterRecorder
-from pyro_aevb.products import Precision
 
 PyroCallable = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from torch.distributions import constraints
 
 from pyro_aevb import AEVB, MCEM, VAE, WakeSleep, elbo, fit, log_density
 from pyro_aevb.capture import LARGEST_CACHE, Capture
-from pyro_aevb.products import in_precision, onednn_is_faster
+from pyro_aevb.kernels import in_precision, onednn_is_faster
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
