@@ -44,7 +44,9 @@ from tqdm import tqdm
 import pyro_aevb
 from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, NonFiniteLossError, WakeSleep, elbo, fit
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
+from pyro_aevb.kernels import PRECISIONS
 
+COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
 LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
 COLORS = {"aevb-a": "tab:orange", "aevb-b": "tab:red", "wake-sleep": "tab:green", "mcem": "tab:blue"}
@@ -77,6 +79,8 @@ class Task(NamedTuple):
     seed: int
     samples: int
     learning_rate: float | None
+    compile: bool | str
+    precision: str
 
 
 class MCEMWithGuide:
@@ -147,6 +151,8 @@ def run(task: Task, root: Path | None, progress: bool, position: int | None = No
         evaluate=evaluation(vae, data),
         evaluate_at=evaluation_points(task.samples, data),
         seed=task.seed,
+        compile=task.compile,
+        precision=task.precision,
         progress=progress,
         label=f"{task.learner} N_z={task.latent_dim} seed {task.seed}",
         bar_position=position,
@@ -189,6 +195,7 @@ def record(task: Task, history: History) -> dict[str, Any]:
         "curve": curve,
         "seconds": round(history.seconds, 2),
         "evaluation_seconds": round(history.evaluation_seconds, 2),
+        "compile_seconds": round(history.compile_seconds, 2),
         "interrupted": history.interrupted,
     }
 
@@ -435,6 +442,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("out/compare_wake_sleep"), help="folder for figure and numbers"
     )
     parser.add_argument("--json", type=Path, help="where the JSON goes (default: results.json in --out)")
+    parser.add_argument(
+        "--compile",
+        choices=COMPILE,
+        default="auto",
+        help="the fast path: where it pays | from the first step | without a compiler | never",
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the matrix products' factors")
     parser.add_argument("--resume", action="store_true", help="keep the whole runs of an earlier, interrupted command")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser.parse_args(argv)
@@ -459,7 +473,7 @@ def finished_runs(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
         runs = [run for run in before["runs"] if not run["interrupted"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"--resume expected this benchmark's JSON in {path}, got {error!r}; name another with --out or --json")
-    for name in ("dataset", "preset", "pixels", "samples", "learning_rate", "threads_a_run", "versions"):
+    for name in set(result) - {"command", "runs", "runs_at_a_time"}:
         if before.get(name) != result[name]:
             sys.exit(
                 f"--resume expected {name} {result[name]} in {path}, got {before.get(name)}; "
@@ -481,7 +495,18 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if len(data.train) < BATCH_SIZE:
         tqdm.write(f"{args.dataset} has {len(data.train)} images: minibatches are all of them")
     tasks = [
-        Task(args.dataset, args.pixels, args.preset, learner, dim, seed, args.samples, args.learning_rate)
+        Task(
+            args.dataset,
+            args.pixels,
+            args.preset,
+            learner,
+            dim,
+            seed,
+            samples=args.samples,
+            learning_rate=args.learning_rate,
+            compile=COMPILE[args.compile],
+            precision=args.precision,
+        )
         for dim in dict.fromkeys(args.latent_dims)
         for learner in dict.fromkeys(args.learners)
         for seed in dict.fromkeys(args.seeds)
@@ -498,6 +523,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "command": shlex.join(["python", "benchmarks/compare_wake_sleep.py", *words]),
         "samples": args.samples,
         "learning_rate": args.learning_rate,
+        "compile": args.compile,
+        "precision": args.precision,
         "runs_at_a_time": jobs,
         "threads_a_run": threads,
         "versions": {

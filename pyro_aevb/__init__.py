@@ -7,7 +7,7 @@ from pyro_aevb.aevb import AEVB, AEVBInfo
 from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
 from pyro_aevb.fit import History, fit
-from pyro_aevb.log_density import LogDensity, log_density
+from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.vae import VAE
 from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
@@ -25,6 +25,7 @@ __all__ = [
     "NonFiniteLossError",
     "WakeSleep",
     "WakeSleepInfo",
+    "capture_log_density",
     "elbo",
     "fit",
     "log_density",

@@ -5,6 +5,7 @@ A learner sees two Pyro callables, theta (the parameters that run in the model) 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -160,7 +161,7 @@ class Learner(ABC):
                 return
             loss = torch.stack(self._unread).sum()
             self._unread.clear()
-        if not torch.isfinite(loss):
+        if not math.isfinite(loss.item()):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
 

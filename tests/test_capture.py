@@ -14,6 +14,7 @@ from models import CONTINUOUS, DISCRETE, N, bernoulli_vae
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule, PyroParam, PyroSample
+from test_scripts import load_script
 from torch import nn
 from torch.distributions import constraints
 
@@ -210,6 +211,25 @@ def test_modules_buffers_modes_and_scales(compile):
             assert learner._captures[0].obstacle is None
     assert learner._captures[0]._traces == 3
     torch.testing.assert_close(states[1], states[0], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("what", ["conv", "flow", "gaussian", "particles"])
+def test_the_models_of_the_benchmark(what):
+    """Convolutions, an inverse autoregressive flow, a Gaussian decoder, 5 particles of Pyro's Renyi bound."""
+    script = load_script("benchmarks/step_time.py")
+    case = script.Case("small", hidden=8, latent_dim=3, batch=4)._replace(**{what: 5 if what == "particles" else True})
+    results = []
+    for compile in (False, "graph"):
+        with pyro.get_param_store().scope():
+            networks = script.Networks(case).double()
+            x = script.images(case)[: 4 * 4].double()
+            objective = RenyiELBO(alpha=0.0, num_particles=5) if what == "particles" else TraceMeanField_ELBO()
+            learner = AEVB(networks.model, networks.guide, ADAM, objective, compile=compile)
+            pyro.set_rng_seed(1)
+            infos = [learner.step(x[i : i + 4]).loss for i in (0, 4, 8, 12) for _ in range(3)]
+            results.append((torch.stack(infos), parameters(learner)))
+            assert learner._captures[0].obstacle is None
+    assert_equal(*results, rtol=1e-7)
 
 
 def test_a_last_minibatch_of_another_size_and_another_dtype():

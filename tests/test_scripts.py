@@ -28,7 +28,9 @@ SCRIPTS = {
         "--out",
         "{out}",
     ],
+    "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
+STEP_TIME = "benchmarks/step_time.py"
 COMPARE = "benchmarks/compare_wake_sleep.py"
 
 
@@ -158,9 +160,33 @@ def test_resume_makes_only_what_is_missing(tmp_path):
     assert result["command"] == before["command"]
     with pytest.raises(SystemExit, match=r"--resume expected samples 2000 in .*, got 1000"):
         script.main([*args, "--samples", "2000", "--resume"])
+    with pytest.raises(SystemExit, match=r"--resume expected precision bf16 in .*, got float32"):
+        script.main([*args, "--samples", "1000", "--precision", "bf16", "--resume"])
     path.write_text("half a fi")
     with pytest.raises(SystemExit, match="--resume expected this benchmark's JSON"):
         script.main([*args, "--samples", "1000", "--resume"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_step_time_writes(tmp_path):
+    """On a case small enough for a test: the variants learn the same, and the ratios are those of the times."""
+    script = load_script(STEP_TIME)
+    case = script.Case("tiny", x_dim=12, hidden=8, latent_dim=2, batch=10)
+    chosen = ("pyro TraceMeanField", "torch by hand", "ours, eager", "ours, graph")
+    makers = {name: make for name, make in script.variants(case).items() if name in chosen}
+    rows = script.measure(case.name, makers, script.floor(case), rounds=3)
+    assert [row["variant"] for row in rows] == list(chosen)
+    names = ("case", "variant", "median_ms", "ratio_to_stock_pyro", "ratio_to_numpyro_scan", "floor_ms")
+    for row in rows:
+        assert set(names) <= set(row)
+        assert row["median_ms"] > 0
+        assert row["ratio_to_stock_pyro"] > 0
+        assert abs(row["loss"] - rows[0]["loss"]) < 0.5
+    assert rows[0]["ratio_to_stock_pyro"] == 1
+    table = script.table({"rows": rows})
+    assert all(row["variant"] in table for row in rows)
+    with pytest.raises(SystemExit):
+        script.main(["--only", "nothing", "--json", str(tmp_path / "r.json")])
 
 
 @pytest.mark.parametrize(
@@ -173,6 +199,8 @@ def test_resume_makes_only_what_is_missing(tmp_path):
         (("--latent-dims", "0"), "expected a whole number of 1 or more, got '0'"),
         (("--learning-rate", "0"), "expected a positive number"),
         (("--preset", "best"), "'modern'"),
+        (("--precision", "fp8"), "'bf16'"),
+        (("--compile", "yes"), "'never'"),
     ],
 )
 def test_bad_arguments_are_named(args, message, tmp_path, capsys):
