@@ -54,7 +54,7 @@ class Learner(ABC):
         self._model = self._theta(model)
         self._guide = self._phi(guide) if guide is not None else None
         self._compile, self._watched = compile, [fn for fn in (model, guide) if fn is not None]
-        self._captures: list[Capture] = []
+        self._captures: dict[Capture, int] = {}  # and how often a step calls each
         self._unread: list[Tensor] = []
         self._prepared = False
         self._pending: dict[str, Any] | None = None
@@ -82,18 +82,19 @@ class Learner(ABC):
         for check, value in ((check_compile, compile), (check_precision, precision)):
             if value is not None:
                 check(value)
-        for capture in self._captures:
-            capture.configure(compile=compile, precision=precision, expected_calls=expected_steps)
+        for capture, calls_a_step in self._captures.items():
+            calls = None if expected_steps is None else expected_steps * calls_a_step
+            capture.configure(compile=compile, precision=precision, expected_calls=calls)
 
     @property
     def compile_seconds(self) -> float:
         """What tracing and compiling took so far."""
         return sum(capture.compile_seconds for capture in self._captures)
 
-    def _capture(self, fn: Callable[..., Any]) -> Capture:
+    def _capture(self, fn: Callable[..., Any], calls_a_step: int = 1) -> Capture:
         """Return ``fn`` on the fast path: a function of tensors that may leave gradients in theta and phi."""
         capture = Capture(fn, self._leaves, self._watched, compile=self._compile)
-        self._captures.append(capture)
+        self._captures[capture] = calls_a_step
         return capture
 
     def _leaves(self) -> dict[str, Tensor]:

@@ -92,7 +92,8 @@ class MCEM(Learner):
         self.num_leapfrog, self.num_transitions, self.num_updates = num_leapfrog, num_transitions, num_updates
         self.target_acceptance, self.step_size = target_acceptance, step_size
         self._space: LatentSpace | None = None
-        self._target, self._m_step = self._capture(self._log_joint), self._capture(self._gradients)
+        self._target = self._capture(self._log_joint, num_transitions * num_leapfrog + 1)
+        self._m_step = self._capture(self._gradients, num_updates)
         self._chains: Tensor | None = None  # (N, J); NaN where a datapoint has not been visited
 
     def prepare(self, *args: Tensor) -> None:

@@ -44,6 +44,11 @@ def batch(step, size=10):
     return torch.arange(size) + size * (step % (N // size))
 
 
+def only(learner):
+    (capture,) = learner._captures
+    return capture
+
+
 def parameters(learner):
     return {n: p.unconstrained.detach().clone() for n, p in (learner.theta | learner.phi).items()}
 
@@ -208,8 +213,8 @@ def test_modules_buffers_modes_and_scales(compile):
             pair.beta = 2.0
             infos = torch.cat([infos, train(learner, x, 3)[0]])
             states.append((infos, {k: v.clone() for k, v in pair.state_dict().items()}))
-            assert learner._captures[0].obstacle is None
-    assert learner._captures[0]._traces == 3
+            assert only(learner).obstacle is None
+    assert only(learner)._traces == 3
     torch.testing.assert_close(states[1], states[0], rtol=1e-7, atol=1e-7)
 
 
@@ -228,7 +233,7 @@ def test_the_models_of_the_benchmark(what):
             pyro.set_rng_seed(1)
             infos = [learner.step(x[i : i + 4]).loss for i in (0, 4, 8, 12) for _ in range(3)]
             results.append((torch.stack(infos), parameters(learner)))
-            assert learner._captures[0].obstacle is None
+            assert only(learner).obstacle is None
     assert_equal(*results, rtol=1e-7)
 
 
@@ -238,7 +243,7 @@ def test_a_last_minibatch_of_another_size_and_another_dtype():
     history = fit(learner, x[:35], epochs=4, batch_size=10, progress=False)
     assert history.samples == 140
     assert history.compile_seconds > 0
-    capture = learner._captures[0]
+    capture = only(learner)
     assert [e.runs for e in capture._entries.values()] == [12, 4]
     pair.float()
     learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
@@ -249,7 +254,7 @@ def test_eleven_batch_sizes():
     """The cache is bounded, and what was dropped is traced anew, with the right result."""
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
-    capture = learner._captures[0]
+    capture = only(learner)
     learner.prepare(x[:3])
     for size in [*range(3, 14), *range(3, 14)]:
         pyro.set_rng_seed(size)
@@ -300,7 +305,7 @@ def eager_after(model, guide, x, caplog, steps=6, objective=None):
             learner.step(x[batch(i)])
     (record,) = caplog.records
     assert "running eagerly, without a graph: " in record.message
-    assert learner._captures[0].obstacle in record.message
+    assert only(learner).obstacle in record.message
     return record.message
 
 
@@ -423,7 +428,7 @@ def test_without_a_compiler_the_graph_runs(monkeypatch, caplog):
     learner = AEVB(pair.model, pair.guide, ADAM, compile=True)
     train(learner, x, 5)
     assert "runs without Inductor, which can't compile it here: no working C++ compiler found" in caplog.text
-    assert learner._captures[0].obstacle is None
+    assert only(learner).obstacle is None
 
 
 def test_a_wrong_graph_is_refused(monkeypatch, caplog):
@@ -448,7 +453,7 @@ def test_a_wrong_graph_is_refused(monkeypatch, caplog):
 def test_auto_weighs_calls_against_the_price():
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM)
-    capture = learner._captures[0]
+    capture = only(learner)
     train(learner, x, 240)
     assert not capture._entries
     train(learner, x, 20)
@@ -457,12 +462,12 @@ def test_auto_weighs_calls_against_the_price():
     other = AEVB(pair.model, pair.guide, ADAM)
     other.load_state_dict(state)
     other.step(x[:10])
-    assert [e.level for e in other._captures[0]._entries.values()] == ["graph"]
+    assert [e.level for e in only(other)._entries.values()] == ["graph"]
     short, long = (AEVB(pair.model, pair.guide, ADAM) for _ in range(2))
     fit(short, x, samples=1000, batch_size=10, progress=False)
     fit(long, x, samples=6000, batch_size=10, progress=False)
-    assert not short._captures[0]._entries
-    assert [e.runs for e in long._captures[0]._entries.values()] == [600]
+    assert not only(short)._entries
+    assert [e.runs for e in only(long)._entries.values()] == [600]
 
 
 def test_unknown_choices_are_named():
@@ -485,7 +490,7 @@ def test_bfloat16_products(compile):
         learner.configure(precision=precision)
         losses[precision] = torch.stack([learner.step(x[batch(i)]).loss for i in range(6)])
         assert vae.decoder[0].weight.dtype == torch.float32
-        assert learner._captures[0].obstacle is None
+        assert only(learner).obstacle is None
     difference = (losses["bf16"] - losses["float32"]).abs().max() / losses["float32"].abs().max()
     assert 1e-7 < difference < 1e-2
 
@@ -513,7 +518,7 @@ def test_products_by_onednn_are_float32():
     learner = AEVB(vae.model, vae.guide, ADAM, compile="graph")
     for _ in range(3):
         learner.step((x > 0.5).float())
-    (entry,) = learner._captures[0]._entries.values()
+    (entry,) = only(learner)._entries.values()
     targets = [str(n.target) for n in entry.graph.module.graph.nodes]
     assert sum("pyro_aevb.linear" in t for t in targets) == 11
     assert not any("aten.mm" in t or "addmm" in t or t == "aten.tanh.default" for t in targets)
@@ -611,7 +616,7 @@ def test_on_a_gpu(compile):
         learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=0.01, fused=True), compile=how)
         pyro.set_rng_seed(1)
         losses.append(torch.stack([learner.step(x[batch(i).cuda()]).loss.cpu() for i in range(20)]))
-        assert learner._captures[0].obstacle is None
+        assert only(learner).obstacle is None
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=0)
 
 
