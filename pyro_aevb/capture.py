@@ -29,6 +29,7 @@ from unittest import mock
 import pyro
 import torch
 import torch._inductor
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -129,16 +130,20 @@ class Capture:
         precision: Precision | None = None,
         expected_calls: int | None = None,
     ) -> None:
-        """Change what isn't ``None``; graphs made so far are dropped."""
+        """Change what isn't ``None``; graphs that are still good are compared anew on their next calls."""
+        before = self.compile, self.precision
         self.compile = self.compile if compile is None else compile
         self.precision = self.precision if precision is None else precision
         self.expected_calls = self.expected_calls if expected_calls is None else expected_calls
-        self._drop()
-        self._traces, self._changes, self.obstacle = 0, 0, None
+        if (self.compile, self.precision) != before:
+            self._drop()
+            self._traces, self._changes, self.obstacle = 0, 0, None
+        for entry in self._entries.values():
+            entry.runs = 0
 
     def __call__(self, *args: Tensor) -> Any:
         """Return ``fn(*args)``, and leave its gradients in the parameters."""
-        if self.compile is False or self.obstacle is not None:
+        if self.compile is False or self.obstacle is not None or _PYRO_STACK:  # a handler around the call has its say
             return self._eager(*args)
         shapes = tuple(tuple(a.shape) for a in args)
         self.calls[shapes] = self.calls.get(shapes, 0) + 1
@@ -167,6 +172,8 @@ class Capture:
             *(id(p) for p in parameters),
             *(p.dtype for p in parameters),
             *((a.shape, a.stride(), a.dtype, a.device) for a in args),
+            torch.is_autocast_enabled("cpu"),
+            torch.is_autocast_enabled("cuda"),
         )
         key = (tensors, self._state.key())
         if self._last is not None and key[1] is self._last[0][1] and tensors == self._last[0][0]:

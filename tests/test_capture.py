@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import shutil
+from contextlib import nullcontext
 
 import pyro
 import pyro.distributions as dist
@@ -245,6 +246,9 @@ def test_a_last_minibatch_of_another_size_and_another_dtype():
     assert history.compile_seconds > 0
     capture = only(learner)
     assert [e.runs for e in capture._entries.values()] == [12, 4]
+    fit(learner, x[:30], epochs=1, batch_size=10, progress=False)  # the same graph, compared anew
+    assert capture._traces == 2
+    assert [e.runs for e in capture._entries.values()] == [0, 3]
     pair.float()
     learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
     assert learner.step(x[:10].float()).loss.isfinite()
@@ -279,6 +283,21 @@ def test_ten_thousand_steps_leak_nothing():
             with open("/proc/self/statm") as file:
                 resident.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     assert resident[1] - resident[0] < 5e6
+
+
+def test_handlers_and_autocast_around_a_step():
+    pair, x = bernoulli_vae()
+    sgd = functools.partial(torch.optim.SGD, lr=0.0)
+    eager, fast = (AEVB(pair.model, pair.guide, sgd, compile=c) for c in (False, "graph"))
+    contexts = [nullcontext(), poutine.scale(scale=3.0), nullcontext(), torch.autocast("cpu"), nullcontext()]
+    for i, context in enumerate(contexts * 3):
+        losses = []
+        for learner in (eager, fast):
+            pyro.set_rng_seed(i)
+            with context:
+                losses.append(learner.step(x[:10]).loss)
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-9, atol=0)
+    assert only(fast).obstacle is None
 
 
 def test_a_parameter_store_that_was_cleared():
