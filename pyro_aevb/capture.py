@@ -334,7 +334,7 @@ class Graph:
 
     def compile(self, args: tuple[Tensor, ...]) -> None:
         """Compile with Inductor, drawing the random numbers of the eager run; on a GPU, make a CUDA graph of it."""
-        inputs = [*self._inputs, *args]
+        inputs: list[Any] = [*self._inputs, *args]
         try:
             with torch.no_grad():
                 self._run = torch._inductor.compile(self.module, inputs, options=INDUCTOR)
@@ -404,7 +404,7 @@ def _tracing() -> Iterator[None]:
     Pyro's own ``torch_item`` and its warnings about NaN read values, which a trace can't; a loss that isn't finite is
     noticed by the learner.
     """
-    finite = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}
+    finite: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}
     with pyro.validation_enabled(False), mock.patch.multiple(pyro.util, **finite), _NoReading():
         yield
 
@@ -448,7 +448,7 @@ def keep_eager_noise(module: GraphModule) -> None:
 
 def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:
     """Make the model's own tensors inputs of the graph, at ``position``; constants of the trace's stay inside."""
-    lifted = []
+    lifted: list[Tensor] = []
     nodes = list(module.graph.nodes)
     for node in nodes:
         if node.op != "get_attr" or all("lift_fresh" in str(user.target) for user in node.users):
@@ -488,7 +488,7 @@ def _difference(
         for i, (a, b) in enumerate(zip(pytree.tree_leaves(expected), pytree.tree_leaves(result), strict=True))
     ]
     given = [g.norm() for g in gradients.values() if g is not None]
-    total = torch.stack(given).norm() if given else None
+    total = torch.stack(given).norm() if given else torch.tensor(0.0)
     for name, gradient in gradients.items():
         found = parameters[name].grad
         if (gradient is None) != (found is None):

@@ -66,7 +66,8 @@ class LatentSpace:
     def values(self, u: Tensor, *args: Tensor) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
         trace, _ = self.trace(u, *args)
-        return {name: trace.nodes[name]["value"] for name in self._shapes}
+        nodes: dict[str, Any] = trace.nodes  # type: ignore[assignment]
+        return {name: nodes[name]["value"] for name in self._shapes}
 
     def log_joint(self, u: Tensor, *args: Tensor) -> Tensor:
         """Return log p(x, T(u)) + log |dT/du| in nats, shape (M,) for ``u`` (M, J), (K, M) for (K, M, J).

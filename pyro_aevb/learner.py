@@ -79,9 +79,10 @@ class Learner(ABC):
             precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
             expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
         """
-        for check, value in ((check_compile, compile), (check_precision, precision)):
-            if value is not None:
-                check(value)
+        if compile is not None:
+            check_compile(compile)
+        if precision is not None:
+            check_precision(precision)
         for capture, calls_a_step in self._captures.items():
             calls = None if expected_steps is None else expected_steps * calls_a_step
             capture.configure(compile=compile, precision=precision, expected_calls=calls)
