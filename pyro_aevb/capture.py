@@ -40,6 +40,7 @@ from pyro_aevb.kernels import (
     Precision,
     check_precision,
     in_precision,
+    keep_eager_noise,
     onednn_is_faster,
     send_to_onednn,
     without_log1p,
@@ -111,7 +112,7 @@ class Capture:
         compile: Compile = "auto",
         precision: Precision = "float32",
     ) -> None:
-        check_compile(compile)
+        _check_compile(compile)
         check_precision(precision)
         self.compile, self.precision, self.expected_calls = compile, precision, 0
         self.compile_seconds = 0.0
@@ -132,6 +133,10 @@ class Capture:
     ) -> None:
         """Change what isn't ``None``; graphs that are still good are compared anew on their next calls."""
         before = self.compile, self.precision
+        if compile is not None:
+            _check_compile(compile)
+        if precision is not None:
+            check_precision(precision)
         self.compile = self.compile if compile is None else compile
         self.precision = self.precision if precision is None else precision
         self.expected_calls = self.expected_calls if expected_calls is None else expected_calls
@@ -302,7 +307,7 @@ class _Surroundings:
             buffer.copy_(value)
 
 
-def check_compile(compile: Any) -> None:
+def _check_compile(compile: Any) -> None:
     """Raise ``ValueError`` for what isn't a way to compile."""
     if not (isinstance(compile, bool) or compile in ("auto", "graph")):
         raise ValueError(f"expected compile to be 'auto', True, False or 'graph', got {compile!r}")
@@ -429,21 +434,6 @@ def _obstacle(error: Exception) -> str:
     if "get value out of a tracing tensor" in text:
         text = "Python control flow on a tensor's value"
     return f"{text}{where}"
-
-
-# Inductor makes of torch.bernoulli a comparison with uniform numbers, and so draws others; this one it leaves alone.
-_library = torch.library.Library("pyro_aevb", "FRAGMENT")
-_library.define("bernoulli(Tensor probs) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
-_library.impl("bernoulli", torch.bernoulli, "CompositeExplicitAutograd")
-_library.impl("bernoulli", torch.empty_like, "Meta")
-
-
-def keep_eager_noise(module: GraphModule) -> None:
-    """Make a graph draw the random numbers of the eager run when Inductor compiles it."""
-    for node in module.graph.nodes:
-        if node.target is torch.ops.aten.bernoulli.default and not node.kwargs:
-            node.target = torch.ops.pyro_aevb.bernoulli.default
-    module.recompile()
 
 
 def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:

@@ -81,8 +81,6 @@ def elbo(
         raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
     if batch_size < 1:
         raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
-    if num_particles < 1:
-        raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
     density.expected_calls = -(-len(args[0]) // batch_size)
     with seeded(seed):

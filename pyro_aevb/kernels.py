@@ -1,4 +1,4 @@
-"""Which kernels compute: matrix products and their precision, the logarithm inside a Bernoulli's density.
+"""Which kernels compute: matrix products and their precision, a Bernoulli's density, a Bernoulli's draws.
 
 Densities, parameters and sums stay in the dtype they are in; with bfloat16 only the factors of a product change.
 """
@@ -62,10 +62,12 @@ class _BFloat16(TorchDispatchMode):
         return tuple(r.float() if isinstance(r, Tensor) else r for r in result)
 
 
+# Operations of our own, under names that Inductor leaves alone.
+_library = torch.library.Library("pyro_aevb", "FRAGMENT")
+
 # -- oneDNN -----------------------------------------------------------------------------------------------------------
 
 # A name of our own around oneDNN's linear layer, since Inductor takes that one for a layer with constant weights.
-_library = torch.library.Library("pyro_aevb", "FRAGMENT")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 _library.impl(
     "linear",
@@ -163,4 +165,18 @@ def without_log1p(graph_module: GraphModule) -> None:
         result.meta["val"] = node.meta.get("val")
         node.replace_all_uses_with(result)
         graph.erase_node(node)
+    graph_module.recompile()
+
+
+# Inductor makes of torch.bernoulli a comparison with uniform numbers, and so draws others; this one it leaves alone.
+_library.define("bernoulli(Tensor probs) -> Tensor", tags=[torch.Tag.nondeterministic_seeded])
+_library.impl("bernoulli", torch.bernoulli, "CompositeExplicitAutograd")
+_library.impl("bernoulli", torch.empty_like, "Meta")
+
+
+def keep_eager_noise(graph_module: GraphModule) -> None:
+    """Make a graph draw the random numbers of the eager run when Inductor compiles it."""
+    for node in graph_module.graph.nodes:
+        if node.target is aten.bernoulli.default and not node.kwargs:
+            node.target = torch.ops.pyro_aevb.bernoulli.default
     graph_module.recompile()

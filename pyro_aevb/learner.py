@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_aevb.capture import Capture, Compile, check_compile
+from pyro_aevb.capture import Capture, Compile
 from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
-from pyro_aevb.kernels import Precision, check_precision
+from pyro_aevb.kernels import Precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
 
@@ -42,7 +42,6 @@ class Learner(ABC):
     def __init__(
         self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None, compile: Compile
     ) -> None:
-        check_compile(compile)
         for name, fn in (("model", model), ("guide", guide)):
             if fn is not None and not callable(fn):
                 raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
@@ -79,10 +78,6 @@ class Learner(ABC):
             precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
             expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
         """
-        if compile is not None:
-            check_compile(compile)
-        if precision is not None:
-            check_precision(precision)
         for capture, calls_a_step in self._captures.items():
             calls = None if expected_steps is None else expected_steps * calls_a_step
             capture.configure(compile=compile, precision=precision, expected_calls=calls)

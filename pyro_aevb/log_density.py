@@ -70,8 +70,6 @@ def log_density(
     >>> [[round(w, 4) for w in row] for row in density.log_weight.tolist()]
     [[-1.2655, -2.2655], [-1.2655, -2.2655], [-1.2655, -2.2655]]
     """
-    if num_particles < 1:
-        raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
     dim = None
     if vectorize and num_particles > 1:
         with torch.random.fork_rng():
@@ -124,6 +122,8 @@ def _draw(
     model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], num_particles: int, dim: int | None
 ) -> LogDensity:
     """Draw the particles in dimension ``dim``, or one by one where that is ``None``."""
+    if num_particles < 1:
+        raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
     if num_particles == 1:
         return _one_pass(model, guide, args, len(args[0]), None)
     if dim is None:
