@@ -7,22 +7,38 @@ from pyro_aevb.aevb import AEVB, AEVBInfo
 from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
 from pyro_aevb.fit import History, fit
+from pyro_aevb.iwae import IWAE, DReG, Renyi
 from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.mcem import MCEM, MCEMInfo
+from pyro_aevb.objective import Objective, Terms
+from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
+from pyro_aevb.score_function import VIMCO, ScoreFunction
+from pyro_aevb.sgvb import SGVB, STL
 from pyro_aevb.vae import VAE
 from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
     "AEVB",
+    "IWAE",
     "MCEM",
+    "SGVB",
+    "STL",
     "VAE",
+    "VIMCO",
     "AEVBInfo",
+    "DReG",
     "Estimate",
     "History",
     "LogDensity",
     "MCEMInfo",
     "MeanEstimate",
     "NonFiniteLossError",
+    "Objective",
+    "Renyi",
+    "ReweightedWakeSleep",
+    "ReweightedWakeSleepInfo",
+    "ScoreFunction",
+    "Terms",
     "WakeSleep",
     "WakeSleepInfo",
     "capture_log_density",

@@ -13,17 +13,21 @@ from torch.distributions import Distribution
 from pyro_aevb.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.objective import Objective, Terms
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter, log_prior
 
 
 class AEVBInfo(NamedTuple):
     """One step of AEVB.
 
-    ``loss``: -L^M - log p(theta), Eq. (8), in nats for the whole data set.  ``elbo``: L^M / N, in nats per datapoint.
+    ``loss``: -L^M - log p(theta), Eq. (8), in nats for the whole data set.  ``elbo``: L^M / N, in nats per datapoint,
+    the mean of the objective's bound.  ``terms``: what that is made of for each datapoint, where the objective is an
+    :class:`~pyro_aevb.objective.Objective`; empty for Pyro's own.
     """
 
     loss: Tensor
     elbo: Tensor
+    terms: Terms | tuple[()] = ()
 
 
 class AEVB(Learner):
@@ -41,7 +45,7 @@ class AEVB(Learner):
         model: p(x, z).
         guide: q(z|x).
         optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one.
-        objective: a Pyro ELBO object.
+        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.iwae.IWAE`.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
@@ -98,13 +102,21 @@ class AEVB(Learner):
 
     def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
         objective: Any = self.objective  # Pyro's base class does not declare loss_and_grads
-        result = objective.loss_and_grads(self._model, self._guide, *args)
+        terms: Terms | tuple[()] = ()
+        if isinstance(objective, Objective):
+            assert self._guide is not None
+            terms = objective.terms(self._model, self._guide, *args)
+            terms.loss.backward()
+            result = terms.loss.detach()
+            terms = terms._replace(loss=result)
+        else:
+            result = objective.loss_and_grads(self._model, self._guide, *args)
         negative_bound = loss = torch.as_tensor(result, dtype=torch.float64)
         if self.theta_prior is not None:
             penalty = -log_prior(self.theta, self.theta_prior)
             penalty.backward()
             loss = loss + penalty.detach()
-        return AEVBInfo(loss, -negative_bound / self.dataset_size)
+        return AEVBInfo(loss, -negative_bound / self.dataset_size, terms)
 
     def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> AEVBInfo:
         info = self._gradients(*args)

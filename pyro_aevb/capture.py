@@ -472,10 +472,9 @@ def _difference(
     expected: Any, result: Any, gradients: Mapping[str, Tensor | None], parameters: Parameters, tolerance: float
 ) -> str:
     """Name the first output or gradient that isn't what it should be, and by how much; empty where all agree."""
-    names = getattr(expected, "_fields", None)
     pairs = [
-        (names[i] if names else f"output {i}", a, b, a.norm() if a.is_floating_point() else None)
-        for i, (a, b) in enumerate(zip(pytree.tree_leaves(expected), pytree.tree_leaves(result), strict=True))
+        (pytree.keystr(path).removeprefix("."), a, b, a.norm() if a.is_floating_point() else None)
+        for (path, a), b in zip(pytree.tree_leaves_with_path(expected), pytree.tree_leaves(result), strict=True)
     ]
     given = [g.norm() for g in gradients.values() if g is not None]
     total = torch.stack(given).norm() if given else torch.tensor(0.0)

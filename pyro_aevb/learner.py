@@ -162,10 +162,11 @@ class Learner(ABC):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
 
-    def _descend(self, loss: Tensor, optimizer: str) -> None:
-        """Step the optimizer of this name along the gradients of ``loss``, and drop them."""
+    def _descend(self, loss: Tensor, *optimizers: str) -> None:
+        """Step the optimizers of these names along the gradients of ``loss``, and drop them."""
         self._check(loss)
-        self.optimizers[optimizer].step(self._parameters_of(optimizer))
+        for name in optimizers:
+            self.optimizers[name].step(self._parameters_of(name))
         zero_grad((self.theta | self.phi).values())
 
     def state_dict(self) -> dict[str, Any]:

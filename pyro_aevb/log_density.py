@@ -8,13 +8,15 @@ Shapes: K particles, M datapoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -70,10 +72,7 @@ def log_density(
     >>> [[round(w, 4) for w in row] for row in density.log_weight.tolist()]
     [[-1.2655, -2.2655], [-1.2655, -2.2655], [-1.2655, -2.2655]]
     """
-    dim = None
-    if vectorize and num_particles > 1:
-        with torch.random.fork_rng():
-            dim = -1 - _plate_depth(model, guide, args)
+    dim = -1 - pair_depth(model, guide, args) if vectorize and num_particles > 1 else None
     return _draw(model, guide, args, num_particles, dim)
 
 
@@ -110,8 +109,7 @@ def capture_log_density(
     def density(*args: Tensor) -> LogDensity:
         nonlocal dim
         if dim is None and vectorize and num_particles > 1:
-            with torch.random.fork_rng():
-                dim = -1 - _plate_depth(model, guide, args)
+            dim = -1 - pair_depth(*recorded, args)
         return _draw(*recorded, args, num_particles, dim)
 
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
@@ -136,24 +134,34 @@ def _draw(
 def _one_pass(
     model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], num_data: int, particles: tuple[int, int] | None
 ) -> LogDensity:
-    try:
+    with broadcasting(particles, "vectorize"):
         guide_trace, model_trace = trace_pair(model, guide, args)
         log_joint = sum_log_prob(model_trace, num_data, particles)
+    return LogDensity(log_joint, sum_log_prob(guide_trace, num_data, particles))
+
+
+@contextmanager
+def broadcasting(particles: tuple[int, int] | None, argument: str) -> Iterator[None]:
+    """Say what is expected where a pair can't be run on all its particles at once; ``argument`` is what to turn off."""
+    try:
+        yield
     except RuntimeError as error:
         if particles is None:
             raise
         raise ValueError(
             f"expected a model and a guide that broadcast over {particles[1]} particles (latents of shape "
             f"(K, M, ...)), got the error below; index with z[..., j] and flatten with z.flatten(-2), "
-            "or pass vectorize=False"
+            f"or pass {argument}=False"
         ) from error
-    return LogDensity(log_joint, sum_log_prob(guide_trace, num_data, particles))
 
 
-def trace_pair(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...]) -> tuple[Trace, Trace]:
+def trace_pair(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> tuple[Trace, Trace]:
     """Run the guide, then the model on its latents; return both traces, (guide, model)."""
-    guide_trace = poutine.trace(guide).get_trace(*args)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    kwargs = kwargs or {}
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
     check_sites(model_trace, guide_trace)
     return guide_trace, model_trace
 
@@ -196,48 +204,70 @@ def sum_log_prob(trace: Trace, num_data: int, particles: tuple[int, int] | None 
     ``particles`` is the (negative) dimension of the particles and their number K; ``None`` stands for K=1 without
     a dimension.  Masks count, scales don't.
     """
-    dim, num_particles = particles or (-1, 1)
     total = None
     for name, site in (latent_sites(trace) | observed_sites(trace)).items():
-        term = site_log_prob(name, site, num_data)
-        if particles is None:
-            term = term.reshape(-1, num_data).sum(0) if term.dim() > 1 else term
-            term = term.expand(1, num_data)
-        else:
-            term = term.reshape((1,) * (-dim - term.dim()) + term.shape) if term.dim() < -dim else term
-            term = term.sum(tuple(range(dim + 1, -1))) if dim < -2 else term
-            term = term.expand(num_particles, num_data)
+        term = per_particle(site_log_prob(name, site, num_data), num_data, particles)
         total = term if total is None else total + term
     if total is None:
         raise ValueError("expected a model and a guide with pyro.sample statements, got none")
     return total
 
 
+def per_particle(term: Tensor, num_data: int, particles: tuple[int, int] | None) -> Tensor:
+    """Sum a site's term (..., M) over the plates between particles and datapoints: shape (K, M)."""
+    if particles is None:
+        term = term.reshape(-1, num_data).sum(0) if term.dim() > 1 else term
+        return term.expand(1, num_data)
+    dim, num_particles = particles
+    term = term.reshape((1,) * (-dim - term.dim()) + term.shape) if term.dim() < -dim else term
+    term = term.sum(tuple(range(dim + 1, -1))) if dim < -2 else term
+    return term.expand(num_particles, num_data)
+
+
 def site_log_prob(name: str, site: Any, num_data: int) -> Tensor:
     """Return one site's log probability, masked but not scaled, shape (..., M); raise where it isn't in the plate."""
-    frames = {frame.dim: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-    if -1 not in frames:
+    check_plate(name, site, num_data)
+    return masked_term(name, site["fn"].log_prob(site["value"]), num_data, site["mask"])
+
+
+def check_plate(name: str, site: Any, num_data: int) -> None:
+    """Raise ``ValueError`` unless the site is in a plate of ``num_data`` entries at dim=-1."""
+    frame = data_frame(name, site)
+    if frame.size != num_data:
+        raise ValueError(
+            f"expected site {name!r} in a plate of {num_data} datapoints at dim=-1, got plate {frame.name!r} of "
+            f"{frame.size}; use pyro.plate('data', N, subsample_size=len(x)) or pyro.plate('data', len(x))"
+        )
+
+
+def data_frame(name: str, site: Any) -> CondIndepStackFrame:
+    """Return the entry of the site's data plate, the one at dim=-1; raise ``ValueError`` where there is none."""
+    frame = next((frame for frame in site["cond_indep_stack"] if frame.dim == -1), None)
+    if frame is None:
         raise ValueError(
             f"expected site {name!r} in the data plate (dim=-1), got it outside any; a local variable goes inside "
             "`with pyro.plate('data', len(x))`, a global latent is given a value first: pyro.condition(model, {...})"
         )
-    if frames[-1].size != num_data:
-        raise ValueError(
-            f"expected site {name!r} in a plate of {num_data} datapoints at dim=-1, got plate {frames[-1].name!r} of "
-            f"{frames[-1].size}; use pyro.plate('data', N, subsample_size=len(x)) or pyro.plate('data', len(x))"
-        )
-    log_prob = site["fn"].log_prob(site["value"])
-    if log_prob.shape[-1:] != (num_data,):
+    return frame
+
+
+def masked_term(name: str, term: Tensor, num_data: int, mask: Any) -> Tensor:
+    """Return a site's term (..., M), zero where the mask is; raise where it has no entry for each datapoint."""
+    if term.shape[-1:] != (num_data,):
         raise ValueError(
             f"expected log probabilities of site {name!r} that end in one entry for each of {num_data} datapoints, got "
-            f"shape {tuple(log_prob.shape)}; declare the dimensions of one datapoint with .to_event(...)"
+            f"shape {tuple(term.shape)}; declare the dimensions of one datapoint with .to_event(...)"
         )
-    return scale_and_mask(log_prob, mask=site["mask"])
+    return scale_and_mask(term, mask=mask)
 
 
-def _plate_depth(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...]) -> int:
-    """Return how many batch dimensions the plates of model and guide take up."""
-    with torch.no_grad(), poutine.block():
-        traces = trace_pair(model, guide, args)
+def pair_depth(model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...]) -> int:
+    """Run the pair once and return its :func:`plate_depth`; leave random state as it was."""
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        return plate_depth(*trace_pair(model, guide, args))
+
+
+def plate_depth(*traces: Trace) -> int:
+    """Return how many batch dimensions the plates of these traces take up."""
     sites = [site for trace in traces for site in (latent_sites(trace) | observed_sites(trace)).values()]
     return max((-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized), default=1)

@@ -114,34 +114,38 @@ class WakeSleep(Learner):
         return loss.detach(), (log_joint.detach() - log_q) / self.dataset_size
 
     def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:
-        with torch.no_grad():
-            dream = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
-        dreamed = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*self._imagine(dream, args))
-        loss = -torch.as_tensor(dreamed.log_prob_sum())
+        loss = sleep_loss(self._model, self._guide, args, self._dream_arguments)
         loss.backward()
         return (loss.detach(),)
 
-    def _imagine(self, dream: Trace, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the guide's arguments for a dream."""
-        sites = {n: s for n, s in latent_sites(dream).items() if s["infer"].get("was_observed")}
-        if self._dream_arguments is not None:
-            return self._dream_arguments({n: s["value"] for n, s in sites.items()})
-        result, placed = list(args), 0
-        for site in sites.values():
-            observed = site["infer"]["obs"]
-            for i, arg in enumerate(args):
-                if (
-                    isinstance(arg, Tensor)
-                    and arg.data_ptr() == observed.data_ptr()
-                    and arg.numel() == observed.numel()
-                ):
-                    result[i] = site["value"].reshape(arg.shape).to(arg.dtype)
-                    placed += 1
-                    break
-        if placed < len(sites):
-            raise ValueError(
-                f"expected each observed site to observe one of the arguments as it is, got {sorted(sites)} of which "
-                f"{placed} do; pass dream_arguments=lambda sites: (...), which makes the guide's arguments from "
-                "{site: dreamed value}"
-            )
-        return tuple(result)
+
+def sleep_loss(
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None
+) -> Tensor:
+    """Dream (z, x) ~ p(z) p(x|z) and return -N/M sum log q(z|x), in nats for the whole data set."""
+    with torch.no_grad():
+        dream = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    dreamed = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(*_imagine(dream, args, dream_arguments))
+    return -torch.as_tensor(dreamed.log_prob_sum())
+
+
+def _imagine(dream: Trace, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None) -> tuple[Tensor, ...]:
+    """Return the guide's arguments for a dream."""
+    sites = {n: s for n, s in latent_sites(dream).items() if s["infer"].get("was_observed")}
+    if dream_arguments is not None:
+        return dream_arguments({n: s["value"] for n, s in sites.items()})
+    result, placed = list(args), 0
+    for site in sites.values():
+        observed = site["infer"]["obs"]
+        for i, arg in enumerate(args):
+            if isinstance(arg, Tensor) and arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():
+                result[i] = site["value"].reshape(arg.shape).to(arg.dtype)
+                placed += 1
+                break
+    if placed < len(sites):
+        raise ValueError(
+            f"expected each observed site to observe one of the arguments as it is, got {sorted(sites)} of which "
+            f"{placed} do; pass dream_arguments=lambda sites: (...), which makes the guide's arguments from "
+            "{site: dreamed value}"
+        )
+    return tuple(result)

@@ -18,8 +18,24 @@ from pyro.nn import PyroModule, PyroParam, PyroSample
 from test_scripts import load_script
 from torch import nn
 from torch.distributions import constraints
+from torch.utils._pytree import tree_leaves
 
-from pyro_aevb import AEVB, MCEM, VAE, WakeSleep, elbo, fit, log_density
+from pyro_aevb import (
+    AEVB,
+    IWAE,
+    MCEM,
+    SGVB,
+    STL,
+    VAE,
+    VIMCO,
+    DReG,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+    elbo,
+    fit,
+    log_density,
+)
 from pyro_aevb.capture import LARGEST_CACHE, Capture
 from pyro_aevb.kernels import in_precision, onednn_is_faster
 
@@ -36,8 +52,21 @@ LEARNERS = {
     ),
     "wake-sleep": lambda p, **kw: WakeSleep(p.model, p.guide, ADAM, ADAM, theta_prior=dist.Normal(0.0, 1.0), **kw),
     "mcem": lambda p, **kw: MCEM(p.model, ADAM, num_leapfrog=3, **kw),
+    "SGVB B, beta": lambda p, **kw: AEVB(p.model, p.guide, ADAM, SGVB(2, kl="analytic", beta=0.5, free_bits=0.1), **kw),
+    "STL": lambda p, **kw: AEVB(p.model, p.guide, ADAM, STL(), **kw),
+    "IWAE": lambda p, **kw: AEVB(p.model, p.guide, ADAM, IWAE(3), **kw),
+    "DReG": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(3), **kw),
+    "DReG, one by one": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(2, vectorize_particles=False), **kw),
+    "score": lambda p, **kw: AEVB(p.model, p.guide, ADAM, ScoreFunction(3, baseline="leave-one-out"), **kw),
+    "VIMCO": lambda p, **kw: AEVB(p.model, p.guide, ADAM, VIMCO(3), **kw),
+    "reweighted": lambda p, **kw: ReweightedWakeSleep(
+        p.model, p.guide, ADAM, ADAM, num_particles=3, insomnia=0.5, **kw
+    ),
 }
-PAIRS = [(learner, model) for learner in LEARNERS for model in CONTINUOUS] + [("wake-sleep", m) for m in DISCRETE]
+DISCRETE_TOO = ("wake-sleep", "score", "VIMCO", "reweighted")
+PAIRS = [(learner, model) for learner in LEARNERS for model in CONTINUOUS] + [
+    (learner, model) for learner in DISCRETE_TOO for model in DISCRETE
+]
 ALL = CONTINUOUS | DISCRETE
 
 
@@ -57,7 +86,11 @@ def parameters(learner):
 def train(learner, x, steps):
     """Return the terms of each step, and the parameters at the end."""
     infos = [learner.step(x[batch(i)], index=batch(i)) for i in range(steps)]
-    return torch.stack([torch.stack([t.double() for t in info]) for info in infos]), parameters(learner)
+    return torch.stack([torch.stack([t.double() for t in scalars(info)]) for info in infos]), parameters(learner)
+
+
+def scalars(info):
+    return [term for term in info if isinstance(term, torch.Tensor)]
 
 
 def both(learner, model, steps, compile):
@@ -104,7 +137,7 @@ def test_gradients_are_those_of_eager_pyro(learner, model):
             for fn in (lambda *args, graph=entry.graph: graph(args), capture._eager):
                 pyro.set_rng_seed(3)
                 out = fn(*args)
-                results.append(([o.double() for o in out], clear(made)))
+                results.append(([o.double() for o in tree_leaves(out)], clear(made)))
             assert capture.obstacle is None
             torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
         train(made, x, 100)

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from statistics_tools import assert_mean
 
-from pyro_aevb import AEVB, MCEM, WakeSleep, elbo, fit, log_density
+from pyro_aevb import AEVB, MCEM, DReG, ReweightedWakeSleep, WakeSleep, elbo, fit, log_density
 
 SGD = functools.partial(torch.optim.SGD, lr=1.0)
 
@@ -123,6 +123,17 @@ LEARNERS = {
     "aevb": (lambda lg: AEVB(lg.model, lg.guide, adam(0.02), TraceMeanField_ELBO()), 1500, 0.005),
     "wake-sleep": (lambda lg: WakeSleep(lg.model, lg.guide, adam(0.02), adam(0.02)), 3000, 0.01),
     "mcem": (lambda lg: MCEM(lg.model, adam(0.02), step_size=0.3), 600, 0.005),
+    "iwae": (lambda lg: AEVB(lg.model, lg.guide, adam(0.02), DReG(5)), 1000, 0.005),
+    "reweighted": (
+        lambda lg: ReweightedWakeSleep(lg.model, lg.guide, adam(0.02), adam(0.02), num_particles=5),
+        1000,
+        0.005,
+    ),
+    "reweighted, half asleep": (
+        lambda lg: ReweightedWakeSleep(lg.model, lg.guide, adam(0.02), adam(0.02), num_particles=5, insomnia=0.5),
+        1000,
+        0.005,
+    ),
 }
 
 

@@ -1,0 +1,150 @@
+"""Reweighted wake-sleep (Bornschein & Bengio 2015; Le et al. 2019), each datapoint with weights of its own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_aevb.capture import Compile
+from pyro_aevb.iwae import log_mean_exp
+from pyro_aevb.learner import Learner
+from pyro_aevb.log_density import PyroCallable, pair_depth
+from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+from pyro_aevb.particles import draw
+from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
+
+
+class ReweightedWakeSleepInfo(NamedTuple):
+    """One step of reweighted wake-sleep.
+
+    ``loss``: -N/M sum_m sum_k w_km log p(x_m, z_km) - log p(theta), w normalised over a datapoint's particles, and
+    ``guide_loss``, what phi minimizes: both in nats for the whole data set.  ``elbo`` and ``iwae_bound``: mean log w
+    and log mean w, in nats per datapoint.  ``effective_sample_size``: 1 / sum_k w_km^2, the mean over the minibatch.
+    """
+
+    loss: Tensor
+    guide_loss: Tensor
+    elbo: Tensor
+    iwae_bound: Tensor
+    effective_sample_size: Tensor
+
+
+class ReweightedWakeSleep(Learner):
+    r"""Wake-sleep with importance weights, for latents of any kind, discrete ones too.
+
+    With z_k ~ q(z|x) and weights w_k = p(x, z_k) / q(z_k|x) normalised over the particles of each datapoint:
+
+    * wake-theta: theta follows the gradient of sum_k w_k log p(x, z_k), an estimate of log p(x)'s;
+    * wake-phi: phi follows the gradient of sum_k w_k log q(z_k|x), which lowers KL(p(z|x) || q(z|x)) on the data;
+    * sleep-phi: phi follows the gradient of log q(z|x) on dreams (z, x) ~ p(z) p(x|z).
+
+    Pyro's ``ReweightedWakeSleep`` weighs whole minibatches: the more datapoints, the fewer particles that count.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        model_optim: for theta: a factory such as ``partial(torch.optim.Adam, lr=1e-3)``, a torch or Pyro optimizer.
+        guide_optim: for phi, another one.
+        num_particles: K, two or more.
+        insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
+        dream_arguments: as for :class:`~pyro_aevb.wake_sleep.WakeSleep`.
+        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+
+    >>> import functools, pyro, pyro.distributions as dist
+    >>> def model(x):
+    ...     logit = pyro.param("doctest_logit", torch.tensor(0.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Bernoulli(logits=logit))
+    ...         pyro.sample("x", dist.Normal(4 * z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     a, b = pyro.param("doctest_a", torch.tensor(0.0)), pyro.param("doctest_b", torch.tensor(0.0))
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Bernoulli(logits=a + b * x))
+    >>> pyro.set_rng_seed(0)
+    >>> x = torch.where(torch.rand(400) < 0.8, 4.0, 0.0) + torch.randn(400)
+    >>> adam = functools.partial(torch.optim.Adam, lr=0.05)
+    >>> learner = ReweightedWakeSleep(model, guide, adam, adam, num_particles=5)
+    >>> for _ in range(150):
+    ...     info = learner.step(x)
+    >>> bool(0.7 < pyro.param("doctest_logit").sigmoid() < 0.9), bool(info.effective_sample_size > 4)
+    (True, True)
+    >>> for name in ("doctest_logit", "doctest_a", "doctest_b"):
+    ...     del pyro.get_param_store()[name]
+    """
+
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: PyroCallable,
+        model_optim: AnyOptimizer,
+        guide_optim: AnyOptimizer,
+        *,
+        num_particles: int = 10,
+        insomnia: float = 1.0,
+        theta_prior: Distribution | None = None,
+        dream_arguments: DreamArguments | None = None,
+        vectorize_particles: bool = True,
+        compile: Compile = "auto",
+    ) -> None:
+        super().__init__(model, guide, theta_prior, compile)
+        if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
+            raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
+        if num_particles < 2:
+            raise ValueError(
+                f"expected num_particles of 2 or more, got {num_particles}; the weights of a single particle are 1: "
+                "use WakeSleep"
+            )
+        if not 0 <= insomnia <= 1:
+            raise ValueError(f"expected insomnia between 0 (sleep-phi) and 1 (wake-phi), got {insomnia}")
+        self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
+        self.num_particles, self.insomnia, self.vectorize_particles = num_particles, insomnia, vectorize_particles
+        self._dream_arguments = dream_arguments
+        if dream_arguments is not None:
+            self._watched.append(dream_arguments)
+        self._depth: int | None = None
+        self._gradients = self._capture(self._phases)
+
+    def prepare(self, *args: Tensor) -> None:
+        """Check data and pair, see how deep their plates are, and put any loaded state in place."""
+        super().prepare(*args)
+        if self.vectorize_particles:
+            assert self._guide is not None
+            self._depth = pair_depth(self._model, self._guide, args)
+
+    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        return self.theta if optimizer == "model_optim" else {n: p for n, p in self.phi.items() if n not in self.theta}
+
+    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> ReweightedWakeSleepInfo:
+        info = self._gradients(*args)
+        self._descend(info.loss + info.guide_loss, "model_optim", "guide_optim")
+        return info
+
+    def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
+        """Leave the gradients of all phases in theta and phi."""
+        assert self._guide is not None
+        particles = draw(
+            self._model, self._guide, args, {}, num_particles=self.num_particles, depth=self._depth, flow="score"
+        )
+        log_weight = particles.log_weight.detach()
+        weight = torch.softmax(log_weight, 0)
+        loss = self._add_prior(-particles.scale * (weight * particles.weighted_log_p).sum())
+        guide_loss = torch.zeros_like(loss)
+        if self.insomnia > 0:
+            guide_loss = guide_loss - self.insomnia * particles.scale * (weight * particles.weighted_log_q).sum()
+        if self.insomnia < 1:
+            asleep = sleep_loss(self._model, self._guide, args, self._dream_arguments)
+            guide_loss = guide_loss + (1 - self.insomnia) * asleep
+        (loss + guide_loss).backward()
+        return ReweightedWakeSleepInfo(
+            loss.detach(),
+            guide_loss.detach(),
+            log_weight.mean(),
+            log_mean_exp(log_weight).mean(),
+            (1 / weight.square().sum(0)).mean(),
+        )

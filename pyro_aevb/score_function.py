@@ -1,0 +1,114 @@
+"""Gradients without reparameterisation, for guides of any kind, discrete ones too.
+
+Kingma & Welling 2013, Section 2.2; Williams 1992; leave-one-out baseline: Kool, van Hoof & Welling 2019; VIMCO: Mnih &
+Rezende 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_aevb.iwae import log_mean_exp
+from pyro_aevb.objective import Objective
+from pyro_aevb.particles import Particles, sum_terms
+
+
+class ScoreFunction(Objective):
+    r"""The evidence lower bound with the naive Monte Carlo gradient of Section 2.2, each datapoint by itself.
+
+    .. math:: \nabla_\phi E_q[f(z)] \simeq \frac{1}{K} \sum_k (f(z_k) - b_k) \nabla_\phi \log q(z_k|x),
+        \quad f = \log p(x, z) - \log q(z|x)
+
+    It "exhibits very high variance"; the baseline b_k, the mean of f over the other particles, takes some of it away
+    and leaves the mean as it is.
+
+    Args:
+        num_particles: K.
+        baseline: ``"leave-one-out"``, for K > 1, or ``None``.
+        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+
+    >>> import pyro, pyro.distributions as dist
+    >>> logit = torch.tensor(0.0, requires_grad=True)
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Bernoulli(0.5))
+    ...         pyro.sample("x", dist.Normal(2 * z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Bernoulli(logits=logit.expand(len(x))))
+    >>> pyro.set_rng_seed(0)
+    >>> objective = ScoreFunction(num_particles=10, baseline="leave-one-out")
+    >>> objective.differentiable_loss(model, guide, torch.full((100,), 3.0)).backward()
+    >>> bool(logit.grad < 0)  # the loss falls as z = 1 becomes more probable
+    True
+    """
+
+    _flow = "score"
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        baseline: Literal["leave-one-out"] | None = None,
+        vectorize_particles: bool = True,
+    ) -> None:
+        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+        if baseline not in (None, "leave-one-out"):
+            raise ValueError(f"expected baseline to be None or 'leave-one-out', got {baseline!r}")
+        if baseline is not None and num_particles < 2:
+            raise ValueError(
+                f"expected num_particles of 2 or more for a leave-one-out baseline, got {num_particles}; "
+                "with one particle use baseline=None"
+            )
+        self.baseline = baseline
+
+    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        log_weight = particles.log_weight
+        signal = log_weight.detach()
+        if self.baseline is not None:
+            signal = signal - (signal.sum(0) - signal) / (len(signal) - 1)
+        surrogate = signal * sum_terms(particles.log_q) + particles.weighted_log_p
+        return log_weight.mean(0), surrogate.mean(0)
+
+
+class VIMCO(Objective):
+    r"""IWAE's bound for guides that can't be reparameterised, after Mnih & Rezende 2016.
+
+    .. math:: \nabla = \sum_k (\hat{L} - \hat{L}_{-k}) \nabla_\phi \log q(z_k|x) + \sum_k \tilde{w}_k \nabla \log w_k
+
+    with L the bound and L_{-k} the bound in which the geometric mean of the other weights stands for the k-th.
+
+    Args:
+        num_particles: K, two or more.
+        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+
+    >>> VIMCO(1)
+    Traceback (most recent call last):
+    ...
+    ValueError: expected num_particles of 2 or more for VIMCO, got 1; with fewer use ScoreFunction()
+    """
+
+    _flow = "score"
+    _least_particles, _with_fewer = 2, "ScoreFunction()"
+
+    def __init__(self, num_particles: int, *, vectorize_particles: bool = True) -> None:
+        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+
+    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        log_weight = particles.log_weight
+        bound = log_mean_exp(log_weight)
+        signal = bound.detach() - _without_each(log_weight.detach())
+        return bound, (signal * sum_terms(particles.log_q)).sum(0) + bound
+
+
+def _without_each(log_weight: Tensor) -> Tensor:
+    """Return for each k the bound with the mean of the other log weights in place of the k-th, (K, M)."""
+    none = torch.full_like(log_weight[:1], -math.inf)
+    before = torch.cat([none, log_weight[:-1].logcumsumexp(0)])
+    after = torch.cat([log_weight[1:].flip(0).logcumsumexp(0).flip(0), none])
+    mean = (log_weight.sum(0) - log_weight) / (len(log_weight) - 1)
+    return torch.logaddexp(torch.logaddexp(before, after), mean) - math.log(len(log_weight))
