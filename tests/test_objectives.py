@@ -701,6 +701,19 @@ def test_arguments(make, message):
         make()
 
 
+def test_masks_on_both_sides_are_joined():
+    """A latent that one side masks out counts for neither, and where both keep it for both."""
+    keep = [torch.arange(40) % 3 > 0, torch.arange(40) % 2 > 0]
+    masks = iter([*keep, *keep])
+    lg, model, guide = on("both", lambda: poutine.mask(mask=next(masks)))
+    swapped = poutine.trace(guide).get_trace(lg.x).nodes["z"]["mask"]  # the guide runs first and takes the first
+    assert torch.equal(swapped, keep[0])
+    masks = iter([*keep, *keep])
+    terms = SGVB(kl="analytic").terms(model, guide, lg.x)
+    whole = SGVB(kl="analytic").terms(lg.model, lg.guide, lg.x).kl["z"]
+    torch.testing.assert_close(terms.kl["z"], whole * (keep[0] & keep[1]))
+
+
 def test_two_scales_on_one_kl():
     lg, model, _ = on("model", lambda: poutine.scale(scale=0.1))
     _, _, guide = on("guide", lambda: poutine.scale(scale=0.2))

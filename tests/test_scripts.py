@@ -28,6 +28,16 @@ SCRIPTS = {
         "--out",
         "{out}",
     ],
+    "benchmarks/gradient_variance.py": [
+        "--samples",
+        "2e3",
+        "--draws",
+        "3",
+        "--particles",
+        "2",
+        "--out",
+        "{out}",
+    ],
     "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
 STEP_TIME = "benchmarks/step_time.py"
