@@ -1,25 +1,53 @@
-"""p(x|z) from a decoder's outputs (Kingma & Welling 2013, Appendix C).
+"""p(x|z) from a decoder's outputs (Kingma & Welling 2013, Appendix C, and what else people observe).
 
-A likelihood says how many outputs it takes for each data dimension, and makes a Pyro distribution of them.
+A likelihood says how many outputs it takes for each data dimension, and makes a Pyro distribution of them.  Any
+function from outputs to a distribution of D dimensions is one: ``lambda h: dist.Poisson(h.exp()).to_event(1)``.
+
 D data dimensions; outputs have shape (..., D * outputs_per_dim), x has shape (..., D).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import pyro.distributions as dist
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_aevb.discretized_logistic import DiscretizedLogistic
+
+SMALLEST = 1e-4  # what is added to a softplus that must not vanish
 
 
 class Likelihood(Protocol):
-    """Turns decoder outputs into p(x|z), an event of D dimensions."""
+    """Turns decoder outputs into p(x|z), an event of D dimensions; learned parameters of its own make it a module."""
 
     outputs_per_dim: int
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return p(x|z) for outputs (..., D * outputs_per_dim)."""
         ...
+
+
+class CustomLikelihood:
+    """A function from outputs to a distribution that takes more than one output a dimension.
+
+    >>> likelihood = CustomLikelihood(lambda h: dist.Cauchy(*h.chunk(2, -1)).to_event(1), outputs_per_dim=2)
+    >>> likelihood(torch.ones(3, 8)).event_shape
+    torch.Size([4])
+    """
+
+    def __init__(self, fn: Callable[[Tensor], dist.TorchDistribution], outputs_per_dim: int = 1) -> None:
+        self.fn, self.outputs_per_dim = fn, outputs_per_dim
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z)."""
+        return self.fn(outputs)
+
+
+# -- Binary and in (0, 1) ---------------------------------------------------------------------------------------------
 
 
 class Bernoulli:
@@ -30,6 +58,30 @@ class Bernoulli:
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised Bernoulli with these logits."""
         return dist.Bernoulli(logits=outputs).to_event(1)
+
+
+class ContinuousBernoulli:
+    """x in [0, 1], grey pixels: density proportional to p^x (1-p)^(1-x) (Loaiza-Ganem & Cunningham 2019)."""
+
+    outputs_per_dim = 1
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised continuous Bernoulli with these logits."""
+        return dist.ContinuousBernoulli(logits=outputs).to_event(1)
+
+
+class Beta:
+    """x in (0, 1): Beta(softplus(a), softplus(b)), outputs = [a, b]."""
+
+    outputs_per_dim = 2
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised Beta distribution."""
+        concentration1, concentration0 = (F.softplus(outputs) + SMALLEST).chunk(2, -1)
+        return dist.Beta(concentration1, concentration0).to_event(1)
+
+
+# -- Real -------------------------------------------------------------------------------------------------------------
 
 
 class Gaussian:
@@ -54,8 +106,190 @@ class SigmoidGaussian:
         return dist.Normal(logits.sigmoid(), (0.5 * log_variance).exp()).to_event(1)
 
 
-LIKELIHOODS: dict[str, Likelihood] = {
-    "bernoulli": Bernoulli(),
-    "gaussian": Gaussian(),
-    "sigmoid-gaussian": SigmoidGaussian(),
+class FixedGaussian:
+    """Real x: N(outputs, scale^2) with a scale that stays as it is.
+
+    Args:
+        scale: the standard deviation.
+    """
+
+    outputs_per_dim = 1
+
+    def __init__(self, scale: float = 1.0) -> None:
+        if not scale > 0:
+            raise ValueError(f"expected a positive scale, got {scale}")
+        self.scale = scale
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return N(outputs, scale^2)."""
+        return dist.Normal(outputs, torch.full_like(outputs, self.scale)).to_event(1)
+
+
+class SharedGaussian(nn.Module):
+    """Real x: N(outputs, scale^2) with one scale for all dimensions, learned with theta.
+
+    Args:
+        scale: the standard deviation to begin with.
+    """
+
+    outputs_per_dim = 1
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"expected a positive scale, got {scale}")
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return N(outputs, scale^2)."""
+        return dist.Normal(outputs, self.log_scale.exp().expand_as(outputs)).to_event(1)
+
+
+class Laplace:
+    """Real x, heavier tails than a Gaussian's: Laplace(loc, exp(log scale)), outputs = [loc, log scale]."""
+
+    outputs_per_dim = 2
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised Laplace distribution."""
+        loc, log_scale = outputs.chunk(2, -1)
+        return dist.Laplace(loc, log_scale.exp()).to_event(1)
+
+
+class StudentT:
+    """Real x with outliers: Student's t, outputs = [loc, log scale].
+
+    Args:
+        df: degrees of freedom.
+    """
+
+    outputs_per_dim = 2
+
+    def __init__(self, df: float = 4.0) -> None:
+        if not df > 0:
+            raise ValueError(f"expected df above 0, got {df}")
+        self.df = df
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised Student's t distribution."""
+        loc, log_scale = outputs.chunk(2, -1)
+        return dist.StudentT(torch.full_like(loc, self.df), loc, log_scale.exp()).to_event(1)
+
+
+# -- Levels and counts ------------------------------------------------------------------------------------------------
+
+
+class Categorical:
+    """x in {0, ..., L-1} without an order: a softmax over the levels.
+
+    Args:
+        num_levels: L.
+    """
+
+    def __init__(self, num_levels: int = 256) -> None:
+        if num_levels < 2:
+            raise ValueError(f"expected num_levels of 2 or more, got {num_levels}")
+        self.num_levels = self.outputs_per_dim = num_levels
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised categorical; each dimension's logits lie side by side."""
+        return _Levels(logits=outputs.unflatten(-1, (-1, self.num_levels))).to_event(1)
+
+
+class _Levels(dist.Categorical):  # type: ignore[name-defined,misc]  # made by Pyro at run time
+    """A categorical distribution whose categories are numbers, so that it has a mean."""
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs * torch.arange(self.probs.shape[-1]).to(self.probs)).sum(-1)
+
+
+class DiscretizedLogisticMixture:
+    """x in {0, ..., L-1} in order, as pixels are: a mixture of discretized logistic distributions.
+
+    Outputs are K logits, K centres in units of half the range around its middle, and K logarithms of scales likewise,
+    for each dimension (Salimans et al. 2017).
+
+    Args:
+        num_components: K.
+        num_levels: L.
+    """
+
+    def __init__(self, num_components: int = 5, num_levels: int = 256) -> None:
+        if num_components < 1 or num_levels < 2:
+            raise ValueError(
+                "expected num_components of 1 or more and num_levels of 2 or more, "
+                f"got {num_components} and {num_levels}"
+            )
+        self.num_components, self.num_levels, self.outputs_per_dim = num_components, num_levels, 3 * num_components
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised mixture; each dimension's outputs lie side by side."""
+        logits, centre, log_scale = outputs.unflatten(-1, (-1, self.outputs_per_dim)).chunk(3, -1)
+        half = (self.num_levels - 1) / 2
+        components = DiscretizedLogistic(half * (1 + centre), half * log_scale.exp(), self.num_levels)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
+
+
+class Poisson:
+    """Counts with rate exp(outputs)."""
+
+    outputs_per_dim = 1
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised Poisson distribution."""
+        return dist.Poisson(outputs.exp()).to_event(1)
+
+
+class NegativeBinomial:
+    """Counts more spread than a Poisson's: mean exp(a), variance mean + mean^2 / exp(b), outputs = [a, b]."""
+
+    outputs_per_dim = 2
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised negative binomial."""
+        log_mean, log_count = outputs.chunk(2, -1)
+        return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count).to_event(1)
+
+
+class ZeroInflatedPoisson:
+    """Counts that are 0 with probability sigmoid(g), else Poisson with rate exp(a): outputs = [g, a]."""
+
+    outputs_per_dim = 2
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised zero-inflated Poisson distribution."""
+        gate_logits, log_rate = outputs.chunk(2, -1)
+        return dist.ZeroInflatedPoisson(log_rate.exp(), gate_logits=gate_logits).to_event(1)
+
+
+class ZeroInflatedNegativeBinomial:
+    """Counts that are 0 with probability sigmoid(g), else as :class:`NegativeBinomial`: outputs = [g, a, b]."""
+
+    outputs_per_dim = 3
+
+    def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised zero-inflated negative binomial."""
+        gate_logits, log_mean, log_count = outputs.chunk(3, -1)
+        return dist.ZeroInflatedNegativeBinomial(
+            log_count.exp(), logits=log_mean - log_count, gate_logits=gate_logits
+        ).to_event(1)
+
+
+LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
+    "bernoulli": Bernoulli,
+    "continuous-bernoulli": ContinuousBernoulli,
+    "beta": Beta,
+    "gaussian": Gaussian,
+    "sigmoid-gaussian": SigmoidGaussian,
+    "fixed-gaussian": FixedGaussian,
+    "shared-gaussian": SharedGaussian,
+    "laplace": Laplace,
+    "student-t": StudentT,
+    "categorical": Categorical,
+    "discretized-logistic": DiscretizedLogisticMixture,
+    "poisson": Poisson,
+    "negative-binomial": NegativeBinomial,
+    "zero-inflated-poisson": ZeroInflatedPoisson,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -23,13 +23,14 @@ class VAE(nn.Module):
         x_dim: D, data dimensions.
         latent_dim: J, latent dimensions.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        likelihood: ``"bernoulli"``, ``"gaussian"``, ``"sigmoid-gaussian"``, or an object like those of
-            :mod:`pyro_aevb.likelihoods`.
+        likelihood: p(x|z): a name out of ``pyro_aevb.likelihoods.LIKELIHOODS``, an object like those of
+            :mod:`pyro_aevb.likelihoods`, or a function from decoder outputs (..., D) to a Pyro distribution of D
+            dimensions.
         init: ``"paper"`` (N(0, 0.01) for every weight) or ``"modern"`` (variance 1/fan-in).
         dataset_size: N of Eq. (8): a minibatch then counts N/M times.  Without it, once.
 
     Raises:
-        ValueError: for sizes below 1 and unknown names.
+        ValueError: for sizes below 1, unknown names, and a likelihood whose distribution isn't one of D dimensions.
 
     >>> _ = torch.manual_seed(0)
     >>> vae = VAE(x_dim=784, latent_dim=20, dataset_size=60000)
@@ -43,7 +44,7 @@ class VAE(nn.Module):
         latent_dim: int,
         *,
         hidden_dims: Sequence[int] = (500,),
-        likelihood: str | Likelihood = "bernoulli",
+        likelihood: str | Likelihood | Callable[[Tensor], dist.TorchDistribution] = "bernoulli",
         init: str = "modern",
         dataset_size: int | None = None,
     ) -> None:
@@ -55,12 +56,16 @@ class VAE(nn.Module):
             raise ValueError(f"expected one or more hidden layers of 1 or more units, got {tuple(hidden_dims)}")
         if isinstance(likelihood, str) and likelihood not in LIKELIHOODS:
             raise ValueError(f"expected a likelihood out of {sorted(LIKELIHOODS)} or an object, got {likelihood!r}")
+        if isinstance(likelihood, type) or not isinstance(likelihood, str | Callable):
+            raise TypeError(f"expected a likelihood's name, an object or a function, got {likelihood!r}")
         if init not in INITIALIZATIONS:
             raise ValueError(f"expected init out of {sorted(INITIALIZATIONS)}, got {init!r}")
         self.x_dim, self.latent_dim, self.dataset_size = x_dim, latent_dim, dataset_size
-        self.likelihood = LIKELIHOODS[likelihood] if isinstance(likelihood, str) else likelihood
+        self.likelihood = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
         self.encoder = mlp(x_dim, list(hidden_dims), 2 * latent_dim)
-        self.decoder = mlp(latent_dim, list(hidden_dims)[::-1], self.likelihood.outputs_per_dim * x_dim)
+        num_outputs = x_dim * getattr(self.likelihood, "outputs_per_dim", 1)
+        self.decoder = mlp(latent_dim, list(hidden_dims)[::-1], num_outputs)
+        self._check_likelihood(num_outputs)
         for network in (self.encoder, self.decoder):
             INITIALIZATIONS[init](network)
 
@@ -71,6 +76,8 @@ class VAE(nn.Module):
             zeros = x.new_zeros(len(x), self.latent_dim)
             z = pyro.sample("z", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
             outputs = apply_network("decoder", self.decoder, z)
+            if isinstance(self.likelihood, nn.Module):
+                return pyro.sample("x", apply_network("likelihood", self.likelihood, outputs), obs=x)
             return pyro.sample("x", self.likelihood(outputs), obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
@@ -95,6 +102,16 @@ class VAE(nn.Module):
         size = len(x) if self.dataset_size is None else self.dataset_size
         # Which M of the N is not the plate's business: any M indices give the scale N/M.
         return pyro.plate("data", size, subsample=torch.arange(len(x), device=x.device))
+
+    def _check_likelihood(self, num_outputs: int) -> None:
+        made = self.likelihood(torch.zeros(2, num_outputs))
+        if made.event_shape != (self.x_dim,) or made.batch_shape != (2,):
+            raise ValueError(
+                f"expected a likelihood that makes a distribution with batch shape (2,) and event shape "
+                f"({self.x_dim},) from outputs of shape (2, {num_outputs}), got {tuple(made.batch_shape)} and "
+                f"{tuple(made.event_shape)}; end it with .to_event(1), or say how many outputs a dimension takes: "
+                "CustomLikelihood(fn, outputs_per_dim=...)"
+            )
 
     def _check(self, x: Tensor) -> None:
         if x.dim() != 2 or x.shape[-1] != self.x_dim:
