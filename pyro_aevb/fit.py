@@ -81,7 +81,7 @@ class History:
 
 def fit(
     learner: Trainable,
-    data: Tensor | np.ndarray | Data,
+    data: Tensor | np.ndarray | Data | tuple[Tensor | np.ndarray | Data, ...],
     *,
     samples: int | None = None,
     epochs: int | None = None,
@@ -105,7 +105,8 @@ def fit(
 
     Args:
         learner: an :class:`~pyro_aevb.AEVB`, :class:`~pyro_aevb.WakeSleep`, :class:`~pyro_aevb.MCEM`.
-        data: N datapoints: a tensor, an array, or anything indexed by a tensor of indices.
+        data: N datapoints: a tensor, an array, or anything indexed by a tensor of indices; a tuple of these where model
+            and guide take more than x.
         samples: how many datapoints to visit in all; this or ``epochs``.
         epochs: how many passes to make.
         batch_size: M; one larger than N means all of the data at a time, with a warning.
@@ -135,8 +136,12 @@ def fit(
     >>> fit(learner, x, epochs=2, batch_size=20, progress=False).samples
     100
     """
-    data = torch.as_tensor(data) if isinstance(data, np.ndarray) else data
-    n = len(data)
+    parts = [
+        torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in (data if isinstance(data, tuple) else (data,))
+    ]
+    n = len(parts[0])
+    if any(len(part) != n for part in parts):
+        raise ValueError(f"expected as many datapoints in each part of the data, got {[len(part) for part in parts]}")
     if n == 0:
         raise ValueError("expected at least one datapoint, got an empty data set")
     if (samples is None) == (epochs is None):
@@ -151,12 +156,11 @@ def fit(
             f"batch_size {batch_size} is larger than the data set: all {n} datapoints at a time", stacklevel=2
         )
         batch_size = n
-    if isinstance(data, Tensor):
-        check_data(data)
+    if all(isinstance(part, Tensor) for part in parts):
+        check_data(*parts)
     with torch.random.fork_rng():
         for chunk in torch.arange(n).split(1000):
-            learner.prepare(data[chunk])
-
+            learner.prepare(*(part[chunk] for part in parts))
     learner.configure(compile=compile, precision=precision, expected_steps=total // batch_size)
 
     history = History()
@@ -177,13 +181,13 @@ def fit(
 
     try:
         with _Interrupt() as interrupt:
-            for index in _minibatches(n, batch_size, total, seed, data.device if isinstance(data, Tensor) else None):
+            for index in _minibatches(n, batch_size, total, seed, getattr(parts[0], "device", None)):
                 if pending and history.samples >= pending[0]:
                     pending = [p for p in pending if p > history.samples]
                     record()
                 if schedule is not None:
                     _set_learning_rates(learner.optimizers, schedule(history.samples / total))
-                info = learner.step(take(data, index), index=index)
+                info = learner.step(*(take(part, index) for part in parts), index=index)
                 history.samples += len(index)
                 if learner.compile_seconds > history.compile_seconds:
                     history.compile_seconds = learner.compile_seconds

@@ -3,7 +3,8 @@
 A likelihood says how many outputs it takes for each data dimension, and makes a Pyro distribution of them.  Any
 function from outputs to a distribution of D dimensions is one: ``lambda h: dist.Poisson(h.exp()).to_event(1)``.
 
-D data dimensions; outputs have shape (..., D * outputs_per_dim), x has shape (..., D).
+D data dimensions; outputs have shape (..., D * outputs_per_dim), the first outputs of all dimensions, then the second
+ones, and so on; x has shape (..., D).
 """
 
 from __future__ import annotations
@@ -192,8 +193,8 @@ class Categorical:
         self.num_levels = self.outputs_per_dim = num_levels
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Return the factorised categorical; each dimension's logits lie side by side."""
-        return _Levels(logits=outputs.unflatten(-1, (-1, self.num_levels))).to_event(1)
+        """Return the factorised categorical."""
+        return _Levels(logits=outputs.unflatten(-1, (self.num_levels, -1)).mT).to_event(1)
 
 
 class _Levels(dist.Categorical):  # type: ignore[name-defined,misc]  # made by Pyro at run time
@@ -224,8 +225,8 @@ class DiscretizedLogisticMixture:
         self.num_components, self.num_levels, self.outputs_per_dim = num_components, num_levels, 3 * num_components
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Return the factorised mixture; each dimension's outputs lie side by side."""
-        logits, centre, log_scale = outputs.unflatten(-1, (-1, self.outputs_per_dim)).chunk(3, -1)
+        """Return the factorised mixture."""
+        logits, centre, log_scale = outputs.unflatten(-1, (self.outputs_per_dim, -1)).mT.chunk(3, -1)
         half = (self.num_levels - 1) / 2
         components = DiscretizedLogistic(half * (1 + centre), half * log_scale.exp(), self.num_levels)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)

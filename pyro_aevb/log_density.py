@@ -146,7 +146,7 @@ def broadcasting(particles: tuple[int, int] | None, argument: str) -> Iterator[N
     try:
         yield
     except RuntimeError as error:
-        if particles is None:
+        if particles is None or isinstance(error, NotImplementedError):
             raise
         raise ValueError(
             f"expected a model and a guide that broadcast over {particles[1]} particles (latents of shape "

@@ -1,8 +1,9 @@
-"""Networks of the VAE: multi-layer perceptrons, and how their weights begin."""
+"""Networks of the VAE: multi-layer perceptrons, convolutions, and how their weights begin."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,62 @@ def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out_dim))
+
+
+def conv_encoder(image_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (32, 64)) -> nn.Module:
+    """Return a network from flat images (..., D) to (..., num_outputs): convolutions of stride 2, then a linear layer.
+
+    ``image_shape`` is (channels, height, width) with D their product; ``channels`` are those of the hidden layers.
+
+    >>> conv_encoder((1, 28, 28), 40)(torch.zeros(7, 784)).shape
+    torch.Size([7, 40])
+    """
+    sizes, small = _pyramid(image_shape, channels)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ELU()]
+    return _OverBatch(
+        nn.Unflatten(-1, tuple(image_shape)),
+        *layers,
+        nn.Flatten(),
+        nn.Linear(sizes[-1] * math.prod(small), num_outputs),
+    )
+
+
+def conv_decoder(
+    latent_dim: int, image_shape: Sequence[int], outputs_per_dim: int = 1, channels: Sequence[int] = (32, 64)
+) -> nn.Module:
+    """Return the reverse of :func:`conv_encoder`, from z (..., J) to (..., D * outputs_per_dim).
+
+    >>> conv_decoder(20, (1, 28, 28))(torch.zeros(5, 7, 20)).shape
+    torch.Size([5, 7, 784])
+    """
+    sizes, small = _pyramid((image_shape[0] * outputs_per_dim, *image_shape[1:]), channels)
+    layers: list[nn.Module] = [
+        nn.Linear(latent_dim, sizes[-1] * math.prod(small)),
+        nn.Unflatten(-1, (sizes[-1], *small)),
+    ]
+    for a, b in itertools.pairwise(sizes[::-1]):
+        layers += [nn.ELU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
+    return _OverBatch(*layers, nn.Flatten())
+
+
+def _pyramid(image_shape: Sequence[int], channels: Sequence[int]) -> tuple[list[int], tuple[int, int]]:
+    """Return the channels of each layer and the size of the last one's images."""
+    factor = 2 ** len(channels)
+    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % factor or image_shape[2] % factor:
+        raise ValueError(
+            f"expected image_shape (channels, height, width) with height and width divisible by {factor}, got "
+            f"{tuple(image_shape)}; pad the images, or pass networks of your own: encoder=..., decoder=..."
+        )
+    return [image_shape[0], *channels], (image_shape[1] // factor, image_shape[2] // factor)
+
+
+class _OverBatch(nn.Sequential):
+    """Layers that take one batch dimension, over any number of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
 
 
 @torch.no_grad()

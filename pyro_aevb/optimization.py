@@ -142,7 +142,7 @@ class Optimizer:
         self.prepare(parameters)
         if self._pyro is not None:
             self._pyro([p.unconstrained for p in parameters.values()])
-        else:
+        elif self._torch is not None:  # there may be nothing to update: a guide whose parameters are all the model's
             self._torch.step()
 
     def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Optimizer:
         if self._pyro is not None:
             optimizers = self._pyro.optim_objs
             return copy.deepcopy({n: optimizers[p.unconstrained].state_dict() for n, p in parameters.items()})
-        return {"names": list(self._names), "state": copy.deepcopy(self._torch.state_dict())}
+        return {"names": list(self._names), "state": copy.deepcopy(self._torch.state_dict()) if self._torch else None}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
         """Restore what :meth:`state_dict` gave for the same parameters; raise ``ValueError`` for others."""
@@ -166,7 +166,7 @@ class Optimizer:
         if self._pyro is not None:
             for name, parameter in parameters.items():
                 self._pyro.optim_objs[parameter.unconstrained].load_state_dict(state[name])
-        else:
+        elif self._torch is not None:
             self._torch.load_state_dict(state["state"])
 
 

@@ -1,0 +1,357 @@
+"""q(z|x) of a VAE: a distribution over J latent dimensions from an encoder's outputs.
+
+A posterior is given its size by the VAE it goes into (``setup``), says how many outputs it takes (``num_outputs``), and
+makes a Pyro distribution of them.  Flows have parameters besides, which belong to phi.
+
+Shapes: J latent dimensions; outputs (..., num_outputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.distributions.transforms.planar import ConditionedPlanar
+from torch import Tensor, nn
+
+SMALLEST = 1e-4  # what is added to a softplus that must not vanish
+
+
+class Posterior(nn.Module):
+    """What posteriors have in common: a size that comes from the VAE, once."""
+
+    notation = "q(z|x)"
+    num_outputs: int
+    latent_dim: int
+
+    def setup(self, latent_dim: int) -> None:
+        """Make the parameters for J latent dimensions, and set ``num_outputs``."""
+        self.latent_dim = latent_dim
+        self.num_outputs = self._count(latent_dim)
+
+    def _count(self, latent_dim: int) -> int:
+        raise NotImplementedError
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return q(z|x), an event of J dimensions, one for each row of ``outputs``."""
+        raise NotImplementedError
+
+
+# -- Gaussians --------------------------------------------------------------------------------------------------------
+
+
+class DiagonalGaussian(Posterior):
+    """N(loc, diag(scale^2)), Eq. (9) of the paper; outputs = [loc, log scale^2]."""
+
+    notation = "N(m(x), diag(s(x)^2))"
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian."""
+        loc, log_variance = outputs.chunk(2, -1)
+        return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+
+
+class FullGaussian(Posterior):
+    """N(loc, L L'), L lower triangular with a diagonal exp(d); outputs = [loc, d, what is below the diagonal]."""
+
+    notation = "N(m(x), L(x) L(x)')"
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian."""
+        j = self.latent_dim
+        loc, log_diagonal, below = outputs.split([j, j, outputs.shape[-1] - 2 * j], -1)
+        rows, columns = torch.tril_indices(j, j, -1, device=outputs.device)
+        place = F.one_hot(rows * j + columns, j * j).to(outputs)
+        lower = (below @ place).unflatten(-1, (j, j))
+        return dist.MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(log_diagonal.exp()))
+
+
+class LowRankGaussian(Posterior):
+    """N(loc, W W' + diag(d)), W with ``rank`` columns; outputs = [loc, log d, W].
+
+    Args:
+        rank: columns of W.
+    """
+
+    def __init__(self, rank: int = 2) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"expected rank of 1 or more, got {rank}")
+        self.rank = rank
+        self.notation = f"N(m(x), W(x) W(x)' + diag(d(x))), rank {rank}"
+
+    def _count(self, latent_dim: int) -> int:
+        return (2 + self.rank) * latent_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the Gaussian."""
+        j = self.latent_dim
+        loc, log_diagonal, factor = outputs.split([j, j, j * self.rank], -1)
+        return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (j, self.rank)), log_diagonal.exp())
+
+
+class MixturePosterior(Posterior):
+    """A mixture of diagonal Gaussians, reparameterised (Jankowiak & Karaletsos 2019), of two dimensions or more.
+
+    Args:
+        num_components: C.
+    """
+
+    def __init__(self, num_components: int = 3) -> None:
+        super().__init__()
+        if num_components < 2:
+            raise ValueError(f"expected num_components of 2 or more, got {num_components}; use DiagonalGaussian")
+        self.num_components = num_components
+        self.notation = f"sum over {num_components} of pi_c(x) N(m_c(x), diag(s_c(x)^2))"
+
+    def setup(self, latent_dim: int) -> None:
+        """Begin with components that stand apart, so that they can part."""
+        if latent_dim < 2:
+            raise ValueError(
+                f"expected latent_dim of 2 or more for a mixture, got {latent_dim}; use posterior='spline'"
+            )
+        super().setup(latent_dim)
+        self.offset = nn.Parameter(torch.randn(self.num_components, latent_dim))
+
+    def _count(self, latent_dim: int) -> int:
+        return self.num_components * (2 * latent_dim + 1)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the mixture."""
+        c, j = self.num_components, self.latent_dim
+        logits, loc, log_variance = outputs.split([c, c * j, c * j], -1)
+        scale = (0.5 * log_variance.unflatten(-1, (c, j))).exp()
+        return _MixtureOfDiagNormals(loc.unflatten(-1, (c, j)) + self.offset, scale, logits)
+
+
+class _MixtureOfDiagNormals(dist.MixtureOfDiagNormals):
+    """Pyro's, with a mean, and with more than one draw where there is a batch."""
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs.unsqueeze(-1) * self.locs).sum(-2)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        if len(sample_shape):
+            return self.expand((*sample_shape, *self.batch_shape)).rsample()
+        return super().rsample()
+
+
+# -- Flows ------------------------------------------------------------------------------------------------------------
+
+
+class PlanarFlow(Posterior):
+    """A diagonal Gaussian through planar maps z + u tanh(w'z + b) with u, w, b of x (Rezende & Mohamed 2015).
+
+    There is no inverse: log q(z|x) is known at its own draws alone.  The objectives SGVB and IWAE need no more; STL,
+    DReG, wake-sleep and score functions do.
+
+    Args:
+        num_flows: maps.
+    """
+
+    def __init__(self, num_flows: int = 4) -> None:
+        super().__init__()
+        if num_flows < 1:
+            raise ValueError(f"expected num_flows of 1 or more, got {num_flows}")
+        self.num_flows = num_flows
+        self.notation = f"{num_flows} planar maps(x) of N(m(x), diag(s(x)^2))"
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim + self.num_flows * (2 * latent_dim + 1)
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the transformed Gaussian."""
+        j, each = self.latent_dim, 2 * self.latent_dim + 1
+        gaussian, *maps = outputs.split([2 * j, *[each] * self.num_flows], -1)
+        loc, log_variance = gaussian.chunk(2, -1)
+        base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+        # w begins near a unit vector: a map of w = 0 has no direction, and Pyro divides by |w|^2.
+        start = F.one_hot(torch.arange(self.num_flows) % j, j).to(outputs)
+        transforms = [
+            _Planar((bias, u, w + start[i]))
+            for i, (bias, u, w) in enumerate(part.split([1, j, j], -1) for part in maps)
+        ]
+        return dist.TransformedDistribution(base, transforms)
+
+
+class _Planar(ConditionedPlanar):
+    def _inverse(self, y: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "expected draws of the planar flow's own, got other values, for which log q(z|x) is not known: it has no "
+            "inverse; use the objective SGVB() or IWAE(), or posterior='iaf' or 'spline'"
+        )
+
+
+class InverseAutoregressiveFlow(Posterior):
+    """A diagonal Gaussian through affine autoregressive maps with a context from the encoder (Kingma et al. 2016).
+
+    Drawing takes one pass, the density of other values than its own draws J of them.
+
+    Args:
+        num_flows: maps; between them the dimensions are reversed.
+        hidden_dim: units of each map's hidden layer.
+        context_dim: numbers the encoder hands to every map.
+    """
+
+    def __init__(self, num_flows: int = 2, hidden_dim: int = 64, context_dim: int = 16) -> None:
+        super().__init__()
+        if min(num_flows, hidden_dim, context_dim) < 1:
+            raise ValueError(
+                f"expected num_flows, hidden_dim and context_dim of 1 or more, got {num_flows}, {hidden_dim} and "
+                f"{context_dim}"
+            )
+        self.num_flows, self.hidden_dim, self.context_dim = num_flows, hidden_dim, context_dim
+        self.notation = f"{num_flows} {self._kind} maps(x) of N(m(x), diag(s(x)^2))"
+
+    _kind = "inverse autoregressive"
+
+    def setup(self, latent_dim: int) -> None:
+        """Make the maps."""
+        super().setup(latent_dim)
+        self.layers = nn.ModuleList(self._layer(latent_dim) for _ in range(self.num_flows))
+        self.register_buffer("swap", torch.arange(latent_dim).flip(0), persistent=False)
+
+    def _layer(self, latent_dim: int) -> nn.Module:
+        hidden = [max(self.hidden_dim, latent_dim + self.context_dim)]
+        return dist.transforms.conditional_affine_autoregressive(
+            latent_dim, self.context_dim, hidden_dims=hidden, stable=True
+        )
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim + self.context_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the transformed Gaussian."""
+        loc, log_variance, context = outputs.split([self.latent_dim, self.latent_dim, self.context_dim], -1)
+        base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
+        transforms: list[Any] = []
+        for layer in self.layers:
+            transforms += [layer.condition(context), dist.transforms.Permute(self.swap)]
+        return dist.TransformedDistribution(base, transforms[:-1])
+
+
+class SplineFlow(InverseAutoregressiveFlow):
+    """A diagonal Gaussian through autoregressive rational splines with a context from the encoder (Durkan et al. 2019).
+
+    Args:
+        num_flows: maps; between them the dimensions are reversed.
+        hidden_dim: units of each map's hidden layer.
+        context_dim: numbers the encoder hands to every map.
+    """
+
+    _kind = "autoregressive spline"
+
+    def _layer(self, latent_dim: int) -> nn.Module:
+        hidden = [max(self.hidden_dim, latent_dim + self.context_dim)]
+        return dist.transforms.conditional_spline_autoregressive(
+            latent_dim, self.context_dim, hidden_dims=hidden, bound=5.0
+        )
+
+
+# -- Constrained latents ----------------------------------------------------------------------------------------------
+
+
+class LogNormal(Posterior):
+    """Positive latents: exp of N(loc, diag(scale^2)); outputs = [loc, log scale^2]."""
+
+    notation = "LogNormal(m(x), s(x))"
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised log-normal distribution."""
+        loc, log_variance = outputs.chunk(2, -1)
+        return dist.LogNormal(loc, (0.5 * log_variance).exp()).to_event(1)
+
+
+class TwoPositive(Posterior):
+    """A factorised family with two positive parameters, each a softplus of an output.
+
+    Args:
+        family: a class of Pyro distributions.
+        parameters: the names of its two parameters.
+    """
+
+    def __init__(self, family: Callable[..., dist.TorchDistribution], *parameters: str) -> None:
+        super().__init__()
+        self.family, self.parameter_names = family, parameters
+        self.notation = f"{family.__name__}({', '.join(f'{name}(x)' for name in parameters)})"
+
+    def _count(self, latent_dim: int) -> int:
+        return 2 * latent_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the factorised distribution."""
+        values = (F.softplus(outputs) + SMALLEST).chunk(2, -1)
+        return self.family(**dict(zip(self.parameter_names, values, strict=True))).to_event(1)
+
+
+class Dirichlet(Posterior):
+    """Latents on the simplex: concentrations are a softplus of the outputs."""
+
+    notation = "Dirichlet(concentration(x))"
+
+    def _count(self, latent_dim: int) -> int:
+        return latent_dim
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return the Dirichlet distribution."""
+        return dist.Dirichlet(F.softplus(outputs) + SMALLEST)
+
+
+class FreeForm(Posterior):
+    """q(z_n) with parameters of its own for each datapoint in place of an encoder: the paper's q_phi(z).
+
+    Model and guide then take each datapoint's place in the data set besides: ``vae.guide(x, index)``.
+
+    Args:
+        posterior: the family, a name or an object.
+        num_data: N.
+    """
+
+    def __init__(self, posterior: str | Posterior = "normal", *, num_data: int) -> None:
+        super().__init__()
+        if num_data < 1:
+            raise ValueError(f"expected num_data of 1 or more, got {num_data}")
+        self.family = POSTERIORS[posterior]() if isinstance(posterior, str) else posterior
+        self.num_data = num_data
+        self.notation = self.family.notation.replace("(x)", "_n")
+
+    def setup(self, latent_dim: int) -> None:
+        """Make the family."""
+        self.family.setup(latent_dim)
+        super().setup(latent_dim)
+
+    def _count(self, latent_dim: int) -> int:
+        return self.family.num_outputs
+
+    def forward(self, outputs: Tensor) -> dist.TorchDistribution:
+        """Return q(z_n)."""
+        return self.family(outputs)
+
+
+POSTERIORS: dict[str, Callable[[], Posterior]] = {
+    "normal": DiagonalGaussian,
+    "full": FullGaussian,
+    "low-rank": LowRankGaussian,
+    "mixture": MixturePosterior,
+    "planar": PlanarFlow,
+    "iaf": InverseAutoregressiveFlow,
+    "spline": SplineFlow,
+    "log-normal": LogNormal,
+    "gamma": lambda: TwoPositive(dist.Gamma, "concentration", "rate"),
+    "weibull": lambda: TwoPositive(dist.Weibull, "scale", "concentration"),
+    "beta": lambda: TwoPositive(dist.Beta, "concentration1", "concentration0"),
+    "dirichlet": Dirichlet,
+}
