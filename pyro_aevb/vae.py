@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_aevb.columns import ColumnsDistribution
 from pyro_aevb.likelihoods import LIKELIHOODS, Likelihood
 from pyro_aevb.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, mlp
 from pyro_aevb.posteriors import POSTERIORS, FreeForm, Posterior
@@ -91,11 +92,12 @@ class VAE(nn.Module):
         self.prior.setup(latent_dim, x_dim)
         self.posterior.setup(latent_dim)
         outputs_per_dim = getattr(self.likelihood, "outputs_per_dim", 1)
+        num_outputs = getattr(self.likelihood, "num_outputs", outputs_per_dim * x_dim)
         hidden = list(hidden_dims)
         if image_shape is None:
             made = (
                 mlp(x_dim, hidden, self.posterior.num_outputs),
-                mlp(latent_dim, hidden[::-1], outputs_per_dim * x_dim),
+                mlp(latent_dim, hidden[::-1], num_outputs),
             )
         else:
             made = (
@@ -104,33 +106,42 @@ class VAE(nn.Module):
             )
         for network in made:
             INITIALIZATIONS[init](network)
-        self.encoder, self.decoder = encoder or made[0], decoder or made[1]
+        self.encoder = made[0] if encoder is None else encoder
+        self.decoder = made[1] if decoder is None else decoder
         if isinstance(self.posterior, FreeForm):
             if encoder is not None:
                 raise ValueError("expected no encoder beside a FreeForm posterior, got one; leave encoder out")
             self.encoder = nn.Embedding(self.posterior.num_data, self.posterior.num_outputs)
             nn.init.normal_(self.encoder.weight, std=0.01)
-        self._check_parts(outputs_per_dim * x_dim)
+        self._check_parts(num_outputs)
 
-    def model(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Sample z ~ p(z) and observe x ~ p(x|z); x has shape (M, D)."""
-        self._check(x)
+    def model(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        """Sample z ~ p(z) and observe x ~ p(x|z).
+
+        Args:
+            x: (M, D).
+            given: which entries of x are there, (M, D) of bool, the others holding any value the likelihood allows; or,
+                with a free-form posterior, each datapoint's place in the data set, (M,).
+        """
+        self._check(x, given)
         with self._plate(x):
             z = pyro.sample("z", apply_network("prior", self.prior, self._q))
             outputs = apply_network("decoder", self.decoder, z)
-            if isinstance(self.likelihood, nn.Module):
-                return pyro.sample("x", apply_network("likelihood", self.likelihood, outputs), obs=x)
-            return pyro.sample("x", self.likelihood(outputs), obs=x)
+            module = isinstance(self.likelihood, nn.Module)
+            p = apply_network("likelihood", self.likelihood, outputs) if module else self.likelihood(outputs)
+            if given is not None and given.dtype == torch.bool:
+                p = p.where(given) if isinstance(p, ColumnsDistribution) else p.base_dist.mask(given).to_event(1)
+            return pyro.sample("x", p, obs=x)
 
-    def guide(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """Sample z ~ q(z|x), Eq. (9); x has shape (M, D), ``index`` (M,) is for a free-form posterior."""
-        self._check(x)
+    def guide(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        """Sample z ~ q(z|x), Eq. (9), arguments as for :meth:`model`; the encoder sees 0 for a missing entry."""
+        self._check(x, given)
         with self._plate(x):
-            return pyro.sample("z", self._q(self._encoder_input(x, index)))
+            return pyro.sample("z", self._q(self._encoder_input(x, given)))
 
-    def encode(self, x: Tensor, index: Tensor | None = None, *, num_samples: int = 100) -> Tensor:
+    def encode(self, x: Tensor, given: Tensor | None = None, *, num_samples: int = 100) -> Tensor:
         """Return the mean of q(z|x), (M, J); of ``num_samples`` draws where it can't be written down, as for a flow."""
-        q = self.posterior(self.encoder(self._encoder_input(x, index)))
+        q = self.posterior(self.encoder(self._encoder_input(x, given)))
         try:
             return q.mean
         except NotImplementedError:
@@ -143,15 +154,11 @@ class VAE(nn.Module):
     def _q(self, x: Tensor) -> dist.TorchDistribution:
         return apply_network("posterior", self.posterior, apply_network("encoder", self.encoder, x))
 
-    def _encoder_input(self, x: Tensor, index: Tensor | None) -> Tensor:
-        if not isinstance(self.posterior, FreeForm):
-            return x
-        if index is None:
-            raise ValueError(
-                "expected each datapoint's place in the data set for a free-form posterior, got none; "
-                "pass vae.guide(x, index), and data as (x, torch.arange(N)) to fit"
-            )
-        return index
+    def _encoder_input(self, x: Tensor, given: Tensor | None) -> Tensor:
+        if isinstance(self.posterior, FreeForm):
+            assert given is not None
+            return given
+        return x if given is None else torch.where(given, x, 0.0)
 
     def _plate(self, x: Tensor) -> pyro.plate:
         size = len(x) if self.dataset_size is None else self.dataset_size
@@ -201,12 +208,24 @@ class VAE(nn.Module):
             f"  f: {_sizes(self.decoder)}; encoder: {_sizes(self.encoder)}\n)"
         )
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, given: Tensor | None) -> None:
         if x.dim() != 2 or x.shape[-1] != self.x_dim:
             raise ValueError(f"expected x of shape (M, {self.x_dim}), got {tuple(x.shape)}; flatten with x.flatten(1)")
         dtype = next((parameter.dtype for parameter in self.parameters()), x.dtype)
         if x.dtype != dtype:
             raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
+        free = isinstance(self.posterior, FreeForm)
+        if free and (given is None or given.dtype != torch.long or given.shape != (len(x),)):
+            raise ValueError(
+                "expected each datapoint's place in the data set for a free-form posterior, (M,) of int64, got "
+                f"{None if given is None else (tuple(given.shape), given.dtype)}; pass vae.guide(x, index), and "
+                "(x, torch.arange(N)) to fit"
+            )
+        if not free and given is not None and (given.dtype != torch.bool or given.shape != x.shape):
+            raise ValueError(
+                f"expected which entries are there as bool of shape {tuple(x.shape)}, got {tuple(given.shape)} of "
+                f"{given.dtype}"
+            )
 
 
 def _part(name: str, given: Any, known: Mapping[str, Callable[[], Part]], kind: Any) -> Part:
