@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -65,9 +66,9 @@ class ColumnsDistribution(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """Each column's own, of what is observed."""
-        return _ColumnsSupport([column.support for column in self.columns], self.observed)
+        return _ColumnsSupport([column.support for column in self.columns], self.observed)  # type: ignore[misc]
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> ColumnsDistribution:
+    def expand(self, batch_shape: Any, _instance: object = None) -> ColumnsDistribution:
         """Return the distribution with a larger batch shape."""
         observed = self.observed if self.observed is None else self.observed.expand(*batch_shape, len(self.columns))
         return ColumnsDistribution([c.expand(batch_shape) for c in self.columns], observed, self._validate_args)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
@@ -45,7 +47,7 @@ class DiscretizedLogistic(TorchDistribution):
         """The whole numbers from 0 to L-1."""
         return constraints.integer_interval(0, self.num_levels - 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: DiscretizedLogistic | None = None) -> DiscretizedLogistic:
+    def expand(self, batch_shape: Any, _instance: DiscretizedLogistic | None = None) -> DiscretizedLogistic:
         """Return the distribution with a larger batch shape."""
         new = self._get_checked_instance(DiscretizedLogistic, _instance)
         new.loc, new.scale, new.num_levels = (

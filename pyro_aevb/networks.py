@@ -102,7 +102,7 @@ def fan_in_init(network: nn.Module) -> None:
 INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {"paper": paper_init, "modern": fan_in_init}
 
 
-def apply_network(name: str, network: nn.Module, *inputs: Tensor) -> Any:
+def apply_network(name: str, network: nn.Module, *inputs: Any) -> Any:
     """Run ``network`` with each of its parameters announced to Pyro as a ``param`` site.
 
     What ``pyro.module`` does, less its store: the parameters stay the module's own, so two models with the same names

@@ -236,7 +236,8 @@ class InverseAutoregressiveFlow(Posterior):
         base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
         transforms: list[Any] = []
         for layer in self.layers:
-            transforms += [layer.condition(context), dist.transforms.Permute(self.swap)]
+            made: Any = layer
+            transforms += [made.condition(context), dist.transforms.Permute(self.swap)]
         return dist.TransformedDistribution(base, transforms[:-1])
 
 

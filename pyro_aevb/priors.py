@@ -178,6 +178,8 @@ class FlowPrior(Prior):
         self.num_flows, self.hidden_dim, self.bound = num_flows, hidden_dim, bound
         self.notation = f"{num_flows} autoregressive spline maps of N(0, I)"
 
+    loc: Tensor
+
     def setup(self, latent_dim: int, x_dim: int) -> None:
         """Make the maps."""
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)

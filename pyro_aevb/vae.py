@@ -94,6 +94,7 @@ class VAE(nn.Module):
         outputs_per_dim = getattr(self.likelihood, "outputs_per_dim", 1)
         num_outputs = getattr(self.likelihood, "num_outputs", outputs_per_dim * x_dim)
         hidden = list(hidden_dims)
+        made: tuple[nn.Module, nn.Module]
         if image_shape is None:
             made = (
                 mlp(x_dim, hidden, self.posterior.num_outputs),
@@ -127,8 +128,12 @@ class VAE(nn.Module):
         with self._plate(x):
             z = pyro.sample("z", apply_network("prior", self.prior, self._q))
             outputs = apply_network("decoder", self.decoder, z)
-            module = isinstance(self.likelihood, nn.Module)
-            p = apply_network("likelihood", self.likelihood, outputs) if module else self.likelihood(outputs)
+            likelihood = self.likelihood
+            p: Any = (
+                apply_network("likelihood", likelihood, outputs)
+                if isinstance(likelihood, nn.Module)
+                else likelihood(outputs)
+            )
             if given is not None and given.dtype == torch.bool:
                 p = p.where(given) if isinstance(p, ColumnsDistribution) else p.base_dist.mask(given).to_event(1)
             return pyro.sample("x", p, obs=x)
