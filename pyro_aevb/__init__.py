@@ -4,30 +4,43 @@ Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two P
 """
 
 from pyro_aevb.aevb import AEVB, AEVBInfo
+from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
+from pyro_aevb.evidence import Evidence
 from pyro_aevb.fit import History, fit
+from pyro_aevb.importance import Importance
 from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
+from pyro_aevb.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.mcem import MCEM, MCEMInfo
+from pyro_aevb.posterior_density import PosteriorDensity
+from pyro_aevb.quadrature import Quadrature
 from pyro_aevb.vae import VAE
 from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
     "AEVB",
+    "AIS",
+    "BDMC",
     "MCEM",
     "VAE",
     "AEVBInfo",
     "Estimate",
+    "Evidence",
     "History",
+    "Importance",
     "LogDensity",
     "MCEMInfo",
     "MeanEstimate",
     "NonFiniteLossError",
+    "PosteriorDensity",
+    "Quadrature",
     "WakeSleep",
     "WakeSleepInfo",
     "capture_log_density",
     "elbo",
     "fit",
     "log_density",
+    "log_marginal_likelihood",
 ]
 __version__ = "0.1.0"

@@ -70,7 +70,7 @@ class LatentSpace:
                 )
         if not latents:
             raise ValueError("expected a model with local latents, got none; add pyro.sample('z', ...) in its plate")
-        self._shapes = {name: u.shape[1:] for name, u in _unconstrained(trace).items()}
+        self._shapes = {name: u.shape[1:] for name, u in _unconstrained(latents).items()}
         self.dim = sum(shape.numel() for shape in self._shapes.values())
         sites = (latents | observed_sites(trace)).values()
         self._plates = max(-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
@@ -89,8 +89,8 @@ class LatentSpace:
 
     def position(self, trace: Trace, num_data: int) -> Tensor:
         """Return the latents of a trace of the model, (M, J)."""
-        drawn = _unconstrained(trace)
-        return torch.cat([drawn[name].reshape(num_data, -1) for name in self._shapes], -1)
+        drawn = _unconstrained({name: trace.nodes[name] for name in self._shapes})
+        return torch.cat([u.reshape(num_data, -1) for u in drawn.values()], -1)
 
     def values(self, u: Tensor, *args: Tensor) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
@@ -134,7 +134,9 @@ class LatentSpace:
         handler = _AtUnconstrained(at, batch_dims=len(batch))
         with handler:
             trace = poutine.trace(self._model).get_trace(*args)
-        return trace, torch.as_tensor(handler.log_det, dtype=u.dtype, device=u.device).expand(batch).reshape(u.shape[:-1])
+        return trace, torch.as_tensor(handler.log_det, dtype=u.dtype, device=u.device).expand(batch).reshape(
+            u.shape[:-1]
+        )
 
     def _sum(self, trace: Trace, u: Tensor) -> Tensor:
         particles = (-1 - self._plates, len(u)) if u.dim() == 3 else None
@@ -159,8 +161,8 @@ class _AtUnconstrained(Messenger):
         self.log_det = self.log_det + sum_rightmost(log_det, log_det.dim() - self._batch_dims)
 
 
-def _unconstrained(trace: Trace) -> dict[str, Tensor]:
-    return {name: biject_to(s["fn"].support).inv(s["value"]) for name, s in latent_sites(trace).items()}
+def _unconstrained(sites: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
 
 
 def _part(trace: Trace, sites: Iterable[str]) -> Trace:
