@@ -125,20 +125,19 @@ class BDMC:
         num_args = len(problem.args)
         with torch.random.fork_rng(), torch.no_grad():
             names = list(observed_sites(poutine.trace(model).get_trace(*problem.args)))
-            first = _simulate(model, problem.args)
+            first = _simulate(model, problem.args, names)[1].values()
 
         def simulated(*args: Tensor) -> Any:
             """Run the model on observations of its own, which come after its arguments."""
             data = dict(zip(names, args[num_args:], strict=True))
             return poutine.condition(poutine.uncondition(model), data=data)(*args[:num_args])
 
-        path = method.path(simulated, problem, *(first.nodes[name]["value"] for name in names))
+        path = method.path(simulated, problem, *(site["value"] for site in first))
 
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
             with torch.no_grad():
-                trace = _simulate(model, args)
-            data = {name: trace.nodes[name]["value"] for name in names}
-            everything = (*args, *data.values())
+                trace, sites = _simulate(model, args, names)
+            everything = (*args, *(site["value"] for site in sites.values()))
             lower, sizes = method.forward(path, num_chains, everything, lambda part: tick(part / 3))
             exact = path.space.position(trace, len(args[0])).expand(num_chains, -1, -1)
             log_weight = ais.anneal(
@@ -150,12 +149,13 @@ class BDMC:
                 tick=lambda part: tick(part / 3),
             )
             value, error, ess = log_mean(log_weight).result()
-            rows = {name: x.movedim(-1 - trace.nodes[name]["fn"].event_dim, 0) for name, x in data.items()}
-            return replace(lower, upper=Evidence(-value, error, "upper", ess), data=rows)
+            data = {name: site["value"].movedim(-1 - site["fn"].event_dim, 0) for name, site in sites.items()}
+            return replace(lower, upper=Evidence(-value, error, "upper", ess), data=data)
 
         return evaluate
 
 
-def _simulate(model: PyroCallable, args: tuple[Tensor, ...]) -> Trace:
-    """Return a trace of the model with its observed sites drawn."""
-    return poutine.trace(poutine.uncondition(model)).get_trace(*args)
+def _simulate(model: PyroCallable, args: tuple[Tensor, ...], names: list[str]) -> tuple[Trace, dict[str, Any]]:
+    """Return a trace of the model with its observed sites drawn, and these sites."""
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    return trace, {name: trace.nodes[name] for name in names}

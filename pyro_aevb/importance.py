@@ -2,8 +2,8 @@ r"""The importance-weighted estimate of log p(x), with the guide as proposal.
 
 .. math:: \log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^{K} w_k, \qquad w_k = p(x, z_k) / q(z_k|x), \quad z_k \sim q(z|x)
 
-In expectation it is the bound L_K of Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016, Eq. (8):
-below log p(x), and rising towards it with K.
+In expectation it is the bound L_K of Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016,
+Eq. (8): below log p(x), and rising towards it with K.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class Importance:
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
             sums = WeightSums(num_particles)
             for done in range(0, num_particles, chunk):
-                sums.add(
-                    density(*args).log_weight[: num_particles - done]
-                )  # what the last pass has too many is dropped
+                sums.add(density(*args).log_weight[: num_particles - done])  # the last pass may draw too many
                 tick(1 / passes)
             value, error, ess = sums.result()
             return Evidence(value, error, "lower", ess, sums.pareto_k())

@@ -65,9 +65,7 @@ class PosteriorDensity:
 
     def __post_init__(self) -> None:
         if self.num_chains < 2 or self.num_chains % 2:
-            raise ValueError(
-                f"expected an even num_chains, 2 or more, got {self.num_chains}; half of them fit the density"
-            )
+            raise ValueError(f"expected an even num_chains, 2 or more, got {self.num_chains}; half of them fit")
         if self.num_leapfrog < 1 or self.num_warmup < 2:
             raise ValueError(
                 "expected num_leapfrog of 1 or more and num_warmup of 2 or more, "

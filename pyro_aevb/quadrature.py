@@ -100,7 +100,7 @@ def _candidates(path: AnnealedPath, problem: Problem, args: tuple[Tensor, ...]) 
 
 
 class Grid(NamedTuple):
-    """Where each datapoint's grid is: u = centre + axes v, ``low`` <= v <= ``high``; (M, J), (M, J, J), (M, J) twice."""
+    """Each datapoint's grid: u = centre + axes v, ``low`` <= v <= ``high``; (M, J), (M, J, J), (M, J) and (M, J)."""
 
     centre: Tensor
     axes: Tensor
@@ -147,7 +147,7 @@ def integrate(
     """
     dim = points.shape[-1]
     grid = locate(log_density, points)
-    value = points.new_full(points.shape[1:2], torch.nan)
+    value = torch.full(points.shape[1:2], torch.nan, dtype=torch.float64, device=points.device)
     change = torch.full_like(value, torch.inf)
     num_points = FIRST_POINTS[dim]
     left = torch.arange(len(value), device=points.device)
@@ -175,7 +175,7 @@ def _sum(log_density: LogDensityAt, grid: Grid, index: Tensor, num_points: int) 
     every_other = cube[(slice(None, None, 2),) * dim].flatten(0, dim - 1)
     fine = log_f.logsumexp(0) + grid.log_cell(num_points)
     coarse = every_other.logsumexp(0) + grid.log_cell((num_points + 1) // 2)
-    return fine.to(grid.low), (fine - coarse).abs().to(grid.low)
+    return fine, (fine - coarse).abs()
 
 
 def locate(log_density: LogDensityAt, points: Tensor) -> Grid:
@@ -189,9 +189,8 @@ def locate(log_density: LogDensityAt, points: Tensor) -> Grid:
     log_f = log_density(points, everyone)
     check_weights(log_f.max(0).values)
     deviation = points.std(0)
-    equal = torch.where(
-        log_f > log_f.max(0).values - CUT, 0.0, -torch.inf
-    )  # where the points are says more than how many
+    # Where points are that count says more than how much each counts.
+    equal = torch.where(log_f > log_f.max(0).values - CUT, 0.0, -torch.inf)
     grid = _covering(points, equal, 1e-2 * deviation + 1e-6, 500.0)
     num_points = SEARCH_POINTS[dim]
     left = everyone
