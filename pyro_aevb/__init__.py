@@ -8,6 +8,7 @@ from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
 from pyro_aevb.evidence import Evidence
+from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
 from pyro_aevb.fit import History, fit
 from pyro_aevb.importance import Importance
 from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
@@ -27,6 +28,7 @@ __all__ = [
     "AEVBInfo",
     "Estimate",
     "Evidence",
+    "EvidenceGap",
     "History",
     "Importance",
     "LogDensity",
@@ -39,6 +41,7 @@ __all__ = [
     "WakeSleepInfo",
     "capture_log_density",
     "elbo",
+    "evidence_gap",
     "fit",
     "log_density",
     "log_marginal_likelihood",

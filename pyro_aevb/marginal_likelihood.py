@@ -106,12 +106,7 @@ def log_marginal_likelihood(
     ([-1.2655, -2.2655], 'exact')
     """
     estimator = _estimator(method)
-    check_data(*args)
-    if not args:
-        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
-    for name, size in (("num_particles", num_particles), ("batch_size", batch_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {size}")
+    check_sizes(args, num_particles=num_particles, batch_size=batch_size)
     batches = list(zip(*(a.split(batch_size) for a in args), strict=True))
     _check_guide(model, guide, batches[0])
     with seeded(seed):
@@ -130,6 +125,16 @@ def log_marginal_likelihood(
     evidence = concatenate(parts)
     _warn_of_tails(evidence.pareto_k)
     return evidence
+
+
+def check_sizes(args: tuple[Tensor, ...], **sizes: int | None) -> None:
+    """Raise unless there are data, finite ones, and every size that is given is 1 or more."""
+    if not args:
+        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
+    check_data(*args)
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {size}")
 
 
 def _advance(bar: Any, num_data: int, part: float) -> None:
