@@ -19,6 +19,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.log_density import PyroCallable, latent_sites, observed_sites, site_log_prob, sum_log_prob
 
@@ -155,14 +156,19 @@ class _AtUnconstrained(Messenger):
         if msg["name"] not in self._u or msg["is_observed"]:
             return
         u = self._u[msg["name"]]
-        transform = biject_to(msg["fn"].support)
+        transform = _bijection(msg["fn"].support)
         msg["value"], msg["done"] = transform(u), True
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
         self.log_det = self.log_det + sum_rightmost(log_det, log_det.dim() - self._batch_dims)
 
 
 def _unconstrained(sites: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: biject_to(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+    return {name: _bijection(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+
+
+def _bijection(support: Any) -> Any:
+    """Return T from R^n to ``support``; of a mixture's, for which Pyro keeps none, that of its components."""
+    return biject_to(support.base_constraint if isinstance(support, MixtureSameFamilyConstraint) else support)
 
 
 def _part(trace: Trace, sites: Iterable[str]) -> Trace:
