@@ -18,6 +18,7 @@ Shapes: K chains, M datapoints, J dimensions, T steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +49,17 @@ def check_schedule(schedule: Tensor) -> None:
         )
 
 
+class Tuned(NamedTuple):
+    """A run that tunes: ``step_sizes`` (T-1, M), where the chains ended (K, M, J), and their ``log_weight`` (K, M).
+
+    The weights of chains that were still being tuned are a guide to where the mass is, and no estimate.
+    """
+
+    step_sizes: Tensor
+    position: Tensor
+    log_weight: Tensor
+
+
 def tune(
     path: Path,
     schedule: Tensor,
@@ -57,7 +69,7 @@ def tune(
     target_acceptance: float = 0.65,
     step_size: float = 0.1,
     tick: Tick = lambda part: None,
-) -> tuple[Tensor, Tensor]:
+) -> Tuned:
     """Anneal once to find a step size for each temperature between the ends and each datapoint.
 
     A datapoint's step size follows the mean acceptance of its own chains, and of nobody else's.
@@ -70,22 +82,21 @@ def tune(
         target_acceptance: what the step sizes are tuned to; 0.65 as in Wu et al. 2017.
         step_size: where the search begins.
         tick: told, after each temperature, which fraction of the work that was.
-
-    Returns:
-        The step sizes (T-1, M), and where the chains ended (K, M, J).
     """
     size, sizes = position.new_full(position.shape[1:-1], step_size), []
-    inner = schedule[1:-1]
-    for i, beta in enumerate(inner):
-        target = _at(path, beta, position)
-        state = hmc.init(target, position)
-        for _ in range(20 if i == 0 else 1):  # twenty are enough to find the size to begin with
-            state, info = hmc.transition(target, state, hmc.jittered(size, state), num_leapfrog)
-            size = hmc.adapt_step_size(size, info.acceptance.mean(0), target_acceptance)
-        position = state.position
-        sizes.append(size)
-        tick(1 / len(inner))
-    return torch.stack(sizes) if sizes else size.new_zeros(0, *size.shape), position
+    state = hmc.init(_at(path, schedule[0], position), position)
+    log_weight = torch.zeros_like(state.log_prob)
+    steps = len(schedule) - 1
+    for t in range(1, steps + 1):
+        target = _at(path, schedule[t], position)
+        state, log_weight = _cooled(target, state, log_weight)
+        if t < steps:
+            for _ in range(20 if t == 1 else 1):  # twenty are enough to find the size to begin with
+                state, info = hmc.transition(target, state, hmc.jittered(size, state), num_leapfrog)
+                size = hmc.adapt_step_size(size, info.acceptance.mean(0), target_acceptance)
+            sizes.append(size)
+        tick(1 / steps)
+    return Tuned(torch.stack(sizes) if sizes else size.new_zeros(0, *size.shape), state.position, log_weight)
 
 
 def anneal(
@@ -106,7 +117,7 @@ def anneal(
     ...     log_f = -0.5 * ((z - 3 * beta) ** 2).sum(-1) - 0.9189 + beta * 1.6094
     ...     return log_f, 3 * beta - z
     >>> schedule = sigmoid_schedule(100)
-    >>> sizes, _ = tune(path, schedule, torch.randn(50, 1, 1), num_leapfrog=3)
+    >>> sizes = tune(path, schedule, torch.randn(50, 1, 1), num_leapfrog=3).step_sizes
     >>> log_weight = anneal(path, schedule, torch.randn(50, 1, 1), sizes, num_leapfrog=3)
     >>> bool((log_weight.exp().mean() / 5 - 1).abs() < 0.2)
     True
@@ -115,14 +126,20 @@ def anneal(
     log_weight = torch.zeros_like(state.log_prob)
     steps = len(schedule) - 1
     for t in range(1, steps + 1):
-        target, before = _at(path, schedule[t], position), state.log_prob
-        state = hmc.init(target, state.position)  # the same place under the next density
-        # A chain that has met zero density has weight zero for good.
-        log_weight = log_weight + torch.where(before == -torch.inf, before, state.log_prob - before)
+        target = _at(path, schedule[t], position)
+        state, log_weight = _cooled(target, state, log_weight)
         if t < steps:
             state, _ = hmc.transition(target, state, hmc.jittered(step_sizes[t - 1], state), num_leapfrog)
         tick(1 / steps)
     return log_weight
+
+
+def _cooled(target: hmc.Target, state: hmc.HMCState, log_weight: Tensor) -> tuple[hmc.HMCState, Tensor]:
+    """Return the state at the same place under the next density, and the log weight after that change."""
+    after = hmc.init(target, state.position)
+    change = after.log_prob - state.log_prob
+    # A chain that has met zero density has weight zero for good.
+    return after, log_weight + torch.where(state.log_prob == -torch.inf, -torch.inf, change)
 
 
 def _at(path: Path, beta: Tensor, like: Tensor) -> hmc.Target:

@@ -87,7 +87,7 @@ class AIS:
     ) -> tuple[Evidence, Tensor]:
         """Tune, then anneal; return the lower bound and the step sizes."""
         density, schedule = path.at(*args), self.betas()
-        sizes, _ = ais.tune(
+        tuned = ais.tune(
             density,
             schedule,
             path.draw(num_chains, *args),
@@ -95,9 +95,11 @@ class AIS:
             target_acceptance=self.target_acceptance,
             tick=tick,
         )
-        log_weight = ais.anneal(density, schedule, path.draw(num_chains, *args), sizes, self.num_leapfrog, tick=tick)
+        log_weight = ais.anneal(
+            density, schedule, path.draw(num_chains, *args), tuned.step_sizes, self.num_leapfrog, tick=tick
+        )
         value, error, ess = log_mean(log_weight).result()
-        return Evidence(value, error, "lower", ess), sizes
+        return Evidence(value, error, "lower", ess), tuned.step_sizes
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,10 @@ def gaussian(samples: Tensor) -> MultivariateNormal:
 class PosteriorDensity:
     """``method="posterior-density"``: L samples to fit a density, L others to weigh (``num_particles``, 50 by default).
 
-    Chains start at draws from the guide, or from the prior where there is none, are annealed to the posterior, tuned,
-    frozen, and sampled at each transition.  The density is fitted to one half of the chains and weighed on the other;
-    the standard error is over chains, whose samples are correlated.
+    Chains start at draws from the guide, or from the prior where there is none, are annealed to the posterior,
+    resampled by their weights there, tuned, frozen, and sampled at each transition.  The density is fitted to one half
+    of the chains and weighed on the other; the standard error is over chains, whose samples are correlated.  Where no
+    chain has found the mass, the estimate is far too low, and no standard error tells: compare with another method.
 
     Args:
         density: fits a distribution over u with batch (M,) and event (J,) to samples (L, M, J).
@@ -101,7 +102,7 @@ class PosteriorDensity:
 
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
             samples = self._sample(path, args, draws, lambda part: tick(part / transitions))
-            fit, rest = samples[:, :half], samples[:, half:]  # (draws, chains, M, J)
+            fit, rest = samples[:, ::2], samples[:, 1::2]  # (draws, chains, M, J); resampling has put like by like
             fitted = self.density(fit.flatten(0, 1))
             log_joint = torch.stack([path.log_joint(u, *args) for u in rest])
             log_weight = fitted.log_prob(rest.flatten(0, 1)).reshape(log_joint.shape) - log_joint
@@ -118,7 +119,7 @@ class PosteriorDensity:
         """Return posterior samples (draws, chains, M, J)."""
         density = path.at(*args)
         schedule = ais.sigmoid_schedule(self.num_warmup + 1)
-        sizes, position = ais.tune(
+        tuned = ais.tune(
             density,
             schedule,
             path.draw(self.num_chains, *args),
@@ -126,7 +127,8 @@ class PosteriorDensity:
             target_acceptance=self.target_acceptance,
             tick=lambda part: tick(part * self.num_warmup),
         )
-        one, size = schedule[-1].to(position), sizes[-1]
+        position = _resampled(tuned.position, tuned.log_weight)  # chains that ended in lesser modes start from others
+        one, size = schedule[-1].to(position), tuned.step_sizes[-1]
 
         def posterior(u: Tensor) -> tuple[Tensor, Tensor]:
             return density(u, one)
@@ -141,6 +143,15 @@ class PosteriorDensity:
                 kept.append(state.position)
             tick(1)
         return torch.stack(kept)
+
+
+def _resampled(position: Tensor, log_weight: Tensor) -> Tensor:
+    """Return chains (K, M, J) drawn, systematically, in proportion to their weights (K, M), like by like."""
+    cumulative = log_weight.softmax(0).cumsum(0)
+    place = torch.arange(len(position)).to(log_weight)[:, None] + torch.rand_like(log_weight[:1])
+    chosen = torch.searchsorted(cumulative.T.contiguous(), (place / len(position)).T.contiguous()).T
+    chosen = chosen.clamp(max=len(position) - 1).unsqueeze(-1)  # a sum may round to less than 1
+    return position.gather(0, chosen.expand_as(position))
 
 
 def _covariance(samples: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Quadrature:
 def _candidates(path: AnnealedPath, problem: Problem, args: tuple[Tensor, ...]) -> Tensor:
     """Return points near the mass, (K, M, J)."""
     schedule = ais.sigmoid_schedule(25)
-    _, points = ais.tune(path.at(*args), schedule, path.draw(12, *args), num_leapfrog=3)
+    points = ais.tune(path.at(*args), schedule, path.draw(12, *args), num_leapfrog=3).position
     if problem.guide is None:
         return points
     return torch.cat([points, *(path.space.guide_draw(problem.guide, *args)[None] for _ in range(12))])
