@@ -552,9 +552,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     total = len(tasks)
     if args.resume:
         wanted = {(task.learner, task.latent_dim, task.seed): task for task in tasks}
-        for run in finished_runs(json_path, result):
-            if wanted.pop((run["learner"], run["latent_dim"], run["seed"]), None):
-                result["runs"].append(run)
+        for earlier in finished_runs(json_path, result):
+            if wanted.pop(tuple(earlier[name] for name in NAMES), None):
+                result["runs"].append(earlier)
         tasks = list(wanted.values())
         tqdm.write(f"{total - len(tasks)} of {total} runs are there; {len(tasks)} to make")
 
