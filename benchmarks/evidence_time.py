@@ -13,6 +13,7 @@ tenth; lower bounds (nats) are printed so that one sees that something was compu
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import shlex
@@ -65,11 +66,18 @@ def importance(vae: VAE, images: Tensor, num_particles: int, progress: bool) -> 
             for a, b in factors:
                 product(a, b)
 
-    start = seconds(lambda: evaluate(lambda part: None, batches[0]))  # traces and compiles
+    ours: list[float] = []
+    floor: list[float] = []
+    values: list[Tensor] = []
+
+    def estimate(batch: Tensor) -> None:
+        values.append(evaluate(lambda part: None, batch).value)
+
+    start = seconds(functools.partial(estimate, batches[0]))  # traces and compiles
     products()
-    ours, floor, values = [], [], []
+    values.clear()
     for batch in tqdm(batches, desc="importance", disable=not progress, leave=False):
-        ours.append(seconds(lambda batch=batch: values.append(evaluate(lambda part: None, batch).value)))
+        ours.append(seconds(functools.partial(estimate, batch)))
         floor.append(seconds(products))
     return {
         "case": f"importance, K = {num_particles}, {len(images)} images",

@@ -90,6 +90,7 @@ class Task(NamedTuple):
 def run(task: Task, root: Path | None, progress: bool, position: int | None = None) -> dict[str, Any]:
     """Train and evaluate one task; return its record, curve and all."""
     data = load_dataset(task.dataset, root=root)
+    assert isinstance(data.train, torch.Tensor)  # static pixels
     train = data.train[: task.num_train]
     pyro.set_rng_seed(task.seed)
     vae = VAE(train.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), init=task.preset, dataset_size=len(train))
