@@ -51,6 +51,7 @@ LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
 LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
 COLORS = {"aevb-a": "tab:orange", "aevb-b": "tab:red", "wake-sleep": "tab:green", "mcem": "tab:blue"}
 PUBLISHED = {"mnist": "MNIST", "frey-face": "Frey"}  # names of the paper's panels
+NAMES = ("learner", "latent_dim", "seed")
 BATCH_SIZE = 100
 EVALUATION_SHARE = 0.03
 
@@ -81,6 +82,11 @@ class Task(NamedTuple):
     learning_rate: float | None
     compile: bool | str
     precision: str
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.learner} N_z={self.latent_dim} seed {self.seed}"
 
 
 class MCEMWithGuide:
@@ -154,10 +160,11 @@ def run(task: Task, root: Path | None, progress: bool, position: int | None = No
         compile=task.compile,
         precision=task.precision,
         progress=progress,
-        label=f"{task.learner} N_z={task.latent_dim} seed {task.seed}",
+        label=task.label,
         bar_position=position,
     )
-    return record(task, history)
+    names = {"learner": task.learner, "latent_dim": task.latent_dim, "seed": task.seed}
+    return names | record(history, "_elbo")
 
 
 def evaluation(vae: VAE, data: ImageData) -> Callable[[], dict[str, float]]:
@@ -182,16 +189,13 @@ def evaluation_points(samples: int, data: ImageData) -> list[int]:
     return sorted({int(p) for p in points})
 
 
-def record(task: Task, history: History) -> dict[str, Any]:
-    """Return one run as it is written to JSON."""
+def record(history: History, suffix: str = "") -> dict[str, Any]:
+    """Return a run's curve and times as they are written to JSON."""
     curve = []
     for samples, seconds, values in history.records:
         point = {"samples": samples, "seconds": round(seconds, 2)}
-        curve.append(point | {f"{name}_elbo": round(value, 4) for name, value in values.items()})
+        curve.append(point | {f"{name}{suffix}": round(value, 4) for name, value in values.items()})
     return {
-        "learner": task.learner,
-        "latent_dim": task.latent_dim,
-        "seed": task.seed,
         "curve": curve,
         "seconds": round(history.seconds, 2),
         "evaluation_seconds": round(history.evaluation_seconds, 2),
@@ -213,9 +217,9 @@ def start_worker(slots: Any, lock: Any, threads: int, stop: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def run_in_worker(task: Task, root: Path | None, progress: bool) -> dict[str, Any] | None:
+def run_in_worker(run: Callable[..., dict[str, Any]], task: Any) -> dict[str, Any] | None:
     """Run a task in a worker process; ``None`` where ctrl-C came before it began."""
-    return None if stopped.is_set() else run(task, root, progress, position)
+    return None if stopped.is_set() else run(task, position=position)
 
 
 class Ending(NamedTuple):
@@ -226,17 +230,20 @@ class Ending(NamedTuple):
 
 
 def run_all(
-    tasks: list[Task], jobs: int, root: Path | None, progress: bool, done: Callable[[Task, Any], None]
+    tasks: list[Any], jobs: int, run: Callable[..., dict[str, Any]], done: Callable[[Any, Any], None]
 ) -> Ending:
-    """Run every task, ``jobs`` at a time, calling ``done`` after each."""
+    """Run every task, ``jobs`` at a time, calling ``done`` after each.
+
+    ``run(task, position=...)`` returns the task's record; a task has a ``label``.
+    """
     failures: list[str] = []
     interrupted = False
 
-    def finish(task: Task, get: Callable[[], dict[str, Any] | None]) -> bool:
+    def finish(task: Any, get: Callable[[], dict[str, Any] | None]) -> bool:
         try:
             result = get()
         except NonFiniteLossError as error:
-            failures.append(f"{task.learner} N_z={task.latent_dim} seed {task.seed}: {error}")
+            failures.append(f"{task.label}: {error}")
             tqdm.write(failures[-1])
             return False
         if result is not None and result["curve"]:
@@ -245,7 +252,7 @@ def run_all(
 
     if jobs == 1:
         for task in tasks:
-            if finish(task, functools.partial(run, task, root, progress)):
+            if finish(task, functools.partial(run, task)):
                 return Ending(True, failures)
         return Ending(False, failures)
 
@@ -256,7 +263,7 @@ def run_all(
     threads = max(1, torch.get_num_threads() // jobs)
     stop = context.Event()
     with context.Pool(jobs, start_worker, (slots, context.RLock(), threads, stop)) as pool:
-        waiting = {task: pool.apply_async(run_in_worker, (task, root, progress)) for task in tasks}
+        waiting = {task: pool.apply_async(run_in_worker, (run, task)) for task in tasks}
         while waiting and not interrupted:
             try:
                 time.sleep(0.2)
@@ -323,7 +330,12 @@ def table(result: dict[str, Any]) -> str:
             paper = published_at(result["dataset"], r)
             row.append("" if paper is None else f"{paper:.1f}")
         rows.append([*row, f"{r['seconds']:.0f}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return aligned(rows)
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Return rows as text, their columns aligned, the first row a header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
@@ -367,13 +379,9 @@ def figure(result: dict[str, Any], path: Path) -> None:
     plt.close(fig)
 
 
-def write(result: dict[str, Any], out: Path, json_path: Path) -> None:
-    """Write the numbers as JSON and CSV; each file is replaced whole."""
-    rows = [
-        {"learner": r["learner"], "latent_dim": r["latent_dim"], "seed": r["seed"], **p}
-        for r in result["runs"]
-        for p in r["curve"]
-    ]
+def write(result: dict[str, Any], out: Path, json_path: Path, names: tuple[str, ...] = NAMES) -> None:
+    """Write the numbers as JSON and CSV, a run known by ``names``; each file is replaced whole."""
+    rows = [{name: r[name] for name in names} | p for r in result["runs"] for p in r["curve"]]
     lines = ["{"] + [f"{json.dumps(k)}: {json.dumps(v)}," for k, v in result.items() if k != "runs"]
     lines += ['"runs": [', ",\n".join(json.dumps(r) for r in result["runs"]), "]", "}"]
     replace(json_path, "\n".join(lines) + "\n")
@@ -464,6 +472,17 @@ def check_writable(folder: Path) -> None:
         sys.exit(f"expected a folder that can be written, got {folder}: {error}; name another with --out or --json")
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that the numbers depend on."""
+    return {
+        "pyro_aevb": pyro_aevb.__version__,
+        "pyro": pyro.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def finished_runs(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the whole runs in the JSON at ``path``; exit where its settings or versions are not ``result``'s."""
     if not path.exists():
@@ -527,21 +546,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "precision": args.precision,
         "runs_at_a_time": jobs,
         "threads_a_run": threads,
-        "versions": {
-            "pyro_aevb": pyro_aevb.__version__,
-            "pyro": pyro.__version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "runs": [],
     }
     total = len(tasks)
     if args.resume:
         wanted = {(task.learner, task.latent_dim, task.seed): task for task in tasks}
-        for run in finished_runs(json_path, result):
-            if wanted.pop((run["learner"], run["latent_dim"], run["seed"]), None):
-                result["runs"].append(run)
+        for earlier in finished_runs(json_path, result):
+            if wanted.pop(tuple(earlier[name] for name in NAMES), None):
+                result["runs"].append(earlier)
         tasks = list(wanted.values())
         tqdm.write(f"{total - len(tasks)} of {total} runs are there; {len(tasks)} to make")
 
@@ -550,11 +563,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         write(result, args.out, json_path)
         s = summary(run)
         tqdm.write(
-            f"[{len(result['runs'])}/{total}] {task.learner} N_z={task.latent_dim} seed {task.seed}: "
+            f"[{len(result['runs'])}/{total}] {task.label}: "
             f"train {s['train']:.2f}, test {s['test']:.2f}, {run['seconds']:.0f} s"
         )
 
-    ending = run_all(tasks, jobs, args.data, not args.quiet, done)
+    ending = run_all(tasks, jobs, functools.partial(run, root=args.data, progress=not args.quiet), done)
     if result["runs"]:
         figure(result, args.out / "figure.png")
         print(f"\nBounds in nats per datapoint, {args.dataset}, {result['pixels']} pixels, {args.preset} preset")

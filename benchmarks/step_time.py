@@ -518,13 +518,17 @@ def products_of(case: Case) -> list[tuple[int, int, int]]:
     return found
 
 
+def fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the fastest kernel here for float32 products a b'."""
+    if onednn_is_faster():
+        return lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return lambda a, b: a @ b.t()
+
+
 def floor(case: Case) -> Callable[[int], float]:
     """Return a block of nothing but a step's matrix products, by the fastest kernel for float32 there is."""
     pairs = [(torch.randn(n, k), torch.randn(m, k)) for n, k, m in products_of(case)]
-    if onednn_is_faster():
-        product = lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")  # noqa: E731
-    else:
-        product = lambda a, b: a @ b.t()  # noqa: E731
+    product = fastest_product()
 
     def block(n: int) -> float:
         for _ in range(n):

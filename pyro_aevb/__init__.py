@@ -4,13 +4,20 @@ Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two P
 """
 
 from pyro_aevb.aevb import AEVB, AEVBInfo
+from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
+from pyro_aevb.evidence import Evidence
+from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
 from pyro_aevb.fit import History, fit
+from pyro_aevb.importance import Importance
 from pyro_aevb.iwae import IWAE, DReG, Renyi
 from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
+from pyro_aevb.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.objective import Objective, Terms
+from pyro_aevb.posterior_density import PosteriorDensity
+from pyro_aevb.quadrature import Quadrature
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.score_function import VIMCO, ScoreFunction
 from pyro_aevb.sgvb import SGVB, STL
@@ -19,6 +26,8 @@ from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
     "AEVB",
+    "AIS",
+    "BDMC",
     "IWAE",
     "MCEM",
     "SGVB",
@@ -28,12 +37,17 @@ __all__ = [
     "AEVBInfo",
     "DReG",
     "Estimate",
+    "Evidence",
+    "EvidenceGap",
     "History",
+    "Importance",
     "LogDensity",
     "MCEMInfo",
     "MeanEstimate",
     "NonFiniteLossError",
     "Objective",
+    "PosteriorDensity",
+    "Quadrature",
     "Renyi",
     "ReweightedWakeSleep",
     "ReweightedWakeSleepInfo",
@@ -43,7 +57,9 @@ __all__ = [
     "WakeSleepInfo",
     "capture_log_density",
     "elbo",
+    "evidence_gap",
     "fit",
     "log_density",
+    "log_marginal_likelihood",
 ]
 __version__ = "0.1.0"

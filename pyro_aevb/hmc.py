@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,7 +110,18 @@ def transition(
     return HMCState(*chosen), HMCInfo(acceptance, accepted)
 
 
-def adapt_step_size(step_size: float, acceptance: float, target: float = 0.9, rate: float = 0.5) -> float:
+def jittered(step_size: float | Tensor, state: HMCState) -> Tensor:
+    """Return a step size for each chain, drawn uniformly between a fifth of ``step_size`` and the whole.
+
+    A fixed number of steps of one size can bring every trajectory round to where it began (Neal 2011, 3.2).
+    """
+    return step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
+
+
+Size = TypeVar("Size", float, Tensor)
+
+
+def adapt_step_size(step_size: Size, acceptance: Size, target: float = 0.9, rate: float = 0.5) -> Size:
     """Return a step size moved towards the target acceptance: log step += rate * (acceptance - target).
 
     Robbins and Monro's rule with a constant rate, for targets that go on moving.  A chain whose step size is still
@@ -119,4 +130,4 @@ def adapt_step_size(step_size: float, acceptance: float, target: float = 0.9, ra
     >>> adapt_step_size(0.1, acceptance=0.9), round(adapt_step_size(0.1, acceptance=0.5), 4)
     (0.1, 0.0819)
     """
-    return step_size * math.exp(rate * (acceptance - target))
+    return step_size * math.e ** (rate * (acceptance - target))

@@ -8,7 +8,8 @@ Shapes: K particles, M datapoints, J unconstrained dimensions in all.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -18,17 +19,25 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyro_aevb.log_density import PyroCallable, latent_sites, site_log_prob, sum_log_prob
+from pyro_aevb.log_density import PyroCallable, latent_sites, observed_sites, site_log_prob, sum_log_prob
+
+
+class JointTerms(NamedTuple):
+    """log p(T(u)) + log |dT/du| and log p(x|T(u)), each of shape (M,) or (K, M), in nats."""
+
+    log_prior: Tensor
+    log_likelihood: Tensor
 
 
 class LatentSpace:
     """R^J for the latents of a model, and the log joint on it.
 
     The model is run once on ``args`` to see what its latents are.  Their names and shapes stay the same from then on,
-    while a support may depend on data, parameters and the latents before it.
+    while a support may depend on data, parameters and the latents before it.  ``dim`` is J.
 
-    Raises ``ValueError`` for a discrete latent, and for one outside the data plate.
+    Raises ``ValueError`` for a discrete latent, and for one that isn't in the data plate alone.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -46,22 +55,43 @@ class LatentSpace:
         self._model = model
         with torch.no_grad():
             trace = poutine.trace(model).get_trace(*args)
-        for name, site in latent_sites(trace).items():
+        latents = latent_sites(trace)
+        for name, site in latents.items():
             if site["fn"].support.is_discrete:
                 raise ValueError(
                     f"expected continuous latents for HMC, got the discrete site {name!r}; "
-                    "use WakeSleep, or sum the site out of the model"
+                    "use WakeSleep to train and method='importance' to evaluate, or sum the site out of the model"
                 )
             site_log_prob(name, site, len(args[0]))  # refuses a site outside the plate
-        self._shapes = {name: u.shape[1:] for name, u in _unconstrained(trace).items()}
-        if not self._shapes:
+            plates = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized]
+            if len(plates) > 1:
+                raise ValueError(
+                    f"expected latents in the data plate alone, got site {name!r} in {plates}; "
+                    "declare the other dimensions of the latent with .to_event(...)"
+                )
+        if not latents:
             raise ValueError("expected a model with local latents, got none; add pyro.sample('z', ...) in its plate")
+        self._shapes = {name: u.shape[1:] for name, u in _unconstrained(latents).items()}
+        self.dim = sum(shape.numel() for shape in self._shapes.values())
+        sites = (latents | observed_sites(trace)).values()
+        self._plates = max(-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
 
     def prior_draw(self, *args: Tensor) -> Tensor:
         """Return latents drawn from the prior, (M, J)."""
         with torch.no_grad():
-            drawn = _unconstrained(poutine.trace(self._model).get_trace(*args))
-        return torch.cat([drawn[name].reshape(len(args[0]), -1) for name in self._shapes], -1)
+            return self.position(poutine.trace(self._model).get_trace(*args), len(args[0]))
+
+    def guide_draw(self, guide: PyroCallable, *args: Tensor) -> Tensor:
+        """Return latents drawn from the guide, (M, J)."""
+        with torch.no_grad():
+            drawn = poutine.trace(guide).get_trace(*args)
+            trace = poutine.trace(poutine.replay(self._model, trace=drawn)).get_trace(*args)
+        return self.position(trace, len(args[0]))
+
+    def position(self, trace: Trace, num_data: int) -> Tensor:
+        """Return the latents of a trace of the model, (M, J)."""
+        drawn = _unconstrained({name: trace.nodes[name] for name in self._shapes})
+        return torch.cat([u.reshape(num_data, -1) for u in drawn.values()], -1)
 
     def values(self, u: Tensor, *args: Tensor) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
@@ -75,20 +105,43 @@ class LatentSpace:
         Where ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
         raise, is off inside.
         """
+        terms = self.terms(u, *args)
+        return terms.log_prior + terms.log_likelihood
+
+    def terms(self, u: Tensor, *args: Tensor) -> JointTerms:
+        """Return the two terms of :meth:`log_joint`, the Jacobian with the prior, from one run of the model."""
         with pyro.validation_enabled(False):
             trace, log_det = self.trace(u, *args)
-            log_joint = sum_log_prob(trace, len(args[0]), (-2, len(u)) if u.dim() == 3 else None)
-        return log_joint.reshape(u.shape[:-1]) + log_det
+            prior = self._sum(_part(trace, latent_sites(trace)), u)
+            return JointTerms(prior + log_det, self._sum(_part(trace, observed_sites(trace)), u))
 
-    def trace(self, u: Tensor, *args: Tensor) -> tuple[Trace, Tensor | float]:
-        """Run the model with its latents at ``u`` (..., M, J); return its trace and log |dT/du| (..., M)."""
+    def log_joint_and_guide(self, guide: PyroCallable, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        """Return :meth:`log_joint` and log q(T(u)|x) + log |dT/du|, each (M,) or (K, M), in nats."""
+        with pyro.validation_enabled(False):
+            trace, log_det = self.trace(u, *args)
+            guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args)
+            return self._sum(trace, u) + log_det, self._sum(guide_trace, u) + log_det
+
+    def trace(self, u: Tensor, *args: Tensor) -> tuple[Trace, Tensor]:
+        """Run the model with its latents at ``u`` (..., M, J); return its trace and log |dT/du| (..., M).
+
+        K particles stand left of all plates.
+        """
         sizes = [shape.numel() for shape in self._shapes.values()]
+        between = (1,) * (self._plates - 1) if u.dim() == 3 else ()
+        batch = (*u.shape[:-2], *between, u.shape[-2])
         parts = zip(self._shapes.items(), u.split(sizes, -1), strict=True)
-        at = {name: part.reshape(part.shape[:-1] + shape) for (name, shape), part in parts}
-        handler = _AtUnconstrained(at, batch_dims=u.dim() - 1)
+        at = {name: part.reshape(batch + shape) for (name, shape), part in parts}
+        handler = _AtUnconstrained(at, batch_dims=len(batch))
         with handler:
             trace = poutine.trace(self._model).get_trace(*args)
-        return trace, handler.log_det
+        return trace, torch.as_tensor(handler.log_det, dtype=u.dtype, device=u.device).expand(batch).reshape(
+            u.shape[:-1]
+        )
+
+    def _sum(self, trace: Trace, u: Tensor) -> Tensor:
+        particles = (-1 - self._plates, len(u)) if u.dim() == 3 else None
+        return sum_log_prob(trace, u.shape[-2], particles).reshape(u.shape[:-1])
 
 
 class _AtUnconstrained(Messenger):
@@ -103,11 +156,24 @@ class _AtUnconstrained(Messenger):
         if msg["name"] not in self._u or msg["is_observed"]:
             return
         u = self._u[msg["name"]]
-        transform = biject_to(msg["fn"].support)
+        transform = _bijection(msg["fn"].support)
         msg["value"], msg["done"] = transform(u), True
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
         self.log_det = self.log_det + sum_rightmost(log_det, log_det.dim() - self._batch_dims)
 
 
-def _unconstrained(trace: Trace) -> dict[str, Tensor]:
-    return {name: biject_to(s["fn"].support).inv(s["value"]) for name, s in latent_sites(trace).items()}
+def _unconstrained(sites: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: _bijection(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+
+
+def _bijection(support: Any) -> Any:
+    """Return T from R^n to ``support``; of a mixture's, for which Pyro keeps none, that of its components."""
+    return biject_to(support.base_constraint if isinstance(support, MixtureSameFamilyConstraint) else support)
+
+
+def _part(trace: Trace, sites: Iterable[str]) -> Trace:
+    """Return the trace with these of its sample sites only."""
+    part, kept = trace.copy(), set(sites)
+    for name in [n for n, site in trace.nodes.items() if site["type"] == "sample" and n not in kept]:
+        part.remove_node(name)
+    return part

@@ -119,9 +119,7 @@ class MCEM(Learner):
         state = hmc.init(target, self._positions(index, args))
         step_size = self.step_size
         for _ in range(self.num_transitions):
-            # A fixed number of steps of one size can bring every trajectory round to where it began (Neal 2011, 3.2).
-            sizes = step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
-            state, info = hmc.transition(target, state, sizes, self.num_leapfrog)
+            state, info = hmc.transition(target, state, hmc.jittered(step_size, state), self.num_leapfrog)
             acceptance = info.acceptance.mean()
             self.step_size = hmc.adapt_step_size(self.step_size, acceptance.item(), self.target_acceptance)
         assert self._chains is not None

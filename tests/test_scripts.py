@@ -38,10 +38,50 @@ SCRIPTS = {
         "--out",
         "{out}",
     ],
+    "benchmarks/estimators.py": [
+        "--samples",
+        "2e3",
+        "--evaluate",
+        "3",
+        "--temperatures",
+        "10",
+        "--quiet",
+        "--out",
+        "{out}",
+    ],
+    "benchmarks/evidence_time.py": [
+        "--images",
+        "100",
+        "--particles",
+        "50",
+        "--temperatures",
+        "3",
+        "--rounds",
+        "1",
+        "--out",
+        "{out}",
+    ],
+    "benchmarks/marginal_likelihood.py": [
+        "--samples",
+        "2e3",
+        "--evaluate",
+        "10",
+        "--exact",
+        "3",
+        "--train-sizes",
+        "100",
+        "--evaluations",
+        "1",
+        "--jobs",
+        "2",
+        "--out",
+        "{out}",
+    ],
     "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
 STEP_TIME = "benchmarks/step_time.py"
 COMPARE = "benchmarks/compare_wake_sleep.py"
+MARGINAL = "benchmarks/marginal_likelihood.py"
 
 
 @functools.cache
@@ -175,6 +215,36 @@ def test_resume_makes_only_what_is_missing(tmp_path):
     path.write_text("half a fi")
     with pytest.raises(SystemExit, match="--resume expected this benchmark's JSON"):
         script.main([*args, "--samples", "1000", "--resume"])
+
+
+def test_what_the_marginal_likelihood_writes_and_resumes(tmp_path):
+    script, path = load_script(MARGINAL), tmp_path / "results.json"
+    args = ["--train-sizes", "100", "--learners", "aevb-b", "mcem", "--samples", "1000", "--evaluate", "5"]
+    args += ["--exact", "2", "--evaluations", "2", "--jobs", "1", "--quiet", "--out", str(tmp_path)]
+    result = script.main(args)
+    assert json.loads(path.read_text()) == result
+    assert [(r["learner"], r["num_train"]) for r in result["runs"]] == [("mcem", 100), ("aevb-b", 100)]
+    keys = {
+        f"{part}_{key}" for part in ("train", "test") for key in ("log_p", "log_p_exact", "excess", "high_pareto_k")
+    }
+    for r in result["runs"]:
+        assert [p["samples"] for p in r["curve"]][-1] == 1000
+        for point in r["curve"]:
+            assert set(point) == {"samples", "seconds"} | keys
+            assert -60 < point["test_log_p_exact"] < -10
+            assert abs(point["test_excess"]) < 2
+    with (tmp_path / "curves.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == sum(len(r["curve"]) for r in result["runs"])
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    kept = {**result["runs"][0], "seconds": 12345.0}
+    path.write_text(json.dumps(result | {"runs": [kept, {**result["runs"][1], "interrupted": True}]}))
+    again = script.main([*args, "--resume"])
+    assert again["runs"][0] == kept
+    assert again["runs"][1]["curve"][-1]["test_log_p"] == result["runs"][1]["curve"][-1]["test_log_p"]
+    with pytest.raises(SystemExit, match=r"--resume expected exact 3 in .*, got 2"):
+        script.main([*args, "--exact", "3", "--resume"])
+    with pytest.raises(SystemExit, match="--train-sizes up to 1437 for digits, got 5000"):
+        script.main([*args, "--train-sizes", "5000"])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,96 @@
+"""From a density that can be drawn from, prior or guide, to the joint of a Pyro model: what AIS and HMC move along.
+
+Shapes: K particles, M datapoints, J unconstrained dimensions (:mod:`pyro_aevb.latent_space`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_aevb import hmc
+from pyro_aevb.ais import Path
+from pyro_aevb.capture import Capture, Compile
+from pyro_aevb.latent_space import LatentSpace
+from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.optimization import ParameterRecorder
+
+Start = Literal["prior", "guide"]
+
+
+class AnnealedPath:
+    r"""log f_beta(u) = log p_0(u) + beta (log p(x, u) - log p_0(u)), with p_0 the prior or the guide, on the fast path.
+
+    From the prior that is p(z) p(x|z)^beta.  Densities are those of the unconstrained u, Jacobian included.
+
+    Args:
+        model: p(x, z), its latents continuous and local.
+        guide: q(z|x), or ``None`` where the path starts from the prior.
+        args: a minibatch, to see what the latents are.
+        start: where the path starts.
+        vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        expected_calls: how many gradients to expect.
+        expected_joints: how many calls of :meth:`log_joint`.
+    """
+
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: PyroCallable | None,
+        *args: Tensor,
+        start: Start = "prior",
+        vectorize: bool = True,
+        compile: Compile = "auto",
+        expected_calls: int = 0,
+        expected_joints: int = 0,
+    ) -> None:
+        parameters = ParameterRecorder()
+        self._model, self._start, self._vectorize = parameters(model), start, vectorize
+        self._guide = None if guide is None else parameters(guide)
+        with torch.random.fork_rng():
+            self.space = LatentSpace(self._model, *args)
+        watched = [model] if guide is None else [model, guide]
+        leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
+        self._gradient = Capture(self._log_density_and_gradient, leaves, watched, compile=compile)
+        self._gradient.expected_calls = expected_calls
+        self._joint = Capture(self._log_joint, leaves, watched, compile=compile)
+        self._joint.expected_calls = expected_joints
+
+    def at(self, *args: Tensor) -> Path:
+        """Return the path for a minibatch: u (K, M, J) and beta to log f_beta (K, M) and its gradient (K, M, J)."""
+        return lambda u, beta: self._gradient(u, beta, *args)
+
+    def log_joint(self, u: Tensor, *args: Tensor) -> Tensor:
+        """Return log p(x, u) in nats, (K, M), for ``u`` (K, M, J)."""
+        return self._joint(u, *args)[0]
+
+    def draw(self, num_particles: int, *args: Tensor) -> Tensor:
+        """Return draws from the start of the path, (K, M, J)."""
+        if self._start == "prior":
+            return torch.stack([self.space.prior_draw(*args) for _ in range(num_particles)])
+        assert self._guide is not None
+        return torch.stack([self.space.guide_draw(self._guide, *args) for _ in range(num_particles)])
+
+    def _log_density_and_gradient(self, u: Tensor, beta: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        def log_density(u: Tensor) -> Tensor:
+            if self._start == "prior":
+                start, change = self.space.terms(u, *args)
+            else:
+                assert self._guide is not None
+                joint, start = self.space.log_joint_and_guide(self._guide, u, *args)
+                change = joint - start
+            return start + torch.where(beta > 0, beta * change, 0.0)  # at 0 a likelihood of zero doesn't matter
+
+        return hmc.differentiable(lambda u: self._each(log_density, u))(u)
+
+    @torch.no_grad()
+    def _log_joint(self, u: Tensor, *args: Tensor) -> tuple[Tensor]:
+        return (self._each(lambda u: self.space.log_joint(u, *args), u),)
+
+    def _each(self, log_density: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
+        """Return the log density of all particles at once, or of one after the other."""
+        return log_density(u) if self._vectorize else torch.stack([log_density(particle) for particle in u])

@@ -1,0 +1,163 @@
+"""log p(x) of a Pyro model by annealed importance sampling, and by bidirectional Monte Carlo on simulated data.
+
+The sampling itself is in :mod:`pyro_aevb.ais`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_aevb import ais
+from pyro_aevb.ais import Tick
+from pyro_aevb.annealed_path import AnnealedPath, Start
+from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
+from pyro_aevb.log_density import PyroCallable, observed_sites
+
+
+@dataclass(frozen=True)
+class AIS:
+    """``method="ais"``: K chains a datapoint (``num_particles``, 16 by default) from prior or guide to the joint.
+
+    A first run along the same temperatures tunes the step sizes, which are then frozen.
+
+    Args:
+        num_temperatures: T, how many steps to take from beta = 0 to 1.
+        num_leapfrog: leapfrog steps at each temperature.
+        start: ``"prior"``, along p(z) p(x|z)^beta, or ``"guide"``, along q(z|x)^(1-beta) p(x, z)^beta.
+        schedule: the betas themselves, (T+1,), from 0 to 1; by default a sigmoid.
+        target_acceptance: what the step sizes are tuned to.
+    """
+
+    num_temperatures: int = 1000
+    num_leapfrog: int = 10
+    start: Start = "prior"
+    schedule: Tensor | None = field(default=None, compare=False)
+    target_acceptance: float = 0.65
+
+    def __post_init__(self) -> None:
+        if self.num_temperatures < 1 or self.num_leapfrog < 1:
+            raise ValueError(
+                "expected num_temperatures and num_leapfrog of 1 or more, "
+                f"got {self.num_temperatures} and {self.num_leapfrog}"
+            )
+        if self.start not in ("prior", "guide"):
+            raise ValueError(f"expected start to be 'prior' or 'guide', got {self.start!r}")
+        if not 0 < self.target_acceptance < 1:
+            raise ValueError(f"expected target_acceptance between 0 and 1, got {self.target_acceptance}")
+        ais.check_schedule(self.betas())
+
+    def betas(self) -> Tensor:
+        """Return the schedule (T+1,)."""
+        return ais.sigmoid_schedule(self.num_temperatures) if self.schedule is None else self.schedule
+
+    def prepare(self, problem: Problem) -> Evaluate:
+        """Return the estimator of this problem."""
+        path = self.path(problem.model, problem)
+        num_chains = problem.num_particles or 16
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            return self.forward(path, num_chains, args, lambda part: tick(part / 2))[0]
+
+        return evaluate
+
+    def path(self, model: PyroCallable, problem: Problem, *more: Tensor) -> AnnealedPath:
+        """Return the path for ``model``, which takes the problem's arguments and ``more``."""
+        if self.start == "guide" and problem.guide is None:
+            raise ValueError("expected a guide to start from, got None; start from the prior: AIS(start='prior')")
+        gradients = 2 * problem.num_batches * (len(self.betas()) - 1) * (self.num_leapfrog + 1)
+        return AnnealedPath(
+            model,
+            problem.guide if self.start == "guide" else None,
+            *problem.args,
+            *more,
+            start=self.start,
+            vectorize=problem.vectorize,
+            compile=problem.compile,
+            expected_calls=gradients,
+        )
+
+    def forward(
+        self, path: AnnealedPath, num_chains: int, args: tuple[Tensor, ...], tick: Tick
+    ) -> tuple[Evidence, Tensor]:
+        """Tune, then anneal; return the lower bound and the step sizes."""
+        density, schedule = path.at(*args), self.betas()
+        tuned = ais.tune(
+            density,
+            schedule,
+            path.draw(num_chains, *args),
+            self.num_leapfrog,
+            target_acceptance=self.target_acceptance,
+            tick=tick,
+        )
+        log_weight = ais.anneal(
+            density, schedule, path.draw(num_chains, *args), tuned.step_sizes, self.num_leapfrog, tick=tick
+        )
+        value, error, ess = log_mean(log_weight).result()
+        return Evidence(value, error, "lower", ess), tuned.step_sizes
+
+
+@dataclass(frozen=True)
+class BDMC:
+    """``method="bdmc"``: data simulated from the model in the shape of ``x``, then AIS in both directions.
+
+    The values are about the simulated data (``Evidence.data``), not about ``x``: they tell how good AIS is for this
+    model.  The reverse chains all begin at the one z that made the datapoint, an exact draw from its posterior; they
+    are not independent, so the upper side's standard error leaves out what that draw contributes.  What the model reads
+    of its arguments besides observing them (masks, labels) stays as given.
+
+    Args:
+        annealing: temperatures and the rest; it starts from the prior.
+    """
+
+    annealing: AIS = field(default_factory=AIS)
+
+    def __post_init__(self) -> None:
+        if self.annealing.start != "prior":
+            raise ValueError("expected AIS from the prior, got start='guide': a guide sees x, not the simulated data")
+
+    def prepare(self, problem: Problem) -> Evaluate:
+        """Return the estimator of this problem."""
+        model, method, num_chains = problem.model, self.annealing, problem.num_particles or 16
+        num_args = len(problem.args)
+        with torch.random.fork_rng(), torch.no_grad():
+            names = list(observed_sites(poutine.trace(model).get_trace(*problem.args)))
+            first = _simulate(model, problem.args, names)[1].values()
+
+        def simulated(*args: Tensor) -> Any:
+            """Run the model on observations of its own, which come after its arguments."""
+            data = dict(zip(names, args[num_args:], strict=True))
+            return poutine.condition(poutine.uncondition(model), data=data)(*args[:num_args])
+
+        path = method.path(simulated, problem, *(site["value"] for site in first))
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            with torch.no_grad():
+                trace, sites = _simulate(model, args, names)
+            everything = (*args, *(site["value"] for site in sites.values()))
+            lower, sizes = method.forward(path, num_chains, everything, lambda part: tick(part / 3))
+            exact = path.space.position(trace, len(args[0])).expand(num_chains, -1, -1)
+            log_weight = ais.anneal(
+                path.at(*everything),
+                method.betas().flip(0),
+                exact,
+                sizes.flip(0),
+                method.num_leapfrog,
+                tick=lambda part: tick(part / 3),
+            )
+            value, error, ess = log_mean(log_weight).result()
+            data = {name: site["value"].movedim(-1 - site["fn"].event_dim, 0) for name, site in sites.items()}
+            return replace(lower, upper=Evidence(-value, error, "upper", ess), data=data)
+
+        return evaluate
+
+
+def _simulate(model: PyroCallable, args: tuple[Tensor, ...], names: list[str]) -> tuple[Trace, dict[str, Any]]:
+    """Return a trace of the model with its observed sites drawn, and these sites."""
+    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+    return trace, {name: trace.nodes[name] for name in names}

@@ -1,0 +1,51 @@
+r"""The importance-weighted estimate of log p(x), with the guide as proposal.
+
+.. math:: \log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^{K} w_k, \qquad w_k = p(x, z_k) / q(z_k|x), \quad z_k \sim q(z|x)
+
+In expectation it is the bound L_K of Burda, Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016,
+Eq. (8): below log p(x), and rising towards it with K.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pyro_aevb.ais import Tick
+from pyro_aevb.evidence import Evaluate, Evidence, Problem, WeightSums
+from pyro_aevb.log_density import capture_log_density
+
+
+@dataclass(frozen=True)
+class Importance:
+    """``method="importance"``: K draws from the guide a datapoint, 1000 unless ``num_particles`` says otherwise.
+
+    Args:
+        rows_per_pass: how many particles times datapoints to evaluate at a time; bounds memory.
+    """
+
+    rows_per_pass: int = 5000
+
+    def prepare(self, problem: Problem) -> Evaluate:
+        """Return the estimator of this problem."""
+        if problem.guide is None:
+            raise ValueError("expected a guide to draw from, got None; use method='ais', which starts from the prior")
+        num_particles = problem.num_particles or 1000
+        passes = max(1, -(-num_particles * len(problem.args[0]) // self.rows_per_pass))
+        chunk = -(-num_particles // passes)
+        passes = -(-num_particles // chunk)
+        density = capture_log_density(
+            problem.model, problem.guide, num_particles=chunk, vectorize=problem.vectorize, compile=problem.compile
+        )
+        density.expected_calls = passes * problem.num_batches
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            sums = WeightSums(num_particles)
+            for done in range(0, num_particles, chunk):
+                sums.add(density(*args).log_weight[: num_particles - done])  # the last pass may draw too many
+                tick(1 / passes)
+            value, error, ess = sums.result()
+            return Evidence(value, error, "lower", ess, sums.pareto_k())
+
+        return evaluate
