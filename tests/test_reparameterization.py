@@ -360,6 +360,16 @@ def test_moments_at_the_edges(name, parameters, mean, variance):
     np.testing.assert_allclose([d.mean.item(), d.variance.item()], [mean, variance], rtol=1e-5)
 
 
+def test_series_are_as_good_as_the_formulas_they_replace():
+    d, _ = build("reciprocal", {"low": 1.0, "high": 1.3})
+    log_ratio = np.log(1.3)
+    assert d.variance.item() == pytest.approx((1.69 - 1) / (2 * log_ratio) - (0.3 / log_ratio) ** 2, rel=1e-10)
+    z = torch.linspace(-3, 3, 7).double()
+    for df in (59.9, 60.1, 500.0):
+        d, _ = build("student-t", {"df": df, "loc": 0.0, "scale": 1.0})
+        np.testing.assert_allclose(d.log_prob(z).detach(), S.t(df).logpdf(z), rtol=0, atol=1e-12)
+
+
 @every_case
 def test_extreme_parameters_stay_finite(name):
     for parameters in CASES[name].extremes:
@@ -432,6 +442,8 @@ def test_shapes(name):
     z = expanded.rsample((5,))
     assert z.shape == (5, 4, 3, 2, *event)
     torch.testing.assert_close(expanded.log_prob(z), d.log_prob(z).detach())
+    if not name.startswith("from-cdf"):
+        assert expanded.mean.shape == expanded.variance.shape == (4, 3, 2, *event)
     whole = expanded.to_event(2)
     assert (whole.batch_shape, whole.event_shape) == ((4,), (3, 2, *event))
     torch.testing.assert_close(whole.log_prob(z), d.log_prob(z).sum((-1, -2)).detach())
