@@ -18,6 +18,7 @@ from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.objective import Objective, Terms
 from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature
+from pyro_aevb.reparameterization import FAMILIES, FromCDF
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.score_function import VIMCO, ScoreFunction
 from pyro_aevb.sgvb import SGVB, STL
@@ -28,6 +29,7 @@ __all__ = [
     "AEVB",
     "AIS",
     "BDMC",
+    "FAMILIES",
     "IWAE",
     "MCEM",
     "SGVB",
@@ -39,6 +41,7 @@ __all__ = [
     "Estimate",
     "Evidence",
     "EvidenceGap",
+    "FromCDF",
     "History",
     "Importance",
     "LogDensity",
