@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from pyro.distributions.transforms.planar import ConditionedPlanar
 from torch import Tensor, nn
 
+from pyro_aevb import reparameterization
+
 SMALLEST = 1e-4  # what is added to a softplus that must not vanish
 
 
@@ -273,7 +275,7 @@ class LogNormal(Posterior):
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised log-normal distribution."""
         loc, log_variance = outputs.chunk(2, -1)
-        return dist.LogNormal(loc, (0.5 * log_variance).exp()).to_event(1)
+        return reparameterization.LogNormal(loc, (0.5 * log_variance).exp()).to_event(1)
 
 
 class TwoPositive(Posterior):
@@ -352,7 +354,7 @@ POSTERIORS: dict[str, Callable[[], Posterior]] = {
     "spline": SplineFlow,
     "log-normal": LogNormal,
     "gamma": lambda: TwoPositive(dist.Gamma, "concentration", "rate"),
-    "weibull": lambda: TwoPositive(dist.Weibull, "scale", "concentration"),
+    "weibull": lambda: TwoPositive(reparameterization.Weibull, "scale", "concentration"),
     "beta": lambda: TwoPositive(dist.Beta, "concentration1", "concentration0"),
     "dirichlet": Dirichlet,
 }

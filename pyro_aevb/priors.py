@@ -15,6 +15,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_aevb import reparameterization
+
 Posterior = Callable[[Tensor], dist.TorchDistribution]
 
 
@@ -36,7 +38,7 @@ class Factorised(Prior):
     """Independent latents, all with one distribution; of a multivariate family, such as Dirichlet's, one for them all.
 
     Args:
-        family: a class of Pyro distributions.
+        family: a class of Pyro distributions, out of :data:`pyro_aevb.reparameterization.FAMILIES` for example.
         parameters: its parameters, numbers.
 
     >>> prior = Factorised(dist.Gamma, concentration=2.0, rate=1.0)
@@ -203,11 +205,11 @@ class FlowPrior(Prior):
 PRIORS: dict[str, Callable[[], Prior]] = {
     "normal": lambda: Factorised(dist.Normal, loc=0.0, scale=1.0),
     "laplace": lambda: Factorised(dist.Laplace, loc=0.0, scale=0.5**0.5),
-    "student-t": lambda: Factorised(dist.StudentT, df=5.0, loc=0.0, scale=1.0),
+    "student-t": lambda: Factorised(reparameterization.StudentT, df=5.0, loc=0.0, scale=1.0),
     "mixture": MixturePrior,
     "vamp": VampPrior,
     "flow": FlowPrior,
-    "log-normal": lambda: Factorised(dist.LogNormal, loc=0.0, scale=1.0),
+    "log-normal": lambda: Factorised(reparameterization.LogNormal, loc=0.0, scale=1.0),
     "gamma": lambda: Factorised(dist.Gamma, concentration=2.0, rate=2.0),
     "exponential": lambda: Factorised(dist.Exponential, rate=1.0),
     "beta": lambda: Factorised(dist.Beta, concentration1=1.0, concentration0=1.0),
