@@ -2,16 +2,18 @@
 
     python examples/swap_priors_likelihoods.py
 
-Trains the VAE of scikit-learn's digits nine times, each time with another part swapped, and prints the bound and log p(x)
-by importance sampling with 1,000 draws, nats per test image.  Binary pixels and grey ones have different densities: compare
-within a block.  Among the binary ones a better prior or posterior closes part of the 1 to 2 nats between bound and log p(x).
-About a minute on 2 cores.
+Trains the VAE of scikit-learn's digits eight times, each time with another part swapped, and prints the bound and
+log p(x) by importance sampling with 1,000 draws, nats per test image.  Binary pixels and grey levels have different
+densities: compare within a block.  A richer posterior brings the bound closer to log p(x), a richer prior brings both
+up or, with as few images as these, overfits.  The last column is the share of images on whose importance weights one
+can't rely.  Under a minute on 2 cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -28,11 +30,10 @@ BINARY = {
     "prior='vamp'": {"prior": "vamp"},
     "prior=MixturePrior(20)": {"prior": MixturePrior(20)},
     "posterior='iaf'": {"posterior": "iaf"},
-    "posterior='full'": {"posterior": "full"},
     "Gamma latents": {"prior": "gamma", "posterior": "gamma"},
-    "logistic latents": {"prior": Factorised(Logistic, loc=0.0, scale=0.5), "posterior": "spline"},
+    "logistic latents": {"prior": Factorised(Logistic, loc=0.0, scale=0.5)},
 }
-LEVELS = {  # the digits have 17 grey levels
+LEVELS = {  # 0 to 16
     "a count of pixels' ink: Poisson": {"likelihood": lambda h: dist.Poisson(h.exp()).to_event(1)},
     "levels: discretized logistics": {"likelihood": DiscretizedLogisticMixture(num_components=3, num_levels=17)},
 }
@@ -41,7 +42,7 @@ LEVELS = {  # the digits have 17 grey levels
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train every variant; return log p(x) per test image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     args = parser.parse_args(argv)
     adam, results = functools.partial(torch.optim.Adam, lr=2e-3), {}
     binary, grey = load_dataset("digits", pixels="static"), load_dataset("digits", pixels="grey")
@@ -50,15 +51,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ("binary pixels", BINARY, (binary.train, binary.test)),
         ("grey levels", LEVELS, levels),
     ):
-        print(f"{title:32}{'bound':>9}{'log p(x)':>16}  nats per image")
+        print(f"{title:32}{'bound':>9}{'log p(x)':>18}{'k-hat > 0.7':>14}")
         for name, parts in variants.items():
             pyro.set_rng_seed(0)
             vae = VAE(64, 5, hidden_dims=(100,), dataset_size=len(train), **parts)
             fit(AEVB(vae.model, vae.guide, adam, SGVB()), train, epochs=args.epochs, batch_size=100, label=name)
             bound = elbo(vae.model, vae.guide, test, num_particles=10, seed=0).mean()
-            evidence = log_marginal_likelihood(vae.model, vae.guide, test, num_particles=1000, seed=0).mean()
-            results[name] = evidence.value
-            print(f"  {name:30}{bound.value:9.2f}{evidence.value:10.2f} +- {evidence.standard_error:.2f}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the heavy tails that the last column counts
+                evidence = log_marginal_likelihood(vae.model, vae.guide, test, num_particles=1000, seed=0)
+            mean, heavy = evidence.mean(), (evidence.pareto_k > 0.7).float().mean()
+            results[name] = mean.value
+            print(f"  {name:30}{bound.value:9.2f}{mean.value:10.2f} +- {mean.standard_error:.2f}{heavy:12.0%}")
     return results
 
 

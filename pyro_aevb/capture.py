@@ -31,7 +31,8 @@ import torch
 import torch._inductor
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
-from torch.fx import GraphModule
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -397,9 +398,21 @@ def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ..
         raise CaptureError(_obstacle(error)) from error
     finally:
         _take_gradients(parameters)
+    if node := next(filter(_size_depends_on_values, module.graph.nodes), None):
+        raise CaptureError(f"{node.target} gives a result whose size depends on values")
     module.graph.eliminate_dead_code()
     lifted = _lift_tensors(module, len(tensors))
     return Graph(module, [*tensors, *lifted], trained, spec)
+
+
+def _size_depends_on_values(node: Node) -> bool:
+    """Tell whether another run could give this node's result another size: a mask as an index, for one."""
+    if not isinstance(node.target, OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    indices: Any = node.args[1]
+    return any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in indices)
 
 
 @contextlib.contextmanager

@@ -395,6 +395,28 @@ def test_values_read_behind_the_trace_are_named(read, caplog):
     assert "reads a tensor's values in Python at test_capture.py:" in eager_after(model, pair.guide, x, caplog)
 
 
+def test_a_size_that_depends_on_values_is_noticed(caplog):
+    """A mask as an index: the graph would hold on to the number of entries that the first minibatch had."""
+
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            mean = torch.zeros_like(z)
+            mean[z > 0] = z[z > 0] * pyro.param("slope", torch.tensor(0.5).double())
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x[:, 0] * pyro.param("a", torch.tensor(0.1).double()), 1.0))
+
+    x = torch.randn(N, 1).double()
+    make = lambda p, **kw: AEVB(model, guide, ADAM, **kw)  # noqa: E731
+    eager, fast, (_, capture) = both(make, lambda: (None, x), 20, "graph")
+    assert "size depends on values" in capture.obstacle
+    assert caplog.text.count("size depends on values") == 1
+    assert_equal(eager, fast, rtol=0)
+
+
 def test_randomness_from_elsewhere_is_noticed(caplog):
     import random
 

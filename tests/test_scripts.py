@@ -77,6 +77,21 @@ SCRIPTS = {
         "--out",
         "{out}",
     ],
+    "benchmarks/swaps.py": [
+        "--samples",
+        "500",
+        "--evaluate",
+        "5",
+        "--priors",
+        "normal",
+        "vamp",
+        "--posteriors",
+        "full",
+        "--out",
+        "{out}",
+    ],
+    "examples/swap_priors_likelihoods.py": ["--epochs", "1"],
+    "examples/tabular_mixed_types.py": ["--epochs", "2"],
     "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
 STEP_TIME = "benchmarks/step_time.py"
