@@ -440,6 +440,8 @@ class _NoReading(TorchFunctionMode):
 
 def _obstacle(error: Exception) -> str:
     """Say in a line what can't be traced, and where in the model it stands."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
     frames = [f for f in frames if not f.filename.startswith(tuple(INSIDE))] or frames[-1:]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""

@@ -8,6 +8,7 @@ Shapes: J latent dimensions; outputs (..., num_outputs).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,9 +16,11 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions.transforms.planar import ConditionedPlanar
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
 from pyro_aevb import reparameterization
+from pyro_aevb.autoregressive import AffineAutoregressive
 
 SMALLEST = 1e-4  # what is added to a softplus that must not vanish
 
@@ -72,9 +75,9 @@ class FullGaussian(Posterior):
         j = self.latent_dim
         loc, log_diagonal, below = outputs.split([j, j, outputs.shape[-1] - 2 * j], -1)
         rows, columns = torch.tril_indices(j, j, -1, device=outputs.device)
-        place = F.one_hot(rows * j + columns, j * j).to(outputs)
-        lower = (below @ place).unflatten(-1, (j, j))
-        return dist.MultivariateNormal(loc, scale_tril=lower + torch.diag_embed(log_diagonal.exp()))
+        factor = torch.diag_embed(log_diagonal.exp())
+        factor[..., rows, columns] = below
+        return dist.MultivariateNormal(loc, scale_tril=factor)
 
 
 class LowRankGaussian(Posterior):
@@ -178,7 +181,7 @@ class PlanarFlow(Posterior):
         loc, log_variance = gaussian.chunk(2, -1)
         base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
         # w begins near a unit vector: a map of w = 0 has no direction, and Pyro divides by |w|^2.
-        start = F.one_hot(torch.arange(self.num_flows) % j, j).to(outputs)
+        start = torch.eye(j).to(outputs).repeat(-(-self.num_flows // j), 1)
         transforms = [
             _Planar((bias, u, w + start[i]))
             for i, (bias, u, w) in enumerate(part.split([1, j, j], -1) for part in maps)
@@ -225,9 +228,10 @@ class InverseAutoregressiveFlow(Posterior):
 
     def _layer(self, latent_dim: int) -> nn.Module:
         hidden = [max(self.hidden_dim, latent_dim + self.context_dim)]
-        return dist.transforms.conditional_affine_autoregressive(
-            latent_dim, self.context_dim, hidden_dims=hidden, stable=True
-        )
+        return ConditionalAutoRegressiveNN(latent_dim, self.context_dim, hidden)
+
+    def _conditioned(self, layer: Any, context: Tensor) -> Any:
+        return AffineAutoregressive(functools.partial(layer, context=context))  # type: ignore[arg-type]
 
     def _count(self, latent_dim: int) -> int:
         return 2 * latent_dim + self.context_dim
@@ -238,8 +242,7 @@ class InverseAutoregressiveFlow(Posterior):
         base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
         transforms: list[Any] = []
         for layer in self.layers:
-            made: Any = layer
-            transforms += [made.condition(context), dist.transforms.Permute(self.swap)]
+            transforms += [self._conditioned(layer, context), dist.transforms.Permute(self.swap)]
         return dist.TransformedDistribution(base, transforms[:-1])
 
 
@@ -259,6 +262,9 @@ class SplineFlow(InverseAutoregressiveFlow):
         return dist.transforms.conditional_spline_autoregressive(
             latent_dim, self.context_dim, hidden_dims=hidden, bound=5.0
         )
+
+    def _conditioned(self, layer: Any, context: Tensor) -> Any:
+        return layer.condition(context)
 
 
 # -- Constrained latents ----------------------------------------------------------------------------------------------
