@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS))
     parser.add_argument("--posteriors", nargs="+", choices=POSTERIORS, default=list(POSTERIORS))
     parser.add_argument("--latent-dim", type=positive, help="default: 5, and 20 for other data than digits")
-    parser.add_argument("--pseudo-inputs", type=positive, default=100, help="of the VampPrior (default: 100)")
+    parser.add_argument("--pseudo-inputs", type=positive, help="of the VampPrior (default: 30, 100 for other data)")
     parser.add_argument("--samples", type=positive, default=50_000, help="training samples a run (default: 5e4)")
     parser.add_argument("--evaluate", type=positive, default=1000, help="test points (default: the first 1000)")
     parser.add_argument("--seed", type=int, default=0)
@@ -115,6 +115,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     args.latent_dim = args.latent_dim or (5 if args.dataset == "digits" else 20)
+    args.pseudo_inputs = args.pseudo_inputs or (30 if args.dataset == "digits" else 100)
     check_writable(args.out)
     try:
         data = load_dataset(args.dataset, pixels="static", root=args.data)

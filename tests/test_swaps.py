@@ -10,7 +10,20 @@ import torch
 from statistics_tools import assert_mean
 from torch import nn
 
-from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, DReG, ReweightedWakeSleep, WakeSleep, elbo, fit, log_density
+from pyro_aevb import (
+    AEVB,
+    IWAE,
+    MCEM,
+    SGVB,
+    VAE,
+    DReG,
+    ReweightedWakeSleep,
+    WakeSleep,
+    elbo,
+    fit,
+    log_density,
+    log_marginal_likelihood,
+)
 from pyro_aevb.likelihoods import LIKELIHOODS
 from pyro_aevb.networks import conv_decoder, conv_encoder
 from pyro_aevb.posteriors import POSTERIORS, FreeForm, LowRankGaussian
@@ -73,6 +86,10 @@ def outcomes(make_vae, x):
     assert results[0].log_joint.shape == results[0].log_q.shape == (3, N)
     assert results[0].log_weight.isfinite().all()
     torch.testing.assert_close(results[1].log_weight, results[0].log_weight, rtol=0, atol=0)
+    evidence = log_marginal_likelihood(
+        vae.model, vae.guide, x[:3], method=Importance(), num_particles=4, progress=False
+    )
+    assert evidence.value.isfinite().all()
     with torch.no_grad():
         p, q = vae.prior(vae._q), vae.posterior(vae.encoder(x))
         for fn in (p, q):
