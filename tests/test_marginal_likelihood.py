@@ -627,11 +627,15 @@ def test_weights_that_are_all_zero():
 def test_ctrl_c_returns_nothing():
     lg = LinearGaussian(100, 3, 6)
     pair = posterior_pair(lg)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
     timer = threading.Timer(1.0, lambda: signal.raise_signal(signal.SIGINT))
     timer.start()
     start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        estimate(pair, lg.x, method=AIS(100_000), batch_size=10)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            estimate(pair, lg.x, method=AIS(100_000), batch_size=10)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 20
 
 
