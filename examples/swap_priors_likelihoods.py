@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ("binary pixels", BINARY, (binary.train, binary.test)),
         ("grey levels", LEVELS, levels),
     ):
-        print(f"{title:32}{'bound':>9}{'log p(x)':>18}{'k-hat > 0.7':>14}")
+        print(f"{title:32}{'bound':>9}{'log p(x)':>18}{'k-hat > 0.7':>14}  (nats per image)")
         for name, parts in variants.items():
             pyro.set_rng_seed(0)
             vae = VAE(64, 5, hidden_dims=(100,), dataset_size=len(train), **parts)
