@@ -192,9 +192,9 @@ def evaluation_points(samples: int, data: ImageData) -> list[int]:
 def record(history: History, suffix: str = "") -> dict[str, Any]:
     """Return a run's curve and times as they are written to JSON."""
     curve = []
-    for samples, seconds, values in history.records:
-        point = {"samples": samples, "seconds": round(seconds, 2)}
-        curve.append(point | {f"{name}{suffix}": round(value, 4) for name, value in values.items()})
+    for done in history.records:
+        point = {"samples": done.samples, "seconds": round(done.seconds, 2)}
+        curve.append(point | {f"{name}{suffix}": round(value, 4) for name, value in done.values.items()})
     return {
         "curve": curve,
         "seconds": round(history.seconds, 2),

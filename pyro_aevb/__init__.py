@@ -9,7 +9,8 @@ from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
 from pyro_aevb.evidence import Evidence
 from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
-from pyro_aevb.fit import History, fit
+from pyro_aevb.fit import fit
+from pyro_aevb.history import History
 from pyro_aevb.importance import Importance
 from pyro_aevb.iwae import IWAE, DReG, Renyi
 from pyro_aevb.log_density import LogDensity, capture_log_density, log_density

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture import Compile
-from pyro_aevb.log_density import PyroCallable, capture_log_density
+from pyro_aevb.log_density import LogDensity, PyroCallable, capture_log_density
 
 
 class MeanEstimate(NamedTuple):
@@ -84,9 +84,14 @@ def elbo(
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
     density.expected_calls = -(-len(args[0]) // batch_size)
     with seeded(seed):
-        weights = [density(*chunk).log_weight for chunk in zip(*(a.split(batch_size) for a in args), strict=True)]
+        return estimate(density, zip(*(a.split(batch_size) for a in args), strict=True))
+
+
+def estimate(density: Callable[..., LogDensity], minibatches: Iterable[tuple[Tensor, ...]]) -> Estimate:
+    """Return the mean of ``density``'s log weights over its particles, for each datapoint of the minibatches."""
+    weights = [density(*minibatch).log_weight for minibatch in minibatches]
     value = torch.cat([w.mean(0) for w in weights])
-    error = torch.cat([w.std(0) / num_particles**0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])
+    error = torch.cat([w.std(0) / len(w) ** 0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])
     return Estimate(value, error)
 
 

@@ -1,43 +1,36 @@
-"""The training loop: minibatches in a seeded order, a schedule, evaluations on the way, progress, ctrl-C."""
+"""The training loop: minibatches, evaluations, early stopping, checkpoints, several processes."""
 
 from __future__ import annotations
 
 import math
-import signal
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import DataLoader, RandomSampler
 
 from pyro_aevb.capture import Compile
-from pyro_aevb.contract import check_data
+from pyro_aevb.checkpoint import Checkpoints
+from pyro_aevb.data_parallel import Ranks
+from pyro_aevb.data_source import Data, DataSet, Stream, data_source
+from pyro_aevb.history import History
 from pyro_aevb.kernels import Precision
 from pyro_aevb.learner import StepInfo
+from pyro_aevb.minibatches import Passes, Permutations, minibatches
 from pyro_aevb.optimization import Optimizer
-
-
-class Data(Protocol):
-    """A data set that gives a minibatch for a tensor of indices; a tensor is one."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the datapoints at ``index`` (M,), shape (M, ...)."""
-        ...
+from pyro_aevb.progress import Progress
+from pyro_aevb.run import Run
+from pyro_aevb.signals import HeldSignals
+from pyro_aevb.validation import Best, ValidationBound
 
 
 class Trainable(Protocol):
-    """What :func:`fit` asks of a learner."""
+    """What :func:`fit` asks of a learner; checkpoints, validation and several ranks ask for a whole ``Learner``."""
 
     optimizers: dict[str, Optimizer]
 
@@ -54,41 +47,36 @@ class Trainable(Protocol):
         """Check a minibatch and the pair before anything is trained."""
         ...
 
-    def step(self, *args: Tensor, index: Tensor) -> StepInfo:
+    def step(self, *args: Tensor, index: Tensor | None) -> StepInfo:
         """Update from a minibatch."""
         ...
 
 
-class Record(NamedTuple):
-    """One evaluation: training ``samples`` seen, ``seconds`` since the start, and the ``values`` that came back."""
-
-    samples: int
-    seconds: float
-    values: dict[str, float]
-
-
-@dataclass
-class History:
-    """What :func:`fit` did: its evaluations, how long it took, and whether ctrl-C ended it early."""
-
-    records: list[Record] = field(default_factory=list)
-    samples: int = 0
-    seconds: float = 0.0
-    evaluation_seconds: float = 0.0
-    compile_seconds: float = 0.0
-    interrupted: bool = False
-
-
 def fit(
     learner: Trainable,
-    data: Tensor | np.ndarray | Data | tuple[Tensor | np.ndarray | Data, ...],
+    train: Data,
+    validation: Data | None = None,
     *,
     samples: int | None = None,
     epochs: int | None = None,
     batch_size: int = 100,
+    dataset_size: int | None = None,
+    device: torch.device | str | None = None,
     schedule: Callable[[float], float] | None = None,
+    clip_norm: float | None = None,
+    kl_warm_up: int | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
+    evaluate_every: int | None = None,
     evaluate_at: Sequence[int] = (),
+    validation_particles: int = 1,
+    monitor: str | None = None,
+    patience: int | None = None,
+    keep_best: bool = False,
+    callbacks: Sequence[Callable[[History], bool | None]] = (),
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every: float = 60.0,
+    checkpoints_kept: int = 2,
+    resume: bool = False,
     seed: int = 0,
     compile: Compile | None = None,
     precision: Precision | None = None,
@@ -98,22 +86,48 @@ def fit(
 ) -> History:
     """Train ``learner`` on minibatches until ``samples`` datapoints were visited (or ``epochs`` passes made).
 
-    Every pass is a new permutation of the data, drawn from ``seed``; the noise of the learners comes from torch's
-    global generator, which the caller seeds (``pyro.set_rng_seed``).  The last minibatch of a pass may be smaller.
+    Every pass over a data set is a new permutation, drawn from ``seed``; the last minibatch of a pass may be smaller.
+    A stream is taken in its own order.  The noise of the learners comes from torch's global generator, which the caller
+    seeds (``pyro.set_rng_seed``).
+
     Ctrl-C ends the run after the step in hand and keeps what there is (``History.interrupted`` tells); another one, a
-    second later or more, ends it at once.
+    second later or more, ends it at once.  With a ``checkpoint_dir``, SIGTERM ends it likewise, and then the process,
+    with exit code 143.
+
+    Where ``torch.distributed`` has been initialized, each process takes its part of every minibatch, in the same order
+    whatever their number, with noise of its own; the first one evaluates, shows progress and writes.
 
     Args:
         learner: an :class:`~pyro_aevb.AEVB`, :class:`~pyro_aevb.WakeSleep`, :class:`~pyro_aevb.MCEM`.
-        data: N datapoints: a tensor, an array, or anything indexed by a tensor of indices; a tuple of these where model
-            and guide take more than x.
-        samples: how many datapoints to visit in all; this or ``epochs``.
+        train: N datapoints: a tensor, an array, a memory-mapped one (read row by row), a ``Dataset``, or anything
+            indexed by a tensor of indices; a tuple of these where model and guide take more than x.  Or a stream: a
+            ``DataLoader`` or any iterable of minibatches, endless ones too, an ``IterableDataset`` of datapoints.
+        validation: data likewise: its bound is evaluated as "validation", with "validation_standard_error".
+        samples: how many datapoints to visit in all; this or ``epochs``; for a stream neither means one pass.
         epochs: how many passes to make.
-        batch_size: M; one larger than N means all of the data at a time, with a warning.
+        batch_size: M; one larger than N means all of the data at a time, with a warning.  A ``DataLoader`` has its own.
+        dataset_size: N of a stream, if that is known: for the progress bar, ``schedule`` and ``evaluate_every``.  What
+            Eq. (8) weighs with is the N of the model's plate.
+        device: where minibatches go; model and guide are there already.
         schedule: learning-rate factor as a function of the fraction of the run that is done, in [0, 1).
-        evaluate: returns named values to record; run at the start of the next minibatch after each sample count in
-            ``evaluate_at``, and at the end.
-        evaluate_at: sample counts.
+        clip_norm: the largest norm of the gradient of ``loss`` / N, a datapoint's share, over one optimizer's
+            parameters; longer ones are scaled down.
+        kl_warm_up: samples over which the weight of the KL grows from 0 to what it is; the learner's objective is an
+            ``SGVB``.
+        evaluate: returns named values to record.
+        evaluate_every: samples between two evaluations, made at the start of the next minibatch; by default a pass.
+        evaluate_at: sample counts to evaluate at instead.  The end is always one.
+        validation_particles: draws from the guide for each validation datapoint.
+        monitor: the value to go by, larger is better; by default "validation".
+        patience: stop after so many evaluations that were no better than the best.
+        keep_best: put the best evaluation's parameters back at the end.
+        callbacks: called with the history after each evaluation; one that returns ``True`` ends the run.
+        checkpoint_dir: a folder for checkpoints: one at the beginning, one every ``checkpoint_every`` seconds, one at
+            the end, one on ctrl-C and SIGTERM.
+        checkpoint_every: seconds.
+        checkpoints_kept: how many of them stay; 2 or more.
+        resume: go on from the newest checkpoint that is whole, bit for bit as if there had been no stop (on the same
+            machine, with the same arguments); begin where there is none.  ``samples``, ``epochs`` may be larger now.
         seed: for the order of the data.
         compile: the fast path: ``"auto"`` (a learner's default) uses it where it pays, ``True`` from the first step,
             ``"graph"`` without a compiler, ``False`` never.
@@ -124,129 +138,196 @@ def fit(
         bar_position: the bar's line, where several run at once.
 
     Raises:
-        ValueError, TypeError: before training, for sizes, data or a pair that can't be used.
-        NonFiniteLossError: for a loss that is NaN or infinite.
+        ValueError, TypeError: before training, for sizes, data or a pair that can't be used, a checkpoint of another
+            run, a folder with checkpoints and no ``resume``.
+        NonFiniteLossError: for a loss that is NaN or infinite; the last checkpoint stays.
+        OSError: where a checkpoint can't be written; those before stay, and the learner has what was trained.
 
     >>> import functools, pyro
     >>> from pyro_aevb import AEVB, VAE
     >>> pyro.set_rng_seed(0)
     >>> x = torch.bernoulli(torch.full((50, 6), 0.3))
-    >>> vae = VAE(6, 2, hidden_dims=(8,), dataset_size=50)
+    >>> vae = VAE(6, 2, hidden_dims=(8,), dataset_size=40)
     >>> learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-2))
-    >>> fit(learner, x, epochs=2, batch_size=20, progress=False).samples
-    100
+    >>> history = fit(learner, x[:40], x[40:], epochs=2, batch_size=20, progress=False)
+    >>> history.samples, [sorted(record.values) for record in history.records]
+    (80, [['validation', 'validation_standard_error'], ['validation', 'validation_standard_error']])
     """
-    parts = [
-        torch.as_tensor(p) if isinstance(p, np.ndarray) else p for p in (data if isinstance(data, tuple) else (data,))
-    ]
-    n = len(parts[0])
-    if any(len(part) != n for part in parts):
-        raise ValueError(f"expected as many datapoints in each part of the data, got {[len(part) for part in parts]}")
-    if n == 0:
-        raise ValueError("expected at least one datapoint, got an empty data set")
-    if (samples is None) == (epochs is None):
-        raise ValueError(f"expected samples or epochs, one of them, got samples={samples} and epochs={epochs}")
-    total = samples if samples is not None else epochs * n  # type: ignore[operator]
-    if total < 1 or batch_size < 1:
-        raise ValueError(
-            f"expected 1 or more training samples and a batch_size of 1 or more, got {total}, {batch_size}"
-        )
-    if batch_size > n:
-        warnings.warn(
-            f"batch_size {batch_size} is larger than the data set: all {n} datapoints at a time", stacklevel=2
-        )
-        batch_size = n
-    if all(isinstance(part, Tensor) for part in parts):
-        check_data(*parts)
-    with torch.random.fork_rng():
-        for chunk in torch.arange(n).split(1000):
-            learner.prepare(*(part[chunk] for part in parts))
-    learner.configure(compile=compile, precision=precision, expected_steps=total // batch_size)
-
-    history = History()
-    pending = sorted(p for p in evaluate_at if p < total)
-    bar = tqdm(
-        total=total, desc=label, unit=" samples", unit_scale=True, disable=not progress, leave=False,
-        position=bar_position, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,
-    )  # fmt: skip  # a log gets a line a minute
-    show = _Display(bar)
-    start = time.perf_counter()
-
-    def record() -> None:
-        began = time.perf_counter()
-        values = dict(evaluate()) if evaluate is not None else {}
-        history.evaluation_seconds += time.perf_counter() - began
-        history.records.append(Record(history.samples, time.perf_counter() - start, values))
-        show.evaluated(values)
-
-    try:
-        with _Interrupt() as interrupt:
-            for index in _minibatches(n, batch_size, total, seed, getattr(parts[0], "device", None)):
-                if pending and history.samples >= pending[0]:
-                    pending = [p for p in pending if p > history.samples]
-                    record()
-                if schedule is not None:
-                    _set_learning_rates(learner.optimizers, schedule(history.samples / total))
-                info = learner.step(*(take(part, index) for part in parts), index=index)
-                history.samples += len(index)
-                if learner.compile_seconds > history.compile_seconds:
-                    history.compile_seconds = learner.compile_seconds
-                    show.compiled(history.compile_seconds)
-                show.stepped(info, len(index))
-                if interrupt.pending:
-                    break
-    finally:
-        bar.close()
-    history.interrupted = interrupt.pending
-    if evaluate is not None and history.samples:
-        record()
-    history.seconds = time.perf_counter() - start
+    ranks = Ranks()
+    source = data_source(train, batch_size, device)
+    n = len(source) if isinstance(source, DataSet) else dataset_size
+    passes = (epochs or 1) if samples is None else None
+    _check_length(source, samples, epochs, batch_size)
+    total = samples if passes is None else None if n is None else passes * n
+    _check_options(learner, source, ranks, total, schedule, clip_norm, kl_warm_up)
+    learner_ = cast(Any, learner)  # what more than Trainable is asked of it is checked above, or has its own error
+    feed = minibatches(source, batch_size, seed, passes)
+    if evaluate_every is None and not evaluate_at:
+        evaluate_every = n
+    bound = None
+    if validation is not None:
+        bound = ValidationBound(learner_, validation, num_particles=validation_particles, device=device)
+        bound.density.configure(compile=compile)
+    checkpoints = None
+    if checkpoint_dir is not None:
+        checkpoints = Checkpoints(checkpoint_dir, checkpoints_kept)
+        if not resume:
+            checkpoints.check_empty()
+        ranks.any(False)  # the first one writes only when all have looked
+    run = Run(
+        learner,
+        feed,
+        bound=bound,
+        evaluate=evaluate,
+        best=Best(monitor or ("validation" if bound else None), patience, keep_best),
+        callbacks=callbacks,
+        ranks=ranks,
+        checkpoints=checkpoints,
+        settings={
+            "learner": type(learner).__name__,
+            "batch_size": batch_size,
+            "seed": seed,
+            "datapoints": n,
+            "precision": precision or "float32",
+        },
+    )
+    sums = _prepare(learner, feed, ranks)
+    learner.configure(
+        compile=compile, precision=precision, expected_steps=None if total is None else total // batch_size
+    )
+    if not (resume and run.resume()):
+        run.begin()
+    history = run.history
+    due = _next_evaluation(history, evaluate_every, evaluate_at)
+    written = time.monotonic()
+    with ExitStack() as stack:
+        if clip_norm is not None:
+            stack.enter_context(_attribute(learner_, "clip_norm", clip_norm))
+        if ranks.size > 1:
+            stack.enter_context(_attribute(learner_, "share", None))
+        warm_up = None
+        if kl_warm_up is not None:
+            warm_up = torch.tensor(0.0, device=device)
+            beta = float(learner_.objective.beta)
+            stack.enter_context(_attribute(learner_.objective, "beta", warm_up))
+        show = stack.enter_context(Progress(total, history.samples, progress and ranks.rank == 0, label, bar_position))
+        signals = stack.enter_context(HeldSignals(terminate=checkpoints is not None))
+        while (total is None or history.samples < total) and not history.stopped_early:
+            late = checkpoints is not None and time.monotonic() > written + checkpoint_every
+            signals.interrupted, signals.terminated, late = ranks.any(
+                signals.interrupted, signals.terminated, late and ranks.rank == 0
+            )
+            if signals.interrupted or signals.terminated:
+                break
+            if history.samples >= due:
+                history.stopped_early = run.record()
+                show.evaluated(history.records[-1].values)
+                due = _next_evaluation(history, evaluate_every, evaluate_at)
+                continue
+            if late:
+                run.write()
+                written = time.monotonic()
+            minibatch = feed.next(None if total is None else total - history.samples, ranks.part_of)
+            if minibatch is None:
+                break
+            if schedule is not None and total is not None:
+                _set_learning_rates(learner.optimizers, schedule(history.samples / total))
+            if kl_warm_up is not None and warm_up is not None:
+                warm_up.fill_(beta * min(1.0, history.samples / kl_warm_up))
+            if ranks.size > 1:
+                learner_.share = ranks.share(minibatch.size, minibatch.whole, sums)
+            info = learner.step(*minibatch.args, index=minibatch.index)
+            bound_of_step = getattr(info, "elbo", None)
+            name, value = ("-loss", -info.loss) if bound_of_step is None else ("elbo", bound_of_step)
+            run.stepped(value, minibatch.size)
+            show.stepped(name, value, minibatch.size)
+            if learner.compile_seconds > history.compile_seconds:
+                history.compile_seconds = learner.compile_seconds
+                show.compiled(history.compile_seconds)
+    history.interrupted = signals.interrupted
+    if signals.at_once:
+        if ranks.size > 1:
+            raise KeyboardInterrupt  # the others are in the middle of something too
+    elif signals.interrupted or signals.terminated:
+        run.write()
+    if signals.terminated:
+        raise SystemExit(143)
+    if history.samples > (history.records[-1].samples if history.records else 0):
+        run.record()
+    history.seconds = run.seconds()
+    if not signals.interrupted:
+        run.write()
+        if samples is not None and history.samples < samples and not history.stopped_early:
+            warnings.warn(f"expected a stream of {samples} samples, got {history.samples}: it ended", stacklevel=2)
+    if run.best.parameters is not None:
+        learner_.put_parameters(run.best.parameters)
     return history
 
 
-def take(data: Tensor | Data, index: Tensor) -> Tensor:
-    """Return the datapoints at ``index``."""
-    return data.index_select(0, index) if isinstance(data, Tensor) else data[index]
+def _check_length(source: DataSet | Stream, samples: int | None, epochs: int | None, batch_size: int) -> None:
+    if (samples is not None and epochs is not None) or (isinstance(source, DataSet) and samples is epochs):
+        raise ValueError(f"expected samples or epochs, one of them, got samples={samples} and epochs={epochs}")
+    if min(n for n in (samples, epochs, 1) if n is not None) < 1 or batch_size < 1:
+        got = epochs if samples is None else samples
+        raise ValueError(f"expected 1 or more training samples and a batch_size of 1 or more, got {got}, {batch_size}")
 
 
-def _minibatches(
-    n: int, batch_size: int, total: int, seed: int, device: torch.device | None = None
-) -> Iterator[Tensor]:
-    """Yield indices on ``device``, a permutation of the data at a time, ``total`` of them in all."""
-    generator = torch.Generator().manual_seed(seed)
-    left = total
-    while left > 0:
-        for index in torch.randperm(n, generator=generator).to(device).split(batch_size):
-            yield index[:left]
-            left -= len(index)
-            if left <= 0:
-                return
+def _check_options(
+    learner: Trainable,
+    source: DataSet | Stream,
+    ranks: Ranks,
+    total: int | None,
+    schedule: object,
+    clip_norm: float | None,
+    kl_warm_up: int | None,
+) -> None:
+    if schedule is not None and total is None:
+        raise ValueError("expected a run of known length for schedule=, got a stream; pass samples or dataset_size")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
+    if kl_warm_up is not None:
+        if kl_warm_up < 1:
+            raise ValueError(f"expected kl_warm_up of 1 sample or more, got {kl_warm_up}")
+        if not hasattr(getattr(learner, "objective", None), "beta"):
+            raise ValueError(
+                "expected a learner whose objective weighs its KL for kl_warm_up, got "
+                f"{type(getattr(learner, 'objective', learner)).__name__}; pass AEVB(..., SGVB(kl='analytic'))"
+            )
+    loader = getattr(source, "data", None)
+    if ranks.size > 1 and isinstance(loader, DataLoader):
+        sampler = loader.sampler
+        if isinstance(sampler, RandomSampler) and sampler.generator is None:
+            raise ValueError(
+                "expected a DataLoader with the same order in every process, got one that shuffles by the global "
+                "generator; pass DataLoader(..., generator=torch.Generator().manual_seed(0))"
+            )
 
 
-class _Interrupt:
-    """Keeps ctrl-C back inside the block, until the step in hand is whole: ``pending`` tells of it."""
-
-    def __init__(self) -> None:
-        self.pending, self._since = False, math.inf
-        self._previous: Any = None
-
-    def __enter__(self) -> _Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def _note(self, *_: Any) -> None:
-        if time.monotonic() > self._since + 1:  # a terminal and a parent process may both send the first
-            raise KeyboardInterrupt
-        self.pending, self._since = True, min(self._since, time.monotonic())
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> bool:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-        if kind is not KeyboardInterrupt:
+def _prepare(learner: Trainable, feed: Permutations | Passes, ranks: Ranks) -> bool:
+    """Check model, guide and data, and tell whether the model's loss is a sum over the minibatch, without an N."""
+    with torch.random.fork_rng():
+        for args in feed.to_check():
+            learner.prepare(*args)
+        if ranks.size == 1:
             return False
-        self.pending = True
-        return True
+        whole = cast(Any, learner)
+        sizes = []
+        for some in (args, tuple(torch.cat([a, a]) for a in args)):
+            whole.prepare(*some)
+            sizes.append(whole.dataset_size)
+    if sizes[0] != sizes[1] and whole.theta_prior is not None:
+        raise ValueError(
+            "expected a plate that knows N, for several processes and a prior on theta, got one of the minibatch's "
+            "size; write pyro.plate('data', N, subsample_size=len(x))"
+        )
+    return sizes[0] != sizes[1]
+
+
+def _next_evaluation(history: History, every: int | None, at: Sequence[int]) -> float:
+    """Return the sample count from which the next evaluation is due."""
+    last = history.records[-1].samples if history.records else 0
+    due = min((point for point in at if point > last), default=math.inf)
+    return due if every is None else min(due, (last // every + 1) * every)
 
 
 def _set_learning_rates(optimizers: Mapping[str, Optimizer], factor: float) -> None:
@@ -255,28 +336,12 @@ def _set_learning_rates(optimizers: Mapping[str, Optimizer], factor: float) -> N
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
-class _Display:
-    """The progress bar's text: the mean bound since it was last written, and the latest evaluation."""
-
-    interval = 0.5  # seconds
-
-    def __init__(self, bar: Any) -> None:
-        self.bar, self.evaluation = bar, ""
-        self.sum: Tensor | float = 0.0
-        self.count, self.written = 0, time.perf_counter()
-
-    def stepped(self, info: StepInfo, samples: int) -> None:
-        if self.bar.disable:
-            return
-        self.sum, self.count = self.sum + getattr(info, "elbo", info.loss), self.count + 1
-        self.bar.update(samples)
-        if time.perf_counter() - self.written > self.interval:
-            name = "elbo" if hasattr(info, "elbo") else "loss"
-            self.bar.set_postfix_str(f"{name} {float(self.sum) / self.count:.2f}{self.evaluation}", refresh=False)
-            self.sum, self.count, self.written = 0.0, 0, time.perf_counter()
-
-    def compiled(self, seconds: float) -> None:
-        self.bar.set_postfix_str(f"compiled in {seconds:.1f} s")
-
-    def evaluated(self, values: Mapping[str, float]) -> None:
-        self.evaluation = "".join(f" {name} {value:.2f}" for name, value in values.items())
+@contextmanager
+def _attribute(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute inside the block."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

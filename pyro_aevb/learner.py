@@ -11,14 +11,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_aevb.capture import Capture, Compile
 from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
+from pyro_aevb.data_parallel import Share
 from pyro_aevb.kernels import Precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
+from pyro_aevb.python_state import PythonState
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -37,6 +39,13 @@ class Learner(ABC):
 
     Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``); what costs time
     in it they hand to :meth:`_capture`.
+
+    Attributes:
+        model, guide: as they were given; ``guide`` is ``None`` for a learner that needs none.
+        optimizers: by name.
+        clip_norm: the largest norm that the gradient of ``loss`` / N may have over one optimizer's parameters; longer
+            ones are scaled down to it.
+        share: which part of the minibatch this process has, where several work on one.
     """
 
     def __init__(
@@ -47,11 +56,13 @@ class Learner(ABC):
                 raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
         if theta_prior is not None and not isinstance(theta_prior, Distribution):
             raise TypeError(f"expected theta_prior to be a distribution, got {theta_prior!r}; e.g. dist.Normal(0., 1.)")
-        self.theta_prior = theta_prior
+        self.model, self.guide, self.theta_prior = model, guide, theta_prior
         self.optimizers: dict[str, Optimizer] = {}
         self._theta, self._phi = ParameterRecorder(), ParameterRecorder()
         self._model = self._theta(model)
         self._guide = self._phi(guide) if guide is not None else None
+        self.clip_norm: float | None = None
+        self.share: Share | None = None
         self._compile, self._watched = compile, [fn for fn in (model, guide) if fn is not None]
         self._captures: dict[Capture, int] = {}  # and how often a step calls each
         self._unread: list[Tensor] = []
@@ -67,6 +78,11 @@ class Learner(ABC):
     def phi(self) -> dict[str, Parameter]:
         """The guide's parameters; empty before the first step."""
         return self._phi.parameters
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that model and guide can reach, each once."""
+        return PythonState(self._watched).modules
 
     def configure(
         self, *, compile: Compile | None = None, precision: Precision | None = None, expected_steps: int | None = None
@@ -164,9 +180,15 @@ class Learner(ABC):
 
     def _descend(self, loss: Tensor, *optimizers: str) -> None:
         """Step the optimizers of these names along the gradients of ``loss``, and drop them."""
+        if self.share is not None:
+            loss = self.share.combine(loss, [p for name in optimizers for p in self._parameters_of(name).values()])
         self._check(loss)
         for name in optimizers:
-            self.optimizers[name].step(self._parameters_of(name))
+            parameters = self._parameters_of(name)
+            if self.clip_norm is not None:
+                leaves = [p.unconstrained for p in parameters.values()]
+                nn.utils.clip_grad_norm_(leaves, self.clip_norm * self.dataset_size)
+            self.optimizers[name].step(parameters)
         zero_grad((self.theta | self.phi).values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -177,10 +199,40 @@ class Learner(ABC):
         if not self._prepared:
             raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
         return {
-            "parameters": {n: p.unconstrained.detach().clone() for n, p in (self.theta | self.phi).items()},
+            **self.copy_parameters(),
             "optimizers": {n: o.state_dict(self._parameters_of(n)) for n, o in self.optimizers.items()},
             "calls": [list(capture.calls.items()) for capture in self._captures],
         }
+
+    def copy_parameters(self) -> dict[str, Any]:
+        """Return a copy of theta and phi, unconstrained, and of the buffers of the modules."""
+        return {
+            "parameters": {n: p.unconstrained.detach().clone() for n, p in (self.theta | self.phi).items()},
+            "buffers": [buffer.clone() for buffer in self._buffers()],
+        }
+
+    @torch.no_grad()
+    def put_parameters(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`copy_parameters` gave; raise ``ValueError`` where it comes from another pair."""
+        parameters, buffers = self.theta | self.phi, self._buffers()
+        mine = {n: tuple(p.unconstrained.shape) for n, p in parameters.items()}
+        theirs = {n: tuple(v.shape) for n, v in state["parameters"].items()}
+        if mine != theirs:
+            raise ValueError(
+                f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide"
+            )
+        shapes = [tuple(b.shape) for b in buffers], [tuple(b.shape) for b in state["buffers"]]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"expected a state with buffers of shapes {shapes[0]}, got {shapes[1]}; load it over the same modules"
+            )
+        for name, value in state["parameters"].items():
+            parameters[name].unconstrained.copy_(value)
+        for buffer, value in zip(buffers, state["buffers"], strict=True):
+            buffer.copy_(value)
+
+    def _buffers(self) -> list[Tensor]:
+        return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict`; a learner that has not run yet takes it in on its first step.
@@ -196,17 +248,8 @@ class Learner(ABC):
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         """Return the parameters that the optimizer of this name updates."""
 
-    @torch.no_grad()
     def _load(self, state: dict[str, Any]) -> None:
-        parameters = self.theta | self.phi
-        mine = {n: tuple(p.unconstrained.shape) for n, p in parameters.items()}
-        theirs = {n: tuple(v.shape) for n, v in state["parameters"].items()}
-        if mine != theirs:
-            raise ValueError(
-                f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide"
-            )
-        for name, value in state["parameters"].items():
-            parameters[name].unconstrained.copy_(value)
+        self.put_parameters(state)
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name], self._parameters_of(name))
         for capture, calls in zip(self._captures, state["calls"], strict=True):

@@ -121,9 +121,13 @@ class MCEM(Learner):
         for _ in range(self.num_transitions):
             state, info = hmc.transition(target, state, hmc.jittered(step_size, state), self.num_leapfrog)
             acceptance = info.acceptance.mean()
+            acceptance = acceptance if self.share is None else self.share.mean(acceptance)
             self.step_size = hmc.adapt_step_size(self.step_size, acceptance.item(), self.target_acceptance)
         assert self._chains is not None
-        self._chains[index] = state.position
+        if self.share is None:
+            self._chains[index] = state.position
+        else:  # each rank keeps all of the chains: the next pass deals the datapoints out anew
+            self._chains[self.share.whole] = self.share.gather(state.position)
         for _ in range(self.num_updates):
             (loss,) = self._m_step(state.position, *args)
             self._descend(loss, "optim")
@@ -146,7 +150,8 @@ class MCEM(Learner):
     def _positions(self, index: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         """Return where the minibatch's chains are, (M, J): where the last visit left them, or a draw from the prior."""
         assert self._space is not None
-        size = max(self.dataset_size, int(index.max()) + 1)
+        whole = index if self.share is None or self.share.whole is None else self.share.whole
+        size = max(self.dataset_size, int(whole.max()) + 1)
         draw = None
         if self._chains is None or len(self._chains) < size:
             draw = self._space.prior_draw(*args)
@@ -154,6 +159,7 @@ class MCEM(Learner):
             if self._chains is not None:
                 chains[: len(self._chains)] = self._chains
             self._chains = chains
+        self._chains = self._chains.to(index.device)  # a state that was loaded is on the CPU
         kept = self._chains[index]
         if not kept.isnan().any():
             return kept

@@ -108,7 +108,7 @@ def test_the_same_seed_is_the_same_run():
 
 
 def test_progress_shows_bound_and_time_left(capfd, monkeypatch):
-    monkeypatch.setattr(sys.modules["pyro_aevb.fit"]._Display, "interval", 0.0)
+    monkeypatch.setattr(sys.modules["pyro_aevb.progress"].Progress, "interval", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     vae, x = bernoulli_vae()
     learner = AEVB(vae.model, vae.guide, ADAM)

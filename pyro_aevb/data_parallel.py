@@ -1,0 +1,132 @@
+"""Several processes on one minibatch: each takes its part, and the gradients are put together.
+
+What makes the sum right is Eq. (8): with M datapoints a minibatch counts N/M times, so the part of m of them counts
+(N/m) m/M.  The prior on theta, which every process adds whole, then counts once, as the weights m/M sum to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from pyro_aevb.optimization import Parameter
+
+
+class Ranks:
+    """The processes that train together: those of torch.distributed's group, or this one alone.
+
+    >>> Ranks().rank, Ranks().size, Ranks().part_of(10)
+    (0, 1, slice(0, 10, None))
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+    def bounds(self, size: int) -> tuple[int, int]:
+        """Return where this rank's part of ``size`` datapoints begins and ends."""
+        return self.rank * size // self.size, (self.rank + 1) * size // self.size
+
+    def part_of(self, size: int) -> slice:
+        """Return the part of a minibatch that this rank runs: its own, or one datapoint where it has none."""
+        begin, end = self.bounds(size)
+        return slice(begin, end) if begin < end else slice(0, 1)
+
+    def share(self, size: int, whole: Tensor | None, sums: bool) -> Share | None:
+        """Return this rank's share of a minibatch of ``size`` datapoints; ``None`` where there is one rank."""
+        return None if self.size == 1 else Share(*self.bounds(size), size, whole, sums)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Tell for each flag whether it is up on any rank."""
+        if self.size == 1:
+            return list(flags)
+        numbers = torch.tensor([float(flag) for flag in flags], device=self._device)
+        torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
+        return [number > 0 for number in numbers.tolist()]
+
+    def from_first(self, value: Any) -> Any:
+        """Return what the first rank has."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, device=self._device)
+        return values[0]
+
+    def of_all(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def mean(self, value: float) -> float:
+        """Return the mean over the ranks."""
+        return sum(self.of_all(value)) / self.size
+
+    @torch.no_grad()
+    def copy_first(self, tensors: Sequence[Tensor]) -> None:
+        """Give every rank the first one's tensors, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
+    @property
+    def _device(self) -> torch.device:
+        nccl = torch.distributed.get_backend() == "nccl"
+        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of a minibatch: the datapoints from ``begin`` to ``end`` of ``total``.
+
+    ``whole`` are all of their places in the data set.  ``sums`` says that the model's plate has no N: its loss then is
+    a sum over the minibatch, and the parts are added up as they are.
+    """
+
+    begin: int
+    end: int
+    total: int
+    whole: Tensor | None
+    sums: bool
+
+    @property
+    def weight(self) -> float:
+        """What this rank's loss counts."""
+        if self.sums:
+            return float(self.end > self.begin)
+        return (self.end - self.begin) / self.total
+
+    @torch.no_grad()
+    def combine(self, loss: Tensor, parameters: Sequence[Parameter]) -> Tensor:
+        """Put the ranks' gradients together, in place, and return the loss of the whole minibatch."""
+        leaves = [p.unconstrained for p in parameters if p.unconstrained.grad is not None]
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
+            gradients = [leaf.grad for leaf in leaves if leaf.dtype == dtype and leaf.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients]) * self.weight
+            torch.distributed.all_reduce(flat)
+            for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+        total = loss.detach() * self.weight
+        torch.distributed.all_reduce(total)
+        return total
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over the minibatch of what ``value`` is the mean of over this part."""
+        total = value.detach() * ((self.end - self.begin) / self.total)
+        torch.distributed.all_reduce(total)
+        return total
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the rows of every rank, (total, ...), from this one's (end - begin, ...)."""
+        result = rows.new_zeros((self.total, *rows.shape[1:]))
+        result[self.begin : self.end] = rows[: self.end - self.begin]
+        torch.distributed.all_reduce(result)
+        return result

@@ -1,0 +1,183 @@
+"""What can be trained on: tensors, arrays, memory-mapped files, Datasets, and streams of minibatches."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from pyro_aevb.contract import check_data
+
+READ_AHEAD = 2**16  # bytes that the system may map around each row that is read
+LARGEST_MAPPED = 2**28
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """A data set that gives a minibatch for a tensor of indices; a tensor is one."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the datapoints at ``index`` (M,), shape (M, ...)."""
+        ...
+
+
+Part = Tensor | np.ndarray | Indexed
+Data = Part | tuple[Part, ...] | Dataset[Any] | Iterable[Any]
+
+
+class DataSet:
+    """N datapoints that can be had by index, in a new order at each pass.
+
+    Arguments in RAM are moved to ``device`` at once; a memory-mapped array is read row by row and never whole; a
+    ``torch.utils.data.Dataset`` is asked for its items, which are put together as a ``DataLoader`` does.
+    """
+
+    def __init__(self, data: Data, device: torch.device | str | None = None) -> None:
+        if isinstance(data, TensorDataset):
+            data = data.tensors
+        self.device = device
+        self.parts = [_part(part, device) for part in (data if isinstance(data, tuple) else (data,))]
+        sizes = [len(part) for part in self.parts]  # type: ignore[arg-type]
+        if not sizes or set(sizes) != {sizes[0]}:
+            raise ValueError(f"expected as many datapoints in each part of the data, got {sizes}")
+        if sizes[0] == 0:
+            raise ValueError("expected at least one datapoint, got an empty data set")
+        self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
+        if all(isinstance(part, Tensor) for part in self.parts):
+            check_data(*self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])  # type: ignore[arg-type]
+
+    def at(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Return the datapoints at ``index`` (M,)."""
+        args: list[Tensor] = []
+        for part in self.parts:
+            args += _tensors(part.index_select(0, index) if isinstance(part, Tensor) else part[index], self.device)
+        if self.on_disk:
+            check_data(*args)
+        return tuple(args)
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all of it once, from the first to the last."""
+        for index in torch.arange(len(self), device=self.index_device).split(batch_size):
+            yield self.at(index)
+
+    @property
+    def index_device(self) -> torch.device | None:
+        """Where indices belong."""
+        return self.parts[0].device if isinstance(self.parts[0], Tensor) else None
+
+
+class Stream:
+    """An iterable of minibatches: a ``DataLoader``, a generator, anything endless."""
+
+    def __init__(self, data: Iterable[Any], device: torch.device | str | None = None) -> None:
+        self.data, self.device = data, device
+
+    @property
+    def once(self) -> bool:
+        """Whether it can be gone through once only, as a generator."""
+        return isinstance(self.data, Iterator)
+
+    def in_order(self, batch_size: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all of it once, in minibatches of its own sizes."""
+        for item in self.data:
+            args = tuple(_tensors(item, self.device))
+            check_data(*args)
+            yield args
+
+
+def data_source(data: Data, batch_size: int, device: torch.device | str | None = None) -> DataSet | Stream:
+    """Return ``data`` as what it is: a data set with indices, or a stream of minibatches.
+
+    An ``IterableDataset`` gives datapoints and is put into minibatches; any other iterable gives minibatches.
+    """
+    if isinstance(data, DataSet | Stream):
+        return data
+    if isinstance(data, IterableDataset):
+        return Stream(DataLoader(data, batch_size=batch_size), device)
+    if isinstance(data, tuple | Tensor | np.ndarray | Dataset) or (
+        not isinstance(data, DataLoader | str | dict | list) and isinstance(data, Indexed)
+    ):
+        return DataSet(data, device)
+    if isinstance(data, Iterable) and not isinstance(data, str | dict | list):
+        return Stream(data, device)
+    raise TypeError(
+        f"expected a tensor, an array, a tuple of these, a Dataset, a DataLoader or an iterable of minibatches, got "
+        f"{type(data).__name__}; for example torch.as_tensor(data)"
+    )
+
+
+class MemoryMapped:
+    """A memory-mapped array that is copied row by row, and whose pages go back to the system now and then.
+
+    Without that, every row that was ever read would count as memory of this process.
+    """
+
+    def __init__(self, array: np.memmap) -> None:
+        self.array = array
+        self._mapped, self._map = 0, getattr(array, "_mmap", None)
+        if array.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):  # a private copy may hold changes
+            self._map = None
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        rows = np.array(self.array[index.numpy()])
+        self._mapped += rows.nbytes + READ_AHEAD * len(rows)
+        if self._map is not None and self._mapped > LARGEST_MAPPED:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._mapped = 0
+        return torch.from_numpy(rows)
+
+
+class Items:
+    """A ``Dataset`` of single datapoints, put together as a ``DataLoader`` does."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Tensor) -> Any:
+        numbers = index.tolist()
+        many = getattr(self.dataset, "__getitems__", None)
+        return default_collate(many(numbers) if many is not None else [self.dataset[i] for i in numbers])
+
+
+def _part(part: Any, device: torch.device | str | None) -> Any:
+    if isinstance(part, np.memmap):
+        return MemoryMapped(part)
+    if isinstance(part, np.ndarray):
+        part = torch.as_tensor(part)
+    if isinstance(part, Tensor):
+        if part.dim() == 0:
+            raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
+        return part if device is None else part.to(device)
+    return Items(part) if isinstance(part, Dataset) else part
+
+
+def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
+    """Return the tensors of a minibatch: one, or those of a tuple or list."""
+    if isinstance(item, list | tuple):
+        return [tensor for part in item for tensor in _tensors(part, device)]
+    if isinstance(item, np.ndarray):
+        item = torch.as_tensor(item)
+    if not isinstance(item, Tensor):
+        raise TypeError(
+            f"expected minibatches of tensors, got {type(item).__name__}; give a DataLoader a collate_fn that makes "
+            "what model and guide take"
+        )
+    return [item if device is None else item.to(device)]

@@ -1,0 +1,36 @@
+"""The state of all random generators that a run may draw from, as plain numbers and tensors."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of torch's global generators, Python's and NumPy's.
+
+    >>> before = random_state()
+    >>> x = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+    >>> set_random_state(before)
+    >>> x == (torch.rand(1), random.random(), np.random.rand())  # noqa: NPY002
+    True
+    """
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "random": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back a :func:`random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    random.setstate(state["random"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002

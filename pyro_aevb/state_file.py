@@ -1,0 +1,75 @@
+"""A nested state (dicts, lists, tuples, numbers, strings, tensors) as the bytes of one safetensors file.
+
+Unlike a pickle, nothing in it is ever executed: tensors are tensors, and everything else is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+STRUCTURE = "structure"  # the name of the tensor that holds the JSON, as bytes
+
+
+def pack(state: Any) -> bytes:
+    """Return ``state`` as the bytes of a safetensors file; tensors come back on the CPU.
+
+    Raises ``TypeError`` for anything but dicts, lists, tuples, numbers, strings, ``None`` and tensors.
+
+    >>> unpack(pack({"step": 3, "rates": (0.1, float("inf")), 0: [torch.eye(2)]}))
+    {'step': 3, 'rates': (0.1, inf), 0: [tensor([[1., 0.],
+            [0., 1.]])]}
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_encode(state, tensors, "state")).encode()
+    tensors[STRUCTURE] = torch.frombuffer(bytearray(structure), dtype=torch.uint8)
+    return safetensors.torch.save(tensors)
+
+
+def unpack(data: bytes) -> Any:
+    """Return what :func:`pack` was given; raise ``ValueError`` for bytes that it didn't make."""
+    try:
+        tensors = safetensors.torch.load(data)
+        return _decode(json.loads(tensors.pop(STRUCTURE).numpy().tobytes()), tensors)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"expected a state as safetensors, got something else ({error!r})") from error
+
+
+def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, list):
+        return [_encode(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]}
+    if isinstance(value, Mapping):
+        keys = (_encode(key, tensors, f"a key of {where}") for key in value)
+        return {
+            "dict": [[k, _encode(v, tensors, f"{where}[{n!r}]")] for k, (n, v) in zip(keys, value.items(), strict=True)]
+        }
+    raise TypeError(
+        f"expected a state of dicts, lists, tuples, numbers, strings and tensors, got {type(value).__name__} at {where}"
+    )
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_decode(v, tensors) for v in content)
+    return {_decode(k, tensors): _decode(v, tensors) for k, v in content}

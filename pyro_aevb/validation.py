@@ -1,0 +1,121 @@
+"""The bound on data that a run doesn't train on, and the run's best parameters by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyro_aevb.capture import Compile
+from pyro_aevb.contract import check_data, check_pair
+from pyro_aevb.data_source import Data, data_source
+from pyro_aevb.elbo import estimate, seeded
+from pyro_aevb.history import ERROR, History
+from pyro_aevb.learner import Learner
+from pyro_aevb.log_density import capture_log_density
+
+
+class ValidationBound:
+    """E_q[log p(x, z) - log q(z|x)] on a whole data set, always with the same noise; in nats per datapoint.
+
+    Modules are in evaluation mode for it.  It changes no parameter, no buffer and no random state.
+
+    Args:
+        learner: whose model and guide; one without a guide is a ``ValueError``.
+        data: like the training data of :func:`~pyro_aevb.fit`; a stream must be one that can be gone through again.
+        num_particles: draws from the guide for each datapoint.
+        device: where minibatches go.
+        compile: the fast path.
+        seed: of the draws.
+    """
+
+    batch_size = 1000
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: Data,
+        *,
+        num_particles: int = 1,
+        device: torch.device | str | None = None,
+        compile: Compile = "auto",
+        seed: int = 0,
+    ) -> None:
+        if getattr(learner, "guide", None) is None:
+            raise ValueError(
+                f"expected a learner with a guide to validate with, got {type(learner).__name__}; pass evaluate=, a "
+                "function that returns {name: value}, for example of log_marginal_likelihood(model, None, ...)"
+            )
+        self.data = data_source(data, self.batch_size, device)
+        if getattr(self.data, "once", False):
+            raise ValueError("expected validation data that can be gone through again, got a generator; pass a tensor")
+        self.learner, self.seed = learner, seed
+        with torch.random.fork_rng():
+            first = next(self.data.in_order(self.batch_size), None)
+            if first is None:
+                raise ValueError("expected at least one validation datapoint, got none")
+            check_data(*first)
+            check_pair(learner.model, learner.guide, *first)
+        self.density = capture_log_density(learner.model, learner.guide, num_particles=num_particles, compile=compile)
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """Return the mean over datapoints and its standard error."""
+        with evaluating(self.learner.modules), seeded(self.seed):
+            value, error = estimate(self.density, self.data.in_order(self.batch_size)).mean()
+        return {"validation": value, "validation" + ERROR: error}
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules into evaluation mode inside the block, and each back into the mode it was in."""
+    modes = [(module, module.training) for module in modules]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class Best:
+    """The parameters at the best record so far, by the value called ``monitor``; larger is better."""
+
+    def __init__(self, monitor: str | None, patience: int | None, keep: bool) -> None:
+        if (patience is not None or keep) and monitor is None:
+            raise ValueError(
+                "expected a value to go by for patience and keep_best, got neither validation data nor monitor=; pass "
+                "validation, or evaluate= and the name of one of its values as monitor="
+            )
+        if patience is not None and patience < 1:
+            raise ValueError(f"expected patience of 1 evaluation or more, got {patience}")
+        self.monitor, self.patience, self.keep = monitor, patience, keep
+        self.parameters: dict[str, Any] | None = None
+
+    def update(self, history: History, learner: Any) -> None:
+        """Look at the last record."""
+        if self.monitor is None:
+            return
+        record = history.records[-1]
+        if self.monitor not in record.values:
+            raise ValueError(
+                f"expected the value {self.monitor!r} to go by, got {sorted(record.values)}; name one of these with "
+                "monitor="
+            )
+        value = record.values[self.monitor]
+        if not math.isnan(value) and (history.best is None or value > history.best.values[self.monitor]):
+            history.best = record
+            if self.keep:
+                self.parameters = learner.copy_parameters()
+
+    def is_stale(self, history: History) -> bool:
+        """Tell whether the last ``patience`` evaluations were no better."""
+        if self.patience is None:
+            return False
+        best = -1 if history.best is None else history.best.samples
+        return sum(record.samples > best for record in history.records) >= self.patience
