@@ -175,7 +175,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_is_used(tmp_path):
         assert found["age"] == "old"
         assert torch.equal(found["parameters"], state["parameters"])
         damaged(old, kind, generator)
-        with pytest.raises(ValueError, match="got none that can be read: .* another checksum"):
+        with pytest.raises(ValueError, match=r"got none that can be read: .* another checksum"):
             checkpoints.newest()
 
 
@@ -314,7 +314,8 @@ SIGNALLED = """
 import signal, sys, test_resume
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-history, _ = test_resume.run("aevb", "tensor", Path(sys.argv[1]), epochs=10**6, checkpoint_every=1e9, **test_resume.PLAIN)
+options = test_resume.PLAIN | {"epochs": 10**6, "checkpoint_every": 1e9}
+history, _ = test_resume.run("aevb", "tensor", Path(sys.argv[1]), **options)
 print("interrupted", history.interrupted, history.samples)
 """
 
