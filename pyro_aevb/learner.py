@@ -20,7 +20,7 @@ from pyro_aevb.data_parallel import Share
 from pyro_aevb.kernels import Precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
-from pyro_aevb.python_state import PythonState
+from pyro_aevb.python_state import PythonState, evaluating
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -151,7 +151,8 @@ class Learner(ABC):
         The first :meth:`step` does this by itself.  Nothing is trained and no random number is used up.
         """
         check_data(*args)
-        check_pair(self._model, self._guide, *args)
+        with evaluating(self.modules):  # running averages are not for the check
+            check_pair(self._model, self._guide, *args)
         for name, optimizer in self.optimizers.items():
             optimizer.prepare(self._parameters_of(name))
         if self._pending is not None:
