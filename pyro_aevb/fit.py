@@ -312,7 +312,7 @@ def _prepare(learner: Trainable, feed: Permutations | Passes, ranks: Ranks) -> b
             return False
         whole = cast(Any, learner)
         sizes = []
-        for some in (args, tuple(torch.cat([a, a]) for a in args)):
+        for some in (args, tuple(a[: (len(a) + 1) // 2] for a in args)):
             whole.prepare(*some)
             sizes.append(whole.dataset_size)
     if sizes[0] != sizes[1] and whole.theta_prior is not None:
