@@ -332,7 +332,7 @@ def test_two_ranks_reach_the_bound_of_one(tmp_path):
     digits_run(tmp_path, 0)
     one = unpack((tmp_path / "result-0").read_bytes())
     assert two[0] == two[1]
-    assert two[0][0] == pytest.approx(one[0], abs=0.4)  # runs from other seeds differ by 0.1 to 0.2
+    assert two[0][0] == pytest.approx(one[0], abs=0.25)  # five seeds: -24.24 to -24.46
     assert one[0] > -28
 
 
