@@ -205,6 +205,8 @@ def fit(
             stack.enter_context(_attribute(learner_, "clip_norm", clip_norm))
         if ranks.size > 1:
             stack.enter_context(_attribute(learner_, "share", None))
+        if isinstance(source, DataSet) and source.draw is not None:
+            stack.enter_context(_attribute(learner_.draw, "fn", source.draw))
         warm_up = None
         if kl_warm_up is not None:
             warm_up = torch.tensor(0.0, device=device)

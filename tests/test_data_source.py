@@ -14,7 +14,8 @@ from models import bernoulli_vae
 from test_fit import DATA, Spy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, VAE, fit
+from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb.datasets import Binarized
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 INFO = SimpleNamespace(loss=torch.tensor(1.0))
@@ -213,3 +214,61 @@ def test_ten_gigabytes_on_disk_take_little_memory(tmp_path):
     )
     assert out.returncode == 0, out.stderr
     assert int(out.stdout) < 1.5 * 2**30
+
+
+# -- Datapoints that are drawn anew at each visit ---------------------------------------------------------------------
+
+DRAWING = {
+    "aevb": lambda p, compile: AEVB(p.model, p.guide, ADAM, compile=compile),
+    "reweighted": lambda p, compile: ReweightedWakeSleep(
+        p.model, p.guide, ADAM, ADAM, num_particles=2, compile=compile
+    ),
+    "wake-sleep": lambda p, compile: WakeSleep(p.model, p.guide, ADAM, ADAM, compile=compile),
+    "mcem": lambda p, compile: MCEM(p.model, ADAM, num_leapfrog=2, compile=compile),
+}
+
+
+def pixels(learner, data, compile, by_hand=False):
+    pyro.set_rng_seed(0)
+    vae, x = bernoulli_vae()
+    built = DRAWING[learner](vae, compile)
+    data = data(0.8 * x + 0.1)
+    if by_hand:
+        built.prepare(data[torch.arange(len(x))])
+        pyro.set_rng_seed(1)
+        order = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for index in torch.randperm(len(x), generator=order).split(10):
+                built.step(data[index], index=index)
+    else:
+        built.prepare((x > 0.5).double())
+        pyro.set_rng_seed(1)
+        fit(built, data, epochs=3, batch_size=10, progress=False)
+    return built, torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+@pytest.mark.parametrize("learner", DRAWING)
+def test_pixels_are_drawn_inside_the_step_as_they_would_be_outside(learner):
+    _, expected = pixels(learner, Binarized, False, by_hand=True)
+    assert torch.equal(pixels(learner, Binarized, False)[1], expected)
+    built, fast = pixels(learner, Binarized, "graph")
+    assert torch.allclose(fast, expected, rtol=1e-9, atol=1e-12)
+    assert all(capture.obstacle is None for capture in built._captures)
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_drawing_ends_with_the_run(compile):
+    built, _ = pixels("aevb", Binarized, compile)
+    x = (torch.rand(40, 6) < 0.5).double()
+    torch.manual_seed(0)
+    got = [built.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
+    again, _ = pixels("aevb", Binarized, False)
+    torch.manual_seed(0)
+    expected = [again.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
+    assert got == pytest.approx(expected, rel=1e-9)
+    before = torch.get_rng_state()
+    built.step(x, index=torch.arange(40))
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(before)
+    torch.randn(40, 2, dtype=torch.float64)
+    assert torch.equal(torch.get_rng_state(), drawn), "more than the latents was drawn"
