@@ -149,7 +149,9 @@ class Learner(ABC):
                 On a GPU losses are read, all together, at every hundredth step.
         """
         if not self._prepared:
-            self.prepare(*args)
+            with torch.random.fork_rng():
+                drawn = self.draw(*args)
+            self.prepare(*drawn)
         random_state = torch.get_rng_state()
         try:
             return self._update(args if self._draws_inside else self.draw(*args), index)

@@ -263,6 +263,7 @@ def test_drawing_ends_with_the_run(compile):
     torch.manual_seed(0)
     got = [built.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
     again, _ = pixels("aevb", Binarized, False)
+    assert again.draw.fn is None
     torch.manual_seed(0)
     expected = [again.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
     assert got == pytest.approx(expected, rel=1e-9)
@@ -272,3 +273,10 @@ def test_drawing_ends_with_the_run(compile):
     torch.set_rng_state(before)
     torch.randn(40, 2, dtype=torch.float64)
     assert torch.equal(torch.get_rng_state(), drawn), "more than the latents was drawn"
+
+
+def test_a_step_alone_draws_before_it_checks():
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    learner.draw.fn = lambda x: (Binarized.draw(x),)
+    assert learner.step(0.8 * x + 0.1).elbo.isfinite()
