@@ -94,6 +94,10 @@ SCRIPTS = {
     "examples/tabular_mixed_types.py": ["--epochs", "2"],
     "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
+WITHOUT_A_COMPILER = {
+    "benchmarks/evidence_time.py": SCRIPTS["benchmarks/evidence_time.py"],
+    "benchmarks/step_time.py": ["--only", "log weights", "--rounds", "1", "--json", "{out}/results.json"],
+}
 STEP_TIME = "benchmarks/step_time.py"
 COMPARE = "benchmarks/compare_wake_sleep.py"
 MARGINAL = "benchmarks/marginal_likelihood.py"
@@ -126,13 +130,26 @@ def test_the_list_is_complete():
     assert found == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.slow if s in WITHOUT_A_COMPILER else ()) for s in SCRIPTS]
+)
 def test_it_runs(script, tmp_path):
     code, out, err = run(script, *(a.format(out=tmp_path) for a in SCRIPTS[script]))
     assert code == 0, err[-2000:]
     assert "nats" in out
     if "vae_mnist" in script:
         assert {p.name for p in tmp_path.iterdir()} == {"manifold.png", "samples.png"}
+
+
+@pytest.mark.parametrize("script", WITHOUT_A_COMPILER)
+def test_it_runs_without_a_compiler(script, tmp_path, monkeypatch):
+    """What compiles longest, in the time of the graph; and it says so."""
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    code, out, err = run(script, *(a.format(out=tmp_path) for a in WITHOUT_A_COMPILER[script]))
+    assert code == 0, err[-2000:]
+    assert "nats" in out
+    assert "runs without Inductor" in err
+    assert json.loads((tmp_path / "results.json").read_text())["rows"]
 
 
 def test_what_the_comparison_writes(tmp_path):
@@ -180,8 +197,9 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("compile", ["graph", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
+def test_ctrl_c_keeps_what_there_is(jobs, compile, tmp_path):
     args = (
         "--samples",
         "1e9",
@@ -193,6 +211,8 @@ def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
         "aevb-b",
         "--jobs",
         jobs,
+        "--compile",
+        compile,
         "--out",
         str(tmp_path),
     )
