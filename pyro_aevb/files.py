@@ -1,0 +1,67 @@
+"""Files that are there whole or not at all, whenever the process or the machine stops."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Give ``path`` the content ``data``: a reader finds the old content or the new one, also after a power cut.
+
+    The bytes go to a part file beside it, ``<name>.<8 hex digits>.part``, onto the disk, and only then under the name.
+    A failure removes the part file; a killed process may leave it.
+
+    Raises:
+        OSError: where the file can't be written, the subclass being the cause's (``PermissionError``, ...).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "state"
+    ...     write_atomically(path, b"old")
+    ...     write_atomically(path, b"new")
+    ...     path.read_bytes(), os.listdir(folder)
+    (b'new', ['state'])
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"expected to write {len(data)} bytes to {path}, got: {error.strerror}; {_remedy(error, path.parent)}",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the folder's list of names onto the disk, where the system has such a thing."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # what file systems say that can't
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or write to another disk"
+    if error.errno == errno.ENOENT:
+        return f"make the folder {folder} first"
+    return "choose a folder that can be written to"
