@@ -193,6 +193,7 @@ def noise(folder, rank):
     vae, x = make_vae()
     torch.manual_seed(rank)
     torch.nn.init.normal_(vae.decoder[0].weight)
+    pyro.set_rng_seed(0)
     learner, seen = AEVB(vae.model, vae.guide, ADAM), []
     step = learner.step
     learner.step = lambda x, index: seen.append(index) or step(x, index=index)
