@@ -21,9 +21,11 @@ from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature
 from pyro_aevb.reparameterization import FAMILIES, FromCDF
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
+from pyro_aevb.saving import load, save
 from pyro_aevb.score_function import VIMCO, ScoreFunction
 from pyro_aevb.sgvb import SGVB, STL
 from pyro_aevb.vae import VAE
+from pyro_aevb.version import __version__
 from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
@@ -59,11 +61,13 @@ __all__ = [
     "Terms",
     "WakeSleep",
     "WakeSleepInfo",
+    "__version__",
     "capture_log_density",
     "elbo",
     "evidence_gap",
     "fit",
+    "load",
     "log_density",
     "log_marginal_likelihood",
+    "save",
 ]
-__version__ = "0.1.0"

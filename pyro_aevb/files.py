@@ -1,35 +1,67 @@
-"""Files that are whole or not there."""
+"""Files that are there whole or not at all, whenever the process or the machine stops."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import uuid
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` under another name, force it to the disk, and rename it: ``path`` is old or new, never half.
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Give ``path`` the content ``data``: a reader finds the old content or the new one, also after a power cut.
+
+    The bytes go to a part file beside it, ``<name>.<8 hex digits>.part``, onto the disk, and only then under the name.
+    A failure removes the part file; a killed process may leave it.
 
     Raises:
-        OSError: where the folder can't be written or the disk is full; the part that was written is removed, and what
-            ``path`` held before stays.
+        OSError: where the file can't be written, the subclass being the cause's (``PermissionError``, ...).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "state"
+    ...     write_atomically(path, b"old")
+    ...     write_atomically(path, b"new")
+    ...     path.read_bytes(), os.listdir(folder)
+    (b'new', ['state'])
     """
-    part = path.with_name(path.name + ".part")
+    path = Path(path)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with part.open("wb") as file:
+        with open(part, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name
-        finally:
-            os.close(folder)
+        os.replace(part, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise type(error)(
+        raise OSError(
             error.errno,
-            f"expected to write {len(data) / 1e6:.1f} MB, got {error.strerror!r}; what was there before is untouched: "
-            "free some space or choose another folder",
-            str(path),
+            f"expected to write {len(data)} bytes to {path}, got: {error.strerror}; {_remedy(error, path.parent)}",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the folder's list of names onto the disk, where the system has such a thing."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # what file systems say that can't
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remedy(error: OSError, folder: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or write to another disk"
+    if error.errno == errno.ENOENT:
+        return f"make the folder {folder} first"
+    return "choose a folder that can be written to"

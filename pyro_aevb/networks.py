@@ -102,6 +102,11 @@ def fan_in_init(network: nn.Module) -> None:
 INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {"paper": paper_init, "modern": fan_in_init}
 
 
+def layers_of(network: nn.Module) -> str:
+    """Return the network's layers and the names of its tensors in words: another network has others."""
+    return f"{network} {sorted(network.state_dict())}"
+
+
 def apply_network(name: str, network: nn.Module, *inputs: Any) -> Any:
     """Run ``network`` with each of its parameters announced to Pyro as a ``param`` site.
 

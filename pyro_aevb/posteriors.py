@@ -289,21 +289,22 @@ class TwoPositive(Posterior):
 
     Args:
         family: a class of Pyro distributions.
-        parameters: the names of its two parameters.
+        first: the name of its first parameter.
+        second: of its second.
     """
 
-    def __init__(self, family: Callable[..., dist.TorchDistribution], *parameters: str) -> None:
+    def __init__(self, family: Callable[..., dist.TorchDistribution], first: str, second: str) -> None:
         super().__init__()
-        self.family, self.parameter_names = family, parameters
-        self.notation = f"{family.__name__}({', '.join(f'{name}(x)' for name in parameters)})"
+        self.family, self.first, self.second = family, first, second
+        self.notation = f"{family.__name__}({first}(x), {second}(x))"
 
     def _count(self, latent_dim: int) -> int:
         return 2 * latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised distribution."""
-        values = (F.softplus(outputs) + SMALLEST).chunk(2, -1)
-        return self.family(**dict(zip(self.parameter_names, values, strict=True))).to_event(1)
+        first, second = (F.softplus(outputs) + SMALLEST).chunk(2, -1)
+        return self.family(**{self.first: first, self.second: second}).to_event(1)
 
 
 class Dirichlet(Posterior):

@@ -51,18 +51,18 @@ class Factorised(Prior):
 
     def __init__(self, family: Callable[..., dist.TorchDistribution], **parameters: float) -> None:
         super().__init__()
-        self.family, self._numbers = family, parameters
+        self.family, self.numbers = family, parameters
         name = getattr(family, "__name__", str(family))
         self.notation = f"{name}({', '.join(f'{key}={value:g}' for key, value in parameters.items())})"
 
     def setup(self, latent_dim: int, x_dim: int) -> None:
         """Keep the parameters as buffers, so that they go where the VAE goes."""
-        for name, value in self._numbers.items():
-            self.register_buffer(name, torch.full((latent_dim,), float(value)), persistent=False)
+        for name, value in self.numbers.items():
+            self.register_buffer(name, torch.full((latent_dim,), float(value)))
 
     def forward(self, posterior: Posterior) -> dist.TorchDistribution:
         """Return the product of the families."""
-        made = self.family(**{name: getattr(self, name) for name in self._numbers})
+        made = self.family(**{name: getattr(self, name) for name in self.numbers})
         return made.to_event(1) if not made.event_shape else made
 
 
@@ -74,7 +74,7 @@ class GivenPrior(Prior):
 
     def __init__(self, distribution: dist.TorchDistribution) -> None:
         super().__init__()
-        self.distribution = distribution
+        self.given = self.distribution = distribution
         self.notation = repr(distribution)
 
     def setup(self, latent_dim: int, x_dim: int) -> None:

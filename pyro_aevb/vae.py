@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from pyro_aevb.columns import ColumnsDistribution
 from pyro_aevb.likelihoods import LIKELIHOODS, Likelihood
-from pyro_aevb.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, mlp
+from pyro_aevb.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, layers_of, mlp
 from pyro_aevb.posteriors import POSTERIORS, FreeForm, Posterior
 from pyro_aevb.priors import PRIORS, GivenPrior, Prior
 
@@ -84,6 +84,8 @@ class VAE(nn.Module):
         if init not in INITIALIZATIONS:
             raise ValueError(f"expected init out of {sorted(INITIALIZATIONS)}, got {init!r}")
         self.x_dim, self.latent_dim, self.dataset_size = x_dim, latent_dim, dataset_size
+        self.hidden_dims, self.init = tuple(hidden_dims), init
+        self.image_shape = None if image_shape is None else tuple(image_shape)
         self.prior = (
             _part("prior", prior, PRIORS, Prior) if not isinstance(prior, dist.Distribution) else GivenPrior(prior)
         )
@@ -114,6 +116,12 @@ class VAE(nn.Module):
                 raise ValueError("expected no encoder beside a FreeForm posterior, got one; leave encoder out")
             self.encoder = nn.Embedding(self.posterior.num_data, self.posterior.num_outputs)
             nn.init.normal_(self.encoder.weight, std=0.01)
+        # The networks made here as they were made: what `save` can describe, as long as nobody changes them.
+        self.own_layers = {
+            name: layers_of(network)
+            for name, network, given in (("encoder", self.encoder, encoder), ("decoder", self.decoder, decoder))
+            if given is None
+        }
         self._check_parts(num_outputs)
 
     def model(self, x: Tensor, given: Tensor | None = None) -> Tensor:

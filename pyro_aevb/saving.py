@@ -1,0 +1,338 @@
+"""A VAE in a folder: ``vae.json`` says how to build it, ``weights-<digest>.safetensors`` has its tensors.
+
+Nothing in the folder is code.  What :mod:`pyro_aevb.descriptions` has no name for (networks, functions and classes of
+one's own) is marked ``custom``, and whoever loads the folder supplies it.
+
+``vae.json`` is the folder's only entrance: it holds the checksum of the weights, whose first digits are in their file's
+name.  ``save`` writes the weights first, then replaces ``vae.json`` in one stroke, then removes the old weights, so the
+folder can be read wherever it is stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from pyro_aevb.descriptions import DTYPES, UnknownPartError, describe, restore
+from pyro_aevb.files import write_atomically
+from pyro_aevb.networks import layers_of
+from pyro_aevb.posteriors import Posterior
+from pyro_aevb.priors import GivenPrior, Prior
+from pyro_aevb.vae import VAE
+from pyro_aevb.version import __version__
+
+FORMAT = 1
+PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder")
+OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
+DAMAGED = "the file is damaged or was changed; get the folder again, or save the model again"
+
+
+def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
+    """Write the VAE into a folder, which is made where it isn't there; a VAE that is in it already is replaced.
+
+    Written are ``vae.json`` (versions, sizes, the prior, likelihood and posterior with their settings) and one file of
+    safetensors, parameters and buffers bit for bit.  Not written are the training mode, ``requires_grad``, hooks, and
+    the code of networks, functions and classes of one's own: :func:`load` takes those from its caller.  The folder can
+    be read at any moment, also after a crash halfway; there may be one writer at a time.
+
+    Args:
+        vae: on any device; the folder has no memory of it.
+        folder: a path.
+
+    Raises:
+        TypeError: for a subclass of :class:`~pyro_aevb.VAE`, which a description can't rebuild.
+        ValueError: where ``folder`` is a file, or a network's state is no tensor that safetensors can hold.
+        OSError: where the folder can't be written to.
+
+    >>> import tempfile
+    >>> _ = torch.manual_seed(0)
+    >>> vae = VAE(64, 5, hidden_dims=(100,), prior="mixture")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(vae, folder)
+    ...     same = load(folder)
+    >>> z = torch.randn(3, 5)
+    >>> torch.equal(same.decode(z), vae.decode(z)), str(same) == str(vae)
+    (True, True)
+    """
+    if type(vae) is not VAE:
+        raise TypeError(
+            f"expected a VAE, got a {type(vae).__name__}, which load couldn't build; put what is its own into parts of "
+            "a VAE: encoder=..., likelihood=..., ..."
+        )
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected a folder, got the file {folder}; choose another path")
+    tied = _tied(vae)
+    weights = _weights(vae, {name for _, *others in tied for name in others})
+    digest = hashlib.sha256(weights).hexdigest()
+    dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
+    sizes = ("x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size")
+    record = {
+        "format": FORMAT,
+        "versions": {"pyro_aevb": __version__, "torch": str(torch.__version__), "pyro": pyro.__version__},
+        "sha256": digest,
+        "dtype": str(next(dtypes, torch.get_default_dtype())).removeprefix("torch."),
+        "tied": tied,
+        "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in PARTS},
+    }
+    text = json.dumps(record, indent=1, allow_nan=False, default=int) + "\n"  # whole numbers of NumPy's are int's
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / _weights_name(digest), weights)
+    write_atomically(folder / "vae.json", text.encode())
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in (_weights_name(digest), "vae.json"):
+            with contextlib.suppress(OSError):  # one that stays does no harm
+                path.unlink()
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    device: torch.device | str | None = None,
+    prior: Prior | dist.TorchDistribution | None = None,
+    likelihood: Callable[[Tensor], dist.TorchDistribution] | None = None,
+    posterior: Posterior | None = None,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+) -> VAE:
+    """Return the VAE that :func:`save` wrote: the same tensors bit for bit, in training mode, as a new VAE is.
+
+    Nothing in the folder is run, whoever wrote it, and torch's random numbers stay where they are.
+
+    Args:
+        folder: what ``save`` was given.
+        device: where to put it; torch's default device without.
+        prior: one like the VAE's, where that was of one's own; likewise the others.
+        likelihood: likewise.
+        posterior: likewise.
+        encoder: likewise; the module is filled with the saved weights.
+        decoder: likewise.
+
+    Raises:
+        FileNotFoundError: where the folder or one of its files isn't there.
+        ValueError: for files that are damaged, of a newer version, or don't fit together, and for parts that are
+            missing or superfluous.
+
+    >>> import tempfile
+    >>> vae = VAE(64, 5, encoder=nn.Linear(64, 10))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(vae, folder)
+    ...     same = load(folder, encoder=nn.Linear(64, 10))
+    >>> torch.equal(same.encoder.weight, vae.encoder.weight)
+    True
+    """
+    record, weights = _read(Path(folder))
+    given = {"prior": prior, "likelihood": likelihood, "posterior": posterior, "encoder": encoder, "decoder": decoder}
+    device = torch.get_default_device() if device is None else torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        vae = _build(record, given, device)
+    _fill(vae, weights, record["tied"])
+    return vae
+
+
+# -- Building ---------------------------------------------------------------------------------------------------------
+
+
+def _describe_part(vae: VAE, name: str) -> Any:
+    """Return the part as plain JSON, ``{"custom": ...}`` for one that the caller of ``load`` supplies."""
+    part = getattr(vae, name)
+    if name in ("encoder", "decoder"):
+        if vae.own_layers.get(name) == layers_of(part):
+            return None
+    else:
+        with contextlib.suppress(UnknownPartError):
+            return describe(part)
+    part = part.given if isinstance(part, GivenPrior) else part
+    return {"custom": getattr(part, "__name__", type(part).__name__)}
+
+
+def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.device) -> VAE:
+    """Return the VAE of the description, its weights as they come."""
+    described = record["vae"]
+    custom = {name: described[name]["custom"] for name in PARTS if "custom" in (described[name] or {})}
+    for name, part in given.items():
+        if name in custom and part is None:
+            raise ValueError(
+                f"expected {name}=, got none: the VAE's {name} was {custom[name]}, which is not this library's; call "
+                f"load(folder, {name}=...) with one like it"
+            )
+        if name not in custom and part is not None:
+            raise ValueError(
+                f"expected no {name}=, got a {type(part).__name__}: the folder has what the VAE had; leave it out"
+            )
+    for part in given.values():
+        if isinstance(part, nn.Module):
+            part.to(device, torch.get_default_dtype())
+    try:
+        parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
+        return VAE(**described | parts).to(device, DTYPES[record["dtype"]])
+    except Exception as error:  # whatever a made-up description can come upon
+        remedy = f"check {', '.join(f'{name}=' for name in custom)}, or else: {DAMAGED}" if custom else DAMAGED
+        raise ValueError(
+            f"expected a VAE that can be built from vae.json, got {type(error).__name__}: {error}; {remedy}"
+        ) from error
+
+
+# -- Weights ----------------------------------------------------------------------------------------------------------
+
+
+def _tied(vae: VAE) -> list[list[str]]:
+    """Return the names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in vae.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def _weights(vae: VAE, left_out: set[str]) -> bytes:
+    """Return parameters and buffers as safetensors."""
+    tensors = {}
+    for name, tensor in vae.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"expected tensors in the VAE's state, got {name} of {type(tensor).__name__}; keep it in a buffer"
+            )
+        if name not in left_out:
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format).cpu()
+    try:
+        return safetensors.torch.save(tensors)
+    except (KeyError, SafetensorError) as error:
+        raise ValueError(f"expected tensors of dtypes that safetensors knows, got {error}; convert them") from error
+
+
+def _fill(vae: VAE, weights: Mapping[str, Tensor], tied: list[list[str]]) -> None:
+    """Put the tensors into the VAE, each in its own dtype."""
+    parameters = dict(vae.named_parameters(remove_duplicate=False))
+    for first, *others in tied:
+        if not {first, *others} <= parameters.keys():
+            raise ValueError(
+                f"expected shared parameters among {sorted(parameters)}, got {[first, *others]}; {DAMAGED}"
+            )
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(vae.get_submodule(owner), attribute, parameters[first])
+    if sorted(_tied(vae)) != sorted(tied):
+        raise ValueError(
+            f"expected the shared parameters {tied}, got {_tied(vae)}; pass networks that share what the saved ones did"
+        )
+    saved = {**weights, **{name: weights[first] for first, *others in tied for name in others if first in weights}}
+    state = vae.state_dict(keep_vars=True)
+    for name in sorted(state.keys() | saved.keys()):
+        expected, got = (_kind(tensors.get(name)) for tensors in (state, saved))
+        if expected != got:
+            raise ValueError(
+                f"expected for {name} {expected}, got {got} in the folder; pass networks like the ones that were "
+                f"saved, and if none were: {DAMAGED}"
+            )
+    for name, tensor in state.items():
+        tensor.data = tensor.data.to(saved[name].dtype)
+    vae.load_state_dict(saved)
+
+
+def _kind(tensor: Tensor | None) -> str:
+    """Say what a tensor is, less its precision."""
+    if tensor is None:
+        return "nothing"
+    return f"{'floating point' if tensor.is_floating_point() else tensor.dtype} of shape {tuple(tensor.shape)}"
+
+
+# -- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _weights_name(digest: str) -> str:
+    return f"weights-{digest[:16]}.safetensors"
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what ``vae.json`` says and the tensors it points to, both checked."""
+    if not folder.exists():
+        raise FileNotFoundError(f"expected a folder that save made, got {folder}, which isn't there; check the path")
+    if not folder.is_dir():
+        raise ValueError(f"expected a folder that save made, got the file {folder}; pass the folder it is in")
+    description = folder / "vae.json"
+    while True:
+        if not description.exists():
+            raise FileNotFoundError(f"expected vae.json in {folder}, got none; pass a folder that save made")
+        text = description.read_bytes()
+        record = _parse(text, description)
+        path = folder / _weights_name(record["sha256"])
+        try:
+            weights = path.read_bytes()
+            break
+        except FileNotFoundError:
+            if description.read_bytes() == text:  # else another process has saved in between: look again
+                raise FileNotFoundError(
+                    f"expected the weights {path.name} in {folder}, got none; copy the whole folder, or save the model "
+                    "again"
+                ) from None
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != record["sha256"]:
+        raise ValueError(f"expected {path} with SHA-256 {record['sha256']}, got {digest}; {DAMAGED}")
+    try:
+        return record, safetensors.torch.load(weights)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"expected safetensors in {path}, got: {error}; {DAMAGED}") from error
+
+
+_NOTHING = type(None)
+FIELDS: dict[str, tuple[type, ...]] = {
+    "format": (int,),
+    "sha256": (str,),
+    "dtype": (str,),
+    "tied": (list,),
+    "vae": (dict,),
+}
+VAE_FIELDS: dict[str, tuple[type, ...]] = {
+    "x_dim": (int,), "latent_dim": (int,), "hidden_dims": (list,), "image_shape": (list, _NOTHING), "init": (str,),
+    "dataset_size": (int, _NOTHING), "prior": (dict,), "likelihood": (dict,), "posterior": (dict,),
+    "encoder": (dict, _NOTHING), "decoder": (dict, _NOTHING),
+}  # fmt: skip
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    """Return what ``vae.json`` says, with every field of its type."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected JSON in {path}, got: {error}; {DAMAGED}") from error
+    if isinstance(record, dict) and type(record.get("format")) is int and record["format"] > FORMAT:
+        versions = record.get("versions")
+        writer = versions.get("pyro_aevb") if isinstance(versions, dict) else "unknown"
+        raise ValueError(
+            f"expected a folder of format {FORMAT}, got {record['format']}, written by a newer pyro_aevb ({writer}); "
+            f"this is {__version__}: upgrade"
+        )
+    _check_fields(record, FIELDS, path)
+    _check_fields(record["vae"], VAE_FIELDS, path)
+    for name, fits in (
+        ("format", record["format"] == FORMAT),
+        ("sha256", re.fullmatch("[0-9a-f]{64}", record["sha256"])),
+        ("dtype", record["dtype"] in DTYPES),
+        (
+            "tied",
+            all(isinstance(g, list) and len(g) > 1 and all(isinstance(n, str) for n in g) for g in record["tied"]),
+        ),
+    ):
+        if not fits:
+            raise ValueError(f"expected {name} as save writes it in {path}, got {record[name]!r}; {DAMAGED}")
+    return record
+
+
+def _check_fields(record: Any, fields: Mapping[str, tuple[type, ...]], path: Path) -> None:
+    for name, kinds in fields.items():
+        if not isinstance(record, dict) or name not in record or type(record[name]) not in kinds:
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise ValueError(f"expected {name} as {expected} in {path}, got {record!r:.200}; {DAMAGED}")
