@@ -236,7 +236,7 @@ def fit(
                 warm_up.fill_(beta * min(1.0, history.samples / kl_warm_up))
             if ranks.size > 1:
                 learner_.share = ranks.share(minibatch.size, minibatch.whole, sums)
-            info = learner.step(*minibatch.args, index=minibatch.index)
+            info = learner.step(*minibatch.args, index=minibatch.places)
             bound_of_step = getattr(info, "elbo", None)
             name, value = ("-loss", -info.loss) if bound_of_step is None else ("elbo", bound_of_step)
             run.stepped(value, minibatch.size)

@@ -17,12 +17,12 @@ PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of i
 class Minibatch(NamedTuple):
     """What model and guide take (this process's part of it), and the places of datapoints that have one.
 
-    ``size`` counts the datapoints of all processes; ``index`` and ``whole`` are the places of this one's and of all,
+    ``size`` counts the datapoints of all processes; ``places`` and ``whole`` are the places of this one's and of all,
     ``None`` for a stream.
     """
 
     args: tuple[Tensor, ...]
-    index: Tensor | None
+    places: Tensor | None
     size: int
     whole: Tensor | None
 
@@ -86,11 +86,8 @@ class Passes:
 
     def to_check(self) -> Iterator[tuple[Tensor, ...]]:
         """Yield the first minibatch, which :meth:`next` will return again."""
-        first = self._item()
-        if first is None:
-            raise ValueError("expected at least one minibatch, got a stream that is empty")
-        self._ahead.append(first)
-        yield first
+        self._look_ahead()
+        yield self._ahead[0]
 
     def next(self, most: int | None, part_of: PartOf) -> Minibatch | None:
         """Return the next minibatch, cut off after ``most`` datapoints; ``None`` when there are no more."""
@@ -128,6 +125,15 @@ class Passes:
                     f"expected the stream of the run that is resumed, of {self._taken} minibatches or more, got one "
                     f"that ends after {i}"
                 )
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Take the first minibatch of the first pass before the run draws any noise; no other one is taken early."""
+        if self._taken == 0 and not self._ahead:
+            first = self._item()
+            if first is None:
+                raise ValueError("expected at least one minibatch, got a stream that is empty")
+            self._ahead.append(first)
 
     def _item(self) -> tuple[Tensor, ...] | None:
         if self._ahead:

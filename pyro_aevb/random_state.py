@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ def random_state() -> dict[str, Any]:
     >>> x == (torch.rand(1), random.random(), np.random.rand())  # noqa: NPY002
     True
     """
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "random": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "numpy": (name, keys.tolist(), *rest),
     }
 
 

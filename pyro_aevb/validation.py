@@ -45,7 +45,8 @@ class ValidationBound:
         compile: Compile = "auto",
         seed: int = 0,
     ) -> None:
-        if getattr(learner, "guide", None) is None:
+        model, guide = learner.model, learner.guide
+        if guide is None:
             raise ValueError(
                 f"expected a learner with a guide to validate with, got {type(learner).__name__}; pass evaluate=, a "
                 "function that returns {name: value}, for example of log_marginal_likelihood(model, None, ...)"
@@ -59,8 +60,8 @@ class ValidationBound:
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
             check_data(*first)
-            check_pair(learner.model, learner.guide, *first)
-        self.density = capture_log_density(learner.model, learner.guide, num_particles=num_particles, compile=compile)
+            check_pair(model, guide, *first)
+        self.density = capture_log_density(model, guide, num_particles=num_particles, compile=compile)
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:

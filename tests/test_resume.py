@@ -1,0 +1,336 @@
+"""A run that is stopped anywhere and resumed ends where the run ends that was never stopped, to the last bit."""
+
+import functools
+import hashlib
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from models import bernoulli_vae
+from pyro.infer import TraceMeanField_ELBO
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb.checkpoint import Checkpoints
+from pyro_aevb.datasets import Binarized
+from pyro_aevb.state_file import pack, unpack
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+
+
+class Crash(Exception):
+    pass
+
+
+def batch_norm_vae():
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    encoder = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Linear(5, 4))
+    return VAE(6, 2, hidden_dims=(5,), encoder=encoder, dataset_size=40).double(), x
+
+
+LEARNERS = {
+    "aevb": lambda p: AEVB(p.model, p.guide, ADAM, TraceMeanField_ELBO()),
+    "graph": lambda p: AEVB(p.model, p.guide, functools.partial(torch.optim.Adagrad, lr=0.02), compile="graph"),
+    "warm-up": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic"), compile="graph"),
+    "pyro": lambda p: AEVB(p.model, p.guide, pyro.optim.ClippedAdam({"lr": 0.01})),
+    "wake-sleep": lambda p: WakeSleep(p.model, p.guide, ADAM, ADAM),
+    "reweighted": lambda p: ReweightedWakeSleep(p.model, p.guide, ADAM, ADAM, num_particles=3),
+    "mcem": lambda p: MCEM(p.model, ADAM, num_leapfrog=3),
+}
+DATA = {
+    "tensor": lambda x: x,
+    "binarized": lambda x: Binarized(x * 0.9),
+    "loader": lambda x: DataLoader(TensorDataset(x), batch_size=8, shuffle=True),
+    "generator": lambda x: (x[[i, -i - 1]] for i in range(20)),
+}
+CASES = [(learner, "tensor") for learner in LEARNERS] + [("aevb", data) for data in DATA if data != "tensor"]
+
+
+def run(learner, data, folder=None, *, crash_at=None, make=bernoulli_vae, **kwargs):
+    """Train five passes with everything that has a state, and return history and parameters."""
+    pyro.set_rng_seed(0)
+    pair, x = make()
+    built = LEARNERS[learner](pair)
+    step, count = built.step, [0]
+
+    def crashing(*args, **kwargs):
+        count[0] += 1
+        if count[0] == crash_at:
+            raise Crash
+        return step(*args, **kwargs)
+
+    built.step = crashing
+    options = {"epochs": 5, "batch_size": 8, "checkpoint_every": 0.0, "evaluate_every": 24, "progress": False}
+    if data == "generator":
+        options["epochs"] = 1
+    elif learner != "pyro":
+        options |= {"schedule": lambda done: 1 - done / 2, "dataset_size": 40}
+    if learner == "warm-up":
+        options["kl_warm_up"] = 100
+    if learner != "mcem":
+        options |= {"keep_best": True, "patience": 100}
+    validation = None if learner == "mcem" else x[:10]
+    with pyro.get_param_store().scope():
+        history = fit(built, DATA[data](x), validation, checkpoint_dir=folder, **(options | kwargs))
+        return history, built.copy_parameters()
+
+
+def assert_same(a, b):
+    (history, state), (expected, right) = a, b
+    assert state["parameters"].keys() == right["parameters"].keys()
+    for name, value in right["parameters"].items():
+        assert torch.equal(state["parameters"][name], value), name
+    assert all(map(torch.equal, state["buffers"], right["buffers"]))
+    assert history.samples == expected.samples
+    assert [(r.samples, r.values, r.training) for r in history.records] == [
+        (r.samples, r.values, r.training) for r in expected.records
+    ]
+
+
+@pytest.mark.parametrize(("learner", "data"), CASES)
+def test_a_run_that_crashes_and_resumes_is_the_run_that_did_not(learner, data, tmp_path):
+    expected = run(learner, data)
+    for crash_at in (1, 4, 5, 7):  # before the first step; on its way; at the end of a pass; soon after the last resume
+        with pytest.raises(Crash):
+            run(learner, data, tmp_path, crash_at=crash_at, resume=True)
+    assert_same(run(learner, data, tmp_path, resume=True), expected)
+    assert_same(run(learner, data, tmp_path, resume=True), expected)  # there is nothing left to do
+
+
+def test_buffers_and_dropout_resume_too(tmp_path):
+    expected = run("aevb", "tensor", make=batch_norm_vae)
+    with pytest.raises(Crash):
+        run("aevb", "tensor", tmp_path, crash_at=9, make=batch_norm_vae)
+    assert_same(run("aevb", "tensor", tmp_path, resume=True, make=batch_norm_vae), expected)
+
+
+def test_a_run_can_be_made_longer(tmp_path):
+    short = {"schedule": None, "keep_best": False}
+    expected = run("aevb", "tensor", epochs=7, **short)
+    run("aevb", "tensor", tmp_path, epochs=3, **short)
+    assert_same(run("aevb", "tensor", tmp_path, epochs=7, resume=True, **short), expected)
+
+
+def test_old_checkpoints_go(tmp_path):
+    run("aevb", "tensor", tmp_path, checkpoints_kept=3)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_in_use_is_not_written_over(tmp_path):
+    run("aevb", "tensor", tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"expected no checkpoints in .*, got 2; pass resume=True"):
+        run("aevb", "tensor", tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"make": lambda: (VAE(6, 3, hidden_dims=(5,), dataset_size=40).double(), bernoulli_vae()[1])}, "parameters="),
+        ({"batch_size": 4}, "batch_size=4, got one with batch_size=8"),
+        ({"seed": 5}, "seed=5, got one with seed=0"),
+        ({"learner": "wake-sleep"}, "learner=WakeSleep, got one with learner=AEVB"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path):
+    run("aevb", "tensor", tmp_path)
+    arguments = {"learner": "aevb", "data": "tensor", "folder": tmp_path, "resume": True} | change
+    with pytest.raises(ValueError, match=message):
+        run(**arguments)
+
+
+def damaged(path, kind, generator):
+    """Write the file anew under its own name, cut short or with a bit turned over."""
+    content = bytearray(path.read_bytes())
+    if kind == "cut":
+        content = content[: int(torch.randint(len(content), (), generator=generator))]
+    else:
+        bit = int(torch.randint(8 * len(content), (), generator=generator))
+        content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_damage_is_noticed_and_the_checkpoint_before_is_used(tmp_path):
+    checkpoints, generator = Checkpoints(tmp_path), torch.Generator().manual_seed(0)
+    state = {"parameters": torch.randn(100), "text": "x" * 500, "number": 0.5}
+    for kind in ["bit"] * 100 + ["cut"] * 20:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        checkpoints.write(state | {"age": "old"})
+        checkpoints.write(state | {"age": "new"})
+        old, new = sorted(tmp_path.iterdir())
+        damaged(new, kind, generator)
+        with pytest.warns(UserWarning, match="expected whole checkpoints, got .* another checksum"):
+            found = checkpoints.newest()
+        assert found["age"] == "old"
+        assert torch.equal(found["parameters"], state["parameters"])
+        damaged(old, kind, generator)
+        with pytest.raises(ValueError, match=r"got none that can be read: .* another checksum"):
+            checkpoints.newest()
+
+
+def test_a_damaged_newest_checkpoint_still_gives_the_same_run(tmp_path):
+    expected = run("aevb", "tensor")
+    with pytest.raises(Crash):
+        run("aevb", "tensor", tmp_path, crash_at=9)
+    damaged(max(tmp_path.iterdir()), "bit", torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="going on from"):
+        assert_same(run("aevb", "tensor", tmp_path, resume=True), expected)
+
+
+def test_a_newer_format_is_left_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write({"a": 1})
+    data = pack({"format": 99, "state": {"b": 2}})
+    (tmp_path / f"checkpoint-00000002-{hashlib.sha256(data).hexdigest()[:32]}.safetensors").write_bytes(data)
+    with pytest.warns(UserWarning, match="format 99, and this version reads up to 1: upgrade"):
+        assert checkpoints.newest() == {"a": 1}
+
+
+def test_what_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
+    pair, x = bernoulli_vae()
+    learner, calls = AEVB(pair.model, pair.guide, ADAM), [0]
+
+    def spoil(history):
+        calls[0] += 1
+        if calls[0] == 3:
+            next(pair.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(NonFiniteLossError):
+        fit(learner, x, epochs=9, batch_size=8, callbacks=[spoil], checkpoint_dir=tmp_path, checkpoint_every=1e9,
+            progress=False)  # fmt: skip
+    state = Checkpoints(tmp_path).newest()
+    assert all(value.isfinite().all() for value in state["learner"]["parameters"].values())
+
+
+def test_a_full_disk_is_an_error_and_leaves_what_was_there(tmp_path):
+    with pytest.raises(Crash):
+        run("aevb", "tensor", tmp_path, crash_at=9)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+        with pytest.raises(OSError, match=r"expected to write 0.0 MB, got 'File too large'; what was there before"):
+            run("aevb", "tensor", tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert_same(run("aevb", "tensor", tmp_path, resume=True), run("aevb", "tensor"))
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_training(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OSError, match="Not a directory"):
+        run("aevb", "tensor", file / "checkpoints", crash_at=1)
+    if os.geteuid() == 0:
+        return  # the superuser writes everywhere
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o500)
+    with pytest.raises(PermissionError, match="expected to write"):
+        run("aevb", "tensor", folder, crash_at=1)
+
+
+# What follows is done to whole processes.  One process imports everything and then forks a child for each run.
+CHILDREN = """
+import os, random, signal, sys, time
+import test_resume
+from pathlib import Path
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+random.seed(0)
+
+def train():
+    import torch
+    torch.set_num_threads(1)
+    history, state = test_resume.run("aevb", "tensor", folder, resume=True, epochs=40, checkpoint_every=0.005)
+    (folder / "result").write_bytes(test_resume.pack([state, history.samples, [tuple(r) for r in history.records]]))
+
+def child():
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            train()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+longest, done = 1.0, 0
+while done < kills:
+    began = time.time()
+    pid = child()
+    time.sleep(random.random() * longest)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        done += 1
+        assert not (folder / "result").exists()
+    else:  # it had finished: begin anew, and kill sooner
+        assert os.WEXITSTATUS(status) == 0
+        longest *= 0.7
+        for path in folder.iterdir():
+            path.unlink()
+    if list(folder.glob("checkpoint-*.safetensors")):
+        test_resume.Checkpoints(folder).newest()
+_, status = os.waitpid(child(), 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def python(code, *args, **kwargs):
+    here = str(Path(__file__).parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=environment, **kwargs)
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment(kills, tmp_path):
+    assert python(CHILDREN, tmp_path, kills).wait() == 0
+    history, right = run("aevb", "tensor", epochs=40)
+    state, samples, records = unpack((tmp_path / "result").read_bytes())
+    assert samples == history.samples == 1600
+    for name, value in right["parameters"].items():
+        assert torch.equal(state["parameters"][name], value), name
+    assert [(r[0], r[2], r[3]) for r in records] == [(r.samples, r.values, r.training) for r in history.records]
+
+
+PLAIN = {"schedule": None, "keep_best": False, "compile": False}
+SIGNALLED = """
+import signal, sys, test_resume
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+options = test_resume.PLAIN | {"epochs": 10**6, "checkpoint_every": 1e9}
+history, _ = test_resume.run("aevb", "tensor", Path(sys.argv[1]), **options)
+print("interrupted", history.interrupted, history.samples)
+"""
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_a_signal_ends_the_run_with_a_checkpoint(kind, code, tmp_path):
+    process = python(SIGNALLED, tmp_path, stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("*.safetensors")):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(kind)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    samples = Checkpoints(tmp_path).newest()["history"]["samples"]
+    assert samples > 0
+    assert out.split() == ([] if code else ["interrupted", "True", str(samples)])
+    longer = PLAIN | {"samples": samples + 100, "epochs": None}
+    assert_same(run("aevb", "tensor", tmp_path, resume=True, **longer), run("aevb", "tensor", **longer))
