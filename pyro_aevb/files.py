@@ -38,7 +38,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"expected to write {len(data)} bytes to {path}, got: {error.strerror}; {_remedy(error, path.parent)}",
+            f"expected to write {len(data)} bytes to {path}, got: {error.strerror}; what was there before stays; "
+            f"{_remedy(error, path.parent)}",
         ) from error
     finally:
         with contextlib.suppress(OSError):
