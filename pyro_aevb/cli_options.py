@@ -23,7 +23,6 @@ FAILURES = (ValueError, OSError, NonFiniteLossError, ImportError, MemoryError, t
 INTERRUPTED = 130
 HINTS = {  # what the library says in terms of Python, in terms of options
     "inside the support of site": "; the options for it are --pixels and --likelihood",
-    "for patience and keep_best": "; the option for it is --validation",
 }
 
 
@@ -127,6 +126,6 @@ def one_of(option: str, value: str, choices: Sequence[str]) -> None:
 
 def _as_option(text: str) -> str:
     """Return an error about a field as one about its option: ``latent_dim`` is ``--latent-dim``."""
-    for field in dataclasses.fields(TrainingConfig):
+    for field in dataclasses.fields(TrainingConfig)[1:]:  # data is an argument
         text = text.replace(f"expected {field.name} ", f"expected --{field.name.replace('_', '-')} ")
     return text

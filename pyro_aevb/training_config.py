@@ -118,7 +118,9 @@ class TrainingConfig:
             if value is not None and choices and value not in choices:
                 raise ValueError(f"expected {field.name} out of {', '.join(choices)}, got {value!r}")
         if self.samples is not None and self.epochs is not None:
-            raise ValueError(f"expected samples or epochs, got {self.samples} and {self.epochs}; drop one of them")
+            raise ValueError(f"expected one of samples and epochs, got {self.samples} and {self.epochs}; drop one")
+        if self.validation is None and (self.patience is not None or self.keep_best):
+            raise ValueError("expected validation data for patience and keep_best, got none; say what to validate on")
         if self.objective is not None and self.learner != "aevb":
             raise ValueError(f"expected no objective for {self.learner}, got {self.objective!r}; it is AEVB's")
         if self.num_particles is not None and self.learner not in ("aevb", "reweighted-wake-sleep"):
