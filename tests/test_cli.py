@@ -465,7 +465,7 @@ def test_another_model_can_not_resume(data, tmp_path):
 def test_two_processes_train_one_model(data, tmp_path):
     options = [*SMALL, "--epochs", "3", "--validation", "0.2", "--json"]
     process = start(
-        "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", "-m", "pyro_aevb", "train", data,
+        "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pyro_aevb", "train", data,
         "--out", tmp_path / "two", *options, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     out, err = process.communicate(timeout=300)
