@@ -45,8 +45,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, hmc
+from pyro_aevb import AEVB, IWAE, hmc
 from pyro_aevb.capture import Capture
+from pyro_aevb.datasets import Binarized
 from pyro_aevb.kernels import onednn_is_faster
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.log_density import capture_log_density, log_density
@@ -67,6 +68,7 @@ class Case(NamedTuple):
     gaussian: bool = False
     conv: bool = False
     flow: bool = False
+    dynamic: bool = False  # pixels drawn anew in each step
 
     @property
     def outputs(self) -> int:
@@ -83,6 +85,7 @@ CASES = [
     Case("mnist M=20, IWAE K=50", batch=20, particles=50),
     Case("mnist M=100, convolutions", conv=True),
     Case("mnist M=100, flow", flow=True),
+    Case("mnist M=100, pixels drawn", dynamic=True),
 ]
 
 
@@ -179,6 +182,8 @@ class Networks(nn.Module):
     def loss(self, x: Tensor) -> Tensor:
         """Return the same loss written by hand: -L^B, -L^A with a flow, the IWAE bound for K > 1."""
         k = self.case.particles
+        if self.case.dynamic:
+            x = torch.bernoulli(x)
         loc, scale = self.encoder(x)
         if k > 1:
             loc, scale = loc.expand(k, *loc.shape), scale.expand(k, *scale.shape)
@@ -214,6 +219,8 @@ def images(case: Case) -> Tensor:
     chosen = prototypes[torch.randint(10, (IMAGES,), generator=generator)].float()
     if case.gaussian:
         return (0.5 + 0.4 * (chosen - 0.5) + 0.1 * torch.randn(chosen.shape, generator=generator)).clamp(0, 1)
+    if case.dynamic:
+        return 0.1 + 0.8 * chosen
     return torch.where(torch.rand(chosen.shape, generator=generator) < 0.1, 1 - chosen, chosen)
 
 
@@ -252,7 +259,7 @@ def stock_pyro(case: Case, objective: Any) -> Callable[[int], float]:
     """SVI as in Pyro's own examples."""
     networks = Networks(case)
     svi = SVI(networks.model, networks.guide, pyro.optim.Adam({"lr": RATE}), objective)
-    return blocks(svi.step, case)
+    return blocks((lambda x: svi.step(torch.bernoulli(x))) if case.dynamic else svi.step, case)
 
 
 def by_hand(case: Case, compiled: bool) -> Callable[[int], float]:
@@ -277,6 +284,8 @@ def ours(case: Case, objective: Any, **options: Any) -> Callable[[int], float]:
     adam = functools.partial(torch.optim.Adam, lr=RATE, fused=True)
     learner = AEVB(networks.model, networks.guide, adam, objective)
     learner.configure(**options)
+    if case.dynamic:
+        learner.draw.fn = lambda x: (Binarized.draw(x),)
     return blocks(lambda x: learner.step(x).loss, case)
 
 
@@ -401,6 +410,7 @@ def variants(case: Case) -> dict[str, Callable[[], Callable[[int], float]]]:
     """Return how each variant of a case is made, by name."""
     iwae = functools.partial(RenyiELBO, alpha=0.0, num_particles=case.particles, vectorize_particles=True)
     objective = functools.partial(iwae, max_plate_nesting=1) if case.particles > 1 else TraceMeanField_ELBO
+    own = functools.partial(IWAE, case.particles) if case.particles > 1 else TraceMeanField_ELBO
     made: dict[str, Callable[[], Callable[[int], float]]] = {}
     made[STOCK if case.particles == 1 else "pyro RenyiELBO"] = lambda: stock_pyro(case, objective())
     if case.particles == 1:
@@ -408,16 +418,16 @@ def variants(case: Case) -> dict[str, Callable[[], Callable[[int], float]]]:
         made["pyro JitTrace"] = lambda: stock_pyro(case, JitTrace_ELBO(ignore_jit_warnings=True))
     made["torch by hand"] = lambda: by_hand(case, compiled=False)
     made["torch by hand, compiled"] = lambda: by_hand(case, compiled=True)
-    if case.particles == 1 and not (case.conv or case.flow):
+    if case.particles == 1 and not (case.conv or case.flow or case.dynamic):
         if importlib.util.find_spec("numpyro"):
             made["numpyro jit"] = lambda: numpyro_blocks(case, scan=False)
             made[SCAN] = lambda: numpyro_blocks(case, scan=True)
         if importlib.util.find_spec("pythae") and not case.gaussian:
             made["pythae"] = lambda: pythae_blocks(case)
-    made["ours, eager"] = lambda: ours(case, objective(), compile=False)
-    made["ours, graph"] = lambda: ours(case, objective(), compile="graph")
-    made["ours, compiled"] = lambda: ours(case, objective(), compile=True)
-    made["ours, compiled, bf16"] = lambda: ours(case, objective(), compile=True, precision="bf16")
+    made["ours, eager"] = lambda: ours(case, own(), compile=False)
+    made["ours, graph"] = lambda: ours(case, own(), compile="graph")
+    made["ours, compiled"] = lambda: ours(case, own(), compile=True)
+    made["ours, compiled, bf16"] = lambda: ours(case, own(), compile=True, precision="bf16")
     return made
 
 

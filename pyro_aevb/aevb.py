@@ -71,6 +71,8 @@ class AEVB(Learner):
     ...     del pyro.get_param_store()[name]
     """
 
+    _draws_inside = True
+
     def __init__(
         self,
         model: PyroCallable,
@@ -103,6 +105,7 @@ class AEVB(Learner):
     def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
         objective: Any = self.objective  # Pyro's base class does not declare loss_and_grads
         terms: Terms | tuple[()] = ()
+        args = self.draw(*args)
         if isinstance(objective, Objective):
             assert self._guide is not None
             terms = objective.terms(self._model, self._guide, *args)

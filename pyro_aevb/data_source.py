@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,19 @@ class Indexed(Protocol):
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the datapoints at ``index`` (M,), shape (M, ...)."""
+        ...
+
+
+@runtime_checkable
+class Drawn(Indexed, Protocol):
+    """A data set whose minibatches are ``draw(rows(index))``, drawn anew each time: a learner may do the drawing."""
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return what to draw from, shape (M, ...)."""
+        ...
+
+    def draw(self, rows: Tensor) -> Tensor:
+        """Draw a minibatch."""
         ...
 
 
@@ -58,14 +71,26 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.parts[0])  # type: ignore[arg-type]
 
-    def at(self, index: Tensor) -> tuple[Tensor, ...]:
-        """Return the datapoints at ``index`` (M,)."""
+    def at(self, index: Tensor, *, drawn: bool = True) -> tuple[Tensor, ...]:
+        """Return the datapoints at ``index`` (M,), or what :meth:`draw` makes them from."""
         args: list[Tensor] = []
         for part in self.parts:
-            args += _tensors(part.index_select(0, index) if isinstance(part, Tensor) else part[index], self.device)
+            if isinstance(part, Tensor):
+                rows = part.index_select(0, index)
+            else:
+                rows = part.rows(index) if isinstance(part, Drawn) and not drawn else part[index]
+            args += _tensors(rows, self.device)
         if self.on_disk:
             check_data(*args)
         return tuple(args)
+
+    @property
+    def draw(self) -> Callable[..., tuple[Tensor, ...]] | None:
+        """What draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn."""
+        draws = [part.draw if isinstance(part, Drawn) else None for part in self.parts]
+        if not any(draws):
+            return None
+        return lambda *rows: tuple(row if f is None else f(row) for row, f in zip(rows, draws, strict=True))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield all of it once, from the first to the last."""

@@ -64,8 +64,16 @@ class Binarized:
         return len(self.images)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        images = self.images.index_select(0, index)
-        return (torch.rand_like(images) < images).to(images.dtype)  # a quarter of torch.bernoulli's time
+        return self.draw(self.rows(index))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the grey pixels (M, D) that :meth:`draw` starts from."""
+        return self.images.index_select(0, index)
+
+    @staticmethod
+    def draw(rows: Tensor) -> Tensor:
+        """Return pixels drawn from Bernoulli(row)."""
+        return (torch.rand_like(rows) < rows).to(rows.dtype)  # a quarter of torch.bernoulli's time
 
 
 class ImageData(NamedTuple):

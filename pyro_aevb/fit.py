@@ -205,6 +205,8 @@ def fit(
             stack.enter_context(_attribute(learner_, "clip_norm", clip_norm))
         if ranks.size > 1:
             stack.enter_context(_attribute(learner_, "share", None))
+        if isinstance(source, DataSet) and source.draw is not None:
+            stack.enter_context(_attribute(learner_.draw, "fn", source.draw))
         warm_up = None
         if kl_warm_up is not None:
             warm_up = torch.tensor(0.0, device=device)
@@ -312,7 +314,7 @@ def _prepare(learner: Trainable, feed: Permutations | Passes, ranks: Ranks) -> b
             return False
         whole = cast(Any, learner)
         sizes = []
-        for some in (args, tuple(torch.cat([a, a]) for a in args)):
+        for some in (args, tuple(a[: (len(a) + 1) // 2] for a in args)):
             whole.prepare(*some)
             sizes.append(whole.dataset_size)
     if sizes[0] != sizes[1] and whole.theta_prior is not None:

@@ -20,7 +20,7 @@ from pyro_aevb.data_parallel import Share
 from pyro_aevb.kernels import Precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
-from pyro_aevb.python_state import PythonState
+from pyro_aevb.python_state import PythonState, evaluating
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -32,6 +32,17 @@ class StepInfo(Protocol):
     def loss(self) -> Tensor:
         """The objective that was minimized, in nats for the whole data set."""
         ...
+
+
+class Draw:
+    """What makes a minibatch of the arguments of a step: ``fn``, or nothing."""
+
+    def __init__(self) -> None:
+        self.fn: Callable[..., tuple[Tensor, ...]] | None = None
+
+    def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return ``fn(*rows)``."""
+        return rows if self.fn is None else self.fn(*rows)
 
 
 class Learner(ABC):
@@ -46,7 +57,13 @@ class Learner(ABC):
         clip_norm: the largest norm that the gradient of ``loss`` / N may have over one optimizer's parameters; longer
             ones are scaled down to it.
         share: which part of the minibatch this process has, where several work on one.
+        draw: makes a minibatch of what :meth:`step` is given; as it is, unless ``draw.fn`` says how (pixels drawn from
+            grey levels at each visit).
     """
+
+    _draws_inside = (
+        False  # a learner that runs model and guide once a step draws on the fast path, with everything else
+    )
 
     def __init__(
         self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None, compile: Compile
@@ -63,7 +80,8 @@ class Learner(ABC):
         self._guide = self._phi(guide) if guide is not None else None
         self.clip_norm: float | None = None
         self.share: Share | None = None
-        self._compile, self._watched = compile, [fn for fn in (model, guide) if fn is not None]
+        self.draw = Draw()
+        self._compile, self._watched = compile, [fn for fn in (model, guide, self.draw) if fn is not None]
         self._captures: dict[Capture, int] = {}  # and how often a step calls each
         self._unread: list[Tensor] = []
         self._prepared = False
@@ -131,12 +149,15 @@ class Learner(ABC):
                 On a GPU losses are read, all together, at every hundredth step.
         """
         if not self._prepared:
-            self.prepare(*args)
+            with torch.random.fork_rng():
+                drawn = self.draw(*args)
+            self.prepare(*drawn)
         random_state = torch.get_rng_state()
         try:
-            return self._update(args, index)
+            return self._update(args if self._draws_inside else self.draw(*args), index)
         except (NonFiniteLossError, ValueError) as error:
             torch.set_rng_state(random_state)
+            args = self.draw(*args)
             terms = non_finite_terms(self._model, self._guide, args, self.theta | self.phi)
             if isinstance(error, ValueError) and terms == "none when run again":
                 raise
@@ -151,7 +172,8 @@ class Learner(ABC):
         The first :meth:`step` does this by itself.  Nothing is trained and no random number is used up.
         """
         check_data(*args)
-        check_pair(self._model, self._guide, *args)
+        with evaluating(self.modules):  # running averages are not for the check
+            check_pair(self._model, self._guide, *args)
         for name, optimizer in self.optimizers.items():
             optimizer.prepare(self._parameters_of(name))
         if self._pending is not None:

@@ -14,6 +14,7 @@ from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+from pyro_aevb.python_state import evaluating
 
 
 class MCEMInfo(NamedTuple):
@@ -99,7 +100,7 @@ class MCEM(Learner):
     def prepare(self, *args: Tensor) -> None:
         """Check data and model, see what latents it has, and put any loaded state in place."""
         super().prepare(*args)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), evaluating(self.modules):
             self._space = LatentSpace(self._model, *args)
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:

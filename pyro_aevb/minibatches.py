@@ -17,6 +17,7 @@ PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of i
 class Minibatch(NamedTuple):
     """What model and guide take (this process's part of it), and the places of datapoints that have one.
 
+    A data set that draws its datapoints anew at each visit leaves that to the learner: ``args`` are what to draw from.
     ``size`` counts the datapoints of all processes; ``places`` and ``whole`` are the places of this one's and of all,
     ``None`` for a stream.
     """
@@ -57,7 +58,7 @@ class Permutations:
         whole = self._order[self._place : self._place + self.batch_size][:most]
         self._place += len(whole)
         index = whole[part_of(len(whole))]
-        return Minibatch(self.data.at(index), index, len(whole), whole)
+        return Minibatch(self.data.at(index, drawn=False), index, len(whole), whole)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""

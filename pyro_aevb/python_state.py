@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -150,6 +151,19 @@ class PythonState:
                     if isinstance(function, types.FunctionType):
                         self._visit(function, f"{cls.__name__}.{function.__name__}")
         self._visit_dict(value.__dict__, name + ".{}", keys)
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules into evaluation mode inside the block, and each back into the mode it was in."""
+    modes = [(module, module.training) for module in modules]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _contents(cell: types.CellType) -> Any:

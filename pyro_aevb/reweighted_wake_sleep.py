@@ -15,6 +15,7 @@ from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable, pair_depth
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
 from pyro_aevb.particles import draw
+from pyro_aevb.python_state import evaluating
 from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
 
 
@@ -78,6 +79,8 @@ class ReweightedWakeSleep(Learner):
     ...     del pyro.get_param_store()[name]
     """
 
+    _draws_inside = True
+
     def __init__(
         self,
         model: PyroCallable,
@@ -115,7 +118,8 @@ class ReweightedWakeSleep(Learner):
         super().prepare(*args)
         if self.vectorize_particles:
             assert self._guide is not None
-            self._depth = pair_depth(self._model, self._guide, args)
+            with evaluating(self.modules):
+                self._depth = pair_depth(self._model, self._guide, args)
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         return self.theta if optimizer == "model_optim" else {n: p for n, p in self.phi.items() if n not in self.theta}
@@ -128,6 +132,7 @@ class ReweightedWakeSleep(Learner):
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         assert self._guide is not None
+        args = self.draw(*args)
         particles = draw(
             self._model, self._guide, args, {}, num_particles=self.num_particles, depth=self._depth, flow="score"
         )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from pyro_aevb.capture import Compile
 from pyro_aevb.contract import check_data, check_pair
@@ -17,6 +14,7 @@ from pyro_aevb.elbo import estimate, seeded
 from pyro_aevb.history import ERROR, History
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import capture_log_density
+from pyro_aevb.python_state import evaluating
 
 
 class ValidationBound:
@@ -55,7 +53,7 @@ class ValidationBound:
         if getattr(self.data, "once", False):
             raise ValueError("expected validation data that can be gone through again, got a generator; pass a tensor")
         self.learner, self.seed = learner, seed
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), evaluating(learner.modules):
             first = next(self.data.in_order(self.batch_size), None)
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
@@ -69,19 +67,6 @@ class ValidationBound:
         with evaluating(self.learner.modules), seeded(self.seed):
             value, error = estimate(self.density, self.data.in_order(self.batch_size)).mean()
         return {"validation": value, "validation" + ERROR: error}
-
-
-@contextmanager
-def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into evaluation mode inside the block, and each back into the mode it was in."""
-    modes = [(module, module.training) for module in modules]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class Best:

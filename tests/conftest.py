@@ -1,9 +1,22 @@
 """Every test starts from a seed, in a parameter store of its own, and may leave nothing behind."""
 
+import os
+
 import pyro
 import pytest
 import torch
 from pyro.infer.util import is_validation_enabled
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, in the scripts that a test starts too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_kernels(tmp_path_factory):
+    """A folder of Inductor's for each worker: two that compile one kernel at a time read each other's half files."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("inductor"))
 
 
 @pytest.fixture(autouse=True)

@@ -642,7 +642,7 @@ def test_ctrl_c_returns_nothing():
 @pytest.mark.parametrize(
     "method",
     [Importance(rows_per_pass=70), PosteriorDensity(num_warmup=4), AIS(7), BDMC(AIS(7)), Quadrature()],
-    ids=repr,
+    ids=lambda method: type(method).__name__,
 )
 def test_progress_comes_to_its_end(method):
     lg = LinearGaussian(50, 2, 4)

@@ -220,7 +220,7 @@ def test_a_full_disk_is_an_error_and_leaves_what_was_there(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-        with pytest.raises(OSError, match=r"expected to write \d+ bytes to .*, got: File too large; what was there"):
+        with pytest.raises(OSError, match="got: File too large; what was there before stays"):
             run("aevb", "tensor", tmp_path, resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

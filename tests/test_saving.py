@@ -356,7 +356,7 @@ def test_a_part_of_ones_own(name, tmp_path):
 def test_what_a_description_would_get_wrong_is_the_callers_too(kwargs, tmp_path):
     save(small(**kwargs), tmp_path)
     ((name, part),) = kwargs.items()
-    with pytest.raises(ValueError, match=rf"expected {name}=, got none"):
+    with pytest.raises(ValueError, match=rf"expected {name}=, got none: the VAE's {name} was {type(part).__name__}, "):
         load(tmp_path)
     assert repr(load(tmp_path, **{name: part}))
 

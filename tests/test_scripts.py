@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
@@ -94,6 +95,10 @@ SCRIPTS = {
     "examples/tabular_mixed_types.py": ["--epochs", "2"],
     "benchmarks/step_time.py": ["--quick", "--rounds", "1", "--json", "{out}/results.json"],
 }
+WITHOUT_A_COMPILER = {
+    "benchmarks/evidence_time.py": SCRIPTS["benchmarks/evidence_time.py"],
+    "benchmarks/step_time.py": ["--only", "log weights", "--rounds", "1", "--json", "{out}/results.json"],
+}
 STEP_TIME = "benchmarks/step_time.py"
 COMPARE = "benchmarks/compare_wake_sleep.py"
 MARGINAL = "benchmarks/marginal_likelihood.py"
@@ -126,7 +131,9 @@ def test_the_list_is_complete():
     assert found == set(SCRIPTS)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.slow if s in WITHOUT_A_COMPILER else ()) for s in SCRIPTS]
+)
 def test_it_runs(script, tmp_path):
     code, out, err = run(script, *(a.format(out=tmp_path) for a in SCRIPTS[script]))
     assert code == 0, err[-2000:]
@@ -135,13 +142,23 @@ def test_it_runs(script, tmp_path):
         assert {p.name for p in tmp_path.iterdir()} == {"manifold.png", "samples.png"}
 
 
+@pytest.mark.parametrize("script", WITHOUT_A_COMPILER)
+def test_it_runs_without_a_compiler(script, tmp_path, monkeypatch):
+    """What compiles longest, in the time of the graph; and it says so."""
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    code, out, err = run(script, *(a.format(out=tmp_path) for a in WITHOUT_A_COMPILER[script]))
+    assert code == 0, err[-2000:]
+    assert "nats" in out
+    assert "runs without Inductor" in err
+    assert json.loads((tmp_path / "results.json").read_text())["rows"]
+
+
 def test_what_the_comparison_writes(tmp_path):
     path = tmp_path / "elsewhere" / "numbers.json"
-    code, _out, err = run(
-        COMPARE, "--samples", "1500", "--latent-dims", "2", "--seeds", "0", "1", "--learners", "aevb-b", "wake-sleep",
+    load_script(COMPARE).main([
+        "--samples", "1500", "--latent-dims", "2", "--seeds", "0", "1", "--learners", "aevb-b", "wake-sleep",
         "--preset", "modern", "--pixels", "dynamic", "--out", str(tmp_path), "--json", str(path), "--jobs", "1",
-    )  # fmt: skip
-    assert code == 0, err[-2000:]
+    ])  # fmt: skip
     result = json.loads(path.read_text())
     assert (result["dataset"], result["preset"], result["pixels"]) == ("digits", "modern", "dynamic")
     assert [(r["learner"], r["latent_dim"], r["seed"]) for r in result["runs"]] == [
@@ -161,27 +178,26 @@ def test_what_the_comparison_writes(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    """In a process of its own, and in one that has done other things."""
+    args = ("--samples", "1000", "--latent-dims", "2", "--learners", "aevb-a", "mcem")
+    threads = torch.get_num_threads()
+    assert run(COMPARE, *args, "--out", str(tmp_path / "a"))[0] == 0
+    torch.set_num_threads(1)  # as in `run`
+    try:
+        load_script(COMPARE).main([*args, "--quiet", "--out", str(tmp_path / "b")])
+    finally:
+        torch.set_num_threads(threads)
     results = []
     for name in "ab":
-        args = (
-            "--samples",
-            "1000",
-            "--latent-dims",
-            "2",
-            "--learners",
-            "aevb-a",
-            "mcem",
-            "--out",
-            str(tmp_path / name),
-        )
-        assert run(COMPARE, *args)[0] == 0
         runs = json.loads((tmp_path / name / "results.json").read_text())["runs"]
         results.append({r["learner"]: [(p["samples"], p["test_elbo"]) for p in r["curve"]] for r in runs})
+    assert set(results[0]) == {"aevb-a", "mcem"}
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("compile", ["graph", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
+def test_ctrl_c_keeps_what_there_is(jobs, compile, tmp_path):
     args = (
         "--samples",
         "1e9",
@@ -193,6 +209,8 @@ def test_ctrl_c_keeps_what_there_is(jobs, tmp_path):
         "aevb-b",
         "--jobs",
         jobs,
+        "--compile",
+        compile,
         "--out",
         str(tmp_path),
     )

@@ -1,0 +1,282 @@
+"""Whatever holds the data, the same minibatches come out of it."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from models import bernoulli_vae
+from test_fit import DATA, Spy
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb.datasets import Binarized
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+INFO = SimpleNamespace(loss=torch.tensor(1.0))
+
+
+class Rows(Dataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        assert isinstance(i, int)
+        return self.x[i]
+
+
+class Points(IterableDataset):
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x)
+
+
+class Watching(Spy):
+    """Notes the datapoints themselves."""
+
+    def step(self, x, index):
+        self.seen.append(x[:, 0].clone())
+        return INFO
+
+
+def memory_mapped(tmp_path, mode):
+    np.save(tmp_path / "x.npy", DATA.numpy())
+    return np.load(tmp_path / "x.npy", mmap_mode=mode)
+
+
+def seen(data, **kwargs):
+    spy = Watching()
+    history = fit(spy, data, progress=False, **kwargs)
+    x = torch.cat(spy.seen)
+    assert history.samples == len(x)
+    return x, [len(part) for part in spy.seen]
+
+
+@pytest.mark.parametrize("kind", ["array", "r", "r+", "c", "rows", "tensor data set"])
+def test_data_sets_of_all_kinds_come_in_the_same_order(kind, tmp_path):
+    data = {
+        "array": lambda: DATA.numpy(),
+        "rows": lambda: Rows(DATA),
+        "tensor data set": lambda: TensorDataset(DATA),
+    }.get(kind, lambda: memory_mapped(tmp_path, kind))()
+    expected, sizes = seen(DATA, epochs=3, batch_size=10)
+    x, got = seen(data, epochs=3, batch_size=10)
+    assert torch.equal(x, expected)
+    assert got == sizes == [10, 10, 5] * 3
+
+
+def test_streams_come_in_their_own_order():
+    once = [torch.arange(25.0).split(10)] * 2
+    expected = [torch.cat(once[0]), [10, 10, 5]]
+    chunks = DATA.split(10)
+    for stream, options in (
+        (iter(chunks), {}),
+        ((c.numpy() for c in chunks), {"epochs": 1}),
+        (((c,) for c in chunks), {}),
+        (DataLoader(TensorDataset(DATA), batch_size=10), {}),
+        (DataLoader(Rows(DATA), batch_size=10), {}),
+        (Points(DATA), {"batch_size": 10}),
+    ):
+        x, sizes = seen(stream, **options)
+        assert torch.equal(x, expected[0])
+        assert sizes == expected[1]
+    x, sizes = seen(DataLoader(TensorDataset(DATA), batch_size=10), epochs=2)
+    assert torch.equal(x, torch.cat([*once[0], *once[1]]))
+    x, sizes = seen(DataLoader(TensorDataset(DATA), batch_size=10), samples=37)
+    assert torch.equal(x, torch.cat([*once[0], *once[1]])[:37])
+    assert sizes == [10, 10, 5, 10, 2]
+
+
+def test_an_endless_stream_stops_when_it_is_told():
+    def endless():
+        while True:
+            yield torch.ones(7, 1)
+
+    assert seen(endless(), samples=30)[1] == [7, 7, 7, 7, 2]
+
+
+def test_a_stream_that_ends_early_says_so():
+    with pytest.warns(UserWarning, match="expected a stream of 100 samples, got 25: it ended"):
+        assert seen(iter(DATA.split(10)), samples=100)[1] == [10, 10, 5]
+    with pytest.raises(ValueError, match="got a stream that is empty"):
+        seen(iter(()))
+
+
+def test_a_million_datapoints_are_trained_on_once_and_in_order():
+    class Counting(Spy):
+        next = 0
+
+        def step(self, x, index):
+            assert torch.equal(x[:, 0], torch.arange(self.next, self.next + len(x)))
+            self.next += len(x)
+            return INFO
+
+    spy = Counting()
+    stream = (torch.arange(i, i + 500)[:, None] for i in range(0, 10**6, 500))
+    assert fit(spy, stream, dataset_size=10**6, progress=False).samples == spy.next == 10**6
+
+
+def test_labels_and_masks_come_along():
+    spy = Spy()
+    labels = torch.arange(25)
+    spy.prepare = lambda *args: None
+    spy.step = lambda x, y, index: spy.seen.append(torch.equal(x[:, 0].long(), y)) or INFO
+    for data in (
+        (DATA, labels),
+        (DATA.numpy(), labels),
+        TensorDataset(DATA, labels),
+        DataLoader(TensorDataset(DATA, labels), batch_size=10),
+        iter([(DATA, labels)]),
+    ):
+        fit(spy, data, epochs=1, batch_size=10, progress=False)
+    assert spy.seen == [True] * 13
+
+
+def test_a_run_on_a_loader_is_the_run_on_its_tensor():
+    results = []
+    for wrap in (lambda x: x, Rows, lambda x: (np.asarray(x),)):
+        pyro.set_rng_seed(0)
+        vae, x = bernoulli_vae()
+        fit(AEVB(vae.model, vae.guide, ADAM), wrap(x), wrap(x), epochs=3, batch_size=10, progress=False)
+        results.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ([DATA], TypeError, "got list"),
+        ("digits", TypeError, "got str"),
+        (3, TypeError, "got int"),
+        ((DATA, DATA[:5]), ValueError, r"as many datapoints in each part of the data, got \[25, 5\]"),
+        (iter([{"x": DATA}]), TypeError, "expected minibatches of tensors, got dict"),
+        (iter([DATA / 0]), ValueError, "expected finite data"),
+        (torch.tensor(1.0), ValueError, "got a single number"),
+    ],
+)
+def test_what_is_no_data_is_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        fit(Spy(), data, samples=10, progress=False)
+
+
+def test_what_is_not_finite_on_disk_is_noticed_when_it_comes(tmp_path):
+    x = memory_mapped(tmp_path, "r+")
+    many = np.lib.format.open_memmap(tmp_path / "many.npy", "w+", np.float32, (3000, 1))
+    many[:] = 1.0
+    many[2500] = np.nan
+    assert np.isfinite(x).all()
+    with pytest.raises(ValueError, match="expected finite data, got 1 NaN"):
+        fit(Watching(), many, epochs=1, progress=False)
+
+
+def test_mcem_needs_places():
+    vae, x = bernoulli_vae()
+    with pytest.raises(ValueError, match="MCEM keeps a chain for each"):
+        fit(MCEM(vae.model, ADAM), iter(x.split(10)), progress=False)
+
+
+def test_float64_data_for_a_float32_model_is_told():
+    vae = VAE(1, 1, hidden_dims=(3,), likelihood="gaussian")
+    with pytest.raises(TypeError, match=r"expected x of dtype torch.float32, got torch.float64; convert"):
+        fit(AEVB(vae.model, vae.guide, ADAM), DATA.double(), epochs=1, batch_size=5, progress=False)
+
+
+MAPPED = """
+import functools, resource, sys, warnings
+import numpy as np, pyro, torch
+from pyro_aevb import AEVB, VAE, fit
+rows = 10 * 2**30 // (4 * 784)
+x = np.memmap(sys.argv[1], np.float32, "w+", shape=(rows, 784))  # a sparse file: all zeros
+x = np.memmap(sys.argv[1], np.float32, "r", shape=(rows, 784))
+vae = VAE(784, 2, hidden_dims=(5,), dataset_size=rows)
+learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), compile=False)
+fit(learner, x, samples=250_000, batch_size=2000, progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_ten_gigabytes_on_disk_take_little_memory(tmp_path):
+    code = textwrap.dedent(MAPPED)
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, tmp_path / "x.bin"], capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
+    assert int(out.stdout) < 1.5 * 2**30
+
+
+# -- Datapoints that are drawn anew at each visit ---------------------------------------------------------------------
+
+DRAWING = {
+    "aevb": lambda p, compile: AEVB(p.model, p.guide, ADAM, compile=compile),
+    "reweighted": lambda p, compile: ReweightedWakeSleep(
+        p.model, p.guide, ADAM, ADAM, num_particles=2, compile=compile
+    ),
+    "wake-sleep": lambda p, compile: WakeSleep(p.model, p.guide, ADAM, ADAM, compile=compile),
+    "mcem": lambda p, compile: MCEM(p.model, ADAM, num_leapfrog=2, compile=compile),
+}
+
+
+def pixels(learner, data, compile, by_hand=False):
+    pyro.set_rng_seed(0)
+    vae, x = bernoulli_vae()
+    built = DRAWING[learner](vae, compile)
+    data = data(0.8 * x + 0.1)
+    if by_hand:
+        built.prepare(data[torch.arange(len(x))])
+        pyro.set_rng_seed(1)
+        order = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for index in torch.randperm(len(x), generator=order).split(10):
+                built.step(data[index], index=index)
+    else:
+        built.prepare((x > 0.5).double())
+        pyro.set_rng_seed(1)
+        fit(built, data, epochs=3, batch_size=10, progress=False)
+    return built, torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+@pytest.mark.parametrize("learner", DRAWING)
+def test_pixels_are_drawn_inside_the_step_as_they_would_be_outside(learner):
+    _, expected = pixels(learner, Binarized, False, by_hand=True)
+    assert torch.equal(pixels(learner, Binarized, False)[1], expected)
+    built, fast = pixels(learner, Binarized, "graph")
+    assert torch.allclose(fast, expected, rtol=1e-9, atol=1e-12)
+    assert all(capture.obstacle is None for capture in built._captures)
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_drawing_ends_with_the_run(compile):
+    built, _ = pixels("aevb", Binarized, compile)
+    x = (torch.rand(40, 6) < 0.5).double()
+    torch.manual_seed(0)
+    got = [built.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
+    again, _ = pixels("aevb", Binarized, False)
+    assert again.draw.fn is None
+    torch.manual_seed(0)
+    expected = [again.step(x, index=torch.arange(40)).loss.item() for _ in range(3)]
+    assert got == pytest.approx(expected, rel=1e-9)
+    before = torch.get_rng_state()
+    built.step(x, index=torch.arange(40))
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(before)
+    torch.randn(40, 2, dtype=torch.float64)
+    assert torch.equal(torch.get_rng_state(), drawn), "more than the latents was drawn"
+
+
+def test_a_step_alone_draws_before_it_checks():
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    learner.draw.fn = lambda x: (Binarized.draw(x),)
+    assert learner.step(0.8 * x + 0.1).elbo.isfinite()
