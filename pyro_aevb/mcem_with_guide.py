@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.aevb import AEVB
 from pyro_aevb.data_parallel import Share
-from pyro_aevb.learner import StepInfo
+from pyro_aevb.learner import Draw, StepInfo
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.mcem import MCEM
 from pyro_aevb.optimization import Optimizer, Parameter
@@ -30,6 +30,7 @@ class MCEMWithGuide:
         if recognition.update != "guide":
             raise ValueError(f"expected a guide's learner, AEVB(..., update='guide'), got {recognition.update!r}")
         self.mcem, self.recognition = mcem, recognition
+        self.draw = Draw()  # one draw of pixels for both
         self.optimizers: dict[str, Optimizer] = mcem.optimizers | {"guide": recognition.optimizers["optim"]}
 
     @property
@@ -102,6 +103,7 @@ class MCEMWithGuide:
 
     def step(self, *args: Tensor, index: Tensor | None = None) -> StepInfo:
         """Make a step of MCEM on theta and one of AEVB on phi; return what the second returns."""
+        args = self.draw(*args)
         self.mcem.step(*args, index=index)
         return self.recognition.step(*args)
 

@@ -483,6 +483,7 @@ def test_two_processes_train_one_model(data, tmp_path):
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_trains_and_resumes(learner, data, tmp_path):
     options = [*SMALL, "--learner", learner, "--validation", "0.2", "--clip-norm", "10", "--theta-prior", "1"]
+    options += ["--pixels", "dynamic"]
     args = ["train", data, *options, "--quiet", "--json"]
     assert invoke(*args, "--epochs", "1", "--out", tmp_path / "a").exit_code == 0
     results = [invoke("train", "--out", tmp_path / "a", "--resume", "--epochs", "2", "--json")]
