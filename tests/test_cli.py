@@ -78,22 +78,31 @@ def data(x, tmp_path_factory):
     return path
 
 
+TRAIN = [*SMALL, "--epochs", "5", "--validation", "0.2", "--keep-best", "--json"]
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """Return what the command printed, and its folder."""
     out = tmp_path_factory.mktemp("train") / "new" / "run"
-    code, printed, err = run(
-        "train", data, "--out", out, *SMALL, "--epochs", "5", "--validation", "0.2", "--keep-best", "--tensorboard",
-        "--json",
-    )  # fmt: skip
-    assert code == 0, err
-    return json.loads(printed), out
+    result = invoke("train", data, "--out", out, *TRAIN)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout), out
+
+
+def test_a_process_does_what_the_command_does(trained, data, tmp_path):
+    code, out, err = run("train", data, "--out", tmp_path, *TRAIN, "--quiet")
+    assert code == 0
+    assert not err
+    same = ("samples", "validation", "training", "best_samples", "versions")
+    assert {name: json.loads(out)[name] for name in same} == {name: trained[0][name] for name in same}
+    assert digest(tmp_path) == digest(trained[1])
 
 
 def test_what_train_writes(trained, data):
     printed, out = trained
     assert {p.name for p in out.iterdir() if not p.name.startswith("weights-")} == {
-        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints", "tensorboard"
+        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints"
     }  # fmt: skip
     assert printed["samples"] == 5 * 160
     assert printed["versions"]["pyro_aevb"] == __version__
@@ -112,13 +121,15 @@ def test_what_train_writes(trained, data):
     )  # fmt: skip
 
 
-def test_tensorboard_has_the_history(trained):
+def test_tensorboard_has_the_history(data, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(trained[1] / "tensorboard")).Reload()
+    result = invoke("train", data, "--out", tmp_path, *TRAIN, "--tensorboard")
+    assert result.exit_code == 0, result.stderr
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert set(found) == {"bound/training", "bound/validation", "bound/validation_standard_error"}
     assert [step for step, _ in found["bound/validation"]] == [160, 320, 480, 640, 800]
-    assert found["bound/validation"][-1][1] == pytest.approx(trained[0]["validation"])
+    assert found["bound/validation"][-1][1] == pytest.approx(json.loads(result.stdout)["validation"])
 
 
 def test_without_tensorboard_it_says_what_to_install(data, tmp_path, monkeypatch):
