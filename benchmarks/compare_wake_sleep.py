@@ -42,9 +42,10 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, MCEM, VAE, AEVBInfo, History, NonFiniteLossError, WakeSleep, elbo, fit
+from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep, elbo, fit
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.kernels import PRECISIONS
+from pyro_aevb.mcem_with_guide import MCEMWithGuide
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
@@ -87,34 +88,6 @@ class Task(NamedTuple):
     def label(self) -> str:
         """What a person calls it."""
         return f"{self.learner} N_z={self.latent_dim} seed {self.seed}"
-
-
-class MCEMWithGuide:
-    """MCEM, and beside it a guide fitted to the model as it stands, so that there is a bound to report."""
-
-    def __init__(self, mcem: MCEM, recognition: AEVB) -> None:
-        self.mcem, self.recognition = mcem, recognition
-        self.optimizers = mcem.optimizers | {"guide": recognition.optimizers["optim"]}
-
-    @property
-    def compile_seconds(self) -> float:
-        """What tracing and compiling took so far."""
-        return self.mcem.compile_seconds + self.recognition.compile_seconds
-
-    def configure(self, **options: Any) -> None:
-        """Choose how steps are computed."""
-        self.mcem.configure(**options)
-        self.recognition.configure(**options)
-
-    def prepare(self, x: torch.Tensor) -> None:
-        """Check data and pair."""
-        self.mcem.prepare(x)
-        self.recognition.prepare(x)
-
-    def step(self, x: torch.Tensor, *, index: torch.Tensor) -> AEVBInfo:
-        """Make a step of MCEM on theta and one of AEVB on phi."""
-        self.mcem.step(x, index=index)
-        return self.recognition.step(x)
 
 
 def make_learner(task: Task, vae: VAE) -> AEVB | WakeSleep | MCEMWithGuide:

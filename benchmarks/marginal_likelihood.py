@@ -33,7 +33,6 @@ from compare_wake_sleep import (
     BATCH_SIZE,
     COLORS,
     LABELS,
-    MCEMWithGuide,
     aligned,
     check_writable,
     finished_runs,
@@ -49,6 +48,7 @@ from tqdm import tqdm
 
 from pyro_aevb import VAE, PosteriorDensity, fit, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
+from pyro_aevb.mcem_with_guide import MCEMWithGuide
 
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
 PAPER = {"aevb-b": "AEVB", "wake-sleep": "WS", "mcem": "MCEM"}

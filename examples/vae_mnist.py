@@ -21,10 +21,11 @@ import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from pyro_aevb import AEVB, VAE, elbo, fit
 from pyro_aevb.datasets import DATASETS, ImageData, load_dataset
+from pyro_aevb.plots import image_grid, manifold, write_image
 
 
 def train(data: ImageData, latent_dim: int, samples: int) -> tuple[VAE, float]:
@@ -41,23 +42,9 @@ def train(data: ImageData, latent_dim: int, samples: int) -> tuple[VAE, float]:
 
 
 @torch.no_grad()
-def manifold(vae: VAE, image_shape: tuple[int, int], side: int = 20) -> Tensor:
-    """Return p(x|z)'s means on a grid: the unit square, through the inverse CDF of the prior (Appendix A)."""
-    u = (torch.arange(side) + 0.5) / side
-    z = torch.distributions.Normal(0.0, 1.0).icdf(torch.stack(torch.meshgrid(u.flip(0), u, indexing="ij"), -1)).flip(-1)
-    return grid(vae.decode(z.reshape(-1, 2)), image_shape, side)
-
-
-@torch.no_grad()
 def samples(vae: VAE, image_shape: tuple[int, int], side: int = 10) -> Tensor:
     """Return the means of p(x|z) for z from the prior."""
-    return grid(vae.decode(torch.randn(side * side, vae.latent_dim)), image_shape, side)
-
-
-def grid(images: Tensor, image_shape: tuple[int, int], side: int) -> Tensor:
-    """Return images in rows of ``side``, small ones enlarged."""
-    images = images.reshape(-1, 1, *image_shape).repeat_interleave(max(1, 28 // image_shape[0]), -1)
-    return make_grid(images.repeat_interleave(max(1, 28 // image_shape[0]), -2), nrow=side, padding=0)
+    return image_grid(vae.decode(torch.randn(side * side, vae.latent_dim)), image_shape, side)
 
 
 def main(argv: list[str] | None = None) -> dict[int, float]:
@@ -76,9 +63,9 @@ def main(argv: list[str] | None = None) -> dict[int, float]:
     for latent_dim in (2, 5, 10, 20):
         vae, bounds[latent_dim] = train(data, latent_dim, args.samples)
         if latent_dim == 2:
-            save_image(manifold(vae, data.image_shape), args.out / "manifold.png")
+            write_image(manifold(vae, data.image_shape), args.out / "manifold.png")
         grids.append(samples(vae, data.image_shape))
-    save_image(make_grid(torch.stack(grids), nrow=4, padding=6, pad_value=1.0), args.out / "samples.png")
+    write_image(make_grid(torch.stack(grids), nrow=4, padding=6, pad_value=1.0), args.out / "samples.png")
     print(f"written: {args.out / 'manifold.png'}, {args.out / 'samples.png'} (2, 5, 10, 20 latent dimensions)")
     return bounds
 

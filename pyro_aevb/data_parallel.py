@@ -6,7 +6,9 @@ What makes the sum right is Eq. (8): with M datapoints a minibatch counts N/M ti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +83,25 @@ class Ranks:
     def _device(self) -> torch.device:
         nccl = torch.distributed.get_backend() == "nccl"
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Join the processes that torchrun started, inside the block; give the device that this one works on.
+
+    Without torchrun there is nothing to join, and the device is the one that was given.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield device
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ Pixels, N images of D pixels in [0, 1]:
 from __future__ import annotations
 
 import ast
+import functools
 import gzip
 import hashlib
 import os
@@ -121,12 +122,7 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
     if pixels not in PIXELS:
         raise ValueError(f"expected pixels out of {PIXELS}, got {pixels!r}")
     images = DATASETS[name](cache_folder(root), seed)
-    generator = torch.Generator().manual_seed(seed)
-    draw = {
-        "grey": lambda x: x,
-        "threshold": lambda x: (x > 0.5).float(),
-        "static": lambda x: torch.bernoulli(x, generator=generator),
-    }.get(pixels, lambda x: torch.bernoulli(x, generator=generator))
+    draw = functools.partial(draw_pixels, pixels=pixels, generator=torch.Generator().manual_seed(seed))
     return ImageData(
         name=name,
         test=draw(images.test),
@@ -134,6 +130,15 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
         train=Binarized(images.train) if pixels == "dynamic" else draw(images.train),
         image_shape=images.image_shape,
     )
+
+
+def draw_pixels(images: Tensor, pixels: str, generator: torch.Generator) -> Tensor:
+    """Return images with pixels in [0, 1] as ``pixels`` says, those of ``"dynamic"`` drawn once."""
+    if pixels == "grey":
+        return images
+    if pixels == "threshold":
+        return (images > 0.5).float()
+    return torch.bernoulli(images, generator=generator)
 
 
 def cache_folder(root: str | Path | None = None) -> Path:

@@ -1,0 +1,343 @@
+"""The command line: ``pyro-aevb train | evaluate | encode | sample | reconstruct | manifold | compare | info``.
+
+Exit codes: 0, 1 (it failed, and a line says why), 2 (wrong usage), 130 (ctrl-C), 143 (SIGTERM).
+
+It starts in the seconds that torch takes to be imported, ``--help`` too: ``pyro_aevb`` itself imports torch, so imports
+inside the commands would gain nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyro
+import typer
+
+from pyro_aevb.annealing import AIS
+from pyro_aevb.array_files import READABLE, check_output, write_array
+from pyro_aevb.cli_options import (
+    INTERRUPTED,
+    Commands,
+    Debug,
+    Json,
+    Quiet,
+    configured,
+    given,
+    one_of,
+    settings_from,
+)
+from pyro_aevb.cli_reports import print_comparison, print_evidence, print_file, print_information, print_training, tell
+from pyro_aevb.data_parallel import Ranks, process_group
+from pyro_aevb.elbo import elbo
+from pyro_aevb.marginal_likelihood import log_marginal_likelihood
+from pyro_aevb.plots import compare_histories, image_grid, manifold, pairs, write_figure, write_image
+from pyro_aevb.trained_run import TrainedRun
+from pyro_aevb.training import compare, train
+from pyro_aevb.training_config import LEARNERS
+from pyro_aevb.training_data import PARTS
+from pyro_aevb.version import __version__
+
+METHODS = ("importance", "ais", "quadrature")
+PICTURE = (".png",)
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
+KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv) or a folder of images."
+Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
+Part = Annotated[str, typer.Option(help=f"Which part of a named data set: {', '.join(PARTS)}.")]
+Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
+Pixels = Annotated[str | None, typer.Option(help="What to do with pixels; as in training by default.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoints.", min=1)]
+Seed = Annotated[int, typer.Option(help="For the noise.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+ImageShape = Annotated[str | None, typer.Option(help="[channels,]height,width; as in training by default.")]
+Config = Annotated[Path | None, typer.Option(help="Options from a TOML file; those given here win.", metavar="FILE")]
+Out = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE", show_default=False)]
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and exit, if that was asked for."""
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Auto-Encoding Variational Bayes: train a VAE on your data, measure it, use it."""
+
+
+@app.command("train", short_help="Train a VAE and write it to a folder.")
+@configured()
+def train_command(
+    data: Annotated[str | None, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write.", metavar="FOLDER", show_default=False)] = None,
+    config: Config = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all options as TOML and exit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events to OUT/tensorboard.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Train a VAE on DATA and write it to a folder, with config.toml, history.csv, history.png and checkpoints/.
+
+    Ctrl-C saves what there is; --resume goes on, with the options in OUT/config.toml.
+
+    \b
+    Examples:
+      pyro-aevb train digits --pixels dynamic --latent-dim 5 --epochs 50 --validation 0.1 --out run
+      pyro-aevb train table.csv --likelihood gaussian --hidden-dims 64,64 --keep-best --validation 0.2 --out run
+      pyro-aevb train scans/ --likelihood continuous-bernoulli --convolutions --out run
+      pyro-aevb train --out run --resume --epochs 100
+      torchrun --nproc-per-node=2 -m pyro_aevb train mnist --pixels dynamic --out run
+    """
+    used = given(options) | ({} if data is None else {"data": data})
+    settings = settings_from(config, out if resume else None, used)
+    if print_config:
+        print(settings.to_toml(), end="")
+        return
+    if settings.data is None:
+        raise typer.BadParameter("expected data to train on, got none", param_hint="DATA")
+    if out is None:
+        raise typer.BadParameter("expected a folder to write to, got none", param_hint="--out")
+    with process_group(settings.device) as device:
+        history = train(
+            dataclasses.replace(settings, device=device),
+            out,
+            resume=resume,
+            tensorboard=tensorboard,
+            progress=not quiet,
+        )
+        if Ranks().rank == 0:
+            print_training(history, out, json)
+    if history.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command("evaluate", short_help="Print the bound and log p(x) of data.")
+def evaluate_command(
+    model: Model,
+    data: Data,
+    method: Annotated[str, typer.Option(help=f"How to estimate log p(x): {', '.join(METHODS)}.")] = "importance",
+    particles: Annotated[int | None, typer.Option(help="Draws or AIS chains a datapoint.", min=1)] = None,
+    temperatures: Annotated[int, typer.Option(help="Of AIS.", min=1)] = 1000,
+    limit: Limit = None,
+    part: Part = "test",
+    key: Key = None,
+    pixels: Pixels = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Print the bound and log p(x) of DATA under MODEL, in nats per datapoint, with standard errors.
+
+    \b
+    Examples:
+      pyro-aevb evaluate run digits --particles 1000
+      pyro-aevb evaluate run digits --method ais --temperatures 200 --limit 100 --json
+    """
+    one_of("--method", method, METHODS)
+    one_of("--part", part, PARTS)
+    run = TrainedRun(model, device)
+    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    pair = run.vae.model, run.vae.guide
+    bound = elbo(*pair, x, seed=seed).mean()
+    evidence = log_marginal_likelihood(
+        *pair,
+        x,
+        method=AIS(temperatures) if method == "ais" else method,
+        num_particles=particles,
+        seed=seed,
+        progress=not quiet,
+    )
+    print_evidence(bound, evidence, method, seed, json)
+
+
+@app.command("encode", short_help="Write codes, the means of q(z|x).")
+def encode_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    limit: Limit = None,
+    part: Part = "test",
+    key: Key = None,
+    pixels: Pixels = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the means of q(z|x) for each datapoint of DATA: (N, J), to a .npy, .npz (as "z") or .csv file.
+
+    \b
+    Examples:
+      pyro-aevb encode run digits --out codes.npy
+      pyro-aevb encode run new.csv --out codes.csv
+    """
+    check_output(out, READABLE)
+    one_of("--part", part, PARTS)
+    run = TrainedRun(model, device)
+    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    pyro.set_rng_seed(seed)
+    codes = run.encode(x)
+    write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
+    print_file(out, codes, json)
+
+
+@app.command("sample", short_help="Write draws of x from the model.")
+def sample_command(
+    model: Model,
+    out: Out,
+    number: Annotated[int, typer.Option("-n", "--number", help="How many.", min=1)] = 64,
+    mean: Annotated[bool, typer.Option("--mean", help="Means of p(x|z) in place of draws from it.")] = False,
+    image_shape: ImageShape = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write draws of x from the model: z ~ p(z), x ~ p(x|z), to a .npy, .npz, .csv or .png file.
+
+    \b
+    Examples:
+      pyro-aevb sample run -n 1000 --out x.npy
+      pyro-aevb sample run -n 100 --mean --out x.png
+    """
+    check_output(out, (*READABLE, *PICTURE))
+    run = TrainedRun(model, device)
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
+    pyro.set_rng_seed(seed)
+    x = run.sample(number, mean)
+    if shape is not None:
+        write_image(image_grid(x, shape), out)
+    else:
+        write_array(out, x.cpu().numpy(), names=[f"x{d}" for d in range(x.shape[1])])
+    print_file(out, x, json)
+
+
+@app.command("reconstruct", short_help="Write reconstructions of data.")
+def reconstruct_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    limit: Limit = None,
+    part: Part = "test",
+    key: Key = None,
+    pixels: Pixels = None,
+    image_shape: ImageShape = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the mean of p(x|z) at the mean of q(z|x) for each datapoint of DATA, to a .npy, .npz, .csv or .png file.
+
+    A picture has rows of ten datapoints, each above its reconstructions; 50 datapoints without --limit.
+
+    \b
+    Examples:
+      pyro-aevb reconstruct run digits --out x.csv
+      pyro-aevb reconstruct run digits --limit 30 --out x.png
+    """
+    check_output(out, (*READABLE, *PICTURE))
+    if out.suffix in PICTURE and limit is None:
+        limit = 50
+    one_of("--part", part, PARTS)
+    run = TrainedRun(model, device)
+    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
+    pyro.set_rng_seed(seed)
+    means = run.reconstruct(x)
+    if shape is not None:
+        write_image(pairs(x, means, shape), out)
+    else:
+        write_array(out, means.cpu().numpy(), names=[f"x{d}" for d in range(means.shape[1])])
+    print_file(out, means, json)
+
+
+@app.command("manifold", short_help="Draw the manifold of 2 latent dimensions.")
+def manifold_command(
+    model: Model,
+    out: Out,
+    side: Annotated[int, typer.Option(help="Images in a row.", min=1)] = 20,
+    image_shape: ImageShape = None,
+    device: Device = "cpu",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a picture of the 2 latent dimensions: means of p(x|z) on a grid through the prior's inverse CDF.
+
+    That is Figure 4 of Kingma & Welling 2013.
+
+    \b
+    Examples:
+      pyro-aevb manifold run --out manifold.png
+    """
+    check_output(out, PICTURE)
+    run = TrainedRun(model, device)
+    image = manifold(run.vae, run.image_shape(image_shape), side)
+    write_image(image, out)
+    print_file(out, image, json)
+
+
+@app.command("compare", short_help="Train with AEVB, wake-sleep and MCEM, side by side.")
+@configured(without=["learner", "checkpoint_every"])
+def compare_command(
+    data: Data,
+    learners: Annotated[str, typer.Option(help="Which.")] = "aevb,wake-sleep,mcem",
+    out: Annotated[Path, typer.Option(help="The picture to write.", metavar="FILE")] = Path("compare.png"),
+    config: Config = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Train with AEVB, wake-sleep and Monte Carlo EM, the same seed and samples; print the validation bounds.
+
+    MCEM's bound is that of a guide fitted beside it, which it never sees.  Without --validation, a tenth of the data.
+
+    \b
+    Examples:
+      pyro-aevb compare digits --latent-dim 3 --hidden-dims 100 --samples 1e5 --out compare.png
+    """
+    names = learners.split(",")
+    for name in names:
+        one_of("--learners", name, LEARNERS)
+    settings = settings_from(config, None, given(options) | {"data": data})
+    check_output(out, PICTURE)
+    histories = compare(settings, names, progress=not quiet)
+    if histories:
+        write_figure(compare_histories(histories), out)
+    print_comparison(histories, out, json)
+    if len(histories) < len(names) or any(history.interrupted for history in histories.values()):
+        tell("interrupted: this is what there is")
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command("info", short_help="Print versions, devices, and the state of the fast path.")
+def info_command(json: Json = False, debug: Debug = False) -> None:
+    """Print versions, devices, and what the fast path can use here.
+
+    \b
+    Examples:
+      pyro-aevb info --json
+    """
+    print_information(json)

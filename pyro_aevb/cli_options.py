@@ -1,0 +1,131 @@
+"""What the commands of :mod:`pyro_aevb.cli` share: how they fail, and options out of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from typer.core import TyperGroup
+
+from pyro_aevb.cli_reports import tell
+from pyro_aevb.contract import NonFiniteLossError
+from pyro_aevb.training import CONFIG
+from pyro_aevb.training_config import TrainingConfig, kind_of
+
+FAILURES = (ValueError, OSError, NonFiniteLossError, ImportError, MemoryError, torch.OutOfMemoryError)
+INTERRUPTED = 130
+HINTS = {  # what the library says in terms of Python, in terms of options
+    "inside the support of site": "; the options for it are --pixels and --likelihood",
+}
+
+
+class Commands(TyperGroup):
+    """A group whose commands end with one clear line and an exit code, whatever ends them."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own Context is click's
+        """Run the command that was asked for."""
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: tell(f"warning: {message}")
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt:
+                tell("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
+            except FAILURES as error:
+                if ctx.meta.get("debug"):
+                    traceback.print_exc()
+                tell(f"error: {_one_line(error)}")
+                raise typer.Exit(1) from None
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.filename is None else None
+    text = " ".join((text or str(error) or type(error).__name__).split())
+    return text + next((hint for words, hint in HINTS.items() if words in text), "")
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> None:
+    ctx.meta["debug"] = value
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Debug = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.")]
+
+
+def configured(*, without: Iterable[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of :class:`TrainingConfig`; it finds those that were used in ``options``.
+
+    They are what a function says with ``**options``, spelled out for typer: an option that isn't used is ``None``.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        fields = [field for field in dataclasses.fields(TrainingConfig) if field.name not in {"data", *without}]
+        command.__signature__ = signature.replace(parameters=own + [_parameter(field) for field in fields])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    kind = kind_of(field.name)
+    names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "INTEGER,..."}
+    text = field.metadata["help"]
+    if text.split()[0].isalpha():  # a word, not p(z)
+        text = text[0].upper() + text[1:]
+    if field.metadata["choices"]:
+        text += f" ({', '.join(field.metadata['choices'])})"
+    if field.default is not None and kind is not bool:
+        text += f" [default: {_text(field.default)}]"
+    info = typer.Option(help=text, metavar=names.get(kind), show_default=False)
+    hint = (bool if kind is bool else str) | None  # text is converted where TOML's values are, with the same errors
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint, info])
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if value != str(value) else value
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were used."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def settings_from(config: Path | None, earlier: Path | None, used: dict[str, Any]) -> TrainingConfig:
+    """Return the configuration of a file (or of the run in the folder ``earlier``) with the options that were used.
+
+    What can't be a configuration is wrong usage: ``typer.BadParameter``.
+    """
+    path = earlier / CONFIG if config is None and earlier is not None else config
+    try:
+        base = TrainingConfig()
+        if path is not None and (config is not None or path.exists()):
+            base = TrainingConfig.read(path)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(f"{error}", param_hint=f"{path}") from None
+    try:
+        return base.but(used)
+    except ValueError as error:
+        raise typer.BadParameter(_as_option(str(error))) from None
+
+
+def one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``typer.BadParameter`` for another value."""
+    if value not in choices:
+        raise typer.BadParameter(f"expected {option} out of {', '.join(choices)}, got {value!r}")
+
+
+def _as_option(text: str) -> str:
+    """Return an error about a field as one about its option: ``latent_dim`` is ``--latent-dim``."""
+    for field in dataclasses.fields(TrainingConfig)[1:]:  # data is an argument
+        text = text.replace(f"expected {field.name} ", f"expected --{field.name.replace('_', '-')} ")
+    return text

@@ -1,0 +1,129 @@
+"""Pictures of a VAE: grids of images, the manifold of two latent dimensions, several runs side by side.
+
+Shapes: N images of D = height x width pixels (channels first where there are several), J latent dimensions.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from pyro import poutine
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from pyro_aevb.files import write_atomically
+from pyro_aevb.history import ERROR, History
+from pyro_aevb.vae import VAE
+
+SHOWN_HEIGHT = 28  # pixels, to which small images are enlarged
+
+
+def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None = None) -> Tensor:
+    """Return images (N, D) in rows of ``columns``, small ones enlarged, as one image (3, height, width).
+
+    Args:
+        images: values between 0 and 1; what is outside is cut off.
+        image_shape: (height, width) or (channels, height, width).
+        columns: by default as many as make the grid square.
+
+    >>> image_grid(torch.rand(6, 64), (8, 8), columns=3).shape
+    torch.Size([3, 48, 72])
+    """
+    *channels, height, width = image_shape
+    if math.prod(image_shape) != images.shape[-1]:
+        raise ValueError(f"expected an image_shape of {images.shape[-1]} pixels, got {tuple(image_shape)}")
+    if channels not in ([], [1], [3]):
+        raise ValueError(f"expected images of 1 or 3 channels to show, got {channels[0]}")
+    factor = max(1, SHOWN_HEIGHT // height)
+    images = images.detach().cpu().clamp(0, 1).reshape(-1, *(channels or [1]), height, width)
+    images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    return make_grid(images, nrow=columns or math.ceil(len(images) ** 0.5), padding=0)
+
+
+def pairs(x: Tensor, reconstructions: Tensor, image_shape: Sequence[int], columns: int = 10) -> Tensor:
+    """Return rows of datapoints (N, D), each row above its reconstructions, as one image."""
+    columns = min(columns, len(x))
+    rows = [row for both in zip(x.split(columns), reconstructions.split(columns), strict=True) for row in both]
+    return image_grid(torch.cat([_filled(row, columns) for row in rows]), image_shape, columns)
+
+
+def _filled(row: Tensor, columns: int) -> Tensor:
+    return torch.cat([row, row.new_ones(columns - len(row), row.shape[1])])
+
+
+def write_image(image: Tensor, path: str | Path) -> None:
+    """Write an image (3, height, width) as PNG; the file is there whole or not at all."""
+    buffer = io.BytesIO()
+    save_image(image, buffer, format="png")
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG; the file is there whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+@torch.no_grad()
+def manifold_codes(vae: VAE, side: int) -> Tensor:
+    """Return a grid (side^2, 2) of latents: the unit square through the inverse CDF of the prior, top row first.
+
+    Kingma & Welling 2013, Appendix A.  Raises ``ValueError`` for other than two latent dimensions, and for a prior
+    whose dimensions depend on each other or have no inverse CDF.
+    """
+    if vae.latent_dim != 2:
+        raise ValueError(f"expected 2 latent dimensions for a manifold, got {vae.latent_dim}; draw samples instead")
+    u = (torch.arange(side) + 0.5) / side
+    vertical, horizontal = torch.meshgrid(u.flip(0), u, indexing="ij")
+    square = torch.stack([horizontal, vertical], -1).reshape(-1, 2).to(next(vae.parameters()))
+    prior = prior_of(vae, len(square))
+    try:
+        return prior.base_dist.icdf(square)
+    except (AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"expected a prior of independent latents with an inverse CDF for a manifold, got {vae.prior.notation}; "
+            "draw samples instead"
+        ) from error
+
+
+@torch.no_grad()
+def manifold(vae: VAE, image_shape: Sequence[int], side: int = 20) -> Tensor:
+    """Return p(x|z)'s means on :func:`manifold_codes`, as one image: the paper's Figure 4.
+
+    >>> vae = VAE(64, 2, hidden_dims=(8,))
+    >>> manifold(vae, (8, 8), side=4).shape
+    torch.Size([3, 96, 96])
+    """
+    return image_grid(vae.decode(manifold_codes(vae, side)), image_shape, side)
+
+
+@torch.no_grad()
+def prior_of(vae: VAE, size: int) -> Any:
+    """Return p(z) as the model has it for ``size`` datapoints, a Pyro distribution."""
+    x = torch.zeros(size, vae.x_dim).to(next(vae.parameters()))
+    with torch.random.fork_rng():
+        return poutine.trace(poutine.uncondition(vae.model)).get_trace(x).nodes["z"]["fn"]
+
+
+def compare_histories(histories: Mapping[str, History], name: str = "validation") -> Figure:
+    """Return a figure of one value of several runs against training samples, with bands of two standard errors."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for label, history in histories.items():
+        table = history.table()
+        samples, values = table["samples"], table[name]
+        errors = table.get(name + ERROR, [math.nan] * len(values))
+        (line,) = axes.plot(samples, values, marker="o" if len(values) < 20 else None, markersize=3, label=label)
+        low, high = ([v + s * 2 * e for v, e in zip(values, errors, strict=True)] for s in (-1, 1))
+        axes.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axes.set_xlabel("training samples")
+    axes.set_ylabel(f"{name} bound (nats per datapoint)")
+    axes.legend(frameon=False)
+    return figure

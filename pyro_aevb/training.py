@@ -1,0 +1,176 @@
+"""A training run from its configuration to its folder: the model, the configuration as used, the history."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+
+from pyro_aevb.array_files import check_folder
+from pyro_aevb.checkpoint import Checkpoints
+from pyro_aevb.data_parallel import Ranks
+from pyro_aevb.files import write_atomically
+from pyro_aevb.fit import fit
+from pyro_aevb.history import History
+from pyro_aevb.learner import Learner
+from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.plots import write_figure
+from pyro_aevb.saving import save
+from pyro_aevb.tensorboard import TensorBoard
+from pyro_aevb.training_config import TrainingConfig, fit_options, make_learner, make_vae
+from pyro_aevb.training_data import TrainingData, training_data
+from pyro_aevb.vae import VAE
+
+CONFIG = "config.toml"
+CHECKPOINTS = "checkpoints"
+
+
+def train(
+    config: TrainingConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train a VAE and write it into ``out``, with config.toml, history.csv, history.png and checkpoints/.
+
+    What can be wrong is found before training.  Ctrl-C saves what there is; SIGTERM does so too and ends the process.
+
+    Args:
+        config: what to train on what.
+        out: a folder, made where it's missing.
+        resume: go on from the newest checkpoint in ``out``.
+        tensorboard: write events into ``out``/tensorboard.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError, OSError, NonFiniteLossError: as :func:`~pyro_aevb.fit`.
+        SystemExit: with code 143 on SIGTERM.
+    """
+    out, ranks = Path(out), Ranks()
+    check_device(config.device)
+    data = training_data(config)
+    config = dataclasses.replace(config, image_shape=data.image_shape)
+    vae, learner = build(config, data)
+    first = ranks.rank == 0
+    if first:
+        check_folder(out)
+        if not resume:
+            _check_new(out)
+            write_config(config, out)
+    events = TensorBoard(out / "tensorboard") if tensorboard and first else None
+    try:
+        history = fit(
+            learner,
+            data.train,
+            data.validation,
+            **fit_options(config),
+            callbacks=[] if events is None else [events],
+            checkpoint_dir=out / CHECKPOINTS,
+            checkpoint_every=config.checkpoint_every,
+            resume=resume,
+            progress=progress,
+        )
+    except SystemExit:
+        if first:
+            save(vae, out)
+        raise
+    finally:
+        if events is not None:
+            events.close()
+    if first:
+        save(vae, out)
+        write_config(config, out)
+        write_history(history, out)
+    return history
+
+
+def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner | MCEMWithGuide]:
+    """Return VAE and learner, from the configuration's seed, tried on the first datapoints."""
+    pyro.set_rng_seed(config.seed)
+    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape)
+    learner = make_learner(config, vae)
+    with torch.random.fork_rng():
+        learner.prepare(data.train[torch.arange(min(1000, len(data.train)))].to(config.device))
+    return vae, learner
+
+
+def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool = True) -> dict[str, History]:
+    """Train with each learner from the same seed on the same data and return their histories, with "validation".
+
+    MCEM, which has no guide, gets one that is fitted beside it (:mod:`pyro_aevb.mcem_with_guide`).  Ctrl-C ends it with
+    those that were trained so far.
+    """
+    check_device(config.device)
+    if config.validation is None:
+        config = dataclasses.replace(config, validation="0.1")
+    data = training_data(config)
+    configs = {name: _for_learner(config, name) for name in learners}
+    histories: dict[str, History] = {}
+    for name, one in configs.items():
+        learner = build(one, data)[1]
+        history = fit(learner, data.train, data.validation, **fit_options(one), progress=progress, label=name)
+        if history.records:
+            histories[name] = history
+        if history.interrupted:
+            break
+    return histories
+
+
+def write_config(config: TrainingConfig, folder: Path) -> None:
+    """Write config.toml."""
+    write_atomically(folder / CONFIG, config.to_toml().encode())
+
+
+def write_history(history: History, folder: Path) -> None:
+    """Write history.csv and history.png."""
+    table, text = history.table(), io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    write_atomically(folder / "history.csv", text.getvalue().encode())
+    write_figure(history.plot(), folder / "history.png")
+
+
+def summary(history: History) -> dict[str, Any]:
+    """Return the end of a run in numbers: bounds in nats per datapoint."""
+    last = history.records[-1] if history.records else None
+    return {
+        "samples": history.samples,
+        "seconds": round(history.seconds, 2),
+        "interrupted": history.interrupted,
+        "stopped_early": history.stopped_early,
+        "training": None if last is None else last.training,
+        **({} if last is None else last.values),
+        "best_samples": None if history.best is None else history.best.samples,
+    }
+
+
+def check_device(device: str) -> None:
+    """Raise ``ValueError`` unless torch can work there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"expected a device that is there, such as cpu, got {device!r}: {reason}") from error
+
+
+def _check_new(folder: Path) -> None:
+    if len(Checkpoints(folder / CHECKPOINTS)):
+        raise ValueError(
+            f"expected a folder without an earlier run, got {folder}, which has checkpoints; pass --resume to go on "
+            "from them, or another --out"
+        )
+
+
+def _for_learner(config: TrainingConfig, learner: str) -> TrainingConfig:
+    objective = config.objective if learner == "aevb" else None
+    particles = config.num_particles if learner in ("aevb", "reweighted-wake-sleep") else None
+    return dataclasses.replace(config, learner=learner, objective=objective, num_particles=particles)

@@ -1,0 +1,311 @@
+"""A training run in words: one frozen record, as TOML and back, and what is built from it.
+
+A field's name is the key in the file, and with dashes in place of underscores the option on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_type_hints
+
+import pyro.distributions as dist
+import tomlkit
+import tomlkit.exceptions
+import torch
+from pyro.infer.elbo import ELBO
+
+from pyro_aevb.aevb import AEVB
+from pyro_aevb.capture import Compile
+from pyro_aevb.datasets import PIXELS
+from pyro_aevb.iwae import IWAE, DReG
+from pyro_aevb.kernels import PRECISIONS
+from pyro_aevb.learner import Learner
+from pyro_aevb.likelihoods import LIKELIHOODS
+from pyro_aevb.mcem import MCEM
+from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.networks import INITIALIZATIONS
+from pyro_aevb.optimization import OptimizerFactory
+from pyro_aevb.posteriors import POSTERIORS
+from pyro_aevb.priors import PRIORS
+from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep
+from pyro_aevb.score_function import VIMCO, ScoreFunction
+from pyro_aevb.sgvb import SGVB, STL
+from pyro_aevb.vae import VAE
+from pyro_aevb.wake_sleep import WakeSleep
+
+EPOCHS = 20  # where neither epochs nor samples are given
+SEVERAL = 5  # particles, where an objective needs more than one and nobody says how many
+# Each makes an objective of so many particles; and how many it takes by default.
+OBJECTIVES: dict[str, tuple[Callable[[int], ELBO], int]] = {
+    "sgvb-a": (SGVB, 1),
+    "sgvb-b": (lambda k: SGVB(k, kl="analytic"), 1),
+    "stl": (STL, 1),
+    "iwae": (IWAE, SEVERAL),
+    "dreg": (DReG, SEVERAL),
+    "score-function": (lambda k: ScoreFunction(k, baseline="leave-one-out" if k > 1 else None), SEVERAL),
+    "vimco": (VIMCO, SEVERAL),
+}
+LEARNERS = ("aevb", "wake-sleep", "reweighted-wake-sleep", "mcem")
+COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
+OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+
+
+def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What to train on what, and how; each field's help is in its metadata.
+
+    Raises ``ValueError`` for values that no run can have.
+
+    >>> config = TrainingConfig(data="digits", latent_dim=2, hidden_dims=(100, 50))
+    >>> TrainingConfig.from_toml(config.to_toml()) == config
+    True
+    >>> TrainingConfig.from_toml("latent_dims = 3")
+    Traceback (most recent call last):
+    ...
+    ValueError: expected keys of a configuration, got 'latent_dims'; did you mean 'latent_dim'?
+    """
+
+    data: str | None = _option(None, "a data set's name, a file or a folder of images")
+    key: str | None = _option(None, "which array of an .npz file")
+    pixels: str | None = _option(
+        None, "what to do with pixels in [0, 1]; 'dynamic' draws binary ones anew at each visit", PIXELS
+    )
+    learner: str = _option("aevb", "how to learn", LEARNERS)
+    objective: str | None = _option(None, "AEVB's bound and gradient; sgvb-b by default", tuple(OBJECTIVES))
+    num_particles: int | None = _option(None, "draws from the guide a datapoint; by default what suits the objective")
+    latent_dim: int = _option(10, "latent dimensions")
+    hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
+    prior: str = _option("normal", "p(z)", tuple(PRIORS))
+    likelihood: str = _option("bernoulli", "p(x|z)", tuple(LIKELIHOODS))
+    posterior: str = _option("normal", "q(z|x)", tuple(POSTERIORS))
+    convolutions: bool = _option(False, "convolutional networks, for images")
+    image_shape: tuple[int, ...] | None = _option(None, "[channels,]height,width, where the data don't say")
+    init: str = _option("modern", "how weights begin", tuple(INITIALIZATIONS))
+    samples: int | None = _option(None, "datapoints to visit in all, in place of epochs")
+    epochs: int | None = _option(None, f"passes over the data; {EPOCHS} by default")
+    batch_size: int = _option(100, "datapoints a step")
+    optimizer: str = _option("adam", "how to step", tuple(OPTIMIZERS))
+    learning_rate: float = _option(1e-3, "the optimizer's")
+    cosine: bool = _option(False, "lower the learning rate to 0 along a cosine")
+    clip_norm: float | None = _option(None, "largest norm of a datapoint's share of the gradient")
+    kl_warm_up: int | None = _option(None, "samples over which the KL's weight grows to 1")
+    theta_prior: float | None = _option(None, "scale of a Gaussian prior on theta (MAP); the paper's is 1")
+    validation: str | None = _option(
+        None, "what to validate on: a part of the data (0.1), a file, or a data set's 'validation' or 'test'"
+    )
+    evaluate_every: int | None = _option(None, "samples between two evaluations; a pass by default")
+    patience: int | None = _option(None, "stop after so many validations that were no better than the best")
+    keep_best: bool = _option(False, "keep the parameters of the best validation, not the last")
+    checkpoint_every: float = _option(60.0, "seconds")
+    seed: int = _option(0, "for weights, order and noise")
+    precision: str = _option("float32", "of the factors of matrix products", PRECISIONS)
+    compile: str = _option("auto", "the fast path: where it pays, from the first step, uncompiled", tuple(COMPILE))
+    device: str = _option("cpu", "cpu, cuda, cuda:1, ...")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), field.metadata["choices"]
+            if value is not None and choices and value not in choices:
+                raise ValueError(f"expected {field.name} out of {', '.join(choices)}, got {value!r}")
+        if self.samples is not None and self.epochs is not None:
+            raise ValueError(f"expected one of samples and epochs, got {self.samples} and {self.epochs}; drop one")
+        if self.validation is None and (self.patience is not None or self.keep_best):
+            raise ValueError("expected validation data for patience and keep_best, got none; say what to validate on")
+        if self.objective is not None and self.learner != "aevb":
+            raise ValueError(f"expected no objective for {self.learner}, got {self.objective!r}; it is AEVB's")
+        if self.num_particles is not None and self.learner not in ("aevb", "reweighted-wake-sleep"):
+            raise ValueError(f"expected no num_particles for {self.learner}, got {self.num_particles}; leave it out")
+
+    def but(self, changes: Mapping[str, Any]) -> TrainingConfig:
+        """Return a configuration with other values, given as text or as TOML has them.
+
+        ``epochs`` takes the place of ``samples`` and the other way round.
+        """
+        changed = {name: _converted(name, value) for name, value in changes.items()}
+        instead = {"samples": "epochs", "epochs": "samples"}
+        dropped = {instead[name]: None for name in changed if name in instead and instead[name] not in changed}
+        return dataclasses.replace(self, **(dropped | changed))
+
+    def to_toml(self) -> str:
+        """Return the whole of it as TOML; what isn't set is a comment."""
+        document = tomlkit.document()
+        document.add(tomlkit.comment("a training run: pyro-aevb train --config FILE --out FOLDER"))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                document.add(tomlkit.comment(f"{field.name} is not set: {field.metadata['help']}"))
+            else:
+                document.add(field.name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+        return tomlkit.dumps(document)
+
+    @staticmethod
+    def from_toml(text: str) -> TrainingConfig:
+        """Return the configuration that a TOML text holds; what it leaves out is as by default."""
+        try:
+            values = tomlkit.parse(text).unwrap()
+        except tomlkit.exceptions.TOMLKitError as error:
+            raise ValueError(f"expected a configuration as TOML, got: {error}") from error
+        return TrainingConfig().but(values)
+
+    @staticmethod
+    def read(path: str | Path) -> TrainingConfig:
+        """Return the configuration in a file."""
+        try:
+            return TrainingConfig.from_toml(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"expected a configuration as TOML, got {path}: {error}") from error
+
+
+KINDS = {name: hint for name, hint in get_type_hints(TrainingConfig).items()}
+
+
+def kind_of(name: str) -> Any:
+    """Return the type of a field's values: bool, int, float, str, or tuple for whole numbers."""
+    kinds = [kind for kind in get_args(KINDS[name]) or (KINDS[name],) if kind not in (type(None), ...)]
+    return tuple if KINDS[name] == tuple[int, ...] or tuple[int, ...] in kinds else kinds[0]
+
+
+def _converted(name: str, value: Any) -> Any:
+    """Return a value, as text or as TOML has it, in the field's type."""
+    if name not in KINDS:
+        close = difflib.get_close_matches(name, KINDS, 1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(KINDS)}"
+        raise ValueError(f"expected keys of a configuration, got {name!r}; {remedy}")
+    kind = kind_of(name)
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        tuple: "whole numbers: 28,28",
+    }
+    try:
+        return _CONVERT[kind](value)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"expected {name} as {words[kind]}, got {value!r}") from None
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, also one written 1e6."""
+    if isinstance(value, bool):
+        raise TypeError
+    try:
+        return int(value) if not isinstance(value, float) else _exactly(value)
+    except ValueError:
+        return _exactly(float(value))
+
+
+def _exactly(value: float) -> int:
+    if value != int(value):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool | list | dict):
+        raise TypeError
+    return str(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    return tuple(_whole(part) for part in parts)
+
+
+_CONVERT: dict[Any, Callable[[Any], Any]] = {bool: _flag, int: _whole, float: _number, str: _text, tuple: _sizes}
+
+
+# -- What is built from it --------------------------------------------------------------------------------------------
+
+
+def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape: tuple[int, ...] | None) -> VAE:
+    """Return the VAE, its weights drawn from torch's global generator."""
+    if config.convolutions and image_shape is None:
+        raise ValueError("expected an image_shape for convolutions, got none; pass image_shape, such as 28,28")
+    return VAE(
+        x_dim,
+        config.latent_dim,
+        hidden_dims=config.hidden_dims,
+        prior=config.prior,
+        likelihood=config.likelihood,
+        posterior=config.posterior,
+        image_shape=(1, *cast(Any, image_shape))[-3:] if config.convolutions else None,
+        init=config.init,
+        dataset_size=dataset_size,
+    ).to(config.device)
+
+
+def make_learner(config: TrainingConfig, vae: VAE) -> Learner | MCEMWithGuide:
+    """Return the learner over the VAE."""
+    optimizer = make_optimizer(config)
+    prior = None
+    if config.theta_prior is not None:
+        if not config.theta_prior > 0:
+            raise ValueError(f"expected theta_prior, a scale, above 0, got {config.theta_prior}")
+        prior = dist.Normal(torch.tensor(0.0, device=config.device), torch.tensor(config.theta_prior).to(config.device))
+    if config.learner == "wake-sleep":
+        return WakeSleep(vae.model, vae.guide, optimizer, optimizer, theta_prior=prior)
+    if config.learner == "reweighted-wake-sleep":
+        particles = config.num_particles or SEVERAL
+        return ReweightedWakeSleep(
+            vae.model, vae.guide, optimizer, optimizer, num_particles=particles, theta_prior=prior
+        )
+    if config.learner == "mcem":
+        guide = AEVB(vae.model, vae.guide, optimizer, SGVB(kl="analytic"), update="guide")
+        return MCEMWithGuide(MCEM(vae.model, optimizer, theta_prior=prior), guide)
+    make, particles = OBJECTIVES[config.objective or "sgvb-b"]
+    objective = make(particles if config.num_particles is None else config.num_particles)
+    return AEVB(vae.model, vae.guide, optimizer, objective, theta_prior=prior)
+
+
+def make_optimizer(config: TrainingConfig) -> OptimizerFactory:
+    """Return what makes the torch optimizer."""
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"expected a learning_rate above 0, got {config.learning_rate}")
+    fused = config.optimizer == "adam" or config.device == "cpu"  # what torch has kernels for
+    return functools.partial(OPTIMIZERS[config.optimizer], lr=config.learning_rate, fused=fused)
+
+
+def fit_options(config: TrainingConfig) -> dict[str, Any]:
+    """Return those arguments of :func:`~pyro_aevb.fit` that the configuration has."""
+    return {
+        "samples": config.samples,
+        "epochs": EPOCHS if config.epochs is None and config.samples is None else config.epochs,
+        "batch_size": config.batch_size,
+        "device": config.device,
+        "schedule": _cosine if config.cosine else None,
+        "clip_norm": config.clip_norm,
+        "kl_warm_up": config.kl_warm_up,
+        "evaluate_every": config.evaluate_every,
+        "patience": config.patience,
+        "keep_best": config.keep_best,
+        "seed": config.seed,
+        "compile": COMPILE[config.compile],
+        "precision": cast(Literal["float32", "bf16"], config.precision),
+    }
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))

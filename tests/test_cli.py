@@ -1,0 +1,598 @@
+"""The command line as a user has it: real processes where the process matters, real files, exit codes."""
+
+import csv
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from pyro_aevb import __version__, elbo, load, log_marginal_likelihood
+from pyro_aevb.cli import app
+from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.training_config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of, make_learner, make_vae
+
+COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info")
+SMALL = ["--hidden-dims", "8", "--latent-dim", "2", "--batch-size", "20"]
+
+
+def start(*args, **kwargs):
+    """Start ``python -m pyro_aevb``, listening to ctrl-C even where this process doesn't."""
+    command = [sys.executable, "-m", *map(str, args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=env, text=True, preexec_fn=listen, **pipes, **kwargs)
+
+
+def run(*args, **kwargs):
+    """Return exit code, stdout and stderr of a whole process."""
+    process = start("pyro_aevb", *args, **kwargs)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def invoke(*args):
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def grey(path):
+    """Return an image's first channel, between 0 and 1."""
+    with Image.open(path) as image:
+        return np.asarray(image)[:, :, 0] / 255
+
+
+def digest(folder):
+    return next(folder.glob("weights-*")).name
+
+
+@pytest.fixture(scope="module")
+def x():
+    """Binary images of 4x4 pixels: two patterns and some noise."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(2, 16, generator=generator).round() * 0.8 + 0.1
+    return torch.bernoulli(patterns[torch.arange(200) % 2], generator=generator)
+
+
+@pytest.fixture(scope="module")
+def data(x, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "x.npy"
+    np.save(path, x.reshape(-1, 4, 4).numpy().astype(np.uint8))
+    return path
+
+
+TRAIN = [*SMALL, "--epochs", "5", "--validation", "0.2", "--keep-best", "--json"]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Return what the command printed, and its folder."""
+    out = tmp_path_factory.mktemp("train") / "new" / "run"
+    result = invoke("train", data, "--out", out, *TRAIN)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout), out
+
+
+def test_a_process_does_what_the_command_does(trained, data, tmp_path):
+    code, out, err = run("train", data, "--out", tmp_path, *TRAIN, "--quiet")
+    assert code == 0
+    assert not err
+    same = ("samples", "validation", "training", "best_samples", "versions")
+    assert {name: json.loads(out)[name] for name in same} == {name: trained[0][name] for name in same}
+    assert digest(tmp_path) == digest(trained[1])
+
+
+def test_what_train_writes(trained, data):
+    printed, out = trained
+    assert {p.name for p in out.iterdir() if not p.name.startswith("weights-")} == {
+        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints"
+    }  # fmt: skip
+    assert printed["samples"] == 5 * 160
+    assert printed["versions"]["pyro_aevb"] == __version__
+    with (out / "history.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["samples"]) for row in table] == [160, 320, 480, 640, 800]
+    assert float(table[-1]["validation"]) == printed["validation"]
+    assert float(table[-1]["validation_standard_error"]) == printed["validation_standard_error"]
+    assert printed["validation"] > float(table[0]["validation"])
+    assert size_of(out / "history.png") == (900, 600)
+    assert load(out).hidden_dims == (8,)
+    config = TrainingConfig.read(out / "config.toml")
+    assert config == TrainingConfig(
+        data=str(data), hidden_dims=(8,), latent_dim=2, batch_size=20, epochs=5, validation="0.2", keep_best=True,
+        image_shape=(4, 4),
+    )  # fmt: skip
+
+
+def test_tensorboard_has_the_history(data, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = invoke("train", data, "--out", tmp_path, *TRAIN, "--tensorboard")
+    assert result.exit_code == 0, result.stderr
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert set(found) == {"bound/training", "bound/validation", "bound/validation_standard_error"}
+    assert [step for step, _ in found["bound/validation"]] == [160, 320, 480, 640, 800]
+    assert found["bound/validation"][-1][1] == pytest.approx(json.loads(result.stdout)["validation"])
+
+
+def test_without_tensorboard_it_says_what_to_install(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = invoke("train", data, "--out", tmp_path, *SMALL, "--tensorboard")
+    assert result.exit_code == 1
+    assert 'pip install "pyro-aevb[tensorboard]"' in result.stderr
+
+
+def test_evaluate_prints_what_the_library_computes(trained, data, x):
+    result = invoke("evaluate", trained[1], data, "--particles", "200", "--seed", "3", "--limit", "50", "--json")
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    vae = load(trained[1])
+    right = log_marginal_likelihood(vae.model, vae.guide, x[:50], num_particles=200, seed=3).mean()
+    assert printed["value"] == pytest.approx(right.value)
+    assert printed["standard_error"] == pytest.approx(right.standard_error)
+    bound = elbo(vae.model, vae.guide, x[:50], seed=3).mean()
+    assert printed["bound"] == {
+        "value": pytest.approx(bound.value), "standard_error": pytest.approx(bound.standard_error), "direction": "lower"
+    }  # fmt: skip
+    assert (printed["direction"], printed["method"], printed["datapoints"], printed["seed"]) == (
+        "lower", "importance", 50, 3,
+    )  # fmt: skip
+    assert printed["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("method", "direction"), [("quadrature", "exact"), ("ais", "lower")])
+def test_evaluate_by_other_methods(method, direction, trained, data):
+    result = invoke("evaluate", trained[1], data, "--method", method, "--limit", "10", "--temperatures", "5")
+    assert result.exit_code == 0, result.stderr
+    header, bound, evidence, note = result.stdout.splitlines()
+    assert header.split() == ["nats", "per", "datapoint", "direction"]
+    assert re.fullmatch(r"bound +-\d+\.\d\d ± \d\.\d\d +lower", bound)
+    assert re.fullmatch(rf"log p\(x\), {method} +-\d+\.\d\d ± \d\.\d\d +{direction}", evidence)
+    assert note.startswith("10 datapoints, seed 0")
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_on_stderr(data, tmp_path):
+    out = tmp_path / "run"
+    result = invoke("train", data, "--out", out, *SMALL, "--batch-size", "300", "--epochs", "1", "--quiet", "--json")
+    assert result.exit_code == 0
+    assert result.stderr == "warning: batch_size 300 is larger than the data set: all 200 datapoints at a time\n"
+    assert json.loads(result.stdout)["samples"] == 200
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv"])
+def test_encode_writes_the_means(suffix, trained, data, x, tmp_path):
+    out = tmp_path / "new" / f"codes.{suffix}"
+    result = invoke("encode", trained[1], data, "--out", out, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["shape"] == [200, 2]
+    codes = {
+        "npy": np.load,
+        "npz": lambda p: np.load(p)["z"],
+        "csv": lambda p: np.loadtxt(p, delimiter=",", skiprows=1),
+    }
+    assert np.allclose(codes[suffix](out), load(trained[1]).encode(x).detach(), atol=1e-6)
+    if suffix == "csv":
+        assert out.read_text().startswith("z0,z1\n")
+
+
+def test_sample_draws_and_means(trained, tmp_path):
+    drawn = {}
+    for name, options in {"a": [], "b": [], "other": ["--seed", "1"], "mean": ["--mean"]}.items():
+        out = tmp_path / f"{name}.npy"
+        assert invoke("sample", trained[1], "-n", "1500", "--out", out, *options).exit_code == 0
+        drawn[name] = np.load(out)
+        assert drawn[name].shape == (1500, 16)
+    assert np.array_equal(drawn["a"], drawn["b"])
+    assert not np.array_equal(drawn["a"], drawn["other"])
+    assert set(np.unique(drawn["a"])) == {0.0, 1.0}
+    assert 0 < drawn["mean"].min() < drawn["mean"].max() < 1
+    error = 5 * 0.5 / 1500**0.5 * 2**0.5
+    assert np.abs(drawn["mean"].mean(0) - drawn["a"].mean(0)).max() < error
+
+
+def test_reconstruct_writes_numbers_and_a_picture(trained, data, x, tmp_path):
+    assert invoke("reconstruct", trained[1], data, "--out", tmp_path / "x.csv").exit_code == 0
+    vae = load(trained[1])
+    right = vae.decode(vae.encode(x)).detach()
+    assert np.allclose(np.loadtxt(tmp_path / "x.csv", delimiter=",", skiprows=1), right, atol=1e-6)
+    assert invoke("reconstruct", trained[1], data, "--limit", "15", "--out", tmp_path / "x.png").exit_code == 0
+    shown = grey(tmp_path / "x.png")
+    assert shown.shape == (4 * 28, 10 * 28)  # ten datapoints, their reconstructions, five and five
+    small = shown[3::7, 3::7].reshape(4, 4, 10, 4).transpose(0, 2, 1, 3).reshape(4, 10, 16)
+    assert np.allclose(small[0], x[:10], atol=0.01)
+    assert np.allclose(small[1], right[:10], atol=0.01)
+    assert np.allclose(small[2, :5], x[10:15], atol=0.01)
+    assert np.allclose(small[3, :5], right[10:15], atol=0.01)
+
+
+def test_the_manifold_is_the_decoder_on_the_priors_quantiles(trained, tmp_path):
+    result = invoke("manifold", trained[1], "--side", "3", "--out", tmp_path / "m.png")
+    assert result.exit_code == 0, result.stderr
+    shown = grey(tmp_path / "m.png")
+    assert shown.shape == (84, 84)
+    low = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 / 6))
+    z = torch.stack([torch.stack([low, -low]), torch.zeros(2)])  # top left, and the middle
+    right = load(trained[1]).decode(z).detach()
+    small = shown[3::7, 3::7]
+    assert np.allclose(small[:4, :4].ravel(), right[0], atol=0.01)
+    assert np.allclose(small[4:8, 4:8].ravel(), right[1], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--latent-dim", "3"], "expected 2 latent dimensions for a manifold, got 3"),
+        (["--prior", "mixture"], "expected a prior of independent latents with an inverse CDF"),
+    ],
+)
+def test_a_manifold_that_can_not_be_drawn(options, message, data, tmp_path):
+    assert invoke("train", data, "--out", tmp_path, *SMALL, "--epochs", "1", *options).exit_code == 0
+    result = invoke("manifold", tmp_path, "--out", tmp_path / "m.png")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {message}")
+
+
+def test_compare_is_a_table_and_a_picture(data, tmp_path):
+    out = tmp_path / "c.png"
+    args = ["compare", data, "--out", out, *SMALL, "--samples", "200"]
+    result = invoke(*args)
+    assert result.exit_code == 0, result.stderr
+    header, *rows, note = result.stdout.splitlines()
+    assert header.split() == ["validation", "bound", "samples", "seconds"]
+    assert [row.split()[0] for row in rows] == ["aevb", "wake-sleep", "mcem"]
+    assert all(re.search(r"-\d+\.\d\d ± \d\.\d\d +200 ", row) for row in rows)
+    assert "nats per datapoint" in note
+    assert size_of(out) == (900, 600)
+    printed = json.loads(invoke(*args, "--learners", "mcem,aevb", "--json").stdout)["learners"]
+    assert list(printed) == ["mcem", "aevb"]
+    assert all(f"{printed[row.split()[0]]['validation']:.2f}" in row for row in (rows[0], rows[2]))
+
+
+# -- Configurations ----------------------------------------------------------------------------------------------------
+
+OTHER = {
+    "data": "y.npz", "key": "y", "pixels": "static", "learner": "mcem", "prior": "laplace", "likelihood": "beta",
+    "posterior": "full", "init": "paper", "samples": "1e3", "optimizer": "adagrad", "validation": "0.5",
+    "precision": "bf16", "compile": "never", "device": "cuda", "image_shape": "1,4,4", "hidden_dims": "7,6",
+}  # fmt: skip
+
+
+def other_value(name):
+    """Return another value than the default's, as text."""
+    kind = kind_of(name)
+    if name == "objective":
+        return "iwae"
+    return OTHER.get(name, {bool: "true", int: "17", float: "0.25"}.get(kind))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_option_is_a_key_and_back(name, tmp_path):
+    text = other_value(name)
+    option = f"--{name.replace('_', '-')}"
+    args = {"data": [text]}.get(name, [option] if text == "true" else [option, text])
+    needed = {"validation": "0.2"} if name in ("patience", "keep_best") else {}
+    args += ["--validation", "0.2"] if needed else []
+    shown = invoke("train", *args, "--print-config")
+    assert shown.exit_code == 0, shown.stderr
+    config = TrainingConfig.from_toml(shown.stdout)
+    assert getattr(config, name) != getattr(TrainingConfig(), name)
+    assert config == TrainingConfig().but({name: True if text == "true" else text, **needed})
+    path = tmp_path / "c.toml"
+    path.write_text(shown.stdout)
+    assert invoke("train", "--config", path, "--print-config").stdout == shown.stdout
+
+
+def test_options_win_over_the_file(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('data = "digits"\nsamples = 1e4\nlatent_dim = 3\ncosine = true\n')
+    shown = invoke("train", "--config", path, "--latent-dim", "4", "--epochs", "2", "--no-cosine", "--print-config")
+    expected = TrainingConfig(data="digits", latent_dim=4, epochs=2, cosine=False)
+    assert TrainingConfig.from_toml(shown.stdout) == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "digits"], "expected a folder to write to, got none"),
+        (["train", "--out", "{out}"], "expected data to train on, got none"),
+        (["train", "digits", "--latent-dim", "ten", "--out", "{out}"], "--latent-dim as a whole number, got 'ten'"),
+        (["train", "digits", "--latent-dim", "2.5", "--out", "{out}"], "--latent-dim as a whole number, got '2.5'"),
+        (["train", "digits", "--hidden-dims", "a,b", "--out", "{out}"], "expected --hidden-dims as whole numbers"),
+        (["train", "digits", "--learner", "em", "--out", "{out}"], "--learner out of aevb, wake-sleep, reweighted-"),
+        (
+            ["train", "digits", "--samples", "5", "--epochs", "5", "--out", "{out}"],
+            "one of samples and epochs, got 5",
+        ),
+        (["train", "digits", "--learner", "mcem", "--objective", "iwae", "--out", "{out}"], "no objective for mcem"),
+        (["train", "digits", "--patience", "2", "--out", "{out}"], "data for patience and keep_best, got none"),
+        (["train", "digits", "--colour", "red", "--out", "{out}"], "No such option: --colour"),
+        (["train", "--config", "{out}.toml", "--out", "{out}"], "No such file"),
+        (["evaluate", "{out}", "digits", "--method", "magic"], "--method out of importance, ais, quadrature"),
+        (["evaluate", "{out}"], "Missing argument 'DATA'"),
+        (["sample", "{out}", "-n", "0", "--out", "x.npy"], "greater than or equal to 1"),
+        (["compare", "digits", "--learners", "aevb,em"], "--learners out of aevb, wake-sleep"),
+        (["fly"], "No such command 'fly'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(args, message, tmp_path):
+    result = invoke(*(a.format(out=tmp_path / "out") for a in args))
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert not result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("latent_dims = 3", "got 'latent_dims'; did you mean 'latent_dim'?"),
+        ("latent_dim = 'x", "expected a configuration as TOML, got: "),
+        ("keep_best = 1", "expected keep_best as true or false, got 1"),
+        ("epochs = true", "expected epochs as a whole number, got True"),
+    ],
+)
+def test_a_file_that_is_no_configuration(text, message, tmp_path):
+    (tmp_path / "c.toml").write_text(text)
+    result = invoke("train", "digits", "--config", tmp_path / "c.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+# -- Failures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "missing.npy"], "got missing.npy, which isn't there"),
+        (["train", "{bad}/pickle.npy"], "expected an array of numbers"),
+        (["train", "{bad}/words.csv"], "got 'red' in line 3; fill in what is missing"),
+        (["train", "{bad}/x.txt"], "expected .npy, .npz, .csv or a folder of images"),
+        (["train", "{bad}/nan.csv"], "expected finite data, got 1 NaN or infinite value"),
+        (["train", "{bad}/negative.csv"], "the options for it are --pixels and --likelihood"),
+        (["train", "digits", "--pixels", "grey"], "grey pixels are made binary"),
+        (["train", "{data}", "--prior", "gamma"], "expected prior and posterior with one support"),
+        (["train", "{data}", "--validation", "2"], "expected a fraction of the data to validate on"),
+        (["train", "{data}", "--validation", "digits"], "expected validation data of 16 columns, got 64"),
+        (["train", "{data}", "--image-shape", "3,3"], "expected an image_shape of 16 pixels"),
+        (["train", "{data}", "--device", "abacus"], "expected a device that is there, such as cpu, got 'abacus'"),
+        (["train", "{data}", "--learning-rate", "-1"], "expected a learning_rate above 0, got -1.0"),
+        (["train", "{data}", "--convolutions", "--image-shape", "2,8"], "height and width divisible by 4"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_trained_is_told_before(args, message, data, tmp_path):
+    np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "words.csv").write_text("a,b\n1,2\nred,3\n")
+    (tmp_path / "x.txt").write_text("")
+    (tmp_path / "nan.csv").write_text("1,2\nnan,3\n")
+    (tmp_path / "negative.csv").write_text("1,2\n-1,3\n")
+    out = tmp_path / "out"
+    result = invoke(*(a.format(bad=tmp_path, data=data) for a in args), "--out", out)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: expected")
+    assert message in line
+    assert not result.stdout
+    assert not out.exists()
+
+
+def test_outputs_are_checked_first(trained, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for args, message in (
+        (["train", data, *SMALL, "--out", tmp_path / "file" / "out"], "expected a folder that can be written"),
+        (
+            ["encode", trained[1], data, "--out", tmp_path / "z.txt"],
+            "expected an output file that ends in .npy",
+        ),
+        (["manifold", trained[1], "--out", tmp_path / "z.npy"], "expected an output file that ends in .png"),
+        (["compare", data, "--out", tmp_path / "file" / "c.png"], "expected a folder that can be written"),
+        (["train", data, *SMALL, "--out", trained[1]], "which has checkpoints; pass --resume"),
+        (["evaluate", tmp_path, data], "expected vae.json in"),
+        (["evaluate", trained[1], "digits", "--pixels", "static"], "expected 16 columns, as the model has, got 64"),
+    ):
+        result = invoke(*args)
+        assert result.exit_code == 1, args
+        assert message in result.stderr
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(0.0, 1e4, (50, 3)))
+    options = ["--likelihood", "gaussian", "--optimizer", "adagrad", "--learning-rate", "1e20"]
+    result = invoke("train", tmp_path / "x.npy", "--out", tmp_path / "out", *SMALL, *options)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: expected a finite loss")
+
+
+def test_a_process_that_fails_has_no_traceback_without_debug(tmp_path):
+    code, out, err = run("train", "missing.npy", "--out", tmp_path / "out")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"error: expected a data set's name, a file or a folder, got missing.npy, .*\n", err)
+    result = invoke("train", "missing.npy", "--out", tmp_path / "out", "--debug")
+    assert "Traceback" in result.stderr
+    assert "error: expected a data set's name" in result.stderr
+
+
+# -- Stopping and going on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path):
+    out = tmp_path / "run"
+    options = [*SMALL, "--compile", "never", "--quiet"]
+    process = start("pyro_aevb", "train", data, "--out", out, *options, "--samples", "1e9")
+    while not list(out.glob("checkpoints/checkpoint-*.safetensors")):
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.3)
+    process.send_signal(kind)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    load(out)  # the model is there
+    assert (out / "history.csv").exists() == (kind == signal.SIGINT)
+    assert "--resume" in invoke("train", data, "--out", out, *options).stderr
+    state = TrainingConfig.read(out / "config.toml")
+    assert state.samples == 10**9
+    last = json.loads(invoke("train", "--out", out, "--resume", "--samples", "1", "--json").stdout)["samples"]
+    assert last > 20
+    more = ["--samples", str(last + 100), "--json"]
+    whole = tmp_path / "whole"
+    for folder, args in ((out, ["--resume"]), (whole, [data, *options])):
+        result = invoke("train", *args, "--out", folder, *more)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["samples"] == last + 100
+    assert digest(out) == digest(whole)
+
+
+def test_another_model_can_not_resume(data, tmp_path):
+    out = tmp_path / "run"
+    assert invoke("train", data, "--out", out, *SMALL, "--epochs", "1").exit_code == 0
+    before = (out / "config.toml").read_text()
+    result = invoke("train", "--out", out, "--resume", "--epochs", "2", "--latent-dim", "3")
+    assert result.exit_code == 1
+    assert "expected a checkpoint of this run" in result.stderr
+    assert (out / "config.toml").read_text() == before
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(data, tmp_path):
+    options = [*SMALL, "--epochs", "3", "--validation", "0.2", "--json"]
+    process = start(
+        "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pyro_aevb", "train", data,
+        "--out", tmp_path / "two", *options, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    printed = json.loads(out)  # one object, from one process
+    assert printed["samples"] == 3 * 160
+    assert load(tmp_path / "two").latent_dim == 2
+    alone = json.loads(invoke("train", data, "--out", tmp_path / "one", *options).stdout)
+    assert printed["validation"] == pytest.approx(alone["validation"], abs=0.5)
+
+
+# -- The rest ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_trains_and_resumes(learner, data, tmp_path):
+    options = [*SMALL, "--learner", learner, "--validation", "0.2", "--clip-norm", "10", "--theta-prior", "1"]
+    options += ["--pixels", "dynamic"]
+    args = ["train", data, *options, "--quiet", "--json"]
+    assert invoke(*args, "--epochs", "1", "--out", tmp_path / "a").exit_code == 0
+    results = [invoke("train", "--out", tmp_path / "a", "--resume", "--epochs", "2", "--json")]
+    results += [invoke(*args, "--epochs", "2", "--out", tmp_path / "b")]
+    first, second = (json.loads(result.stdout) for result in results)
+    assert first["validation"] == second["validation"]
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_can_be_named(objective, x):
+    config = TrainingConfig(objective=objective, latent_dim=2, hidden_dims=(4,))
+    vae = make_vae(config, 16, 200, None)
+    assert torch.isfinite(make_learner(config, vae).step(x[:10]).elbo)
+    several = make_learner(TrainingConfig(objective=objective, num_particles=3), vae)
+    assert several.objective.num_particles == 3
+
+
+def test_mcems_guide_leaves_theta_alone(x):
+    pyro.set_rng_seed(0)
+    config = TrainingConfig(learner="mcem", latent_dim=2, hidden_dims=(4,))
+    vae = make_vae(config, 16, 200, None)
+    both = make_learner(config, vae)
+    before = [p.detach().clone() for p in vae.decoder.parameters()]
+    encoder = [p.detach().clone() for p in vae.encoder.parameters()]
+    both.prepare(x[:20])
+    both.recognition.step(x[:20])
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.decoder.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(encoder, vae.encoder.parameters(), strict=True))
+    with pytest.raises(ValueError, match="update='guide'"):
+        MCEMWithGuide(both.mcem, make_learner(TrainingConfig(latent_dim=2), vae))
+
+
+def test_named_data_with_convolutions_and_parts(tmp_path):
+    options = [
+        "--pixels",
+        "dynamic",
+        "--convolutions",
+        "--latent-dim",
+        "2",
+        "--validation",
+        "test",
+        "--kl-warm-up",
+        "400",
+    ]
+    result = invoke("train", "digits", "--out", tmp_path / "run", *options, "--samples", "500", "--cosine")
+    assert result.exit_code == 0, result.stderr
+    assert load(tmp_path / "run").image_shape == (1, 8, 8)
+    for part, size in (("test", 360), ("train", 1437)):
+        out = tmp_path / f"{part}.npy"
+        assert invoke("encode", tmp_path / "run", "digits", "--part", part, "--out", out).exit_code == 0
+        assert np.load(out).shape == (size, 2)
+    result = invoke("encode", tmp_path / "run", "digits", "--part", "validation", "--out", out)
+    assert "expected a data set with a part for validation, got digits, which has none" in result.stderr
+
+
+def test_a_table_of_numbers(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = ["height,weight", *(f"{a:.4f},{b:.4f}" for a, b in rng.normal(size=(60, 2)))]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    np.savez(tmp_path / "more.npz", a=rng.normal(size=(30, 2)), b=np.zeros(3))
+    options = ["--likelihood", "gaussian", "--validation", tmp_path / "more.npz", "--key", "a"]
+    result = invoke("train", tmp_path / "t.csv", "--out", tmp_path / "run", *SMALL, "--epochs", "2", *options)
+    assert result.exit_code == 0, result.stderr
+    result = invoke("sample", tmp_path / "run", "--out", tmp_path / "s.png")
+    assert result.exit_code == 1
+    assert "pass --image-shape, such as 28,28" in result.stderr
+    assert invoke("sample", tmp_path / "run", "--out", tmp_path / "s.png", "--image-shape", "1,2").exit_code == 0
+
+
+def test_a_folder_of_images(tmp_path, x):
+    for i, image in enumerate(x[:40].reshape(-1, 4, 4).numpy()):
+        Image.fromarray((image * 255).astype(np.uint8)).save(tmp_path / f"{i:03d}.png")
+    result = invoke("train", tmp_path, "--pixels", "dynamic", "--out", tmp_path / "run", *SMALL, "--epochs", "1")
+    assert result.exit_code == 0, result.stderr
+    assert invoke("sample", tmp_path / "run", "--out", tmp_path / "run" / "s.png").exit_code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f"Examples:\n    pyro-aevb {command}" in result.stdout
+    for example in re.findall(r"^    pyro-aevb (.*)$", result.stdout, re.MULTILINE):
+        for option in re.findall(r"--[\w-]+", example):
+            assert option in invoke(example.split()[0], "--help").stdout
+
+
+def test_the_list_of_commands_and_the_version():
+    shown = invoke("--help").stdout
+    assert re.findall(r"^  (\w+)  +\w", shown.split("Commands:")[1], re.MULTILINE) == list(COMMANDS)
+    assert invoke("--version").stdout == f"{__version__}\n"
+    assert invoke("--frobnicate").exit_code == 2
+
+
+def test_info():
+    shown = json.loads(invoke("info", "--json").stdout)
+    assert shown["versions"]["torch"] == torch.__version__
+    assert shown["threads"] == torch.get_num_threads()
+    assert shown["devices"][0] == "cpu"
+    assert f"torch      {torch.__version__}\n" in invoke("info").stdout
