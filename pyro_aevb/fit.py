@@ -216,10 +216,8 @@ def fit(
         signals = stack.enter_context(HeldSignals(terminate=checkpoints is not None))
         while (total is None or history.samples < total) and not history.stopped_early:
             late = checkpoints is not None and time.monotonic() > written + checkpoint_every
-            signals.interrupted, signals.terminated, late = ranks.any(
-                signals.interrupted, signals.terminated, late and ranks.rank == 0
-            )
-            if signals.interrupted or signals.terminated:
+            stop, late = ranks.any(signals.interrupted or signals.terminated, late and ranks.rank == 0)
+            if stop:
                 break
             if history.samples >= due:
                 history.stopped_early = run.record()
@@ -246,18 +244,17 @@ def fit(
             if learner.compile_seconds > history.compile_seconds:
                 history.compile_seconds = learner.compile_seconds
                 show.compiled(history.compile_seconds)
-    history.interrupted = signals.interrupted
-    if signals.at_once:
-        if ranks.size > 1:
-            raise KeyboardInterrupt  # the others are in the middle of something too
-    elif signals.interrupted or signals.terminated:
+    if signals.at_once and ranks.size > 1:
+        raise KeyboardInterrupt  # the others are in the middle of something too
+    history.interrupted, terminated = ranks.any(signals.interrupted, signals.terminated)
+    if (history.interrupted or terminated) and not signals.at_once:
         run.write()
-    if signals.terminated:
+    if terminated:
         raise SystemExit(143)
     if history.samples > (history.records[-1].samples if history.records else 0):
         run.record()
     history.seconds = run.seconds()
-    if not signals.interrupted:
+    if not history.interrupted:
         run.write()
         if samples is not None and history.samples < samples and not history.stopped_early:
             warnings.warn(f"expected a stream of {samples} samples, got {history.samples}: it ended", stacklevel=2)

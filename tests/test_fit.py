@@ -2,6 +2,8 @@
 
 import functools
 import math
+import os
+import signal
 import sys
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from models import bernoulli_vae
 
 from pyro_aevb import AEVB, fit
+from pyro_aevb.data_parallel import Ranks
 from pyro_aevb.datasets import Binarized
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
@@ -142,3 +145,24 @@ def test_an_empty_data_set_is_refused_and_a_large_batch_is_said():
     with pytest.warns(UserWarning, match="batch_size 100 is larger than the data set: all 25 datapoints"):
         fit(spy, DATA, epochs=2, progress=False)
     assert [len(i) for i in spy.seen] == [25, 25]
+
+
+def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch):
+    """It came after the flags were read: the next step sees it."""
+    any_of, calls = Ranks.any, []
+
+    def interrupted(self, *flags):
+        result = any_of(self, *flags)
+        calls.append(flags)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(Ranks, "any", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        history = fit(Spy(), DATA, epochs=100, batch_size=5, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert history.interrupted
+    assert history.samples == 15
