@@ -113,18 +113,13 @@ def assert_equal(eager, fast, rtol=1e-9):
         assert (fast[1][name] - value).norm() <= rtol * (1 + value.norm()), name
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("steps", [40, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("learner", "model"), PAIRS)
-def test_a_hundred_steps_are_those_of_eager_pyro(learner, model):
-    """Every loss, and every parameter at the end (Adam turns a gradient's last digit into a step's), in float64."""
-    eager, fast, captures = both(learner, model, 100, "graph")
-    assert all(c.obstacle is None for c in captures), [c.obstacle for c in captures]
-    assert_equal(eager, fast, rtol=1e-7)
+def test_steps_and_gradients_are_those_of_eager_pyro(learner, model, steps):
+    """At the start and the end, loss and gradient of every parameter to 1e-9, from the graph and Pyro, in float64.
 
-
-@pytest.mark.parametrize(("learner", "model"), PAIRS)
-def test_steps_and_gradients_are_those_of_eager_pyro(learner, model):
-    """Forty steps; at their start and end, loss and gradient of every parameter to 1e-9, from the graph and Pyro."""
+    In between every loss, and every parameter at the end (Adam turns a gradient's last digit into a step's).
+    """
     results = []
     for compile in (False, "graph"):
         with pyro.get_param_store().scope():
@@ -135,7 +130,7 @@ def test_steps_and_gradients_are_those_of_eager_pyro(learner, model):
             if compile:
                 assert_gradients(made, x, learner == "mcem")
             pyro.set_rng_seed(1)
-            results.append(train(made, x, 40))
+            results.append(train(made, x, steps))
             if compile:
                 assert_gradients(made, x, learner == "mcem")
     assert_equal(*results, rtol=1e-7)
