@@ -67,6 +67,8 @@ _library = torch.library.Library("pyro_aevb", "FRAGMENT")
 
 # -- oneDNN -----------------------------------------------------------------------------------------------------------
 
+SMALL_PRODUCT = 2_000_000  # multiplications; with fewer, oneDNN takes longer to begin than it saves
+
 # A name of our own around oneDNN's linear layer, since Inductor takes that one for a layer with constant weights.
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 _library.impl(
@@ -102,7 +104,7 @@ def _vendor() -> str:
 
 
 def send_to_onednn(graph_module: GraphModule) -> None:
-    """Replace the float32 products of matrices on the CPU in a traced graph by oneDNN's, a tanh after them included."""
+    """Replace large float32 products of matrices on the CPU in a traced graph by oneDNN's, a tanh after them included."""
     graph = graph_module.graph
     for node in list(graph.nodes):
         if node.op != "call_function" or not _replaceable(node):
@@ -132,7 +134,8 @@ def _replaceable(node: Node) -> bool:
     values = [a.meta.get("val") for a in node.args if isinstance(a, Node)]
     if any(v is None or v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
         return False
-    return node.target is aten.mm.default or values[0].dim() == 1
+    *bias, a, b = values
+    return a.numel() * b.shape[1] >= SMALL_PRODUCT and all(v.dim() == 1 for v in bias)
 
 
 # -- Bernoulli ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ moment.  :class:`PythonState` tells whether they are still the same, at a price 
 from __future__ import annotations
 
 import functools
+import logging
 import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 # Code and data of these packages don't change between two calls, and are large.
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
+CLOSED = (Tensor, types.ModuleType, type, logging.Logger)  # a logger leads to every other logger of the process
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 LARGEST_CONTAINER, MOST_SLOTS = 1000, 20_000
 
@@ -82,7 +84,7 @@ class PythonState:
         return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
 
     def _visit(self, value: Any, name: str) -> None:
-        if isinstance(value, (*SCALARS, Tensor, types.ModuleType, type)) or id(value) in self._seen:
+        if isinstance(value, (*SCALARS, *CLOSED)) or id(value) in self._seen:
             return
         if len(self._seen) > MOST_SLOTS:
             return
