@@ -12,6 +12,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
 
 from pyro_aevb import AEVB, MCEM, VIMCO, DReG, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb.contract import check_data
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 LEARNERS = {
@@ -194,6 +195,12 @@ def test_bad_data_is_refused_before_training(learner, bad, error, message):
         LEARNERS[learner](vae, lambda: ADAM).step(bad, index=torch.arange(len(bad)))
     for name, value in vae.named_parameters():
         assert torch.equal(before[name], value)
+
+
+def test_finite_numbers_too_large_to_add_are_data():
+    check_data(torch.full((10, 3), 3e38), torch.ones(10, dtype=torch.bool), torch.full((10,), 2**62))
+    with pytest.raises(ValueError, match="got 2 NaN or infinite values in argument 0, the first in datapoint 1"):
+        check_data(torch.tensor([1.0, torch.inf, -torch.inf]))  # whose sum is NaN
 
 
 def test_one_grey_image_in_ten_thousand_is_found_before_the_first_step():
