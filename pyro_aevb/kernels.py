@@ -104,7 +104,7 @@ def _vendor() -> str:
 
 
 def send_to_onednn(graph_module: GraphModule) -> None:
-    """Replace large float32 products of matrices on the CPU in a traced graph by oneDNN's, a tanh after them included."""
+    """Replace large float32 products on the CPU in a traced graph by oneDNN's, a tanh after them included."""
     graph = graph_module.graph
     for node in list(graph.nodes):
         if node.op != "call_function" or not _replaceable(node):
