@@ -67,7 +67,7 @@ _library = torch.library.Library("pyro_aevb", "FRAGMENT")
 
 # -- oneDNN -----------------------------------------------------------------------------------------------------------
 
-SMALL_PRODUCT = 2_000_000  # multiplications; with fewer, oneDNN takes longer to begin than it saves
+SMALL_PRODUCT = 1_000_000  # multiplications; with fewer, oneDNN takes longer to begin than it saves
 
 # A name of our own around oneDNN's linear layer, since Inductor takes that one for a layer with constant weights.
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")

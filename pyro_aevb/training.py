@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ def train(
 ) -> History:
     """Train a VAE and write it into ``out``, with config.toml, history.csv, history.png and checkpoints/.
 
-    What can be wrong is found before training.  Ctrl-C saves what there is; SIGTERM does so too and ends the process.
+    history.csv grows with each evaluation.  What can be wrong is found before training.  Ctrl-C saves what there is;
+    SIGTERM does so too and ends the process.
 
     Args:
         config: what to train on what.
@@ -66,13 +68,14 @@ def train(
             _check_new(out)
             write_config(config, out)
     events = TensorBoard(out / "tensorboard") if tensorboard and first else None
+    table = functools.partial(_write_table, folder=out)
     try:
         history = fit(
             learner,
             data.train,
             data.validation,
             **fit_options(config),
-            callbacks=[] if events is None else [events],
+            callbacks=[table] if events is None else [table, events],
             checkpoint_dir=out / CHECKPOINTS,
             checkpoint_every=config.checkpoint_every,
             resume=resume,
@@ -131,12 +134,16 @@ def write_config(config: TrainingConfig, folder: Path) -> None:
 
 def write_history(history: History, folder: Path) -> None:
     """Write history.csv and history.png."""
+    _write_table(history, folder)
+    write_figure(history.plot(), folder / "history.png")
+
+
+def _write_table(history: History, folder: Path) -> None:
     table, text = history.table(), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
     writer.writerows(zip(*table.values(), strict=True))
     write_atomically(folder / "history.csv", text.getvalue().encode())
-    write_figure(history.plot(), folder / "history.png")
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -438,7 +438,7 @@ def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path)
     out = tmp_path / "run"
     options = [*SMALL, "--compile", "never", "--quiet"]
     process = start("pyro_aevb", "train", data, "--out", out, *options, "--samples", "1e9")
-    while not list(out.glob("checkpoints/checkpoint-*.safetensors")):
+    while not ((out / "history.csv").exists() and list(out.glob("checkpoints/checkpoint-*.safetensors"))):
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
     time.sleep(0.3)
@@ -447,7 +447,8 @@ def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path)
     assert process.returncode == code, err
     assert "Traceback" not in err
     load(out)  # the model is there
-    assert (out / "history.csv").exists() == (kind == signal.SIGINT)
+    assert len((out / "history.csv").read_text().splitlines()) > 1
+    assert (out / "history.png").exists() == (kind == signal.SIGINT)
     assert "--resume" in invoke("train", data, "--out", out, *options).stderr
     state = TrainingConfig.read(out / "config.toml")
     assert state.samples == 10**9

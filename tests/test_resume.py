@@ -18,6 +18,7 @@ from models import bernoulli_vae
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils._pytree import tree_leaves_with_path
 
 from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
 from pyro_aevb.checkpoint import Checkpoints
@@ -111,6 +112,20 @@ def test_buffers_and_dropout_resume_too(tmp_path):
     with pytest.raises(Crash):
         run("aevb", "tensor", tmp_path, crash_at=9, make=batch_norm_vae)
     assert_same(run("aevb", "tensor", tmp_path, resume=True, make=batch_norm_vae), expected)
+
+
+def test_every_part_of_the_last_checkpoint_is_that_of_a_run_without_a_stop(tmp_path):
+    run("aevb", "tensor", tmp_path / "whole")
+    with pytest.raises(Crash):
+        run("aevb", "tensor", tmp_path / "parts", crash_at=12)
+    run("aevb", "tensor", tmp_path / "parts", resume=True)
+    whole, parts = (Checkpoints(tmp_path / folder).newest() for folder in ("whole", "parts"))
+    del whole["history"], parts["history"]  # compared above, but for the clock
+    assert sum(calls for _, calls in whole["validation_calls"]) > 1
+    expected, found = tree_leaves_with_path(whole), tree_leaves_with_path(parts)
+    assert [path for path, _ in found] == [path for path, _ in expected]
+    for (path, a), (_, b) in zip(expected, found, strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
 
 
 def test_a_run_can_be_made_longer(tmp_path):
