@@ -17,8 +17,8 @@ import torch
 from models import bernoulli_vae
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 from torch.utils._pytree import tree_leaves_with_path
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
 from pyro_aevb.checkpoint import Checkpoints
