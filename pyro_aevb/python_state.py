@@ -12,6 +12,7 @@ import operator
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
 CLOSED = (Tensor, types.ModuleType, type, logging.Logger)  # a logger leads to every other logger of the process
+PACKAGE = str(Path(__file__).parent)  # and of this one
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 LARGEST_CONTAINER, MOST_SLOTS = 1000, 20_000
 
@@ -42,11 +44,12 @@ class PythonState:
 
     def __init__(self, callables: Iterable[Callable[..., Any]]) -> None:
         self.modules: list[nn.Module] = []
-        self._dicts: list[tuple[dict[Any, Any], Any]] = []
-        self._lists: list[tuple[Any, int]] = []
+        self._entries: list[tuple[dict[Any, Any], Any]] = []
         self._cells: list[types.CellType] = []
-        self._sizes: list[Any] = []
-        self._names: dict[str, list[str]] = {"dict": [], "list": [], "cell": [], "size": []}
+        self._sizes: list[dict[Any, Any]] = []
+        self._mappings: list[dict[Any, Any]] = []
+        self._sequences: list[Sequence[Any]] = []
+        self._names: dict[str, list[str]] = {"entry": [], "cell": [], "size": [], "mapping": [], "sequence": []}
         self._seen: dict[int, Any] = {}
         self._values: list[Any] = []
         self._key: tuple[Any, ...] = ()
@@ -66,18 +69,25 @@ class PythonState:
 
     def values(self) -> list[Any]:
         """Return the values themselves."""
-        return (
-            [mapping.get(key) for mapping, key in self._dicts]
-            + [sequence[i] if i < len(sequence) else None for sequence, i in self._lists]
-            + [_contents(cell) for cell in self._cells]
-            + [len(container) for container in self._sizes]
-        )
+        # Between two steps this runs with cold caches: a container as a whole is one piece of memory, each key another.
+        values = [mapping.get(key) for mapping, key in self._entries]
+        values += [_contents(cell) for cell in self._cells]
+        values += map(len, self._sizes)
+        for mapping in self._mappings:
+            values.append(len(mapping))
+            values.extend(mapping)
+            values.extend(mapping.values())
+        for sequence in self._sequences:
+            values.append(len(sequence))
+            values.extend(sequence)
+        return values
 
     def difference(self, key: tuple[Any, ...]) -> str:
         """Name the first value that isn't what it was in ``key``."""
-        names = [name for kind in ("dict", "list", "cell", "size") for name in self._names[kind]]
-        changed = [name for name, a, b in zip(names, self.key(), key, strict=True) if a != b]
-        return changed[0] if changed else ""
+        names = [name for kind in self._names.values() for name in kind]
+        now = self.key()
+        changed = [name for name, a, b in zip(names, now, key, strict=False) if a != b]
+        return changed[0] if changed else "what it reaches" if len(now) != len(key) else ""
 
     def buffers(self) -> list[Tensor]:
         """Return the buffers of all modules reached: the tensors a run may change in place."""
@@ -105,7 +115,7 @@ class PythonState:
             self._visit_object(value, name)
 
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
-        if _in_library(fn.__module__):
+        if _in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
             for cell in fn.__closure__ or ():  # a handler around somebody's model
                 self._visit(_contents(cell), name)
             return
@@ -117,42 +127,49 @@ class PythonState:
             self._visit(default, name)
         for variable in _names_in(fn.__code__):
             if variable in fn.__globals__ and not isinstance(fn.__globals__[variable], types.ModuleType | type):
-                self._dicts.append((fn.__globals__, variable))
-                self._names["dict"].append(variable)
-                self._visit(fn.__globals__[variable], variable)
+                self._visit_entry(fn.__globals__, variable, variable)
 
-    def _visit_dict(self, mapping: dict[Any, Any], template: str, keys: Iterable[Any] | None = None) -> None:
+    def _visit_entry(self, mapping: dict[Any, Any], key: Any, name: str) -> None:
+        self._entries.append((mapping, key))
+        self._names["entry"].append(name)
+        self._visit(mapping[key], name)
+
+    def _visit_dict(self, mapping: dict[Any, Any], template: str) -> None:
         if len(mapping) > LARGEST_CONTAINER:
             return
-        self._sizes.append(mapping)
-        self._names["size"].append(f"the number of {template.format('*')}")
-        for key, value in list(mapping.items()) if keys is None else [(key, mapping[key]) for key in keys]:
-            self._dicts.append((mapping, key))
-            self._names["dict"].append(template.format(key))
-            self._visit(value, template.format(key))
+        names, size = [template.format(key) for key in mapping], f"the number of {template.format('*')}"
+        self._mappings.append(mapping)
+        self._names["mapping"] += [size, *names, *names]
+        for name, value in zip(names, list(mapping.values()), strict=True):
+            self._visit(value, name)
 
-    def _visit_sequence(self, sequence: Any, name: str) -> None:
+    def _visit_sequence(self, sequence: Sequence[Any], name: str) -> None:
         if len(sequence) > LARGEST_CONTAINER:
             return
-        self._sizes.append(sequence)
-        self._names["size"].append(f"len({name})")
-        for i, value in enumerate(sequence):
-            self._lists.append((sequence, i))
-            self._names["list"].append(f"{name}[{i}]")
-            self._visit(value, f"{name}[{i}]")
+        names = [f"{name}[{i}]" for i in range(len(sequence))]
+        if not isinstance(sequence, tuple):
+            self._sequences.append(sequence)
+            self._names["sequence"] += [f"len({name})", *names]
+        for element_name, value in zip(names, sequence, strict=True):
+            self._visit(value, element_name)
 
     def _visit_object(self, value: Any, name: str) -> None:
-        keys = None
-        if isinstance(value, nn.Module):
-            self.modules.append(value)
-            keys = [k for k in value.__dict__ if k[0] != "_" or k in MODULE_SLOTS]
         for cls in type(value).__mro__:
-            if not _in_library(cls.__module__):
+            if not _in_library(cls.__module__) and not cls.__module__.startswith("pyro_aevb."):
                 for attribute in list(vars(cls).values()):
                     function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
                     if isinstance(function, types.FunctionType):
                         self._visit(function, f"{cls.__name__}.{function.__name__}")
-        self._visit_dict(value.__dict__, name + ".{}", keys)
+        if not isinstance(value, nn.Module):
+            return self._visit_dict(value.__dict__, name + ".{}")
+        self.modules.append(value)
+        self._sizes.append(value.__dict__)
+        self._names["size"].append(f"the number of {name}.*")
+        for key in list(value.__dict__):
+            if key in MODULE_SLOTS:  # each stays the same dict
+                self._visit(value.__dict__[key], f"{name}.{key}")
+            elif key[0] != "_":
+                self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
 
 @contextmanager
