@@ -131,7 +131,7 @@ def send_to_onednn(graph_module: GraphModule) -> None:
 def _replaceable(node: Node) -> bool:
     if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
         return False
-    values = [a.meta.get("val") for a in node.args if isinstance(a, Node)]
+    values: list[Any] = [a.meta.get("val") for a in node.args if isinstance(a, Node)]
     if any(v is None or v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
         return False
     *bias, a, b = values
