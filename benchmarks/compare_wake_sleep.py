@@ -192,7 +192,12 @@ def start_worker(slots: Any, lock: Any, threads: int, stop: Any) -> None:
 
 def run_in_worker(run: Callable[..., dict[str, Any]], task: Any) -> dict[str, Any] | None:
     """Run a task in a worker process; ``None`` where ctrl-C came before it began."""
-    return None if stopped.is_set() else run(task, position=position)
+    if stopped.is_set():
+        return None
+    result = run(task, position=position)
+    if result["interrupted"]:
+        stopped.set()  # before this worker gets its next task, which may be sooner than the main process looks
+    return result
 
 
 class Ending(NamedTuple):
