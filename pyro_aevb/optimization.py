@@ -18,6 +18,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints, transform_to
 
+from pyro_aevb.fused_adam import FusedAdam
+
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 AnyOptimizer = PyroOptim | torch.optim.Optimizer | OptimizerFactory
 
@@ -108,6 +110,7 @@ class Optimizer:
         self._pyro: Any = optimizer if isinstance(optimizer, PyroOptim) else None
         self._torch: Any = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
         self._factory: Any = None if self._pyro or self._torch else optimizer
+        self._adam: FusedAdam | None = None
         self._names: list[str] = []
 
     @property
@@ -142,8 +145,11 @@ class Optimizer:
         self.prepare(parameters)
         if self._pyro is not None:
             self._pyro([p.unconstrained for p in parameters.values()])
+        elif self._adam is not None and self._adam.step():
+            return
         elif self._torch is not None:  # there may be nothing to update: a guide whose parameters are all the model's
             self._torch.step()
+            self._adam = FusedAdam.over(self._torch)
 
     def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         """Return a copy of the optimizer's state, plain tensors and numbers."""
