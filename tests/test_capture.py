@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -460,6 +461,71 @@ def test_a_value_that_changes_at_each_call_is_named(caplog):
             return pair.model(x)
 
     assert "each call changes count[0]" in eager_after(model, pair.guide, x, caplog)
+
+
+CHANGES = {
+    "power": lambda m: m.set_power(3),
+    "GLOBAL_FACTOR": lambda m: m.patch("GLOBAL_FACTOR", 2.0),
+    "numbers[1]": lambda m: m.numbers.__setitem__(1, 5),
+    "len(numbers)": lambda m: m.numbers.append(0),
+    "table['a']": lambda m: m.table.update(a=5),
+    "table['a'] renamed": lambda m: m.table.update(b=m.table.pop("a")),
+    "the number of table['*']": lambda m: m.table.update(c=1),
+    "settings.beta": lambda m: setattr(m.settings, "beta", 2.0),
+    "net.temperature": lambda m: setattr(m.net, "temperature", 2.0),
+    "the number of net.*": lambda m: setattr(m.net, "another", 1.0),
+    "net.training": lambda m: m.net.eval(),
+    "net._modules['0']": lambda m: m.net.__setitem__(0, nn.Linear(2, 2)),
+    "net._modules['0']._parameters['weight']": lambda m: setattr(m.net[0], "weight", nn.Parameter(torch.zeros(2, 2))),
+    "the number of net._modules['0']._forward_hooks['*']": lambda m: m.net[0].register_forward_hook(print),
+}
+GLOBAL_FACTOR = 1.0
+
+
+def in_a_librarys_closure(model):
+    def run(x):
+        return model(x)
+
+    run.__module__ = "pyro.poutine"
+    return run
+
+
+WRAPPERS = {
+    "as it is": lambda model: model,
+    "in a handler": lambda model: poutine.scale(model, 0.5),
+    "in a closure": in_a_librarys_closure,
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("what", CHANGES)
+def test_each_kind_of_change_is_part_of_the_signature_and_has_a_name(what, wrapper, monkeypatch):
+    power, numbers, table, settings = 2, [1, 2], {"a": 1}, SimpleNamespace(beta=1.0)
+    net = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    net.temperature = 1.0
+
+    def model(x):
+        return GLOBAL_FACTOR * net(x) ** power * numbers[1] * table["a"] * settings.beta
+
+    def set_power(value):
+        nonlocal power
+        power = value
+
+    state = PythonState([WRAPPERS[wrapper](model)])
+    before, kept = state.key(), state.values()  # which live as long as the key
+    assert state.key() == before
+    CHANGES[what](
+        SimpleNamespace(
+            numbers=numbers,
+            table=table,
+            settings=settings,
+            net=net,
+            set_power=set_power,
+            patch=lambda name, value: monkeypatch.setitem(globals(), name, value),
+        )
+    )
+    assert len(kept) == len(before)
+    assert state.difference(before) == what.removesuffix(" renamed")
 
 
 def test_what_a_model_logs_with_is_not_part_of_the_signature():
