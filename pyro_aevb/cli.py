@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import pyro
 import typer
+from torch import Tensor
 
 from pyro_aevb.annealing import AIS
 from pyro_aevb.array_files import READABLE, check_output, write_array
@@ -79,6 +80,15 @@ def main(
     ] = False,
 ) -> None:
     """Auto-Encoding Variational Bayes: train a VAE on your data, measure it, use it."""
+
+
+def run_and_rows(
+    model: Path, device: str, data: str, part: str, limit: int | None, **changes: str | None
+) -> tuple[TrainedRun, Tensor]:
+    """Return a trained run, and datapoints prepared as in its training but for ``changes``."""
+    one_of("--part", part, PARTS)
+    run = TrainedRun(model, device)
+    return run, run.rows(data, part, limit, given(changes))
 
 
 @app.command("train", short_help="Train a VAE and write it to a folder.")
@@ -155,9 +165,7 @@ def evaluate_command(
       pyro-aevb evaluate run digits --method ais --temperatures 200 --limit 100 --json
     """
     one_of("--method", method, METHODS)
-    one_of("--part", part, PARTS)
-    run = TrainedRun(model, device)
-    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pair = run.vae.model, run.vae.guide
     bound = elbo(*pair, x, seed=seed).mean()
     evidence = log_marginal_likelihood(
@@ -193,9 +201,7 @@ def encode_command(
       pyro-aevb encode run new.csv --out codes.csv
     """
     check_output(out, READABLE)
-    one_of("--part", part, PARTS)
-    run = TrainedRun(model, device)
-    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pyro.set_rng_seed(seed)
     codes = run.encode(x)
     write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
@@ -260,9 +266,7 @@ def reconstruct_command(
     check_output(out, (*READABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
         limit = 50
-    one_of("--part", part, PARTS)
-    run = TrainedRun(model, device)
-    x = run.rows(data, part, limit, given({"key": key, "pixels": pixels}))
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     pyro.set_rng_seed(seed)
     means = run.reconstruct(x)

@@ -61,9 +61,8 @@ class Learner(ABC):
             grey levels at each visit).
     """
 
-    _draws_inside = (
-        False  # a learner that runs model and guide once a step draws on the fast path, with everything else
-    )
+    # Whether `draw` belongs to what is captured: so it can be where a step runs model and guide once.
+    _draws_inside = False
 
     def __init__(
         self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None, compile: Compile
@@ -254,7 +253,7 @@ class Learner(ABC):
             buffer.copy_(value)
 
     def _buffers(self) -> list[Tensor]:
-        return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
+        return PythonState(self._watched).buffers()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a :meth:`state_dict`; a learner that has not run yet takes it in on its first step.

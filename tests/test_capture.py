@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyro
@@ -21,6 +22,7 @@ from torch import nn
 from torch.distributions import constraints
 from torch.utils._pytree import tree_leaves
 
+import pyro_aevb
 from pyro_aevb import (
     AEVB,
     IWAE,
@@ -526,6 +528,16 @@ def test_each_kind_of_change_is_part_of_the_signature_and_has_a_name(what, wrapp
     )
     assert len(kept) == len(before)
     assert state.difference(before) == what.removesuffix(" renamed")
+
+
+def test_a_neighbour_with_a_name_like_the_package_is_watched():
+    code = compile("def model(x):\n    return x * beta\n", f"{Path(pyro_aevb.__file__).parent}_models.py", "exec")
+    scope = {"__name__": "pyro_aevb_models", "beta": 1.0}
+    exec(code, scope)
+    state = PythonState([scope["model"]])
+    before = state.key()
+    scope["beta"] = 2.0
+    assert state.difference(before) == "beta"
 
 
 def test_what_a_model_logs_with_is_not_part_of_the_signature():
