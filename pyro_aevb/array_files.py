@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pyro_aevb.files import write_atomically
+from pyro_aevb.files.atomic import write_atomically
 
 READABLE = (".npy", ".npz", ".csv")
 IMAGES = (".png", ".jpg", ".jpeg")

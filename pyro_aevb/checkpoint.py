@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from pyro_aevb.files import write_atomically
-from pyro_aevb.state_file import pack, unpack
+from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.safetensors_state import pack, unpack
 
 FORMAT = 1
 SUFFIX = ".safetensors"

@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from pyro_aevb.files import write_atomically
+from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.history import ERROR, History
 from pyro_aevb.vae import VAE
 

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pyro_aevb.descriptions import DTYPES, UnknownPartError, describe, restore
-from pyro_aevb.files import write_atomically
+from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.networks import layers_of
 from pyro_aevb.posteriors import Posterior
 from pyro_aevb.priors import GivenPrior, Prior

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, WakeSleep, elbo, fit
 from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.data_parallel import Ranks
-from pyro_aevb.state_file import pack, unpack
+from pyro_aevb.files.safetensors_state import pack, unpack
 
 N = 100
 SGD = functools.partial(torch.optim.SGD, lr=1e-4)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
 from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.datasets import Binarized
-from pyro_aevb.state_file import pack, unpack
+from pyro_aevb.files.safetensors_state import pack, unpack
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 

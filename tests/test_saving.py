@@ -21,7 +21,7 @@ import pyro_aevb
 from pyro_aevb import VAE, load, log_density, reparameterization, save
 from pyro_aevb.columns import Columns
 from pyro_aevb.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
-from pyro_aevb.files import write_atomically
+from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.likelihoods import (
     LIKELIHOODS,
     Bernoulli,

@@ -1,0 +1,6 @@
+"""Files that are there whole or not at all, and nested states as safetensors."""
+
+from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.safetensors_state import pack, unpack
+
+__all__ = ["pack", "unpack", "write_atomically"]
