@@ -21,9 +21,9 @@ import torch
 
 from pyro_aevb import AEVB, SGVB, VAE, elbo, fit, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
+from pyro_aevb.distributions.stable import Logistic
 from pyro_aevb.likelihoods import DiscretizedLogisticMixture
 from pyro_aevb.priors import Factorised, MixturePrior
-from pyro_aevb.reparameterization import Logistic
 
 BINARY = {
     "the paper's": {},

@@ -6,6 +6,8 @@ Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two P
 from pyro_aevb.aevb import AEVB, AEVBInfo
 from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.contract import NonFiniteLossError
+from pyro_aevb.distributions.families import FAMILIES
+from pyro_aevb.distributions.from_cdf import FromCDF
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
 from pyro_aevb.evidence import Evidence
 from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
@@ -19,7 +21,6 @@ from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.objective import Objective, Terms
 from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature
-from pyro_aevb.reparameterization import FAMILIES, FromCDF
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.saving import load, save
 from pyro_aevb.score_function import VIMCO, ScoreFunction

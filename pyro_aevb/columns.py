@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 
+from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.likelihoods import Likelihood
-
-_ONE = torch.Size()
 
 
 class Columns:
@@ -43,67 +38,3 @@ class Columns:
         """Return p(x|z) for outputs (..., num_outputs)."""
         parts = outputs.split(self._sizes, -1)
         return ColumnsDistribution([f(part) for f, part in zip(self.likelihoods.values(), parts, strict=True)])
-
-
-class ColumnsDistribution(TorchDistribution):
-    """Independent columns, each a distribution with event shape (1,); what ``observed`` leaves out doesn't count.
-
-    Args:
-        columns: D distributions of one batch shape.
-        observed: (..., D), which entries are there; ``None`` for all.
-    """
-
-    arg_constraints = {}  # noqa: RUF012  # torch's own style
-
-    def __init__(
-        self, columns: Sequence[TorchDistribution], observed: Tensor | None = None, validate_args: bool | None = None
-    ) -> None:
-        self.columns, self.observed = list(columns), observed
-        super().__init__(columns[0].batch_shape, torch.Size([len(columns)]), validate_args=validate_args)
-
-    has_rsample = False
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Each column's own, of what is observed."""
-        return _ColumnsSupport([column.support for column in self.columns], self.observed)  # type: ignore[misc]
-
-    def expand(self, batch_shape: Any, _instance: object = None) -> ColumnsDistribution:
-        """Return the distribution with a larger batch shape."""
-        observed = self.observed if self.observed is None else self.observed.expand(*batch_shape, len(self.columns))
-        return ColumnsDistribution([c.expand(batch_shape) for c in self.columns], observed, self._validate_args)
-
-    def where(self, observed: Tensor) -> ColumnsDistribution:
-        """Return the distribution of the entries that are observed, (..., D)."""
-        return ColumnsDistribution(self.columns, observed, self._validate_args)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return the sum over observed columns."""
-        terms = torch.stack([c.log_prob(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
-        return (terms if self.observed is None else torch.where(self.observed, terms, 0.0)).sum(-1)
-
-    def sample(self, sample_shape: torch.Size = _ONE) -> Tensor:  # type: ignore[override]
-        """Draw all columns, observed or not."""
-        draws = [column.sample(sample_shape) for column in self.columns]
-        kind = next((d.dtype for d in draws if d.is_floating_point()), torch.get_default_dtype())
-        return torch.cat([draw.to(kind) for draw in draws], -1)
-
-    @property
-    def mean(self) -> Tensor:
-        """Each column's mean."""
-        return torch.cat([column.mean for column in self.columns], -1)
-
-
-class _ColumnsSupport(constraints.Constraint):
-    event_dim = 1
-
-    def __init__(self, columns: Sequence[constraints.Constraint], observed: Tensor | None) -> None:
-        self.columns, self.observed = list(columns), observed
-        self.is_discrete = any(column.is_discrete for column in columns)
-
-    def check(self, value: Tensor) -> Tensor:
-        inside = torch.stack([c.check(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
-        return (inside if self.observed is None else inside | ~self.observed).all(-1)
-
-    def __repr__(self) -> str:
-        return f"Columns({', '.join(map(repr, self.columns))})"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_aevb.discretized_logistic import DiscretizedLogistic
+from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
 
 SMALLEST = 1e-4  # what is added to a softplus that must not vanish
 

@@ -19,8 +19,8 @@ from pyro.distributions.transforms.planar import ConditionedPlanar
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
-from pyro_aevb import reparameterization
-from pyro_aevb.autoregressive import AffineAutoregressive
+from pyro_aevb.distributions import families as reparameterization
+from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
 
 SMALLEST = 1e-4  # what is added to a softplus that must not vanish
 

@@ -16,8 +16,8 @@ import torch
 from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 
-from pyro_aevb import reparameterization
-from pyro_aevb.autoregressive import AffineAutoregressive
+from pyro_aevb.distributions import families as reparameterization
+from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
 
 Posterior = Callable[[Tensor], dist.TorchDistribution]
 
@@ -40,7 +40,7 @@ class Factorised(Prior):
     """Independent latents, all with one distribution; of a multivariate family, such as Dirichlet's, one for them all.
 
     Args:
-        family: a class of Pyro distributions, out of :data:`pyro_aevb.reparameterization.FAMILIES` for example.
+        family: a class of Pyro distributions, out of :data:`pyro_aevb.distributions.families.FAMILIES` for example.
         parameters: its parameters, numbers.
 
     >>> prior = Factorised(dist.Gamma, concentration=2.0, rate=1.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_aevb.columns import ColumnsDistribution
+from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.likelihoods import LIKELIHOODS, Likelihood
 from pyro_aevb.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, layers_of, mlp
 from pyro_aevb.posteriors import POSTERIORS, FreeForm, Posterior

@@ -10,7 +10,7 @@ from pyro import poutine
 from statistics_tools import assert_mean
 
 from pyro_aevb import AEVB, MCEM, VAE, DReG, ReweightedWakeSleep, WakeSleep, log_density
-from pyro_aevb.discretized_logistic import DiscretizedLogistic
+from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_aevb.likelihoods import LIKELIHOODS, Categorical, CustomLikelihood, DiscretizedLogisticMixture
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)

@@ -18,7 +18,8 @@ import torch
 from pyro.distributions import constraints
 from statistics_tools import SIGMAS, assert_mean
 
-from pyro_aevb.reparameterization import FAMILIES, FromCDF
+from pyro_aevb.distributions.families import FAMILIES
+from pyro_aevb.distributions.from_cdf import FromCDF
 
 KS_FAILURE_RATE = 1e-6
 W = torch.tensor([1.0, -0.5]).double()  # a direction in the plane

@@ -18,9 +18,10 @@ from test_swaps import FITTING, D, J, N, data, make
 from torch import nn
 
 import pyro_aevb
-from pyro_aevb import VAE, load, log_density, reparameterization, save
+from pyro_aevb import VAE, load, log_density, save
 from pyro_aevb.columns import Columns
 from pyro_aevb.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
+from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.likelihoods import (
     LIKELIHOODS,
