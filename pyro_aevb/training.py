@@ -13,9 +13,9 @@ from typing import Any
 import pyro
 import torch
 
-from pyro_aevb.array_files import check_folder
 from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.data_parallel import Ranks
+from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.fit import fit
 from pyro_aevb.history import History

@@ -22,7 +22,7 @@ from pyro.infer.elbo import ELBO
 
 from pyro_aevb.aevb import AEVB
 from pyro_aevb.capture import Compile
-from pyro_aevb.datasets import PIXELS
+from pyro_aevb.datasets.pixels import PIXELS
 from pyro_aevb.iwae import IWAE, DReG
 from pyro_aevb.kernels import PRECISIONS
 from pyro_aevb.learner import Learner

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_aevb.array_files import read_array, write_array
+from pyro_aevb.datasets.array_files import read_array, write_array
 
 ARRAY = np.array([[0.1, -2.0, 3e10], [1.0, 5e-8, 7.0]], dtype=np.float32)
 

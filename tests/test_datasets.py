@@ -11,8 +11,8 @@ import pooch
 import pytest
 import torch
 
-from pyro_aevb import datasets
 from pyro_aevb.datasets import Binarized, cache_folder, load_dataset
+from pyro_aevb.datasets import image_datasets as datasets
 
 SHARED = Path(os.environ.get("PYRO_AEVB_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs = {

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pyro_aevb import datasets
+from pyro_aevb.datasets import download
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ GOOD = "sha256:" + hashlib.sha256(b"pixels" * 1000).hexdigest()
 
 def test_a_file_is_fetched_once(server, tmp_path, capfd):
     path = tmp_path / "cache" / "file.bin"
-    assert datasets._file(path, [server], [GOOD]).read_bytes() == b"pixels" * 1000
+    assert download.fetched_file(path, [server], [GOOD]).read_bytes() == b"pixels" * 1000
     assert "100%" in capfd.readouterr().err  # the progress bar
-    assert datasets._file(path, ["http://127.0.0.1:9/nothing"], [GOOD]) == path
+    assert download.fetched_file(path, ["http://127.0.0.1:9/nothing"], [GOOD]) == path
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
 
 
 def test_a_download_with_another_checksum_leaves_nothing(server, tmp_path):
     path = tmp_path / "cache" / "file.bin"
     with pytest.raises(ConnectionError, match="hash of downloaded file"):
-        datasets._file(path, [server], ["sha256:" + "0" * 64])
+        download.fetched_file(path, [server], ["sha256:" + "0" * 64])
     assert not list(path.parent.iterdir())
 
 
 def test_the_next_mirror_is_tried(server, tmp_path):
     path = tmp_path / "cache" / "file.bin"
-    assert datasets._file(path, [server + ".gone", server], [GOOD]).exists()
+    assert download.fetched_file(path, [server + ".gone", server], [GOOD]).exists()

@@ -18,19 +18,17 @@ import ast
 import functools
 import gzip
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import MNIST, FashionMNIST
 
-PIXELS = ("grey", "threshold", "static", "dynamic")
+from pyro_aevb.datasets.download import cache_folder, fetched_file, set_aside
+from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
+
 FREY_URL = "https://github.com/jmtomczak/vae_vampprior/raw/master/datasets/Freyfaces/freyfaces.pkl"
 FREY_SHA256 = "3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a"
 AMAT_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
@@ -46,34 +44,6 @@ DEBIAN_FASHION_MD5 = {
     "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
     "t10k-images-idx3-ubyte.gz": "f78720b4224f21cce2f2ccf2d7a94c9a",
 }
-
-
-class Binarized:
-    """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
-
-    >>> _ = torch.manual_seed(0)
-    >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
-    >>> data[torch.tensor([0, 0])][:, :2].tolist()
-    [[0.0, 1.0], [0.0, 1.0]]
-    """
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.draw(self.rows(index))
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return the grey pixels (M, D) that :meth:`draw` starts from."""
-        return self.images.index_select(0, index)
-
-    @staticmethod
-    def draw(rows: Tensor) -> Tensor:
-        """Return pixels drawn from Bernoulli(row)."""
-        return (torch.rand_like(rows) < rows).to(rows.dtype)  # a quarter of torch.bernoulli's time
 
 
 class ImageData(NamedTuple):
@@ -132,31 +102,23 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
     )
 
 
-def draw_pixels(images: Tensor, pixels: str, generator: torch.Generator) -> Tensor:
-    """Return images with pixels in [0, 1] as ``pixels`` says, those of ``"dynamic"`` drawn once."""
-    if pixels == "grey":
-        return images
-    if pixels == "threshold":
-        return (images > 0.5).float()
-    return torch.bernoulli(images, generator=generator)
-
-
-def cache_folder(root: str | Path | None = None) -> Path:
-    """Return the folder that data files live in: ``root``, ``$PYRO_AEVB_DATA``, or the user's cache folder."""
-    return Path(root or os.environ.get("PYRO_AEVB_DATA") or pooch.os_cache("pyro_aevb"))
-
-
 def _digits(folder: Path, seed: int) -> _Images:
+    from sklearn.datasets import load_digits  # here, since it takes a second to import
+
     images = torch.as_tensor(load_digits().data / 16.0, dtype=torch.float32)
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
     return _Images(images[:1437], images[1437:], None, (8, 8))
 
 
 def _mnist(folder: Path, seed: int) -> _Images:
+    from torchvision.datasets import MNIST  # here, since it takes a second to import
+
     return _idx_images(folder / "MNIST" / "raw", MNIST.mirrors, [dict(MNIST.resources)])
 
 
 def _fashion_mnist(folder: Path, seed: int) -> _Images:
+    from torchvision.datasets import FashionMNIST
+
     md5 = [dict(FashionMNIST.resources), DEBIAN_FASHION_MD5]
     return _idx_images(folder / "FashionMNIST" / "raw", FashionMNIST.mirrors, md5)
 
@@ -165,14 +127,14 @@ def _idx_images(folder: Path, mirrors: list[str], md5: list[dict[str, str]]) -> 
     parts = []
     for file in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
         known = [f"md5:{known[file]}" for known in md5]
-        raw = gzip.decompress(_file(folder / file, [m + file for m in mirrors], known).read_bytes())
+        raw = gzip.decompress(fetched_file(folder / file, [m + file for m in mirrors], known).read_bytes())
         size = np.frombuffer(raw, ">u4", count=4)[1:]  # magic number, images, rows, columns
         parts.append(_to_unit(np.frombuffer(raw, np.uint8, offset=16).reshape(size[0], -1)))
     return _Images(parts[0], parts[1], None, (28, 28))
 
 
 def _frey_face(folder: Path, seed: int) -> _Images:
-    raw = _file(folder / "frey_face" / "freyfaces.pkl", [FREY_URL], [f"sha256:{FREY_SHA256}"]).read_bytes()
+    raw = fetched_file(folder / "frey_face" / "freyfaces.pkl", [FREY_URL], [f"sha256:{FREY_SHA256}"]).read_bytes()
     # The file is a numpy pickle in the text protocol: its longest line is S'...', the pixels as an escaped string.
     # It is read as that and not unpickled, so nothing in it is executed.
     pixels = ast.literal_eval("b" + max(raw.split(b"\n"), key=len)[1:].decode("latin1").rstrip())
@@ -186,7 +148,9 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
     path = folder / "binarized_mnist" / "binarized_mnist_packed.npz"
     if not path.exists():
         texts = {
-            split: _file(path.parent / f"binarized_mnist_{split}.amat", [f"{AMAT_URL}binarized_mnist_{split}.amat"], [])
+            split: fetched_file(
+                path.parent / f"binarized_mnist_{split}.amat", [f"{AMAT_URL}binarized_mnist_{split}.amat"], []
+            )
             for split in AMAT_BITS_SHA256
         }
         packed = {split: _packed(split, text) for split, text in texts.items()}
@@ -197,7 +161,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
         with path.open("rb") as file, np.load(file) as arrays:
             packed = {split: arrays[split] for split in AMAT_BITS_SHA256}
     except Exception as error:
-        raise _set_aside(path, f"it can't be read ({error})") from error
+        raise set_aside(path, f"it can't be read ({error})") from error
     parts = {}
     for split, bits in packed.items():
         _check_bits(split, bits, path)
@@ -210,60 +174,18 @@ def _packed(split: str, text: Path) -> np.ndarray:
     try:
         bits = np.packbits(np.loadtxt(text, dtype=np.uint8), axis=1)
     except ValueError as error:
-        raise _set_aside(text, f"it can't be read ({error})") from error
+        raise set_aside(text, f"it can't be read ({error})") from error
     _check_bits(split, bits, text)
     return bits
 
 
 def _check_bits(split: str, bits: np.ndarray, path: Path) -> None:
     if hashlib.sha256(bits.tobytes()).hexdigest() != AMAT_BITS_SHA256[split]:
-        raise _set_aside(path, f"its {split} images have another checksum than Larochelle's")
+        raise set_aside(path, f"its {split} images have another checksum than Larochelle's")
 
 
 def _to_unit(pixels: np.ndarray) -> Tensor:
     return torch.as_tensor(pixels.astype(np.float32) / 255.0)
-
-
-def _file(path: Path, urls: list[str], known_hashes: list[str]) -> Path:
-    """Return ``path``, downloaded where missing; set it aside and raise where its checksum is none of the known."""
-    if not path.exists():
-        errors = []
-        for url in urls:
-            try:
-                _download(url, path, known_hashes)
-                break
-            except Exception as error:
-                errors.append(f"{url}: {error}")
-        else:
-            raise ConnectionError(
-                f"expected {path}, which isn't there and can't be downloaded; put the file there by hand, or name "
-                "another folder with PYRO_AEVB_DATA. Tried " + "; ".join(errors)
-            )
-    if known_hashes and not any(_matches(path, known) for known in known_hashes):
-        raise _set_aside(path, f"its checksum is none of {known_hashes}")
-    return path
-
-
-def _download(url: str, path: Path, known_hashes: list[str]) -> None:
-    """Fetch ``url`` with a progress bar; the file gets its name when it is whole and checked."""
-    known = known_hashes[0] if known_hashes else None
-    pooch.retrieve(url, known_hash=known, fname=path.name, path=path.parent, progressbar=True)
-
-
-def _matches(path: Path, known: str) -> bool:
-    algorithm, digest = known.split(":")
-    return pooch.file_hash(str(path), alg=algorithm) == digest
-
-
-def _set_aside(path: Path, reason: str) -> ValueError:
-    """Rename a bad file to NAME.corrupt where that is possible; return the error to raise."""
-    aside = path.with_name(path.name + ".corrupt")
-    try:
-        path.replace(aside)
-        done = f"it was renamed to {aside.name}; run again to download it anew"
-    except OSError:
-        done = "it is in a folder that can't be written: remove it, or name another folder with PYRO_AEVB_DATA"
-    return ValueError(f"expected a whole data file, got a corrupt or half-downloaded one: {path}, {reason}; {done}")
 
 
 DATASETS: dict[str, Callable[[Path, int], _Images]] = {

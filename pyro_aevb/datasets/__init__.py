@@ -1,0 +1,20 @@
+"""Data sets and array files as tensors of datapoints, one row each."""
+
+from pyro_aevb.datasets.array_files import check_folder, check_output, read_array, write_array
+from pyro_aevb.datasets.download import cache_folder
+from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset
+from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
+
+__all__ = [
+    "DATASETS",
+    "PIXELS",
+    "Binarized",
+    "ImageData",
+    "cache_folder",
+    "check_folder",
+    "check_output",
+    "draw_pixels",
+    "load_dataset",
+    "read_array",
+    "write_array",
+]

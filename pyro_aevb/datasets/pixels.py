@@ -1,0 +1,45 @@
+"""Grey pixels as ones and zeros: by a threshold, drawn once, or drawn anew at each visit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+PIXELS = ("grey", "threshold", "static", "dynamic")
+
+
+class Binarized:
+    """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
+
+    >>> _ = torch.manual_seed(0)
+    >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
+    >>> data[torch.tensor([0, 0])][:, :2].tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self.draw(self.rows(index))
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return the grey pixels (M, D) that :meth:`draw` starts from."""
+        return self.images.index_select(0, index)
+
+    @staticmethod
+    def draw(rows: Tensor) -> Tensor:
+        """Return pixels drawn from Bernoulli(row)."""
+        return (torch.rand_like(rows) < rows).to(rows.dtype)  # a quarter of torch.bernoulli's time
+
+
+def draw_pixels(images: Tensor, pixels: str, generator: torch.Generator) -> Tensor:
+    """Return images with pixels in [0, 1] as ``pixels`` says, those of ``"dynamic"`` drawn once."""
+    if pixels == "grey":
+        return images
+    if pixels == "threshold":
+        return (images > 0.5).float()
+    return torch.bernoulli(images, generator=generator)
