@@ -47,8 +47,8 @@ from tqdm import tqdm
 import pyro_aevb
 from pyro_aevb import AEVB, IWAE, hmc
 from pyro_aevb.capture import Capture
+from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.datasets import Binarized
-from pyro_aevb.kernels import onednn_is_faster
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.log_density import capture_log_density, log_density
 

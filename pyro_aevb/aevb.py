@@ -10,7 +10,7 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.objective import Objective, Terms
@@ -48,7 +48,7 @@ class AEVB(Learner):
         objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.iwae.IWAE`.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_aevb import hmc
 from pyro_aevb.ais import Path
-from pyro_aevb.capture import Capture, Compile
+from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import ParameterRecorder
@@ -32,7 +32,7 @@ class AnnealedPath:
         args: a minibatch, to see what the latents are.
         start: where the path starts.
         vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
         expected_calls: how many gradients to expect.
         expected_joints: how many calls of :meth:`log_joint`.
     """

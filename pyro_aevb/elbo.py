@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
 from pyro_aevb.log_density import LogDensity, PyroCallable, capture_log_density
 
 
@@ -60,7 +60,7 @@ def elbo(
         batch_size: datapoints a pass; bounds memory and changes nothing but which draw falls on whom.
         seed: a seed for the draws; the global generators are then left as they were.
         vectorize: see :func:`~pyro_aevb.log_density.log_density`.
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`; ``"auto"`` takes it from 500 passes on.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`; ``"auto"`` takes it from 500 passes on.
 
     Raises:
         ValueError: for empty data, sizes below 1, and a pair that breaks the contract.

@@ -14,7 +14,7 @@ import torch
 from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
 from pyro_aevb.elbo import Estimate, MeanEstimate
 from pyro_aevb.log_density import PyroCallable
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.capture.precision import Precision
 from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.data_parallel import Ranks
 from pyro_aevb.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.history import History
-from pyro_aevb.kernels import Precision
 from pyro_aevb.learner import StepInfo
 from pyro_aevb.minibatches import Passes, Permutations, minibatches
 from pyro_aevb.optimization import Optimizer

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_aevb.capture import Capture, Compile
+from pyro_aevb.capture.capture import Capture, Compile
+from pyro_aevb.capture.guards import PythonState, evaluating
+from pyro_aevb.capture.precision import Precision
 from pyro_aevb.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
 from pyro_aevb.data_parallel import Share
-from pyro_aevb.kernels import Precision
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import Optimizer, Parameter, ParameterRecorder, log_prior, zero_grad
-from pyro_aevb.python_state import PythonState, evaluating
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -107,7 +107,7 @@ class Learner(ABC):
         """Choose how steps are computed; what is ``None`` stays as it is.
 
         Args:
-            compile: as for :class:`~pyro_aevb.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
+            compile: as for :class:`~pyro_aevb.capture.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
             precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
             expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
         """

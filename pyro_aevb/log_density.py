@@ -21,8 +21,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_aevb.capture import Capture, Compile
-from pyro_aevb.kernels import Precision
+from pyro_aevb.capture.capture import Capture, Compile
+from pyro_aevb.capture.precision import Precision
 from pyro_aevb.optimization import ParameterRecorder
 
 PyroCallable = Callable[..., Any]

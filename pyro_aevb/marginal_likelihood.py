@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb.annealing import AIS, BDMC
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
 from pyro_aevb.contract import check_data, check_pair
 from pyro_aevb.elbo import seeded
 from pyro_aevb.evidence import SAFE_PARETO_K, Evaluate, Evidence, Problem, concatenate
@@ -82,7 +82,7 @@ def log_marginal_likelihood(
         batch_size: datapoints at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.
         vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
         progress: show a progress bar on what takes longer than a second.
 
     Raises:

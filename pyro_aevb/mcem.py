@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb import hmc
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.capture.guards import evaluating
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
-from pyro_aevb.python_state import evaluating
 
 
 class MCEMInfo(NamedTuple):
@@ -45,7 +45,7 @@ class MCEM(Learner):
         num_updates: updates of theta a visit; the paper's 5.
         target_acceptance: what the step size is adapted to; the paper's 90%.
         step_size: the largest leapfrog step to begin with.
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

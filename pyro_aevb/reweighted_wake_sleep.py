@@ -9,13 +9,13 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.capture.guards import evaluating
 from pyro_aevb.iwae import log_mean_exp
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable, pair_depth
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
 from pyro_aevb.particles import draw
-from pyro_aevb.python_state import evaluating
 from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
 
 
@@ -55,7 +55,7 @@ class ReweightedWakeSleep(Learner):
         theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
         dream_arguments: as for :class:`~pyro_aevb.wake_sleep.WakeSleep`.
         vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

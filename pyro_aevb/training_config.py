@@ -21,10 +21,10 @@ import torch
 from pyro.infer.elbo import ELBO
 
 from pyro_aevb.aevb import AEVB
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets.pixels import PIXELS
 from pyro_aevb.iwae import IWAE, DReG
-from pyro_aevb.kernels import PRECISIONS
 from pyro_aevb.learner import Learner
 from pyro_aevb.likelihoods import LIKELIHOODS
 from pyro_aevb.mcem import MCEM

@@ -12,7 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_aevb.capture import Compile
+from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.log_density import PyroCallable, latent_sites
 from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
@@ -49,7 +49,7 @@ class WakeSleep(Learner):
         theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
         dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
             argument that a site observes is replaced by the dream, and the others are kept.
-        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

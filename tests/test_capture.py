@@ -39,9 +39,11 @@ from pyro_aevb import (
     fit,
     log_density,
 )
-from pyro_aevb.capture import LARGEST_CACHE, Capture
-from pyro_aevb.kernels import in_precision, onednn_is_faster
-from pyro_aevb.python_state import PythonState
+from pyro_aevb.capture import Capture
+from pyro_aevb.capture.capture import LARGEST_CACHE
+from pyro_aevb.capture.graph_passes import onednn_is_faster
+from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.precision import in_precision
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -630,7 +632,7 @@ def test_without_a_compiler_the_graph_runs(monkeypatch, caplog):
 
 def test_a_wrong_graph_is_refused(monkeypatch, caplog):
     """The guard itself: a graph whose gradients are a thousandth off in one parameter."""
-    from pyro_aevb import capture
+    from pyro_aevb.capture import capture
 
     original = capture.Graph.__call__
 

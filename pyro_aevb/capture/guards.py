@@ -22,7 +22,7 @@ from torch import Tensor, nn
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
 CLOSED = (Tensor, types.ModuleType, type, logging.Logger)  # a logger leads to every other logger of the process
-PACKAGE = str(Path(__file__).parent) + os.sep  # and of this one
+PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 LARGEST_CONTAINER, MOST_SLOTS = 1000, 20_000
 

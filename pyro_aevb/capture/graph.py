@@ -1,0 +1,197 @@
+"""A function that runs Pyro, traced into a flat tensor graph, and the ways to run one: plain, Inductor, CUDA graph."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyro
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.fx import GraphModule, Node
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+logger = logging.getLogger("pyro_aevb")
+
+Parameters = Mapping[str, Tensor]
+TORCH = str(Path(torch.__file__).parent)
+NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
+# The eager run's random numbers; no assertions about shapes, which are part of the signature.
+INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
+
+
+class CaptureError(RuntimeError):
+    """A function that can't be traced, or whose graph gives something else; the message says what stands in the way."""
+
+
+class Graph:
+    """A traced function: called with its arguments it returns what the function did, and leaves its gradients.
+
+    ``inputs`` come before the arguments: parameters, and the tensors of the model's own that the graph refers to.  They
+    are read at each call, so that it sees what optimizers and running averages did to them.
+    """
+
+    def __init__(self, module: GraphModule, inputs: list[Tensor], trained: list[Tensor], spec: Any) -> None:
+        self.module = module
+        self._inputs, self._trained, self._spec = inputs, trained, spec
+        self._run: Callable[..., Any] = module
+
+    def __call__(self, args: tuple[Tensor, ...]) -> Any:
+        """Return what the function returns for ``args``."""
+        with torch.no_grad():
+            flat = self._run(*self._inputs, *args)
+        count = len(flat) - len(self._trained)
+        for parameter, gradient in zip(self._trained, flat[count:], strict=True):
+            parameter.grad = gradient
+        return pytree.tree_unflatten(flat[:count], self._spec)
+
+    def compile(self, args: tuple[Tensor, ...]) -> None:
+        """Compile with Inductor, drawing the random numbers of the eager run; on a GPU, make a CUDA graph of it."""
+        import torch._inductor  # here, since it takes a second to import
+
+        inputs: list[Any] = [*self._inputs, *args]
+        try:
+            with torch.no_grad():
+                self._run = torch._inductor.compile(self.module, inputs, options=INDUCTOR)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            logger.warning("the traced graph runs without Inductor, which can't compile it here: %s", reason[:300])
+        if args and args[0].is_cuda:
+            self._run = _CudaGraph(self._run, inputs, len(args))
+
+
+class _CudaGraph:
+    """A function of tensors on a GPU, launched as one CUDA graph; the last ``num_args`` inputs change between calls."""
+
+    def __init__(self, fn: Callable[..., Any], inputs: list[Tensor], num_args: int) -> None:
+        self._num_args = num_args
+        self._static = [tensor.clone() for tensor in inputs[-num_args:]]
+        inputs = [*inputs[:-num_args], *self._static]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                fn(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = fn(*inputs)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        for static, tensor in zip(self._static, inputs[-self._num_args :], strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        return [output.clone() for output in self._outputs]
+
+
+def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...]) -> Graph:
+    """Run ``fn(*args)`` once on real tensors and return its graph, backward passes included.
+
+    Raises :class:`CaptureError` where a value is read in Python, or an operation can't be traced.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # here, since it brings in sympy
+
+    tensors = list(parameters.values())
+    spec: Any = None
+    trained: list[Tensor] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        nonlocal spec, trained
+        with _tracing():
+            leaves, spec = pytree.tree_flatten(fn(*inputs[len(tensors) :]))
+        trained = [p for p in tensors if p.grad is not None]
+        return leaves + [p.grad for p in trained]
+
+    try:
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            module = make_fx(flat)(*tensors, *args)
+    except Exception as error:
+        raise CaptureError(_obstacle(error)) from error
+    finally:
+        take_gradients(parameters)
+    if node := next(filter(_size_depends_on_values, module.graph.nodes), None):
+        raise CaptureError(f"{node.target} gives a result whose size depends on values")
+    module.graph.eliminate_dead_code()
+    lifted = _lift_tensors(module, len(tensors))
+    return Graph(module, [*tensors, *lifted], trained, spec)
+
+
+def _size_depends_on_values(node: Node) -> bool:
+    """Tell whether another run could give this node's result another size: a mask as an index, for one."""
+    if not isinstance(node.target, OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    indices: Any = node.args[1]
+    return any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in indices)
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Make Pyro traceable inside the block: it neither validates nor turns tensors into numbers.
+
+    Pyro's own ``torch_item`` and its warnings about NaN read values, which a trace can't; a loss that isn't finite is
+    noticed by the learner.
+    """
+    finite: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}
+    with pyro.validation_enabled(False), mock.patch.multiple(pyro.util, **finite), _NoReading():
+        yield
+
+
+class _NoReading(TorchFunctionMode):
+    """``Tensor.item`` gives the tensor itself; what copies values into Python unseen by a trace is an error."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.item:
+            return args[0].detach()
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
+        return func(*args, **(kwargs or {}))
+
+
+def _obstacle(error: Exception) -> str:
+    """Say in a line what can't be traced, and where in the model it stands."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
+    frames = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)] or frames[-1:]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if "get value out of a tracing tensor" in text:
+        text = "Python control flow on a tensor's value"
+    return f"{text}{where}"
+
+
+def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:
+    """Make the model's own tensors inputs of the graph, at ``position``; constants of the trace's stay inside."""
+    lifted: list[Tensor] = []
+    nodes = list(module.graph.nodes)
+    for node in nodes:
+        if node.op != "get_attr" or all("lift_fresh" in str(user.target) for user in node.users):
+            continue
+        value = getattr(module, node.target)
+        if not isinstance(value, Tensor):
+            continue
+        with module.graph.inserting_before(nodes[position]):
+            placeholder = module.graph.placeholder(f"tensor_{len(lifted)}")
+        placeholder.meta = dict(node.meta) | {"val": value}
+        node.replace_all_uses_with(placeholder)
+        module.graph.erase_node(node)
+        lifted.append(value)
+    module.recompile()
+    return lifted
+
+
+def take_gradients(parameters: Parameters) -> dict[str, Tensor | None]:
+    """Return the parameters' gradients and leave them without."""
+    gradients = {name: parameter.grad for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None
+    return gradients
