@@ -1,4 +1,4 @@
-"""Passes over a traced graph: large products to oneDNN, a Bernoulli's density without log1p, its draws as when eager."""
+"""Passes over a traced graph: large products to oneDNN, Bernoulli densities without log1p, draws as when eager."""
 
 from __future__ import annotations
 
