@@ -50,7 +50,7 @@ from pyro_aevb.capture import Capture
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.latent_space import LatentSpace
-from pyro_aevb.log_density import capture_log_density, log_density
+from pyro_aevb.model_guide.log_density import capture_log_density, log_density
 
 IMAGES, RATE = 5000, 1e-3
 STOCK, SCAN = "pyro TraceMeanField", "numpyro scan"

@@ -5,7 +5,6 @@ Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two P
 
 from pyro_aevb.aevb import AEVB, AEVBInfo
 from pyro_aevb.annealing import AIS, BDMC
-from pyro_aevb.contract import NonFiniteLossError
 from pyro_aevb.distributions.families import FAMILIES
 from pyro_aevb.distributions.from_cdf import FromCDF
 from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
@@ -15,9 +14,10 @@ from pyro_aevb.fit import fit
 from pyro_aevb.history import History
 from pyro_aevb.importance import Importance
 from pyro_aevb.iwae import IWAE, DReG, Renyi
-from pyro_aevb.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.mcem import MCEM, MCEMInfo
+from pyro_aevb.model_guide.contract import NonFiniteLossError
+from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.objective import Objective, Terms
 from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature

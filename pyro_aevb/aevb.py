@@ -12,9 +12,10 @@ from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.model_guide.parameters import Parameter, log_prior
+from pyro_aevb.model_guide.sites import PyroCallable
 from pyro_aevb.objective import Objective, Terms
-from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter, log_prior
+from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 
 class AEVBInfo(NamedTuple):

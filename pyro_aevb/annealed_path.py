@@ -15,8 +15,8 @@ from pyro_aevb import hmc
 from pyro_aevb.ais import Path
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.latent_space import LatentSpace
-from pyro_aevb.log_density import PyroCallable
-from pyro_aevb.optimization import ParameterRecorder
+from pyro_aevb.model_guide.parameters import ParameterRecorder
+from pyro_aevb.model_guide.sites import PyroCallable
 
 Start = Literal["prior", "guide"]
 

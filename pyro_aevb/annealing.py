@@ -17,7 +17,7 @@ from pyro_aevb import ais
 from pyro_aevb.ais import Tick
 from pyro_aevb.annealed_path import AnnealedPath, Start
 from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
-from pyro_aevb.log_density import PyroCallable, observed_sites
+from pyro_aevb.model_guide.sites import PyroCallable, observed_sites
 
 
 @dataclass(frozen=True)

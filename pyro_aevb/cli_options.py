@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from pyro_aevb.cli_reports import tell
-from pyro_aevb.contract import NonFiniteLossError
+from pyro_aevb.model_guide.contract import NonFiniteLossError
 from pyro_aevb.training import CONFIG
 from pyro_aevb.training_config import TrainingConfig, kind_of
 

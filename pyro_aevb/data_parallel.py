@@ -16,7 +16,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from pyro_aevb.optimization import Parameter
+from pyro_aevb.model_guide.parameters import Parameter
 
 
 class Ranks:

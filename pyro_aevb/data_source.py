@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from pyro_aevb.contract import check_data
+from pyro_aevb.model_guide.contract import check_data
 
 READ_AHEAD = 2**16  # bytes that the system may map around each row that is read
 LARGEST_MAPPED = 2**28

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.log_density import LogDensity, PyroCallable, capture_log_density
+from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
+from pyro_aevb.model_guide.sites import PyroCallable
 
 
 class MeanEstimate(NamedTuple):
@@ -59,7 +60,7 @@ def elbo(
         num_particles: draws a datapoint.
         batch_size: datapoints a pass; bounds memory and changes nothing but which draw falls on whom.
         seed: a seed for the draws; the global generators are then left as they were.
-        vectorize: see :func:`~pyro_aevb.log_density.log_density`.
+        vectorize: see :func:`~pyro_aevb.model_guide.log_density.log_density`.
         compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`; ``"auto"`` takes it from 500 passes on.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.elbo import Estimate, MeanEstimate
-from pyro_aevb.log_density import PyroCallable
+from pyro_aevb.model_guide.sites import PyroCallable
 
 Direction = Literal["lower", "upper", "exact"]
 SAFE_PARETO_K = 0.7

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from pyro_aevb.elbo import Estimate, elbo, seeded
 from pyro_aevb.evidence import Evidence
-from pyro_aevb.log_density import PyroCallable, latent_sites, log_density
-from pyro_aevb.marginal_likelihood import check_sizes
+from pyro_aevb.model_guide.contract import check_sizes
+from pyro_aevb.model_guide.log_density import log_density
+from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
 
 
 class EvidenceGap(NamedTuple):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyro_aevb.log_density import PyroCallable, latent_sites, observed_sites, site_log_prob, sum_log_prob
+from pyro_aevb.model_guide.sites import PyroCallable, latent_sites, observed_sites, site_log_prob, sum_log_prob
 
 
 class JointTerms(NamedTuple):

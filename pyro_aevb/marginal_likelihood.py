@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.contract import check_data, check_pair
 from pyro_aevb.elbo import seeded
 from pyro_aevb.evidence import SAFE_PARETO_K, Evaluate, Evidence, Problem, concatenate
 from pyro_aevb.importance import Importance
-from pyro_aevb.log_density import PyroCallable, latent_sites
+from pyro_aevb.model_guide.contract import check_pair, check_sizes
+from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
 from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature
 
@@ -125,16 +125,6 @@ def log_marginal_likelihood(
     evidence = concatenate(parts)
     _warn_of_tails(evidence.pareto_k)
     return evidence
-
-
-def check_sizes(args: tuple[Tensor, ...], **sizes: int | None) -> None:
-    """Raise unless there are data, finite ones, and every size that is given is 1 or more."""
-    if not args:
-        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
-    check_data(*args)
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {size}")
 
 
 def _advance(bar: Any, num_data: int, part: float) -> None:

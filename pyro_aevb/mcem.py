@@ -10,11 +10,12 @@ from torch.distributions import Distribution
 
 from pyro_aevb import hmc
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.capture.guards import evaluating
 from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable
-from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 
 class MCEMInfo(NamedTuple):

@@ -23,7 +23,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_aevb.log_density import PyroCallable, trace_pair
+from pyro_aevb.model_guide.sites import PyroCallable, trace_pair
 from pyro_aevb.particles import Flow, Particles, Structure, draw, structure
 
 

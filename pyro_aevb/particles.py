@@ -25,7 +25,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_aevb.log_density import (
+from pyro_aevb.model_guide.sites import (
     PyroCallable,
     broadcasting,
     check_plate,

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.capture.guards import evaluating
 from pyro_aevb.iwae import log_mean_exp
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable, pair_depth
-from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.sites import PyroCallable, pair_depth
+from pyro_aevb.optimization import AnyOptimizer, Optimizer
 from pyro_aevb.particles import draw
 from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
 

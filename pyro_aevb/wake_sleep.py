@@ -14,8 +14,9 @@ from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learner import Learner
-from pyro_aevb.log_density import PyroCallable, latent_sites
-from pyro_aevb.optimization import AnyOptimizer, Optimizer, Parameter
+from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
 

@@ -37,13 +37,13 @@ from pyro_aevb import (
     WakeSleep,
     elbo,
     fit,
-    log_density,
 )
 from pyro_aevb.capture import Capture
 from pyro_aevb.capture.capture import LARGEST_CACHE
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import in_precision
+from pyro_aevb.model_guide import log_density
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -744,7 +744,7 @@ def test_evaluation_on_the_fast_path():
 
 
 def test_log_densities_on_the_fast_path():
-    from pyro_aevb.log_density import capture_log_density
+    from pyro_aevb.model_guide.log_density import capture_log_density
 
     pair, x = CONTINUOUS["gamma_poisson"]()
     fast = capture_log_density(pair.model, pair.guide, num_particles=5, compile="graph")

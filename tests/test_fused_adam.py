@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pyro_aevb.fused_adam import FusedAdam
-from pyro_aevb.optimization import Optimizer, Parameter
+from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.optimization import Optimizer
 
 ROUNDS = 6
 

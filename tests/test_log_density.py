@@ -10,7 +10,8 @@ from linear_gaussian import LinearGaussian
 from pyro import poutine
 from statistics_tools import assert_mean
 
-from pyro_aevb import VAE, elbo, log_density
+from pyro_aevb import VAE, elbo
+from pyro_aevb.model_guide import log_density
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from test_swaps import FITTING, D, J, N, data, make
 from torch import nn
 
 import pyro_aevb
-from pyro_aevb import VAE, load, log_density, save
+from pyro_aevb import VAE, load, save
 from pyro_aevb.columns import Columns
 from pyro_aevb.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
 from pyro_aevb.distributions import families as reparameterization
@@ -33,6 +33,7 @@ from pyro_aevb.likelihoods import (
     Poisson,
     SharedGaussian,
 )
+from pyro_aevb.model_guide import log_density
 from pyro_aevb.posteriors import (
     POSTERIORS,
     DiagonalGaussian,

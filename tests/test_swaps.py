@@ -22,10 +22,10 @@ from pyro_aevb import (
     WakeSleep,
     elbo,
     fit,
-    log_density,
     log_marginal_likelihood,
 )
 from pyro_aevb.likelihoods import LIKELIHOODS
+from pyro_aevb.model_guide import log_density
 from pyro_aevb.networks import conv_decoder, conv_encoder
 from pyro_aevb.posteriors import POSTERIORS, FreeForm, LowRankGaussian
 from pyro_aevb.priors import PRIORS, MixturePrior, VampPrior

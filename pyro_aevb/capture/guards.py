@@ -12,7 +12,6 @@ import operator
 import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -171,19 +170,6 @@ class PythonState:
                 self._visit(value.__dict__[key], f"{name}.{key}")
             elif key[0] != "_":
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
-
-
-@contextmanager
-def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into evaluation mode inside the block, and each back into the mode it was in."""
-    modes = [(module, module.training) for module in modules]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _contents(cell: types.CellType) -> Any:

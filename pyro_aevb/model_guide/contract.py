@@ -10,8 +10,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_aevb.log_density import PyroCallable, check_sites, latent_sites, observed_sites
-from pyro_aevb.optimization import Parameter
+from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.sites import PyroCallable, check_sites, latent_sites, observed_sites
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -101,3 +101,13 @@ def non_finite_terms(
                 elif not torch.isfinite(site["fn"].log_prob(site["value"])).all():
                     found.append(f"log probability of site {name!r} in the {where}")
     return ", ".join(found) or "none when run again"
+
+
+def check_sizes(args: tuple[Tensor, ...], **sizes: int | None) -> None:
+    """Raise unless there are data, finite ones, and every size that is given is 1 or more."""
+    if not args:
+        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
+    check_data(*args)
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {size}")
