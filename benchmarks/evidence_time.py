@@ -32,9 +32,10 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 
-from pyro_aevb import VAE, Importance, ais
-from pyro_aevb.annealed_path import AnnealedPath
+from pyro_aevb import VAE, Importance
 from pyro_aevb.evidence import Problem
+from pyro_aevb.samplers import ais
+from pyro_aevb.samplers.annealed_path import AnnealedPath
 
 LATENT_DIM, HIDDEN, X_DIM, BATCH_SIZE = 20, 500, 784, 100
 CHAINS, LEAPFROG = 16, 10

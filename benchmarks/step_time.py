@@ -45,12 +45,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, IWAE, hmc
+from pyro_aevb import AEVB, IWAE
 from pyro_aevb.capture import Capture
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.datasets import Binarized
-from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.model_guide.log_density import capture_log_density, log_density
+from pyro_aevb.samplers import hmc
+from pyro_aevb.samplers.latent_space import LatentSpace
 
 IMAGES, RATE = 5000, 1e-3
 STOCK, SCAN = "pyro TraceMeanField", "numpyro scan"

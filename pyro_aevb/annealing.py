@@ -1,6 +1,6 @@
 """log p(x) of a Pyro model by annealed importance sampling, and by bidirectional Monte Carlo on simulated data.
 
-The sampling itself is in :mod:`pyro_aevb.ais`.
+The sampling itself is in :mod:`pyro_aevb.samplers.ais`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_aevb import ais
-from pyro_aevb.ais import Tick
-from pyro_aevb.annealed_path import AnnealedPath, Start
 from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
 from pyro_aevb.model_guide.sites import PyroCallable, observed_sites
+from pyro_aevb.samplers import ais
+from pyro_aevb.samplers.ais import Tick
+from pyro_aevb.samplers.annealed_path import AnnealedPath, Start
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_aevb import hmc
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.learner import Learner
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable
 from pyro_aevb.optimization import AnyOptimizer, Optimizer
+from pyro_aevb.samplers import hmc
+from pyro_aevb.samplers.latent_space import LatentSpace
 
 
 class MCEMInfo(NamedTuple):
@@ -34,7 +34,7 @@ class MCEM(Learner):
     r"""Alternate posterior samples by HMC (the E step) with updates of theta on them (the M step).
 
     Every datapoint has its own chain, which goes on from visit to visit, and its own accept.  Latents with constrained
-    supports move in unconstrained coordinates (:mod:`pyro_aevb.latent_space`).  A chain starts from the prior, and its
+    supports move in unconstrained coordinates (:mod:`pyro_aevb.samplers.latent_space`).  A chain starts from the prior, and its
     steps are drawn anew at each transition, uniformly between a fifth of the step size and the whole.
 
     Args:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from pyro_aevb import ais, hmc
-from pyro_aevb.ais import Tick
-from pyro_aevb.annealed_path import AnnealedPath
 from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
+from pyro_aevb.samplers import ais, hmc
+from pyro_aevb.samplers.ais import Tick
+from pyro_aevb.samplers.annealed_path import AnnealedPath
 
 HIGH_DIMENSION = 5
 WIDEST = 2.0  # covariance of q over that of the posterior, beyond which the weights' variance is infinite

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_aevb import ais
-from pyro_aevb.ais import Tick
-from pyro_aevb.annealed_path import AnnealedPath
 from pyro_aevb.evidence import Evaluate, Evidence, Problem, check_weights
+from pyro_aevb.samplers import ais
+from pyro_aevb.samplers.ais import Tick
+from pyro_aevb.samplers.annealed_path import AnnealedPath
 
 LogDensityAt = Callable[[Tensor, Tensor], Tensor]
 """log f (K, M') at u (K, M', J) for the datapoints at index (M',)."""

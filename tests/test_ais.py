@@ -6,7 +6,7 @@ import pytest
 import torch
 from statistics_tools import assert_mean
 
-from pyro_aevb import ais, hmc
+from pyro_aevb.samplers import ais, hmc
 
 MEANS = torch.tensor([[1.0], [-2.0]]).double()  # of f_1, for two datapoints
 LOG_Z = torch.tensor([0.7, -1.5]).double()

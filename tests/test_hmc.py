@@ -6,8 +6,8 @@ import pytest
 import torch
 from statistics_tools import assert_mean
 
-from pyro_aevb import hmc
-from pyro_aevb.latent_space import LatentSpace
+from pyro_aevb.samplers import hmc
+from pyro_aevb.samplers.latent_space import LatentSpace
 
 
 def log_gamma(u):

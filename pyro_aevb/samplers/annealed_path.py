@@ -1,6 +1,6 @@
 """From a density that can be drawn from, prior or guide, to the joint of a Pyro model: what AIS and HMC move along.
 
-Shapes: K particles, M datapoints, J unconstrained dimensions (:mod:`pyro_aevb.latent_space`).
+Shapes: K particles, M datapoints, J unconstrained dimensions (:mod:`pyro_aevb.samplers.latent_space`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_aevb import hmc
-from pyro_aevb.ais import Path
 from pyro_aevb.capture.capture import Capture, Compile
-from pyro_aevb.latent_space import LatentSpace
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.samplers import hmc
+from pyro_aevb.samplers.ais import Path
+from pyro_aevb.samplers.latent_space import LatentSpace
 
 Start = Literal["prior", "guide"]
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_aevb import hmc
+from pyro_aevb.samplers import hmc
 
 Path = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Tick = Callable[[float], None]
