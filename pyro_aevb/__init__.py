@@ -13,18 +13,18 @@ from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
 from pyro_aevb.fit import fit
 from pyro_aevb.history import History
 from pyro_aevb.importance import Importance
-from pyro_aevb.iwae import IWAE, DReG, Renyi
 from pyro_aevb.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.model_guide.contract import NonFiniteLossError
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
-from pyro_aevb.objective import Objective, Terms
+from pyro_aevb.objectives.iwae import IWAE, DReG, Renyi
+from pyro_aevb.objectives.objective import Objective, Terms
+from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
+from pyro_aevb.objectives.sgvb import SGVB, STL
 from pyro_aevb.posterior_density import PosteriorDensity
 from pyro_aevb.quadrature import Quadrature
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.saving import load, save
-from pyro_aevb.score_function import VIMCO, ScoreFunction
-from pyro_aevb.sgvb import SGVB, STL
 from pyro_aevb.vae import VAE
 from pyro_aevb.version import __version__
 from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo

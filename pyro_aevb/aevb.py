@@ -14,7 +14,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learner import Learner
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
 from pyro_aevb.model_guide.sites import PyroCallable
-from pyro_aevb.objective import Objective, Terms
+from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 
@@ -23,7 +23,7 @@ class AEVBInfo(NamedTuple):
 
     ``loss``: -L^M - log p(theta), Eq. (8), in nats for the whole data set.  ``elbo``: L^M / N, in nats per datapoint,
     the mean of the objective's bound.  ``terms``: what that is made of for each datapoint, where the objective is an
-    :class:`~pyro_aevb.objective.Objective`; empty for Pyro's own.
+    :class:`~pyro_aevb.objectives.objective.Objective`; empty for Pyro's own.
     """
 
     loss: Tensor
@@ -46,7 +46,7 @@ class AEVB(Learner):
         model: p(x, z).
         guide: q(z|x).
         optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one.
-        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.iwae.IWAE`.
+        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.iwae.IWAE`.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
         compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.

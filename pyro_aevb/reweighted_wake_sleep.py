@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.iwae import log_mean_exp
 from pyro_aevb.learner import Learner
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable, pair_depth
+from pyro_aevb.objectives.particles import draw, log_mean_exp
 from pyro_aevb.optimization import AnyOptimizer, Optimizer
-from pyro_aevb.particles import draw
 from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
 
 
@@ -55,7 +54,7 @@ class ReweightedWakeSleep(Learner):
         insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
         theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
         dream_arguments: as for :class:`~pyro_aevb.wake_sleep.WakeSleep`.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
         compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist

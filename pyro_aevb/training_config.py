@@ -24,18 +24,18 @@ from pyro_aevb.aevb import AEVB
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets.pixels import PIXELS
-from pyro_aevb.iwae import IWAE, DReG
 from pyro_aevb.learner import Learner
 from pyro_aevb.likelihoods import LIKELIHOODS
 from pyro_aevb.mcem import MCEM
 from pyro_aevb.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.networks import INITIALIZATIONS
+from pyro_aevb.objectives.iwae import IWAE, DReG
+from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
+from pyro_aevb.objectives.sgvb import SGVB, STL
 from pyro_aevb.optimization import OptimizerFactory
 from pyro_aevb.posteriors import POSTERIORS
 from pyro_aevb.priors import PRIORS
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep
-from pyro_aevb.score_function import VIMCO, ScoreFunction
-from pyro_aevb.sgvb import SGVB, STL
 from pyro_aevb.vae import VAE
 from pyro_aevb.wake_sleep import WakeSleep
 

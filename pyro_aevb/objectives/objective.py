@@ -24,7 +24,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_aevb.model_guide.sites import PyroCallable, trace_pair
-from pyro_aevb.particles import Flow, Particles, Structure, draw, structure
+from pyro_aevb.objectives.particles import Flow, Particles, Structure, draw, structure
 
 
 class Terms(NamedTuple):

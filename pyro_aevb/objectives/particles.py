@@ -383,3 +383,8 @@ def _both(model: Any, guide: Any) -> Any:
     if guide is None or guide is True or guide is model:
         return model
     return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
+
+
+def log_mean_exp(log_weight: Tensor) -> Tensor:
+    """Return log 1/K sum_k exp(log_weight_k), (M,) of (K, M)."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))

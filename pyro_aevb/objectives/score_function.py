@@ -12,9 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyro_aevb.iwae import log_mean_exp
-from pyro_aevb.objective import Objective
-from pyro_aevb.particles import Particles, sum_terms
+from pyro_aevb.objectives.objective import Objective
+from pyro_aevb.objectives.particles import Particles, log_mean_exp, sum_terms
 
 
 class ScoreFunction(Objective):
@@ -29,7 +28,7 @@ class ScoreFunction(Objective):
     Args:
         num_particles: K.
         baseline: ``"leave-one-out"``, for K > 1, or ``None``.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
 
     >>> import pyro, pyro.distributions as dist
     >>> logit = torch.tensor(0.0, requires_grad=True)
@@ -84,7 +83,7 @@ class VIMCO(Objective):
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
 
     >>> VIMCO(1)
     Traceback (most recent call last):

@@ -10,13 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_aevb.objective import Objective
-from pyro_aevb.particles import Particles
-
-
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """Return log 1/K sum_k exp(log_weight_k), (M,) of (K, M)."""
-    return log_weight.logsumexp(0) - math.log(len(log_weight))
+from pyro_aevb.objectives.objective import Objective
+from pyro_aevb.objectives.particles import Particles, log_mean_exp
 
 
 class IWAE(Objective):
@@ -29,7 +24,7 @@ class IWAE(Objective):
 
     Args:
         num_particles: K.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -58,13 +53,13 @@ class Renyi(Objective):
 
     .. math:: \mathcal{L}_\alpha = \frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
 
-    alpha = 0 is :class:`IWAE`, alpha = 1 the limit, :class:`~pyro_aevb.sgvb.SGVB`.  It falls as alpha rises, beyond 1
+    alpha = 0 is :class:`IWAE`, alpha = 1 the limit, :class:`~pyro_aevb.objectives.sgvb.SGVB`.  It falls as alpha rises, beyond 1
     too.
 
     Args:
         alpha: 0 or more.
         num_particles: K; with one particle every alpha gives L^A.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
 
     Raises ``ValueError`` for an alpha below 0, where the value is no lower bound.
 
@@ -100,12 +95,12 @@ class DReG(Objective):
         \nabla_\theta = E \sum_k \tilde{w}_k \frac{\partial \log w_k}{\partial \theta}
 
     with normalised weights.  The same mean as :class:`IWAE`'s, less variance, and a signal that doesn't drown in noise
-    as K grows.  For reparameterised guides; what :class:`~pyro_aevb.sgvb.STL` says of several sites and of flows holds
+    as K grows.  For reparameterised guides; what :class:`~pyro_aevb.objectives.sgvb.STL` says of several sites and of flows holds
     here too.
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
 
     >>> DReG(1)
     Traceback (most recent call last):
