@@ -42,9 +42,10 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep, elbo, fit
+from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep, fit
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
+from pyro_aevb.evidence import elbo
 from pyro_aevb.mcem_with_guide import MCEMWithGuide
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}

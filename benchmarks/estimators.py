@@ -29,19 +29,9 @@ import torch
 from compare_wake_sleep import aligned, check_writable, positive, replace, versions
 from pyro.infer import TraceMeanField_ELBO
 
-from pyro_aevb import (
-    AEVB,
-    AIS,
-    VAE,
-    Evidence,
-    Importance,
-    PosteriorDensity,
-    Quadrature,
-    evidence_gap,
-    fit,
-    log_marginal_likelihood,
-)
+from pyro_aevb import AEVB, AIS, VAE, Evidence, Importance, PosteriorDensity, Quadrature, fit, log_marginal_likelihood
 from pyro_aevb.datasets import DATASETS, load_dataset
+from pyro_aevb.evidence import evidence_gap
 
 
 def methods(temperatures: int) -> dict[str, tuple[Any, int | None]]:

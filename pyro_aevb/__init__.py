@@ -4,16 +4,18 @@ Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two P
 """
 
 from pyro_aevb.aevb import AEVB, AEVBInfo
-from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.distributions.families import FAMILIES
 from pyro_aevb.distributions.from_cdf import FromCDF
-from pyro_aevb.elbo import Estimate, MeanEstimate, elbo
-from pyro_aevb.evidence import Evidence
-from pyro_aevb.evidence_gap import EvidenceGap, evidence_gap
+from pyro_aevb.evidence.annealing import AIS, BDMC
+from pyro_aevb.evidence.elbo import elbo
+from pyro_aevb.evidence.estimates import Estimate, Evidence, MeanEstimate
+from pyro_aevb.evidence.evidence_gap import EvidenceGap, evidence_gap
+from pyro_aevb.evidence.importance import Importance
+from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
+from pyro_aevb.evidence.posterior_density import PosteriorDensity
+from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.fit import fit
 from pyro_aevb.history import History
-from pyro_aevb.importance import Importance
-from pyro_aevb.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.mcem import MCEM, MCEMInfo
 from pyro_aevb.model_guide.contract import NonFiniteLossError
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
@@ -21,8 +23,6 @@ from pyro_aevb.objectives.iwae import IWAE, DReG, Renyi
 from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.posterior_density import PosteriorDensity
-from pyro_aevb.quadrature import Quadrature
 from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.saving import load, save
 from pyro_aevb.vae import VAE

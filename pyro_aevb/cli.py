@@ -16,7 +16,6 @@ import pyro
 import typer
 from torch import Tensor
 
-from pyro_aevb.annealing import AIS
 from pyro_aevb.cli_options import (
     INTERRUPTED,
     Commands,
@@ -31,8 +30,9 @@ from pyro_aevb.cli_options import (
 from pyro_aevb.cli_reports import print_comparison, print_evidence, print_file, print_information, print_training, tell
 from pyro_aevb.data_parallel import Ranks, process_group
 from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
-from pyro_aevb.elbo import elbo
-from pyro_aevb.marginal_likelihood import log_marginal_likelihood
+from pyro_aevb.evidence.annealing import AIS
+from pyro_aevb.evidence.elbo import elbo
+from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.plots import compare_histories, image_grid, manifold, pairs, write_figure, write_image
 from pyro_aevb.trained_run import TrainedRun
 from pyro_aevb.training import compare, train

@@ -9,7 +9,7 @@ import torch
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, data_source
-from pyro_aevb.elbo import estimate, seeded
+from pyro_aevb.evidence.elbo import estimate, seeded
 from pyro_aevb.history import ERROR, History
 from pyro_aevb.learner import Learner
 from pyro_aevb.model_guide.contract import check_data, check_pair

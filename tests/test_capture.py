@@ -35,7 +35,6 @@ from pyro_aevb import (
     ReweightedWakeSleep,
     ScoreFunction,
     WakeSleep,
-    elbo,
     fit,
 )
 from pyro_aevb.capture import Capture
@@ -43,6 +42,7 @@ from pyro_aevb.capture.capture import LARGEST_CACHE
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import in_precision
+from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)

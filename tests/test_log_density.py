@@ -10,7 +10,8 @@ from linear_gaussian import LinearGaussian
 from pyro import poutine
 from statistics_tools import assert_mean
 
-from pyro_aevb import VAE, elbo
+from pyro_aevb import VAE
+from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
 
 

@@ -22,8 +22,9 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR
 from statistics_tools import SIGMAS
 from torch.overrides import TorchFunctionMode
 
-from pyro_aevb import AIS, BDMC, Importance, PosteriorDensity, Quadrature, elbo, evidence_gap, log_marginal_likelihood
-from pyro_aevb.evidence import WeightSums, log_mean, pareto_k, tail_length
+from pyro_aevb import AIS, BDMC, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
+from pyro_aevb.evidence import elbo, evidence_gap
+from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, tail_length
 
 METHODS = {
     "importance": (Importance(), 2000),
@@ -257,7 +258,7 @@ def replayable():
     def run(x, index, method, num_particles, **options):
         place.clear()
         with (
-            mock.patch("pyro_aevb.marginal_likelihood._check_guide"),
+            mock.patch("pyro_aevb.evidence.marginal_likelihood._check_guide"),
             mock.patch("pyro_aevb.model_guide.sites.pair_depth", return_value=1),
         ):
             options = {"progress": False, "compile": False} | options
@@ -649,7 +650,7 @@ def test_ctrl_c_returns_nothing(monkeypatch):
 )
 def test_progress_comes_to_its_end(method):
     lg = LinearGaussian(50, 2, 4)
-    with mock.patch("pyro_aevb.marginal_likelihood.tqdm") as bar, warnings.catch_warnings():
+    with mock.patch("pyro_aevb.evidence.marginal_likelihood.tqdm") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimate(posterior_pair(lg), lg.x, method=method, num_particles=20, batch_size=20, progress=True)
     updates = bar.return_value.__enter__.return_value.update.call_args_list

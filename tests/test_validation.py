@@ -12,7 +12,8 @@ from models import bernoulli_vae
 from test_resume import batch_norm_vae
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, SGVB, VAE, History, elbo, fit
+from pyro_aevb import AEVB, MCEM, SGVB, VAE, History, fit
+from pyro_aevb.evidence import elbo
 from pyro_aevb.history import Record
 from pyro_aevb.validation import ValidationBound
 

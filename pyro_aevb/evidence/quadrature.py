@@ -22,7 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_aevb.evidence import Evaluate, Evidence, Problem, check_weights
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.importance_weights import check_weights
 from pyro_aevb.samplers import ais
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath

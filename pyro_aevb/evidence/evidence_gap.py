@@ -22,15 +22,15 @@ from torch import Tensor
 from torch.distributions import transform_to
 from tqdm import tqdm
 
-from pyro_aevb.elbo import Estimate, elbo, seeded
-from pyro_aevb.evidence import Evidence
+from pyro_aevb.evidence.elbo import elbo, seeded
+from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.model_guide.contract import check_sizes
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
 
 
 class EvidenceGap(NamedTuple):
-    """log p(x_n) - ELBO and its two parts, nats per datapoint: an :class:`~pyro_aevb.elbo.Estimate` (N,) each."""
+    """log p(x_n) - ELBO and its two parts, nats per datapoint: an :class:`~pyro_aevb.evidence.estimates.Estimate` (N,) each."""
 
     elbo: Estimate
     best_elbo: Estimate

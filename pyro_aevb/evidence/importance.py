@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pyro_aevb.evidence import Evaluate, Evidence, Problem, WeightSums
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.importance_weights import WeightSums
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.samplers.ais import Tick
 

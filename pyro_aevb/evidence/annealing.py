@@ -13,7 +13,9 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.importance_weights import log_mean
 from pyro_aevb.model_guide.sites import PyroCallable, observed_sites
 from pyro_aevb.samplers import ais
 from pyro_aevb.samplers.ais import Tick

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
-from pyro_aevb.evidence import Evaluate, Evidence, Problem, log_mean
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.importance_weights import log_mean
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath

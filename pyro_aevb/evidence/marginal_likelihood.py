@@ -8,31 +8,24 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_aevb.annealing import AIS, BDMC
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.elbo import seeded
-from pyro_aevb.evidence import SAFE_PARETO_K, Evaluate, Evidence, Problem, concatenate
-from pyro_aevb.importance import Importance
+from pyro_aevb.evidence.annealing import AIS, BDMC
+from pyro_aevb.evidence.elbo import seeded
+from pyro_aevb.evidence.estimates import Evidence, concatenate
+from pyro_aevb.evidence.estimator import Estimator, Problem
+from pyro_aevb.evidence.importance import Importance
+from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
+from pyro_aevb.evidence.posterior_density import PosteriorDensity
+from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.model_guide.contract import check_pair, check_sizes
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
-from pyro_aevb.posterior_density import PosteriorDensity
-from pyro_aevb.quadrature import Quadrature
-
-
-class Estimator(Protocol):
-    """A way to estimate log p(x), and its options."""
-
-    def prepare(self, problem: Problem) -> Evaluate:
-        """Return a function of a minibatch that gives its evidence."""
-        ...
-
 
 METHODS: dict[str, type[Estimator]] = {
     "importance": Importance,
@@ -75,9 +68,9 @@ def log_marginal_likelihood(
         model: p(x, z), called as ``model(*minibatch)``.
         guide: q(z|x), called likewise; ``None`` for a model without one (all but importance).
         args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
-        method: a name, or an object with its options: :class:`~pyro_aevb.importance.Importance`,
-            :class:`~pyro_aevb.posterior_density.PosteriorDensity`, :class:`~pyro_aevb.annealing.AIS`,
-            :class:`~pyro_aevb.annealing.BDMC`, :class:`~pyro_aevb.quadrature.Quadrature`.
+        method: a name, or an object with its options: :class:`~pyro_aevb.evidence.importance.Importance`,
+            :class:`~pyro_aevb.evidence.posterior_density.PosteriorDensity`, :class:`~pyro_aevb.evidence.annealing.AIS`,
+            :class:`~pyro_aevb.evidence.annealing.BDMC`, :class:`~pyro_aevb.evidence.quadrature.Quadrature`.
         num_particles: K draws, AIS chains or posterior samples a datapoint; by default what suits the method.
         batch_size: datapoints at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.evidence.estimates import Estimate
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.sites import PyroCallable
-
-
-class MeanEstimate(NamedTuple):
-    """A mean over datapoints and its standard error, both in nats per datapoint."""
-
-    value: float
-    standard_error: float
-
-
-class Estimate(NamedTuple):
-    """An estimate for each datapoint: ``value`` and ``standard_error``, both of shape (N,), in nats.
-
-    ``standard_error`` is that of the Monte Carlo noise in ``value``; with one particle it can't be told and is NaN.
-    """
-
-    value: Tensor
-    standard_error: Tensor
-
-    def mean(self) -> MeanEstimate:
-        """Return the mean over datapoints; its standard error covers the noise and the choice of datapoints alike."""
-        n = len(self.value)
-        error = self.value.std().item() / n**0.5 if n > 1 else self.standard_error[0].item()
-        return MeanEstimate(self.value.mean().item(), error)
 
 
 @torch.no_grad()
