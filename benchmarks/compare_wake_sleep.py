@@ -46,7 +46,7 @@ from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep, f
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
-from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")

@@ -48,7 +48,7 @@ from tqdm import tqdm
 
 from pyro_aevb import VAE, PosteriorDensity, fit, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
-from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
 PAPER = {"aevb-b": "AEVB", "wake-sleep": "WS", "mcem": "MCEM"}

@@ -3,7 +3,6 @@
 Inference never sees a VAE: it sees a model p(z)p(x|z) and a guide q(z|x), two Pyro callables.
 """
 
-from pyro_aevb.aevb import AEVB, AEVBInfo
 from pyro_aevb.distributions.families import FAMILIES
 from pyro_aevb.distributions.from_cdf import FromCDF
 from pyro_aevb.evidence.annealing import AIS, BDMC
@@ -16,18 +15,19 @@ from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.fit import fit
 from pyro_aevb.history import History
-from pyro_aevb.mcem import MCEM, MCEMInfo
+from pyro_aevb.learners.aevb import AEVB, AEVBInfo
+from pyro_aevb.learners.mcem import MCEM, MCEMInfo
+from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
+from pyro_aevb.learners.wake_sleep import WakeSleep, WakeSleepInfo
 from pyro_aevb.model_guide.contract import NonFiniteLossError
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.objectives.iwae import IWAE, DReG, Renyi
 from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.saving import load, save
 from pyro_aevb.vae import VAE
 from pyro_aevb.version import __version__
-from pyro_aevb.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
     "AEVB",

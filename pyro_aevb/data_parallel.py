@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
 
-from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.learners.minibatch_share import Share
 
 
 class Ranks:
@@ -102,52 +101,3 @@ def process_group(device: str) -> Iterator[str]:
         yield device
     finally:
         torch.distributed.destroy_process_group()
-
-
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of a minibatch: the datapoints from ``begin`` to ``end`` of ``total``.
-
-    ``whole`` are all of their places in the data set.  ``sums`` says that the model's plate has no N: its loss then is
-    a sum over the minibatch, and the parts are added up as they are.
-    """
-
-    begin: int
-    end: int
-    total: int
-    whole: Tensor | None
-    sums: bool
-
-    @property
-    def weight(self) -> float:
-        """What this rank's loss counts."""
-        if self.sums:
-            return float(self.end > self.begin)
-        return (self.end - self.begin) / self.total
-
-    @torch.no_grad()
-    def combine(self, loss: Tensor, parameters: Sequence[Parameter]) -> Tensor:
-        """Put the ranks' gradients together, in place, and return the loss of the whole minibatch."""
-        leaves = [p.unconstrained for p in parameters if p.unconstrained.grad is not None]
-        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves):
-            gradients = [leaf.grad for leaf in leaves if leaf.dtype == dtype and leaf.grad is not None]
-            flat = torch.cat([gradient.flatten() for gradient in gradients]) * self.weight
-            torch.distributed.all_reduce(flat)
-            for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-                gradient.copy_(total.view_as(gradient))
-        total = loss.detach() * self.weight
-        torch.distributed.all_reduce(total)
-        return total
-
-    def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over the minibatch of what ``value`` is the mean of over this part."""
-        total = value.detach() * ((self.end - self.begin) / self.total)
-        torch.distributed.all_reduce(total)
-        return total
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of every rank, (total, ...), from this one's (end - begin, ...)."""
-        result = rows.new_zeros((self.total, *rows.shape[1:]))
-        result[self.begin : self.end] = rows[: self.end - self.begin]
-        torch.distributed.all_reduce(result)
-        return result

@@ -20,9 +20,9 @@ from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.data_parallel import Ranks
 from pyro_aevb.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.history import History
-from pyro_aevb.learner import StepInfo
+from pyro_aevb.learners.learner import StepInfo
+from pyro_aevb.learners.optimizer import Optimizer
 from pyro_aevb.minibatches import Passes, Permutations, minibatches
-from pyro_aevb.optimization import Optimizer
 from pyro_aevb.progress import Progress
 from pyro_aevb.run import Run
 from pyro_aevb.signals import HeldSignals

@@ -19,8 +19,8 @@ from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.fit import fit
 from pyro_aevb.history import History
-from pyro_aevb.learner import Learner
-from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.plots import write_figure
 from pyro_aevb.saving import save
 from pyro_aevb.tensorboard import TensorBoard
@@ -108,7 +108,7 @@ def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner | MC
 def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool = True) -> dict[str, History]:
     """Train with each learner from the same seed on the same data and return their histories, with "validation".
 
-    MCEM, which has no guide, gets one that is fitted beside it (:mod:`pyro_aevb.mcem_with_guide`).  Ctrl-C ends it with
+    MCEM, which has no guide, gets one that is fitted beside it (:mod:`pyro_aevb.learners.mcem_with_guide`).  Ctrl-C ends it with
     those that were trained so far.
     """
     check_device(config.device)

@@ -20,24 +20,24 @@ import tomlkit.exceptions
 import torch
 from pyro.infer.elbo import ELBO
 
-from pyro_aevb.aevb import AEVB
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets.pixels import PIXELS
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.aevb import AEVB
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.mcem import MCEM
+from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners.optimizer import OptimizerFactory
+from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep
+from pyro_aevb.learners.wake_sleep import WakeSleep
 from pyro_aevb.likelihoods import LIKELIHOODS
-from pyro_aevb.mcem import MCEM
-from pyro_aevb.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.networks import INITIALIZATIONS
 from pyro_aevb.objectives.iwae import IWAE, DReG
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.optimization import OptimizerFactory
 from pyro_aevb.posteriors import POSTERIORS
 from pyro_aevb.priors import PRIORS
-from pyro_aevb.reweighted_wake_sleep import ReweightedWakeSleep
 from pyro_aevb.vae import VAE
-from pyro_aevb.wake_sleep import WakeSleep
 
 EPOCHS = 20  # where neither epochs nor samples are given
 SEVERAL = 5  # particles, where an objective needs more than one and nobody says how many

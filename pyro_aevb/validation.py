@@ -11,7 +11,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, data_source
 from pyro_aevb.evidence.elbo import estimate, seeded
 from pyro_aevb.history import ERROR, History
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import check_data, check_pair
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating

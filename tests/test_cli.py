@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from pyro_aevb import __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
 from pyro_aevb.evidence import elbo
-from pyro_aevb.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.training_config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of, make_learner, make_vae
 
 COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info")

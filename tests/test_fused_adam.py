@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from pyro_aevb.fused_adam import FusedAdam
+from pyro_aevb.learners.fused_adam import FusedAdam
+from pyro_aevb.learners.optimizer import Optimizer
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.optimization import Optimizer
 
 ROUNDS = 6
 

@@ -11,7 +11,7 @@ from pyro import poutine
 from statistics_tools import SIGMAS
 
 from pyro_aevb import IWAE, ReweightedWakeSleep
-from pyro_aevb.wake_sleep import sleep_loss
+from pyro_aevb.learners.wake_sleep import sleep_loss
 
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pyro_aevb.aevb import AEVB
-from pyro_aevb.data_parallel import Share
-from pyro_aevb.learner import Draw, StepInfo
-from pyro_aevb.mcem import MCEM
+from pyro_aevb.learners.aevb import AEVB
+from pyro_aevb.learners.learner import Draw, StepInfo
+from pyro_aevb.learners.mcem import MCEM
+from pyro_aevb.learners.minibatch_share import Share
+from pyro_aevb.learners.optimizer import Optimizer
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable
-from pyro_aevb.optimization import Optimizer
 
 
 class MCEMWithGuide:

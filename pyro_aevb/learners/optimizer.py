@@ -10,7 +10,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
 
-from pyro_aevb.fused_adam import FusedAdam
+from pyro_aevb.learners.fused_adam import FusedAdam
 from pyro_aevb.model_guide.parameters import Parameter
 
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
+from pyro_aevb.learners.wake_sleep import DreamArguments, sleep_loss
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable, pair_depth
 from pyro_aevb.objectives.particles import draw, log_mean_exp
-from pyro_aevb.optimization import AnyOptimizer, Optimizer
-from pyro_aevb.wake_sleep import DreamArguments, sleep_loss
 
 
 class ReweightedWakeSleepInfo(NamedTuple):
@@ -52,8 +52,8 @@ class ReweightedWakeSleep(Learner):
         guide_optim: for phi, another one.
         num_particles: K, two or more.
         insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
-        dream_arguments: as for :class:`~pyro_aevb.wake_sleep.WakeSleep`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
+        dream_arguments: as for :class:`~pyro_aevb.learners.wake_sleep.WakeSleep`.
         vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
         compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
 from pyro_aevb.model_guide.sites import PyroCallable
 from pyro_aevb.objectives.objective import Objective, Terms
-from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 
 class AEVBInfo(NamedTuple):

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
-from pyro_aevb.optimization import AnyOptimizer, Optimizer
 
 DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
 
@@ -47,7 +47,7 @@ class WakeSleep(Learner):
         guide: q(z|x).
         model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or Pyro optimizer.
         guide_optim: for phi, another one.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
         dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
             argument that a site observes is replaced by the dream, and the others are kept.
         compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.learner import Learner
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable
-from pyro_aevb.optimization import AnyOptimizer, Optimizer
 from pyro_aevb.samplers import hmc
 from pyro_aevb.samplers.latent_space import LatentSpace
 
@@ -40,7 +40,7 @@ class MCEM(Learner):
     Args:
         model: p(x, z), its latents continuous and local.
         optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.aevb.AEVB`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
         num_leapfrog: leapfrog steps a transition; the paper's 10.
         num_transitions: transitions a visit.
         num_updates: updates of theta a visit; the paper's 5.

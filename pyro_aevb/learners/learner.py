@@ -17,12 +17,12 @@ from torch.distributions import Distribution
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.data_parallel import Share
+from pyro_aevb.learners.minibatch_share import Share
+from pyro_aevb.learners.optimizer import Optimizer
 from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder, log_prior, zero_grad
 from pyro_aevb.model_guide.sites import PyroCallable
-from pyro_aevb.optimization import Optimizer
 
 LOSSES_UNREAD = 100  # on a GPU
 
