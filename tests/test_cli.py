@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 
 from pyro_aevb import __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
+from pyro_aevb.cli.build import make_learner, make_vae
+from pyro_aevb.cli.config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of
 from pyro_aevb.evidence import elbo
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
-from pyro_aevb.training_config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of, make_learner, make_vae
 
 COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info")
 SMALL = ["--hidden-dims", "8", "--latent-dim", "2", "--batch-size", "20"]

@@ -14,10 +14,10 @@ import torch
 import typer
 from typer.core import TyperGroup
 
-from pyro_aevb.cli_reports import tell
+from pyro_aevb.cli.config import TrainingConfig, kind_of
+from pyro_aevb.cli.reports import tell
+from pyro_aevb.cli.train import CONFIG
 from pyro_aevb.model_guide.contract import NonFiniteLossError
-from pyro_aevb.training import CONFIG
-from pyro_aevb.training_config import TrainingConfig, kind_of
 
 FAILURES = (ValueError, OSError, NonFiniteLossError, ImportError, MemoryError, torch.OutOfMemoryError)
 INTERRUPTED = 130

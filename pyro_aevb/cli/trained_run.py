@@ -14,10 +14,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_aevb.cli.config import TrainingConfig
+from pyro_aevb.cli.data import ImageShape, rows
+from pyro_aevb.cli.train import CONFIG, check_device
 from pyro_aevb.saving import load
-from pyro_aevb.training import CONFIG, check_device
-from pyro_aevb.training_config import TrainingConfig
-from pyro_aevb.training_data import ImageShape, rows
 from pyro_aevb.vae import VAE
 
 CHUNK = 1000  # datapoints at a time

@@ -16,28 +16,25 @@ import pyro
 import typer
 from torch import Tensor
 
-from pyro_aevb.cli_options import (
-    INTERRUPTED,
-    Commands,
-    Debug,
-    Json,
-    Quiet,
-    configured,
-    given,
-    one_of,
-    settings_from,
+from pyro_aevb.cli.config import LEARNERS
+from pyro_aevb.cli.data import PARTS
+from pyro_aevb.cli.options import INTERRUPTED, Commands, Debug, Json, Quiet, configured, given, one_of, settings_from
+from pyro_aevb.cli.reports import (
+    print_comparison,
+    print_evidence,
+    print_file,
+    print_information,
+    print_training,
+    tell,
 )
-from pyro_aevb.cli_reports import print_comparison, print_evidence, print_file, print_information, print_training, tell
+from pyro_aevb.cli.train import compare, train
+from pyro_aevb.cli.trained_run import TrainedRun
 from pyro_aevb.data_parallel import Ranks, process_group
 from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
 from pyro_aevb.evidence.annealing import AIS
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.plots import compare_histories, image_grid, manifold, pairs, write_figure, write_image
-from pyro_aevb.trained_run import TrainedRun
-from pyro_aevb.training import compare, train
-from pyro_aevb.training_config import LEARNERS
-from pyro_aevb.training_data import PARTS
 from pyro_aevb.version import __version__
 
 METHODS = ("importance", "ais", "quadrature")

@@ -14,6 +14,9 @@ import pyro
 import torch
 
 from pyro_aevb.checkpoint import Checkpoints
+from pyro_aevb.cli.build import fit_options, make_learner, make_vae
+from pyro_aevb.cli.config import TrainingConfig
+from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.data_parallel import Ranks
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
@@ -24,8 +27,6 @@ from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.plots import write_figure
 from pyro_aevb.saving import save
 from pyro_aevb.tensorboard import TensorBoard
-from pyro_aevb.training_config import TrainingConfig, fit_options, make_learner, make_vae
-from pyro_aevb.training_data import TrainingData, training_data
 from pyro_aevb.vae import VAE
 
 CONFIG = "config.toml"
