@@ -42,11 +42,12 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, VAE, History, NonFiniteLossError, WakeSleep
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.training import fit
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")

@@ -29,9 +29,10 @@ import torch
 from compare_wake_sleep import aligned, check_writable, positive, replace, versions
 from pyro.infer import TraceMeanField_ELBO
 
-from pyro_aevb import AEVB, AIS, VAE, Evidence, Importance, PosteriorDensity, Quadrature, fit, log_marginal_likelihood
+from pyro_aevb import AEVB, AIS, VAE, Evidence, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
 from pyro_aevb.datasets import DATASETS, load_dataset
 from pyro_aevb.evidence import evidence_gap
+from pyro_aevb.training import fit
 
 
 def methods(temperatures: int) -> dict[str, tuple[Any, int | None]]:

@@ -43,9 +43,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 import pyro_aevb
-from pyro_aevb import AEVB, IWAE, SGVB, STL, VAE, VIMCO, DReG, Objective, ScoreFunction, fit
+from pyro_aevb import AEVB, IWAE, SGVB, STL, VAE, VIMCO, DReG, Objective, ScoreFunction
 from pyro_aevb.capture import Capture
 from pyro_aevb.datasets import DATASETS, load_dataset
+from pyro_aevb.training import fit
 
 BATCH_SIZE = 100
 REFERENCE_DRAWS, BATCHES = 4, 8  # times as many draws as an estimator's, in so many batches

@@ -46,9 +46,10 @@ from compare_wake_sleep import (
 from compare_wake_sleep import Task as Training
 from tqdm import tqdm
 
-from pyro_aevb import VAE, PosteriorDensity, fit, log_marginal_likelihood
+from pyro_aevb import VAE, PosteriorDensity, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.training import fit
 
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
 PAPER = {"aevb-b": "AEVB", "wake-sleep": "WS", "mcem": "MCEM"}

@@ -30,10 +30,11 @@ import torch
 from compare_wake_sleep import aligned, check_writable, positive, replace, versions
 from tqdm import tqdm
 
-from pyro_aevb import AEVB, SGVB, VAE, fit, log_marginal_likelihood
+from pyro_aevb import AEVB, SGVB, VAE, log_marginal_likelihood
 from pyro_aevb.datasets import DATASETS, load_dataset
 from pyro_aevb.evidence import elbo
 from pyro_aevb.priors import VampPrior
+from pyro_aevb.training import fit
 
 PRIORS, POSTERIORS = ("normal", "mixture", "vamp", "flow"), ("normal", "full", "low-rank", "iaf")
 

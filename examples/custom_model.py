@@ -19,8 +19,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_aevb import AEVB, MCEM, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, WakeSleep
 from pyro_aevb.model_guide import log_density
+from pyro_aevb.training import fit
 
 TRUE_W = torch.tensor([[0.9, 0.0], [0.9, 0.2], [0.7, -0.2], [0.0, 0.8], [0.2, 0.8], [-0.2, 0.6]])
 TRUE_B = torch.tensor([1.0, 0.5, 0.8, 1.2, 0.3, 0.7])

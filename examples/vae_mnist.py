@@ -23,10 +23,11 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from pyro_aevb import AEVB, VAE, fit
+from pyro_aevb import AEVB, VAE
 from pyro_aevb.datasets import DATASETS, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
 from pyro_aevb.plots import image_grid, manifold, write_image
+from pyro_aevb.training import fit
 
 
 def train(data: ImageData, latent_dim: int, samples: int) -> tuple[VAE, float]:

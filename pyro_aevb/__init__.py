@@ -13,8 +13,6 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
-from pyro_aevb.fit import fit
-from pyro_aevb.history import History
 from pyro_aevb.learners.aevb import AEVB, AEVBInfo
 from pyro_aevb.learners.mcem import MCEM, MCEMInfo
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
@@ -26,6 +24,8 @@ from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
 from pyro_aevb.saving import load, save
+from pyro_aevb.training.fit import fit
+from pyro_aevb.training.history import History
 from pyro_aevb.vae import VAE
 from pyro_aevb.version import __version__
 

@@ -23,20 +23,7 @@ from torch.distributions import constraints
 from torch.utils._pytree import tree_leaves
 
 import pyro_aevb
-from pyro_aevb import (
-    AEVB,
-    IWAE,
-    MCEM,
-    SGVB,
-    STL,
-    VAE,
-    VIMCO,
-    DReG,
-    ReweightedWakeSleep,
-    ScoreFunction,
-    WakeSleep,
-    fit,
-)
+from pyro_aevb import AEVB, IWAE, MCEM, SGVB, STL, VAE, VIMCO, DReG, ReweightedWakeSleep, ScoreFunction, WakeSleep
 from pyro_aevb.capture import Capture
 from pyro_aevb.capture.capture import LARGEST_CACHE
 from pyro_aevb.capture.graph_passes import onednn_is_faster
@@ -44,6 +31,7 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import in_precision
 from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
+from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

@@ -15,11 +15,12 @@ import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, WakeSleep, fit
-from pyro_aevb.checkpoint import Checkpoints
-from pyro_aevb.data_parallel import Ranks
+from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, WakeSleep
 from pyro_aevb.evidence import elbo
 from pyro_aevb.files.safetensors_state import pack, unpack
+from pyro_aevb.training import fit
+from pyro_aevb.training.checkpoint import Checkpoints
+from pyro_aevb.training.ranks import Ranks
 
 N = 100
 SGD = functools.partial(torch.optim.SGD, lr=1e-4)

@@ -14,8 +14,9 @@ from models import bernoulli_vae
 from test_fit import DATA, Spy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.datasets import Binarized
+from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 INFO = SimpleNamespace(loss=torch.tensor(1.0))
@@ -195,7 +196,8 @@ def test_float64_data_for_a_float32_model_is_told():
 MAPPED = """
 import functools, resource, sys, warnings
 import numpy as np, pyro, torch
-from pyro_aevb import AEVB, VAE, fit
+from pyro_aevb import AEVB, VAE
+from pyro_aevb.training import fit
 rows = 10 * 2**30 // (4 * 784)
 x = np.memmap(sys.argv[1], np.float32, "w+", shape=(rows, 784))  # a sparse file: all zeros
 x = np.memmap(sys.argv[1], np.float32, "r", shape=(rows, 784))

@@ -12,9 +12,10 @@ import pytest
 import torch
 from models import bernoulli_vae
 
-from pyro_aevb import AEVB, fit
-from pyro_aevb.data_parallel import Ranks
+from pyro_aevb import AEVB
 from pyro_aevb.datasets import Binarized
+from pyro_aevb.training import fit
+from pyro_aevb.training.ranks import Ranks
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 
@@ -111,7 +112,7 @@ def test_the_same_seed_is_the_same_run():
 
 
 def test_progress_shows_bound_and_time_left(capfd, monkeypatch):
-    monkeypatch.setattr(sys.modules["pyro_aevb.progress"].Progress, "interval", 0.0)
+    monkeypatch.setattr(sys.modules["pyro_aevb.training.progress"].Progress, "interval", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     vae, x = bernoulli_vae()
     learner = AEVB(vae.model, vae.guide, ADAM)

@@ -11,8 +11,9 @@ from models import CONTINUOUS, DISCRETE, N, bernoulli_vae, linear_gaussian
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
 
-from pyro_aevb import AEVB, MCEM, VIMCO, DReG, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, VIMCO, DReG, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.model_guide.contract import check_data
+from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 LEARNERS = {

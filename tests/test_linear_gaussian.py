@@ -11,9 +11,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from statistics_tools import assert_mean
 
-from pyro_aevb import AEVB, MCEM, DReG, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, DReG, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
+from pyro_aevb.training import fit
 
 SGD = functools.partial(torch.optim.SGD, lr=1.0)
 

@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_aevb import MCEM, fit
+from pyro_aevb import MCEM
+from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
 

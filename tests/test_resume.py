@@ -20,10 +20,11 @@ from torch import nn
 from torch.utils._pytree import tree_leaves_with_path
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep, fit
-from pyro_aevb.checkpoint import Checkpoints
+from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.files.safetensors_state import pack, unpack
+from pyro_aevb.training import fit
+from pyro_aevb.training.checkpoint import Checkpoints
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 

@@ -12,10 +12,11 @@ from models import bernoulli_vae
 from test_resume import batch_norm_vae
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, SGVB, VAE, History, fit
+from pyro_aevb import AEVB, MCEM, SGVB, VAE, History
 from pyro_aevb.evidence import elbo
-from pyro_aevb.history import Record
-from pyro_aevb.validation import ValidationBound
+from pyro_aevb.training import fit
+from pyro_aevb.training.history import Record
+from pyro_aevb.training.validation import ValidationBound
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 

@@ -8,7 +8,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_aevb import WakeSleep, fit
+from pyro_aevb import WakeSleep
+from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
 STATES = torch.tensor(list(itertools.product([0.0, 1.0], repeat=3)), dtype=torch.float64)

@@ -29,12 +29,12 @@ from pyro_aevb.cli.reports import (
 )
 from pyro_aevb.cli.train import compare, train
 from pyro_aevb.cli.trained_run import TrainedRun
-from pyro_aevb.data_parallel import Ranks, process_group
 from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
 from pyro_aevb.evidence.annealing import AIS
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.plots import compare_histories, image_grid, manifold, pairs, write_figure, write_image
+from pyro_aevb.training.ranks import Ranks, process_group
 from pyro_aevb.version import __version__
 
 METHODS = ("importance", "ais", "quadrature")

@@ -70,7 +70,7 @@ def make_optimizer(config: TrainingConfig) -> OptimizerFactory:
 
 
 def fit_options(config: TrainingConfig) -> dict[str, Any]:
-    """Return those arguments of :func:`~pyro_aevb.fit` that the configuration has."""
+    """Return those arguments of :func:`~pyro_aevb.training.fit` that the configuration has."""
     return {
         "samples": config.samples,
         "epochs": EPOCHS if config.epochs is None and config.samples is None else config.epochs,

@@ -13,20 +13,20 @@ from typing import Any
 import pyro
 import torch
 
-from pyro_aevb.checkpoint import Checkpoints
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data
-from pyro_aevb.data_parallel import Ranks
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
-from pyro_aevb.fit import fit
-from pyro_aevb.history import History
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.plots import write_figure
 from pyro_aevb.saving import save
-from pyro_aevb.tensorboard import TensorBoard
+from pyro_aevb.training.checkpoint import Checkpoints
+from pyro_aevb.training.fit import fit
+from pyro_aevb.training.history import History
+from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae import VAE
 
 CONFIG = "config.toml"
@@ -54,7 +54,7 @@ def train(
         progress: show a progress bar.
 
     Raises:
-        ValueError, OSError, NonFiniteLossError: as :func:`~pyro_aevb.fit`.
+        ValueError, OSError, NonFiniteLossError: as :func:`~pyro_aevb.training.fit`.
         SystemExit: with code 143 on SIGTERM.
     """
     out, ranks = Path(out), Ranks()

@@ -20,7 +20,7 @@ from pyro_aevb.model_guide.sites import PyroCallable
 
 
 class MCEMWithGuide:
-    """A learner for :func:`~pyro_aevb.fit` out of two: ``mcem`` for theta, ``recognition`` for phi.
+    """A learner for :func:`~pyro_aevb.training.fit` out of two: ``mcem`` for theta, ``recognition`` for phi.
 
     Args:
         mcem: over the model.

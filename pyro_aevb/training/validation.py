@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, data_source
 from pyro_aevb.evidence.elbo import estimate, seeded
-from pyro_aevb.history import ERROR, History
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import check_data, check_pair
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.training.data_source import Data, data_source
+from pyro_aevb.training.history import ERROR, History
 
 
 class ValidationBound:
@@ -24,7 +24,7 @@ class ValidationBound:
 
     Args:
         learner: whose model and guide; one without a guide is a ``ValueError``.
-        data: like the training data of :func:`~pyro_aevb.fit`; a stream must be one that can be gone through again.
+        data: like the training data of :func:`~pyro_aevb.training.fit`; a stream must be one that can be gone through again.
         num_particles: draws from the guide for each datapoint.
         device: where minibatches go.
         compile: the fast path.

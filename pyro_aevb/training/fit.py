@@ -16,17 +16,17 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.checkpoint import Checkpoints
-from pyro_aevb.data_parallel import Ranks
-from pyro_aevb.data_source import Data, DataSet, Stream, data_source
-from pyro_aevb.history import History
 from pyro_aevb.learners.learner import StepInfo
 from pyro_aevb.learners.optimizer import Optimizer
-from pyro_aevb.minibatches import Passes, Permutations, minibatches
-from pyro_aevb.progress import Progress
-from pyro_aevb.run import Run
-from pyro_aevb.signals import HeldSignals
-from pyro_aevb.validation import Best, ValidationBound
+from pyro_aevb.training.checkpoint import Checkpoints
+from pyro_aevb.training.data_source import Data, DataSet, Stream, data_source
+from pyro_aevb.training.history import History
+from pyro_aevb.training.minibatches import Passes, Permutations, minibatches
+from pyro_aevb.training.progress import Progress
+from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.run import Run
+from pyro_aevb.training.signals import HeldSignals
+from pyro_aevb.training.validation import Best, ValidationBound
 
 
 class Trainable(Protocol):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_aevb.history import ERROR
+from pyro_aevb.training.history import ERROR
 
 
 class Progress:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pyro_aevb.history import History
+from pyro_aevb.training.history import History
 
 
 class TensorBoard:
-    """A callback for :func:`~pyro_aevb.fit` that writes each evaluation's values and the training bound.
+    """A callback for :func:`~pyro_aevb.training.fit` that writes each evaluation's values and the training bound.
 
     They stand under ``bound/``, against training samples; ``tensorboard --logdir FOLDER`` shows them.
 

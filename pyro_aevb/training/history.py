@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 @dataclass
 class History:
-    """What :func:`~pyro_aevb.fit` did.
+    """What :func:`~pyro_aevb.training.fit` did.
 
     Attributes:
         records: its evaluations, in order.

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.checkpoint import Checkpoints
-from pyro_aevb.data_parallel import Ranks
-from pyro_aevb.history import History, Record
-from pyro_aevb.minibatches import Passes, Permutations
 from pyro_aevb.random_state import random_state, set_random_state
-from pyro_aevb.validation import Best, ValidationBound
+from pyro_aevb.training.checkpoint import Checkpoints
+from pyro_aevb.training.history import History, Record
+from pyro_aevb.training.minibatches import Passes, Permutations
+from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.validation import Best, ValidationBound
 
 
 class Run:
