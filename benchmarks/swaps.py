@@ -33,8 +33,8 @@ from tqdm import tqdm
 from pyro_aevb import AEVB, SGVB, VAE, log_marginal_likelihood
 from pyro_aevb.datasets import DATASETS, load_dataset
 from pyro_aevb.evidence import elbo
-from pyro_aevb.priors import VampPrior
 from pyro_aevb.training import fit
+from pyro_aevb.vae.priors import VampPrior
 
 PRIORS, POSTERIORS = ("normal", "mixture", "vamp", "flow"), ("normal", "full", "low-rank", "iaf")
 

@@ -23,9 +23,9 @@ from pyro_aevb import AEVB, SGVB, VAE, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
 from pyro_aevb.distributions.stable import Logistic
 from pyro_aevb.evidence import elbo
-from pyro_aevb.likelihoods import DiscretizedLogisticMixture
-from pyro_aevb.priors import Factorised, MixturePrior
 from pyro_aevb.training import fit
+from pyro_aevb.vae.likelihoods import DiscretizedLogisticMixture
+from pyro_aevb.vae.priors import Factorised, MixturePrior
 
 BINARY = {
     "the paper's": {},

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import AEVB, SGVB, VAE
-from pyro_aevb.columns import Columns
 from pyro_aevb.evidence import elbo
-from pyro_aevb.likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 from pyro_aevb.training import fit
+from pyro_aevb.vae.columns import Columns
+from pyro_aevb.vae.likelihoods import Bernoulli, Categorical, Gaussian, Poisson, StudentT
 
 COLUMNS = Columns(
     {

@@ -23,10 +23,10 @@ from pyro_aevb.objectives.iwae import IWAE, DReG, Renyi
 from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.saving import load, save
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.saving import load, save
+from pyro_aevb.vae.vae import VAE
 from pyro_aevb.version import __version__
 
 __all__ = [

@@ -19,7 +19,7 @@ from torchvision.utils import make_grid, save_image
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.training.history import ERROR, History
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.vae import VAE
 
 SHOWN_HEIGHT = 28  # pixels, to which small images are enlarged
 

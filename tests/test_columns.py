@@ -9,10 +9,10 @@ import torch
 from pyro import poutine
 
 from pyro_aevb import AEVB, MCEM, SGVB, VAE, ReweightedWakeSleep, WakeSleep
-from pyro_aevb.columns import Columns
-from pyro_aevb.likelihoods import Bernoulli, Categorical, FixedGaussian, Gaussian, Poisson
 from pyro_aevb.model_guide import log_density
 from pyro_aevb.training import fit
+from pyro_aevb.vae.columns import Columns
+from pyro_aevb.vae.likelihoods import Bernoulli, Categorical, FixedGaussian, Gaussian, Poisson
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
 TABLE = {"height": Gaussian(), "visits": Poisson(), "smokes": Bernoulli(), "kind": Categorical(3)}

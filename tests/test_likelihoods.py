@@ -11,8 +11,8 @@ from statistics_tools import assert_mean
 
 from pyro_aevb import AEVB, MCEM, VAE, DReG, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
-from pyro_aevb.likelihoods import LIKELIHOODS, Categorical, CustomLikelihood, DiscretizedLogisticMixture
 from pyro_aevb.model_guide import log_density
+from pyro_aevb.vae.likelihoods import LIKELIHOODS, Categorical, CustomLikelihood, DiscretizedLogisticMixture
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 OTHERS = {

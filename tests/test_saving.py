@@ -19,11 +19,12 @@ from torch import nn
 
 import pyro_aevb
 from pyro_aevb import VAE, load, save
-from pyro_aevb.columns import Columns
-from pyro_aevb.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.files.atomic import write_atomically
-from pyro_aevb.likelihoods import (
+from pyro_aevb.model_guide import log_density
+from pyro_aevb.vae.columns import Columns
+from pyro_aevb.vae.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
+from pyro_aevb.vae.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
     Categorical,
@@ -33,8 +34,7 @@ from pyro_aevb.likelihoods import (
     Poisson,
     SharedGaussian,
 )
-from pyro_aevb.model_guide import log_density
-from pyro_aevb.posteriors import (
+from pyro_aevb.vae.posteriors import (
     POSTERIORS,
     DiagonalGaussian,
     FreeForm,
@@ -42,7 +42,7 @@ from pyro_aevb.posteriors import (
     LowRankGaussian,
     TwoPositive,
 )
-from pyro_aevb.priors import PRIORS, Factorised, MixturePrior, VampPrior
+from pyro_aevb.vae.priors import PRIORS, Factorised, MixturePrior, VampPrior
 
 TABLE = Columns({"b": Gaussian(), "a": Poisson(), "entries": Bernoulli(), "d": Categorical(3)})
 OTHERS = [name for name in LIKELIHOODS if name != "beta"]  # all but one take zeros and ones

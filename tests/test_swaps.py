@@ -13,12 +13,12 @@ from torch import nn
 
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, DReG, ReweightedWakeSleep, WakeSleep, log_marginal_likelihood
 from pyro_aevb.evidence import elbo
-from pyro_aevb.likelihoods import LIKELIHOODS
 from pyro_aevb.model_guide import log_density
-from pyro_aevb.networks import conv_decoder, conv_encoder
-from pyro_aevb.posteriors import POSTERIORS, FreeForm, LowRankGaussian
-from pyro_aevb.priors import PRIORS, MixturePrior, VampPrior
 from pyro_aevb.training import fit
+from pyro_aevb.vae.likelihoods import LIKELIHOODS
+from pyro_aevb.vae.networks import conv_decoder, conv_encoder
+from pyro_aevb.vae.posteriors import POSTERIORS, FreeForm, LowRankGaussian
+from pyro_aevb.vae.priors import PRIORS, MixturePrior, VampPrior
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 J, D, N = 3, 5, 40

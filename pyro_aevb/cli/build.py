@@ -18,7 +18,7 @@ from pyro_aevb.learners.optimizer import OptimizerFactory
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep
 from pyro_aevb.learners.wake_sleep import WakeSleep
 from pyro_aevb.objectives.sgvb import SGVB
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.vae import VAE
 
 
 def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape: tuple[int, ...] | None) -> VAE:

@@ -20,13 +20,13 @@ from pyro.infer.elbo import ELBO
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import PRECISIONS
 from pyro_aevb.datasets.pixels import PIXELS
-from pyro_aevb.likelihoods import LIKELIHOODS
-from pyro_aevb.networks import INITIALIZATIONS
 from pyro_aevb.objectives.iwae import IWAE, DReG
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.posteriors import POSTERIORS
-from pyro_aevb.priors import PRIORS
+from pyro_aevb.vae.likelihoods import LIKELIHOODS
+from pyro_aevb.vae.networks import INITIALIZATIONS
+from pyro_aevb.vae.posteriors import POSTERIORS
+from pyro_aevb.vae.priors import PRIORS
 
 EPOCHS = 20  # where neither epochs nor samples are given
 SEVERAL = 5  # particles, where an objective needs more than one and nobody says how many

@@ -21,13 +21,13 @@ from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.plots import write_figure
-from pyro_aevb.saving import save
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History
 from pyro_aevb.training.ranks import Ranks
 from pyro_aevb.training.tensorboard import TensorBoard
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.saving import save
+from pyro_aevb.vae.vae import VAE
 
 CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"

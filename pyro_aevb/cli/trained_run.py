@@ -17,8 +17,8 @@ from torch import Tensor
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import ImageShape, rows
 from pyro_aevb.cli.train import CONFIG, check_device
-from pyro_aevb.saving import load
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.saving import load
+from pyro_aevb.vae.vae import VAE
 
 CHUNK = 1000  # datapoints at a time
 

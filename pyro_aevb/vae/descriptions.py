@@ -15,8 +15,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_aevb import columns, likelihoods, posteriors, priors
 from pyro_aevb.distributions import families as reparameterization
+from pyro_aevb.vae import columns, likelihoods, posteriors, priors
 
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 

@@ -1,6 +1,6 @@
 """A VAE in a folder: ``vae.json`` says how to build it, ``weights-<digest>.safetensors`` has its tensors.
 
-Nothing in the folder is code.  What :mod:`pyro_aevb.descriptions` has no name for (networks, functions and classes of
+Nothing in the folder is code.  What :mod:`pyro_aevb.vae.descriptions` has no name for (networks, functions and classes of
 one's own) is marked ``custom``, and whoever loads the folder supplies it.
 
 ``vae.json`` is the folder's only entrance: it holds the checksum of the weights, whose first digits are in their file's
@@ -26,12 +26,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pyro_aevb.descriptions import DTYPES, UnknownPartError, describe, restore
 from pyro_aevb.files.atomic import write_atomically
-from pyro_aevb.networks import layers_of
-from pyro_aevb.posteriors import Posterior
-from pyro_aevb.priors import GivenPrior, Prior
-from pyro_aevb.vae import VAE
+from pyro_aevb.vae.descriptions import DTYPES, UnknownPartError, describe, restore
+from pyro_aevb.vae.networks import layers_of
+from pyro_aevb.vae.posteriors import Posterior
+from pyro_aevb.vae.priors import GivenPrior, Prior
+from pyro_aevb.vae.vae import VAE
 from pyro_aevb.version import __version__
 
 FORMAT = 1

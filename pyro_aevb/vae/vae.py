@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_aevb.distributions.table import ColumnsDistribution
-from pyro_aevb.likelihoods import LIKELIHOODS, Likelihood
-from pyro_aevb.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, layers_of, mlp
-from pyro_aevb.posteriors import POSTERIORS, FreeForm, Posterior
-from pyro_aevb.priors import PRIORS, GivenPrior, Prior
+from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood
+from pyro_aevb.vae.networks import INITIALIZATIONS, apply_network, conv_decoder, conv_encoder, layers_of, mlp
+from pyro_aevb.vae.posteriors import POSTERIORS, FreeForm, Posterior
+from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
 
 Part = TypeVar("Part")
 
@@ -30,13 +30,13 @@ class VAE(nn.Module):
         x_dim: D, data dimensions.
         latent_dim: J, latent dimensions.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        prior: p(z): a name out of ``pyro_aevb.priors.PRIORS``, an object like those of :mod:`pyro_aevb.priors`, or any
+        prior: p(z): a name out of ``pyro_aevb.vae.priors.PRIORS``, an object like those of :mod:`pyro_aevb.vae.priors`, or any
             Pyro distribution, of J dimensions or of one.
-        likelihood: p(x|z): a name out of ``pyro_aevb.likelihoods.LIKELIHOODS``, an object like those of
-            :mod:`pyro_aevb.likelihoods`, or a function from decoder outputs (..., D) to a Pyro distribution of D
+        likelihood: p(x|z): a name out of ``pyro_aevb.vae.likelihoods.LIKELIHOODS``, an object like those of
+            :mod:`pyro_aevb.vae.likelihoods`, or a function from decoder outputs (..., D) to a Pyro distribution of D
             dimensions.
-        posterior: q(z|x): a name out of ``pyro_aevb.posteriors.POSTERIORS``, or an object like those of
-            :mod:`pyro_aevb.posteriors`.
+        posterior: q(z|x): a name out of ``pyro_aevb.vae.posteriors.POSTERIORS``, or an object like those of
+            :mod:`pyro_aevb.vae.posteriors`.
         encoder: a module from x (M, D) to the posterior's outputs, in place of the perceptron.
         decoder: a module from z (..., J) to the likelihood's outputs, likewise.
         image_shape: (channels, height, width): both networks are then convolutions over such images.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
-from pyro_aevb.likelihoods import Likelihood
+from pyro_aevb.vae.likelihoods import Likelihood
 
 
 class Columns:
@@ -16,7 +16,7 @@ class Columns:
     Args:
         likelihoods: {name: likelihood}, each without learned parameters of its own.
 
-    >>> from pyro_aevb.likelihoods import Bernoulli, Gaussian, Poisson
+    >>> from pyro_aevb.vae.likelihoods import Bernoulli, Gaussian, Poisson
     >>> table = Columns({"height": Gaussian(), "visits": Poisson(), "smokes": Bernoulli()})
     >>> table.num_outputs, table(torch.zeros(7, 4)).mean[0].tolist()
     (4, [0.0, 1.0, 0.5])

@@ -1,0 +1,7 @@
+"""The paper's model and guide, made of parts: networks, priors, likelihoods, posteriors; saved and loaded."""
+
+from pyro_aevb.vae import columns, likelihoods, networks, posteriors, priors
+from pyro_aevb.vae.saving import load, save
+from pyro_aevb.vae.vae import VAE
+
+__all__ = ["VAE", "columns", "likelihoods", "load", "networks", "posteriors", "priors", "save"]
