@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from pyro_aevb.cli.train import summary
+from pyro_aevb.environment import information, versions
 from pyro_aevb.evidence.estimates import Evidence, MeanEstimate
-from pyro_aevb.information import information, versions
 from pyro_aevb.training.history import ERROR, History
 from pyro_aevb.training.ranks import Ranks
 

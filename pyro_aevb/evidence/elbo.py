@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimates import Estimate
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.random_state import seeded
 
 
 @torch.no_grad()
@@ -71,14 +71,3 @@ def estimate(density: Callable[..., LogDensity], minibatches: Iterable[tuple[Ten
     value = torch.cat([w.mean(0) for w in weights])
     error = torch.cat([w.std(0) / len(w) ** 0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])
     return Estimate(value, error)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch inside the block and put its generators back afterwards; ``None`` changes nothing."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -22,11 +22,12 @@ from torch import Tensor
 from torch.distributions import transform_to
 from tqdm import tqdm
 
-from pyro_aevb.evidence.elbo import elbo, seeded
+from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.model_guide.contract import check_sizes
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.random_state import seeded
 
 
 class EvidenceGap(NamedTuple):

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.annealing import AIS, BDMC
-from pyro_aevb.evidence.elbo import seeded
 from pyro_aevb.evidence.estimates import Evidence, concatenate
 from pyro_aevb.evidence.estimator import Estimator, Problem
 from pyro_aevb.evidence.importance import Importance
@@ -26,6 +25,7 @@ from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.model_guide.contract import check_pair, check_sizes
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.random_state import seeded
 
 METHODS: dict[str, type[Estimator]] = {
     "importance": Importance,

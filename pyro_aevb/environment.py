@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from torch._inductor import cpp_builder, exc
 
 from pyro_aevb.version import __version__
 
@@ -45,6 +44,8 @@ def information() -> dict[str, Any]:
 
 def compiler() -> str | None:
     """Return the C++ compiler that Inductor uses; ``None`` where it finds none."""
+    from torch._inductor import cpp_builder, exc  # here, since it takes a second to import
+
     try:
         return cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError):
