@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_scripts import load_script
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

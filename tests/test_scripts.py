@@ -1,8 +1,6 @@
 """Every example and benchmark runs, small, as a user would run it; a script that is missing here is an error."""
 
 import csv
-import functools
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {
@@ -102,15 +101,6 @@ WITHOUT_A_COMPILER = {
 STEP_TIME = "benchmarks/step_time.py"
 COMPARE = "benchmarks/compare_wake_sleep.py"
 MARGINAL = "benchmarks/marginal_likelihood.py"
-
-
-@functools.cache
-def load_script(path):
-    """Import a script without running it."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
 
 
 def start(script, *args, **kwargs):

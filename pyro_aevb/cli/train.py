@@ -109,8 +109,8 @@ def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner | MC
 def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool = True) -> dict[str, History]:
     """Train with each learner from the same seed on the same data and return their histories, with "validation".
 
-    MCEM, which has no guide, gets one that is fitted beside it (:mod:`pyro_aevb.learners.mcem_with_guide`).  Ctrl-C ends it with
-    those that were trained so far.
+    MCEM, which has no guide, gets one that is fitted beside it.  Ctrl-C ends it with those that were
+    trained so far.
     """
     check_device(config.device)
     if config.validation is None:

@@ -37,8 +37,8 @@ def elbo(
         num_particles: draws a datapoint.
         batch_size: datapoints a pass; bounds memory and changes nothing but which draw falls on whom.
         seed: a seed for the draws; the global generators are then left as they were.
-        vectorize: see :func:`~pyro_aevb.model_guide.log_density.log_density`.
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`; ``"auto"`` takes it from 500 passes on.
+        vectorize: see :func:`~pyro_aevb.model_guide.log_density`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`; ``"auto"`` takes it from 500 passes on.
 
     Raises:
         ValueError: for empty data, sizes below 1, and a pair that breaks the contract.

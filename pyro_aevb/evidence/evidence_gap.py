@@ -31,7 +31,7 @@ from pyro_aevb.random_state import seeded
 
 
 class EvidenceGap(NamedTuple):
-    """log p(x_n) - ELBO and its two parts, nats per datapoint: an :class:`~pyro_aevb.evidence.estimates.Estimate` (N,) each."""
+    """log p(x_n) - ELBO and its two parts, nats per datapoint: an :class:`~pyro_aevb.evidence.Estimate` (N,) each."""
 
     elbo: Estimate
     best_elbo: Estimate

@@ -68,14 +68,14 @@ def log_marginal_likelihood(
         model: p(x, z), called as ``model(*minibatch)``.
         guide: q(z|x), called likewise; ``None`` for a model without one (all but importance).
         args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
-        method: a name, or an object with its options: :class:`~pyro_aevb.evidence.importance.Importance`,
-            :class:`~pyro_aevb.evidence.posterior_density.PosteriorDensity`, :class:`~pyro_aevb.evidence.annealing.AIS`,
-            :class:`~pyro_aevb.evidence.annealing.BDMC`, :class:`~pyro_aevb.evidence.quadrature.Quadrature`.
+        method: a name, or an object with its options: :class:`~pyro_aevb.evidence.Importance`,
+            :class:`~pyro_aevb.evidence.PosteriorDensity`, :class:`~pyro_aevb.evidence.AIS`,
+            :class:`~pyro_aevb.evidence.BDMC`, :class:`~pyro_aevb.evidence.Quadrature`.
         num_particles: K draws, AIS chains or posterior samples a datapoint; by default what suits the method.
         batch_size: datapoints at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.
         vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         progress: show a progress bar on what takes longer than a second.
 
     Raises:

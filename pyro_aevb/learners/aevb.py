@@ -23,7 +23,7 @@ class AEVBInfo(NamedTuple):
 
     ``loss``: -L^M - log p(theta), Eq. (8), in nats for the whole data set.  ``elbo``: L^M / N, in nats per datapoint,
     the mean of the objective's bound.  ``terms``: what that is made of for each datapoint, where the objective is an
-    :class:`~pyro_aevb.objectives.objective.Objective`; empty for Pyro's own.
+    :class:`~pyro_aevb.objectives.Objective`; empty for Pyro's own.
     """
 
     loss: Tensor
@@ -46,10 +46,10 @@ class AEVB(Learner):
         model: p(x, z).
         guide: q(z|x).
         optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one.
-        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.iwae.IWAE`.
+        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.IWAE`.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

@@ -109,7 +109,7 @@ class Learner(ABC):
         """Choose how steps are computed; what is ``None`` stays as it is.
 
         Args:
-            compile: as for :class:`~pyro_aevb.capture.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
+            compile: as for :class:`~pyro_aevb.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
             precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
             expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
         """

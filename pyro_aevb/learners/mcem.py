@@ -34,19 +34,19 @@ class MCEM(Learner):
     r"""Alternate posterior samples by HMC (the E step) with updates of theta on them (the M step).
 
     Every datapoint has its own chain, which goes on from visit to visit, and its own accept.  Latents with constrained
-    supports move in unconstrained coordinates (:mod:`pyro_aevb.samplers.latent_space`).  A chain starts from the prior, and its
-    steps are drawn anew at each transition, uniformly between a fifth of the step size and the whole.
+    supports move in unconstrained coordinates (:mod:`pyro_aevb.samplers.latent_space`).  A chain starts from the prior,
+    and its steps are drawn anew at each transition, uniformly between a fifth of the step size and the whole.
 
     Args:
         model: p(x, z), its latents continuous and local.
         optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
         num_leapfrog: leapfrog steps a transition; the paper's 10.
         num_transitions: transitions a visit.
         num_updates: updates of theta a visit; the paper's 5.
         target_acceptance: what the step size is adapted to; the paper's 90%.
         step_size: the largest leapfrog step to begin with.
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

@@ -52,10 +52,10 @@ class ReweightedWakeSleep(Learner):
         guide_optim: for phi, another one.
         num_particles: K, two or more.
         insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
-        dream_arguments: as for :class:`~pyro_aevb.learners.wake_sleep.WakeSleep`.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
+        dream_arguments: as for :class:`~pyro_aevb.learners.WakeSleep`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

@@ -47,10 +47,10 @@ class WakeSleep(Learner):
         guide: q(z|x).
         model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or Pyro optimizer.
         guide_optim: for phi, another one.
-        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.aevb.AEVB`.
+        theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
         dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
             argument that a site observes is replaced by the dream, and the others are kept.
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> import functools, pyro, pyro.distributions as dist
     >>> def model(x):

@@ -24,7 +24,7 @@ class IWAE(Objective):
 
     Args:
         num_particles: K.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -53,13 +53,13 @@ class Renyi(Objective):
 
     .. math:: \mathcal{L}_\alpha = \frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
 
-    alpha = 0 is :class:`IWAE`, alpha = 1 the limit, :class:`~pyro_aevb.objectives.sgvb.SGVB`.  It falls as alpha rises, beyond 1
-    too.
+    alpha = 0 is :class:`IWAE`, alpha = 1 the limit, :class:`~pyro_aevb.objectives.SGVB`.  It falls as alpha rises,
+    beyond 1 too.
 
     Args:
         alpha: 0 or more.
         num_particles: K; with one particle every alpha gives L^A.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     Raises ``ValueError`` for an alpha below 0, where the value is no lower bound.
 
@@ -95,12 +95,12 @@ class DReG(Objective):
         \nabla_\theta = E \sum_k \tilde{w}_k \frac{\partial \log w_k}{\partial \theta}
 
     with normalised weights.  The same mean as :class:`IWAE`'s, less variance, and a signal that doesn't drown in noise
-    as K grows.  For reparameterised guides; what :class:`~pyro_aevb.objectives.sgvb.STL` says of several sites and of flows holds
-    here too.
+    as K grows.  For reparameterised guides; what :class:`~pyro_aevb.objectives.STL` says of several sites and of
+    flows holds here too.
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> DReG(1)
     Traceback (most recent call last):

@@ -28,7 +28,7 @@ class ScoreFunction(Objective):
     Args:
         num_particles: K.
         baseline: ``"leave-one-out"``, for K > 1, or ``None``.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> import pyro, pyro.distributions as dist
     >>> logit = torch.tensor(0.0, requires_grad=True)
@@ -83,7 +83,7 @@ class VIMCO(Objective):
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> VIMCO(1)
     Traceback (most recent call last):

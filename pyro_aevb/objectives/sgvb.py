@@ -32,7 +32,7 @@ class SGVB(Objective):
             while a run goes on (KL warm-up).  Other than 1 it isn't a bound on log p(x) any more.
         free_bits: nats of each site's KL that cost nothing: the KL of a site and datapoint counts as the larger of
             itself and this (after Kingma et al. 2016, who take the mean over a minibatch first).
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> import pyro, pyro.distributions as dist, torch
     >>> def model(x):
@@ -93,7 +93,7 @@ class STL(Objective):
 
     Args:
         num_particles: K, draws a datapoint.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.objective.Objective`.
+        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> import pyro, pyro.distributions as dist, torch
     >>> shift = torch.tensor(0.0, requires_grad=True)

@@ -32,7 +32,7 @@ class AnnealedPath:
         args: a minibatch, to see what the latents are.
         start: where the path starts.
         vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
-        compile: the fast path, see :class:`~pyro_aevb.capture.capture.Capture`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         expected_calls: how many gradients to expect.
         expected_joints: how many calls of :meth:`log_joint`.
     """

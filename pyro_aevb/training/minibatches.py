@@ -29,7 +29,7 @@ class Minibatch(NamedTuple):
 
 
 class Permutations:
-    """A :class:`~pyro_aevb.training.data_source.DataSet` pass after pass, each a permutation, all drawn from one seed."""
+    """A :class:`DataSet` pass after pass, each a permutation, all drawn from one seed."""
 
     def __init__(self, data: DataSet, batch_size: int, seed: int) -> None:
         if batch_size > len(data):
@@ -72,7 +72,7 @@ class Permutations:
 
 
 class Passes:
-    """A :class:`~pyro_aevb.training.data_source.Stream` from beginning to end, ``passes`` times (``None``: again and again).
+    """A :class:`Stream` from beginning to end, ``passes`` times (``None``: again and again).
 
     Its place is found again by going through it once more from the beginning of the pass, with torch's random state of
     then; or by the stream itself, if it has ``state_dict`` and ``load_state_dict``.

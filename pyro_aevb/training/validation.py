@@ -25,7 +25,8 @@ class ValidationBound:
 
     Args:
         learner: whose model and guide; one without a guide is a ``ValueError``.
-        data: like the training data of :func:`~pyro_aevb.training.fit`; a stream must be one that can be gone through again.
+        data: like the training data of :func:`~pyro_aevb.training.fit`; a stream must be one that can be gone through
+            again.
         num_particles: draws from the guide for each datapoint.
         device: where minibatches go.
         compile: the fast path.

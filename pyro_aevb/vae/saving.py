@@ -1,7 +1,7 @@
 """A VAE in a folder: ``vae.json`` says how to build it, ``weights-<digest>.safetensors`` has its tensors.
 
-Nothing in the folder is code.  What :mod:`pyro_aevb.vae.descriptions` has no name for (networks, functions and classes of
-one's own) is marked ``custom``, and whoever loads the folder supplies it.
+Nothing in the folder is code.  What :mod:`pyro_aevb.vae.descriptions` has no name for (networks, functions and classes
+of one's own) is marked ``custom``, and whoever loads the folder supplies it.
 
 ``vae.json`` is the folder's only entrance: it holds the checksum of the weights, whose first digits are in their file's
 name.  ``save`` writes the weights first, then replaces ``vae.json`` in one stroke, then removes the old weights, so the

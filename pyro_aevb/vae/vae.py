@@ -30,8 +30,8 @@ class VAE(nn.Module):
         x_dim: D, data dimensions.
         latent_dim: J, latent dimensions.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        prior: p(z): a name out of ``pyro_aevb.vae.priors.PRIORS``, an object like those of :mod:`pyro_aevb.vae.priors`, or any
-            Pyro distribution, of J dimensions or of one.
+        prior: p(z): a name out of ``pyro_aevb.vae.priors.PRIORS``, an object like those of
+            :mod:`pyro_aevb.vae.priors`, or any Pyro distribution, of J dimensions or of one.
         likelihood: p(x|z): a name out of ``pyro_aevb.vae.likelihoods.LIKELIHOODS``, an object like those of
             :mod:`pyro_aevb.vae.likelihoods`, or a function from decoder outputs (..., D) to a Pyro distribution of D
             dimensions.

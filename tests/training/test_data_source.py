@@ -10,8 +10,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from models import bernoulli_vae
-from test_fit import DATA, Spy
+from pairs import bernoulli_vae
+from spy import DATA, Spy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep

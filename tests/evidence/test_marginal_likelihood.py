@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
-from exact_models import EXACT, posterior_pair
+from exact_pairs import EXACT, posterior_pair
 from linear_gaussian import LinearGaussian
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from statistics_tools import SIGMAS

@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from models import CONTINUOUS, DISCRETE, N, bernoulli_vae, linear_gaussian
+from pairs import CONTINUOUS, DISCRETE, N, bernoulli_vae, linear_gaussian
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
 

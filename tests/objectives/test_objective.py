@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
-from models import CONTINUOUS, DISCRETE
+from pairs import CONTINUOUS, DISCRETE
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from statistics_tools import SIGMAS, assert_mean

@@ -14,8 +14,8 @@ import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
-from test_swaps import FITTING, D, J, N, data, make
 from torch import nn
+from vae_parts import FITTING, D, J, N, data, make
 
 import pyro_aevb
 from pyro_aevb import VAE, load, save

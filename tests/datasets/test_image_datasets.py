@@ -14,7 +14,7 @@ import torch
 from pyro_aevb.datasets import Binarized, cache_folder, load_dataset
 from pyro_aevb.datasets import image_datasets as datasets
 
-SHARED = Path(os.environ.get("PYRO_AEVB_DATA") or Path(__file__).parents[2] / "shared" / "data")
+SHARED = Path(os.environ.get("PYRO_AEVB_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs = {
     "mnist": SHARED / "MNIST/raw/train-images-idx3-ubyte.gz",
     "fashion-mnist": SHARED / "FashionMNIST/raw/train-images-idx3-ubyte.gz",

@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
-from models import N, bernoulli_vae, sigmoid_belief_net
+from pairs import N, bernoulli_vae, sigmoid_belief_net
 from pyro import poutine
 from statistics_tools import SIGMAS
 

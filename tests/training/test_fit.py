@@ -10,7 +10,8 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from models import bernoulli_vae
+from pairs import bernoulli_vae
+from spy import DATA, Spy
 
 from pyro_aevb import AEVB
 from pyro_aevb.datasets import Binarized
@@ -18,31 +19,6 @@ from pyro_aevb.training import fit
 from pyro_aevb.training.ranks import Ranks
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
-
-
-class Spy:
-    """A learner that notes what it is given."""
-
-    def __init__(self, fail_at=None):
-        self.seen, self.rates, self.optimizers, self.fail_at = [], [], {}, fail_at
-
-    compile_seconds = 0.0
-
-    def configure(self, **options):
-        pass
-
-    def prepare(self, x):
-        pass
-
-    def step(self, x, index):
-        assert torch.equal(x[:, 0], index.to(x.dtype))
-        if len(self.seen) == self.fail_at:
-            raise KeyboardInterrupt
-        self.seen.append(index)
-        return type("Info", (), {"loss": torch.tensor(1.0)})()
-
-
-DATA = torch.arange(25.0)[:, None]
 
 
 def test_every_pass_is_a_permutation():

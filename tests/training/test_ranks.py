@@ -30,7 +30,7 @@ ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 LAUNCH = """
 import os, sys, traceback
 import torch, torch.distributed
-import test_data_parallel
+import test_ranks
 
 name, folder, size, *rest = sys.argv[1:]
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def rank_process(rank):
     try:
         store = f"file://{folder}/store-{os.getppid()}"
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=int(size))
-        getattr(test_data_parallel, name)(folder, rank, *rest)
+        getattr(test_ranks, name)(folder, rank, *rest)
         code = 0
     except SystemExit as error:
         code = error.code
@@ -63,7 +63,7 @@ print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
 
 
 def start(function, folder, size, *args):
-    here = str(Path(__file__).parent)
+    here = os.pathsep.join(str(Path(__file__).parents[i] / name) for i, name in ((0, ""), (1, "tables")))
     path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", LAUNCH, function.__name__, str(folder), str(size), *map(str, args)]
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

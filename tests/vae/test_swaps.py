@@ -10,6 +10,7 @@ import torch
 from covering import two_by_two
 from statistics_tools import assert_mean
 from torch import nn
+from vae_parts import FITTING, D, J, N, data, make
 
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, DReG, ReweightedWakeSleep, WakeSleep, log_marginal_likelihood
 from pyro_aevb.evidence import elbo
@@ -21,15 +22,6 @@ from pyro_aevb.vae.posteriors import POSTERIORS, FreeForm, LowRankGaussian
 from pyro_aevb.vae.priors import PRIORS, MixturePrior, VampPrior
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
-J, D, N = 3, 5, 40
-POSITIVE = ("log-normal", "gamma", "exponential"), ("log-normal", "gamma", "weibull")
-OTHER = (("beta",), ("beta",)), (("dirichlet",), ("dirichlet",))
-REAL = tuple(p for p in PRIORS if p not in (*POSITIVE[0], "beta", "dirichlet")), (
-    "normal", "full", "low-rank", "mixture", "planar", "iaf", "spline",
-)  # fmt: skip
-FITTING = [(p, q) for priors, posteriors in (REAL, POSITIVE, *OTHER) for p in priors for q in posteriors]
-FITTING = [pair for pair in FITTING if pair[0] != "vamp" or pair[1] not in ("mixture", "planar")]
-FITTING += [("vamp", q) for q in (*POSITIVE[1], "beta", "dirichlet")]  # its support is the posterior's
 REFUSED = [(p, q) for p in PRIORS for q in POSTERIORS if (p, q) not in FITTING]
 LEARNERS = {
     "aevb": lambda v: AEVB(v.model, v.guide, ADAM, SGVB(2, kl="analytic")),
@@ -41,16 +33,6 @@ LEARNERS = {
 }
 NEED_THE_INVERSE = ("dreg", "wake-sleep", "reweighted")
 APPLYING = [(p, q, name) for p, q in FITTING for name in LEARNERS if q != "planar" or name not in NEED_THE_INVERSE]
-
-
-def make(prior, posterior, likelihood="bernoulli", **kwargs):
-    options = {"hidden_dims": (6,), "dataset_size": N} | kwargs
-    return VAE(D, J, prior=prior, posterior=posterior, likelihood=likelihood, **options).double()
-
-
-def data():
-    pyro.set_rng_seed(5)
-    return (torch.rand(N, D) < 0.4).double()
 
 
 def law(vae, x, name, steps=10):

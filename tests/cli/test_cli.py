@@ -480,7 +480,7 @@ def test_two_processes_train_one_model(data, tmp_path):
     options = [*SMALL, "--epochs", "3", "--validation", "0.2", "--json"]
     process = start(
         "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pyro_aevb", "train", data,
-        "--out", tmp_path / "two", *options, cwd=Path(__file__).parents[1],
+        "--out", tmp_path / "two", *options, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

@@ -29,6 +29,12 @@ def bernoulli_vae():
     return VAE(6, 2, hidden_dims=(5,), dataset_size=N).double(), x
 
 
+def batch_norm_vae():
+    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    encoder = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Linear(5, 4))
+    return VAE(6, 2, hidden_dims=(5,), encoder=encoder, dataset_size=40).double(), x
+
+
 def gaussian_vae():
     x = torch.rand(N, 6, generator=torch.Generator().manual_seed(0)).double()
     return VAE(6, 2, hidden_dims=(5,), likelihood="sigmoid-gaussian", dataset_size=N).double(), x

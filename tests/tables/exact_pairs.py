@@ -5,7 +5,7 @@ import math
 import pyro
 import pyro.distributions as dist
 import torch
-from models import Pair
+from pairs import Pair
 from torch.distributions import MultivariateNormal
 
 N = 50

@@ -8,8 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
-from models import bernoulli_vae
-from test_resume import batch_norm_vae
+from pairs import batch_norm_vae, bernoulli_vae
 from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_aevb import AEVB, MCEM, SGVB, VAE, History

@@ -13,11 +13,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from models import CONTINUOUS, DISCRETE, N, bernoulli_vae
+from pairs import CONTINUOUS, DISCRETE, N, bernoulli_vae
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule, PyroParam, PyroSample
-from test_scripts import load_script
+from scripts import load_script
 from torch import nn
 from torch.distributions import constraints
 from torch.utils._pytree import tree_leaves
@@ -786,7 +786,7 @@ def test_a_fully_bayesian_pyro_module():
         torch.manual_seed(0)
         return Pair(Regression(), guide), torch.randn(N, 3).double()
 
-    from models import Pair
+    from pairs import Pair
 
     eager, fast, captures = both(lambda p, **kw: AEVB(p.model, p.guide, ADAM, **kw), make, 20, "graph")
     assert captures[1].obstacle is None

@@ -14,9 +14,8 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from models import bernoulli_vae
+from pairs import batch_norm_vae, bernoulli_vae
 from pyro.infer import TraceMeanField_ELBO
-from torch import nn
 from torch.utils._pytree import tree_leaves_with_path
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,12 +30,6 @@ ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 
 class Crash(Exception):
     pass
-
-
-def batch_norm_vae():
-    x = (torch.rand(40, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double()
-    encoder = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Linear(5, 4))
-    return VAE(6, 2, hidden_dims=(5,), encoder=encoder, dataset_size=40).double(), x
 
 
 LEARNERS = {
@@ -261,7 +254,7 @@ def test_a_folder_that_can_not_be_written_is_told_before_training(tmp_path):
 # What follows is done to whole processes.  One process imports everything and then forks a child for each run.
 CHILDREN = """
 import os, random, signal, sys, time
-import test_resume
+import test_run
 from pathlib import Path
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -271,8 +264,8 @@ random.seed(0)
 def train():
     import torch
     torch.set_num_threads(1)
-    history, state = test_resume.run("aevb", "tensor", folder, resume=True, epochs=40, checkpoint_every=0.005)
-    (folder / "result").write_bytes(test_resume.pack([state, history.samples, [tuple(r) for r in history.records]]))
+    history, state = test_run.run("aevb", "tensor", folder, resume=True, epochs=40, checkpoint_every=0.005)
+    (folder / "result").write_bytes(test_run.pack([state, history.samples, [tuple(r) for r in history.records]]))
 
 def child():
     pid = os.fork()
@@ -301,14 +294,14 @@ while done < kills:
         for path in folder.iterdir():
             path.unlink()
     if list(folder.glob("checkpoint-*.safetensors")):
-        test_resume.Checkpoints(folder).newest()
+        test_run.Checkpoints(folder).newest()
 _, status = os.waitpid(child(), 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
 def python(code, *args, **kwargs):
-    here = str(Path(__file__).parent)
+    here = os.pathsep.join(str(Path(__file__).parents[i] / name) for i, name in ((0, ""), (1, "tables")))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=environment, **kwargs)
@@ -327,11 +320,11 @@ def test_kill_9_at_any_moment(kills, tmp_path):
 
 PLAIN = {"schedule": None, "keep_best": False, "compile": False}
 SIGNALLED = """
-import signal, sys, test_resume
+import signal, sys, test_run
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
-options = test_resume.PLAIN | {"epochs": 10**6, "checkpoint_every": 1e9}
-history, _ = test_resume.run("aevb", "tensor", Path(sys.argv[1]), **options)
+options = test_run.PLAIN | {"epochs": 10**6, "checkpoint_every": 1e9}
+history, _ = test_run.run("aevb", "tensor", Path(sys.argv[1]), **options)
 print("interrupted", history.interrupted, history.samples)
 """
 
