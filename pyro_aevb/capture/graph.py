@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -121,6 +122,12 @@ def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ..
     module.graph.eliminate_dead_code()
     lifted = _lift_tensors(module, len(tensors))
     return Graph(module, [*tensors, *lifted], trained, spec)
+
+
+def is_tracing() -> bool:
+    """Return whether tensors are being traced here, so that their values can't be read."""
+    module = sys.modules.get("torch.fx.experimental.proxy_tensor")  # not imported as long as nothing is traced
+    return module is not None and module.get_proxy_mode() is not None
 
 
 def _size_depends_on_values(node: Node) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean
-from pyro_aevb.model_guide.sites import PyroCallable, observed_sites
+from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers import ais
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath, Start
@@ -128,7 +129,7 @@ class BDMC:
         model, method, num_chains = problem.model, self.annealing, problem.num_particles or 16
         num_args = len(problem.args)
         with torch.random.fork_rng(), torch.no_grad():
-            names = list(observed_sites(poutine.trace(model).get_trace(*problem.args)))
+            names = list(read(model, None, problem.args).observations)
             first = _simulate(model, problem.args, names)[1].values()
 
         def simulated(*args: Tensor) -> Any:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimates import Estimate
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
 
 
@@ -61,8 +62,13 @@ def elbo(
         raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
     density.expected_calls = -(-len(args[0]) // batch_size)
+    minibatches = list(zip(*(a.split(batch_size) for a in args), strict=True))
     with seeded(seed):
-        return estimate(density, zip(*(a.split(batch_size) for a in args), strict=True))
+        result = estimate(density, minibatches)
+    if result.value.isnan().any():  # data outside the likelihood's support make it so, on the fast path too
+        for minibatch in minibatches:
+            read(model, guide, minibatch)
+    return result
 
 
 def estimate(density: Callable[..., LogDensity], minibatches: Iterable[tuple[Tensor, ...]]) -> Estimate:

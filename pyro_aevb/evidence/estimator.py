@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 
 
 class Problem(NamedTuple):

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
-from pyro_aevb.model_guide.contract import check_sizes
+from pyro_aevb.model_guide.contract import check_sizes, read
 from pyro_aevb.model_guide.log_density import log_density
-from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.model_guide.reading import DataPlate, Reading, Site
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
 
 
@@ -125,12 +126,14 @@ def _best_guide(
     tick: Callable[[], Any],
 ) -> PyroCallable:
     """Return a guide with parameters of its own for each datapoint of the minibatch, the best that Adam finds."""
-    sites = {name: _Free(name, site, len(args[0])) for name, site in _independent_sites(guide, args).items()}
+    reading = _independent_sites(model, guide, args)
+    sites = {name: _Free(site, reading.plate) for name, site in reading.proposals.items()}
 
-    def free(*args: Tensor) -> None:
-        with pyro.plate("data", len(args[0])):
+    def free(*args: Any) -> None:
+        with pyro.plate("data", reading.plate.size, dim=reading.plate.dim):
             for name, site in sites.items():
-                pyro.sample(name, site.distribution())
+                with poutine.mask(mask=True if site.mask is None else site.mask):
+                    pyro.sample(name, site.distribution())
 
     leaves = [leaf for site in sites.values() for leaf in site.leaves.values()]
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
@@ -144,13 +147,13 @@ def _best_guide(
     return free
 
 
-@torch.no_grad()
-def _independent_sites(guide: PyroCallable, args: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Return the guide's sites; raise ``ValueError`` where one's parameters change with the draws of another."""
-    with poutine.block():
-        first, second = (latent_sites(poutine.trace(guide).get_trace(*args)) for _ in range(2))
-    for name, site in first.items():
-        free, again = _Free(name, site, len(args[0])), _Free(name, second[name], len(args[0]))
+def _independent_sites(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...]) -> Reading:
+    """Return the pair's reading; raise ``ValueError`` if one site's parameters change with the draws of another."""
+    first, second = read(model, guide, args), read(model, guide, args)
+    first.require_local()
+    first.require_density()
+    for name, site in first.proposals.items():
+        free, again = _Free(site, first.plate), _Free(second.proposals[name], second.plate)
         if any(not torch.equal(free.leaves[n], again.leaves[n]) for n in free.leaves):
             raise ValueError(
                 f"expected sites whose distributions don't depend on one another, got {name!r}, whose parameters "
@@ -162,23 +165,24 @@ def _independent_sites(guide: PyroCallable, args: tuple[Tensor, ...]) -> dict[st
 class _Free:
     """A site's distribution, its parameters leaves of their own, one set a datapoint."""
 
-    def __init__(self, name: str, site: Any, num_data: int) -> None:
-        fn, self._events = site["fn"], 0
+    def __init__(self, site: Site, plate: DataPlate) -> None:
+        fn, self._events, self.mask = site.fn, 0, site.mask
         while isinstance(fn, Independent):
             self._events, fn = self._events + fn.reinterpreted_batch_ndims, fn.base_dist
         # Parameters are what the distribution keeps: of a MultivariateNormal's four names those it was made with.
         kept = {n: c for n, c in fn.arg_constraints.items() if isinstance(fn.__dict__.get(n), Tensor)}
         if not fn.has_rsample or not kept:
             raise ValueError(
-                f"expected a reparameterized distribution with parameters of its own at site {name!r}, got "
-                f"{type(fn).__name__}; the gap can be split for guides of Normal, MultivariateNormal, Gamma, Beta, ..."
+                f"expected a reparameterized distribution with parameters of its own at site {site.name!r}, got "
+                f"{type(fn).__name__}; the gap can be split for guides of Normal, MultivariateNormal, Gamma, ..."
             )
         self._type, self._constraints = type(fn), kept
-        batch = (*site["fn"].batch_shape[:-1], num_data)
+        batch = list(site.batch_shape)
+        batch[plate.dim] = plate.size
         self.leaves = {}
         for n, constraint in kept.items():
             value = getattr(fn, n).detach()
-            value = value.expand(batch + value.shape[value.dim() - self._events - constraint.event_dim :]).clone()
+            value = value.expand((*batch, *value.shape[value.dim() - self._events - constraint.event_dim :])).clone()
             self.leaves[n] = transform_to(constraint).inv(value).clone().requires_grad_()
 
     def distribution(self) -> Any:

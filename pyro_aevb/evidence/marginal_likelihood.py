@@ -11,11 +11,11 @@ import warnings
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.estimates import Evidence, concatenate
 from pyro_aevb.evidence.estimator import Estimator, Problem
@@ -23,8 +23,9 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
-from pyro_aevb.model_guide.contract import check_pair, check_sizes
-from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.model_guide.contract import check_sizes, read
+from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
 
 METHODS: dict[str, type[Estimator]] = {
@@ -101,9 +102,10 @@ def log_marginal_likelihood(
     estimator = _estimator(method)
     check_sizes(args, num_particles=num_particles, batch_size=batch_size)
     batches = list(zip(*(a.split(batch_size) for a in args), strict=True))
-    _check_guide(model, guide, batches[0])
-    with seeded(seed):
-        evaluate = estimator.prepare(Problem(model, guide, batches[0], num_particles, len(batches), vectorize, compile))
+    problem = Problem(model, guide, batches[0], num_particles, len(batches), vectorize, compile)
+    _check_pair(problem, batches, isinstance(estimator, Importance))
+    with evaluating(PythonState([fn for fn in (model, guide) if fn is not None]).modules), seeded(seed):
+        evaluate = estimator.prepare(problem)
         with tqdm(
             total=float(len(args[0])),
             desc="log p(x)",
@@ -134,19 +136,18 @@ def _estimator(method: str | Estimator) -> Estimator:
     return method
 
 
-def _check_guide(model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...]) -> None:
-    """Raise ``ValueError`` where the pair breaks the contract, or the guide samples what the model doesn't."""
-    check_pair(model, guide, *args)
-    if guide is None:
-        return
-    with torch.random.fork_rng(), poutine.block():
-        proposed = latent_sites(poutine.trace(guide).get_trace(*args))
-    auxiliary = [name for name, site in proposed.items() if site["infer"].get("is_auxiliary")]
-    if auxiliary:
-        raise ValueError(
-            f"expected a guide whose density is that of the model's latents, got auxiliary sites {auxiliary}; "
-            "write the guide with pyro.sample statements for the latents alone, or pass None with method='ais'"
-        )
+def _check_pair(problem: Problem, batches: list[tuple[Any, ...]], draws_from_guide: bool) -> None:
+    """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
+    for batch in batches:
+        reading = read(problem.model, problem.guide, batch)
+        reading.require_local()
+        reading.require_density()
+        others = [*reading.sites("guide", "by-product"), *reading.sites("guide", "auxiliary")]
+        if others and not draws_from_guide:
+            raise ValueError(
+                f"expected a guide whose density is that of the model's latents, got auxiliary sites {others}; "
+                "use method='importance', which integrates them out, or pass guide=None"
+            )
 
 
 def _warn_of_tails(pareto_k: Tensor | None) -> None:

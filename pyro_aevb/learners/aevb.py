@@ -14,7 +14,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.objective import Objective, Terms
 
 

@@ -19,10 +19,10 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.learners.minibatch_share import Share
 from pyro_aevb.learners.optimizer import Optimizer
-from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, check_pair, non_finite_terms
+from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, non_finite_terms, read
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder, log_prior, zero_grad
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -174,7 +174,7 @@ class Learner(ABC):
         """
         check_data(*args)
         with evaluating(self.modules):  # running averages are not for the check
-            check_pair(self._model, self._guide, *args)
+            read(self._model, self._guide, args, modules=self.modules)
         for name, optimizer in self.optimizers.items():
             optimizer.prepare(self._parameters_of(name))
         if self._pending is not None:

@@ -13,7 +13,7 @@ from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers import hmc
 from pyro_aevb.samplers.latent_space import LatentSpace
 

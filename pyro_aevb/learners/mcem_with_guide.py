@@ -16,7 +16,7 @@ from pyro_aevb.learners.mcem import MCEM
 from pyro_aevb.learners.minibatch_share import Share
 from pyro_aevb.learners.optimizer import Optimizer
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 
 
 class MCEMWithGuide:

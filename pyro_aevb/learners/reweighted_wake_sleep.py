@@ -13,9 +13,10 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.learners.wake_sleep import DreamArguments, sleep_loss
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.sites import PyroCallable, pair_depth
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.particles import draw, log_mean_exp
 
 
@@ -119,7 +120,7 @@ class ReweightedWakeSleep(Learner):
         if self.vectorize_particles:
             assert self._guide is not None
             with evaluating(self.modules):
-                self._depth = pair_depth(self._model, self._guide, args)
+                self._depth = read(self._model, self._guide, args).depth
 
     def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
         return self.theta if optimizer == "model_optim" else {n: p for n, p in self.phi.items() if n not in self.theta}

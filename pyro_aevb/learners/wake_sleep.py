@@ -16,7 +16,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
+from pyro_aevb.model_guide.traces import PyroCallable
 
 DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
 
@@ -132,7 +132,7 @@ def sleep_loss(
 
 def _imagine(dream: Trace, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None) -> tuple[Tensor, ...]:
     """Return the guide's arguments for a dream."""
-    sites = {n: s for n, s in latent_sites(dream).items() if s["infer"].get("was_observed")}
+    sites = {n: s for n, s in dream.nodes.items() if s["type"] == "sample" and s["infer"].get("was_observed")}
     if dream_arguments is not None:
         return dream_arguments({n: s["value"] for n, s in sites.items()})
     result, placed = list(args), 0

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor, nn
 
+from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.sites import PyroCallable, check_sites, latent_sites, observed_sites
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.supports import check_support, is_unchecked
+from pyro_aevb.model_guide.traces import (
+    NO_KWARGS,
+    Kwargs,
+    PyroCallable,
+    number_of_datapoints,
+    on_a_side,
+    trace_model,
+    trace_pair,
+)
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -47,58 +60,65 @@ def check_data(*args: Any) -> None:
             )
 
 
-@torch.no_grad()
-def check_pair(model: PyroCallable, guide: PyroCallable | None, *args: Tensor) -> None:
-    """Run model and guide once and raise ``ValueError`` where they break the contract; leave random state as it was.
+def read(
+    model: PyroCallable,
+    guide: PyroCallable | None,
+    args: tuple[Any, ...],
+    kwargs: Kwargs = NO_KWARGS,
+    modules: Sequence[nn.Module] | None = None,
+) -> Reading:
+    """Run the pair once, on a side, and return what it is; every entry point begins with this.
 
-    The contract: an observed site, the guide's latents those of the model, data inside the likelihood's support.
+    Modules are in evaluation mode for it, and they, the random state and everything else are left as they were.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x), or ``None``.
+        args: what both are called with: tensors with datapoints first, and anything else.
+        kwargs: likewise.
+        modules: those that the pair can reach; found if not given.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, and for data outside of the likelihood's support.
     """
-    with torch.random.fork_rng(), poutine.block():
-        if guide is None:
-            model_trace = poutine.trace(model).get_trace(*args)
-        else:
-            guide_trace = poutine.trace(guide).get_trace(*args)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-            check_sites(model_trace, guide_trace)
-    observed = observed_sites(model_trace)
-    if not observed:
-        raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
-    for name, site in observed.items():
-        support = site["fn"].support
-        inside = support.check(site["value"])
-        if site["mask"] is not None and site["mask"] is not True:
-            inside = inside | ~torch.as_tensor(site["mask"])
-        if not inside.all():
-            value = site["value"]
-            binary = (
-                "; grey pixels are made binary by threshold, statically (sampled once) or dynamically (sampled each "
-                "visit): see pyro_aevb.datasets, or kept grey under a ContinuousBernoulli"
-                if "boolean" in repr(support).lower()
-                else "; rescale the data or choose a likelihood with that support"
-            )
-            raise ValueError(
-                f"expected data inside the support of site {name!r}, {support}, got values from "
-                f"{value.min().item():.4g} to {value.max().item():.4g}{binary}"
-            )
+    if modules is None:
+        modules = PythonState([fn for fn in (model, guide) if fn is not None]).modules
+    with evaluating(modules):
+        guide_trace, model_trace = on_a_side(lambda: _run(model, guide, args, kwargs))
+    reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and site["is_observed"]:
+            check_support(name, site)
+    return reading
+
+
+def _run(
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs
+) -> tuple[Trace | None, Trace]:
+    return (None, trace_model(model, None, args, kwargs)) if guide is None else trace_pair(model, guide, args, kwargs)
+
+
+def unchecked_sites(reading: Reading) -> frozenset[str]:
+    """Return the observed sites whose distributions were made without validation."""
+    return frozenset(name for name, site in reading.model.items() if is_unchecked(site.fn))
 
 
 @torch.no_grad()
 def non_finite_terms(
-    model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...], parameters: Mapping[str, Parameter]
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], parameters: Mapping[str, Parameter]
 ) -> str:
-    """Say which parameters, latents and log probabilities aren't finite when the pair is run from here."""
+    """Return which parameters, latents and log probabilities aren't finite when the pair is run from here, in words."""
     found = [f"parameter {n!r}" for n, p in parameters.items() if not torch.isfinite(p.unconstrained).all()]
     with pyro.validation_enabled(False), poutine.block():
-        guide_trace = poutine.trace(guide).get_trace(*args) if guide is not None else None
-        replayed = poutine.replay(model, trace=guide_trace) if guide_trace is not None else model
-        model_trace = poutine.trace(replayed).get_trace(*args)
-        for where, trace in (("guide", guide_trace), ("model", model_trace)):
-            if trace is None:
-                continue
-            for name, site in (latent_sites(trace) | observed_sites(trace)).items():
-                if not torch.isfinite(site["value"]).all():
+        guide_trace, model_trace = _run(model, guide, args, NO_KWARGS)
+        reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
+        for where, sites in (("guide", reading.guide), ("model", reading.model)):
+            for name, site in sites.items():
+                if site.role in ("subsample", "deterministic"):
+                    continue
+                if not torch.isfinite(site.value).all():
                     found.append(f"value of site {name!r} in the {where}")
-                elif not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                elif not torch.isfinite(site.fn.log_prob(site.value)).all():
                     found.append(f"log probability of site {name!r} in the {where}")
     return ", ".join(found) or "none when run again"
 

@@ -8,16 +8,21 @@ Shapes: K particles, M datapoints.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb.capture.capture import Capture, Compile
+from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
+from pyro_aevb.model_guide.contract import read, unchecked_sites
+from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import ParameterRecorder
-from pyro_aevb.model_guide.sites import PyroCallable, broadcasting, pair_depth, sum_log_prob, trace_pair
+from pyro_aevb.model_guide.reading import Particles, Reading, read_traces
+from pyro_aevb.model_guide.supports import Inside
+from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, trace_pair
 
 
 class LogDensity(NamedTuple):
@@ -38,7 +43,8 @@ def log_density(
     r"""Draw z_k ~ q(z|x) and return log p(x_m, z_km) and log q(z_km|x_m) for K particles and M datapoints.
 
     The mean of ``log_weight`` over particles is the estimator L^A of Kingma & Welling 2013, Eq. (6).  Plate scales
-    (N/M) and ``poutine.scale`` are left out, masks are applied, and the result is differentiable.
+    (N/M) and ``poutine.scale`` are left out, masks are applied (one on a latent in either half counts for both),
+    modules are in evaluation mode, and the result is differentiable.  What the guide observes doesn't count.
 
     Args:
         model: p(x, z), called as ``model(*args)``.
@@ -64,8 +70,11 @@ def log_density(
     >>> [[round(w, 4) for w in row] for row in density.log_weight.tolist()]
     [[-1.2655, -2.2655], [-1.2655, -2.2655], [-1.2655, -2.2655]]
     """
-    dim = -1 - pair_depth(model, guide, args) if vectorize and num_particles > 1 else None
-    return _draw(model, guide, args, num_particles, dim)
+    modules = PythonState([model, guide]).modules
+    reading = read(model, guide, args, modules=modules)
+    dim = -1 - reading.depth if vectorize and num_particles > 1 else None
+    with evaluating(modules):
+        return _draw(model, guide, args, num_particles, dim, unchecked_sites(reading))
 
 
 def capture_log_density(
@@ -95,38 +104,53 @@ def capture_log_density(
     """
     parameters = ParameterRecorder()
     recorded = parameters(model), parameters(guide)
-    dim: int | None = None
+    modules: list[nn.Module] = []
+    first: Reading | None = None
 
     @torch.no_grad()
     def density(*args: Tensor) -> LogDensity:
-        nonlocal dim
-        if dim is None and vectorize and num_particles > 1:
-            dim = -1 - pair_depth(*recorded, args)
-        return _draw(*recorded, args, num_particles, dim)
+        nonlocal first
+        if first is None:
+            modules.extend(PythonState([model, guide]).modules)
+            first = read(*recorded, args, modules=modules)
+        dim = -1 - first.depth if vectorize and num_particles > 1 else None
+        with evaluating(modules):
+            return _draw(*recorded, args, num_particles, dim, unchecked_sites(first))
 
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)
 
 
 def _draw(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], num_particles: int, dim: int | None
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    num_particles: int,
+    dim: int | None,
+    unchecked: frozenset[str],
 ) -> LogDensity:
-    """Draw the particles in dimension ``dim``, or one by one where that is ``None``."""
+    """Draw the particles in dimension ``dim``, or one by one if that is ``None``."""
     if num_particles < 1:
         raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
     if num_particles == 1:
-        return _one_pass(model, guide, args, len(args[0]), None)
+        return _one_pass(model, guide, args, None, unchecked)
     if dim is None:
-        particles = [_one_pass(model, guide, args, len(args[0]), None) for _ in range(num_particles)]
+        particles = [_one_pass(model, guide, args, None, unchecked) for _ in range(num_particles)]
         return LogDensity(*(torch.cat(field) for field in zip(*particles, strict=True)))
     with pyro.plate("particles", num_particles, dim=dim):
-        return _one_pass(model, guide, args, len(args[0]), (dim, num_particles))
+        return _one_pass(model, guide, args, (dim, num_particles), unchecked)
 
 
 def _one_pass(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], num_data: int, particles: tuple[int, int] | None
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    particles: Particles | None,
+    unchecked: frozenset[str],
 ) -> LogDensity:
-    with broadcasting(particles, "vectorize"):
+    with broadcasting(particles), Inside(unchecked) as inside:
         guide_trace, model_trace = trace_pair(model, guide, args)
-        log_joint = sum_log_prob(model_trace, num_data, particles)
-    return LogDensity(log_joint, sum_log_prob(guide_trace, num_data, particles))
+        reading = read_traces(model_trace, guide_trace, number_of_datapoints(args), particles)
+        reading.require_local()
+        log_joint = reading.sum_log_prob((reading.latents | reading.observations).values())
+    return LogDensity(inside.or_nan(log_joint), reading.sum_log_prob(reading.proposals.values()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.objectives.objective import Objective
-from pyro_aevb.objectives.particles import Particles, log_mean_exp
+from pyro_aevb.objectives.particles import Particles, log_mean_exp, sum_terms, times
 
 
 class IWAE(Objective):
@@ -119,5 +119,10 @@ class DReG(Objective):
         normalized = torch.softmax(log_weight.detach(), 0)
         # What goes from the model into the particles gets the second factor of the weight on its way.
         particles.gradient_scale.weight = normalized
-        surrogate = normalized * particles.weighted_log_p - normalized.square() * particles.weighted_log_q
+        log_q = {
+            name: normalized * (weight * normalized + (1 - weight)) * times(weight, term)
+            for name, term in particles.log_q.items()
+            for weight in [particles.weight[name]]
+        }
+        surrogate = normalized * particles.weighted_log_p - sum_terms(log_q)
         return log_mean_exp(log_weight), surrogate.sum(0)

@@ -23,8 +23,9 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyro_aevb.model_guide.sites import PyroCallable, trace_pair
-from pyro_aevb.objectives.particles import Flow, Particles, Structure, draw, structure
+from pyro_aevb.model_guide.dependence import Structure, structure
+from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
+from pyro_aevb.objectives.particles import Flow, Particles, draw
 
 
 class Terms(NamedTuple):
@@ -89,7 +90,7 @@ class Objective(ELBO, ABC):
         value = value.detach()
         with_gradient = value + (surrogate - surrogate.detach()) if surrogate.requires_grad else value
         return Terms(
-            -particles.scale * with_gradient.sum(),
+            particles.loss_of(with_gradient),
             value,
             {name: term.detach().mean(0) for name, term in particles.log_likelihood.items()},
             {name: term.detach().mean(0) for name, term in particles.kl.items()},
@@ -120,7 +121,7 @@ class Objective(ELBO, ABC):
     ) -> Particles:
         seen = self._seen
         if seen.structure is None or seen.model != model or seen.guide != guide:
-            seen.structure = structure(model, guide, args, kwargs, self._needs_closed_forms)
+            seen.structure = structure(model, guide, args, kwargs, analytic_kl=self._needs_closed_forms)
             seen.model, seen.guide = model, guide
         return draw(
             model, guide, args, kwargs,

@@ -1,16 +1,15 @@
 """K draws from the guide for each datapoint, with their densities site by site: what objectives are made of.
 
 What Pyro's objectives sum up, over datapoints, sites and scales, stays apart here, so that a bound can weigh particles
-within a datapoint, and datapoints against each other afterwards.  A scale splits in two: the plate's N/M, which stands
-outside of every bound, and what else a model writes with ``poutine.scale``, which weighs a site's log likelihood, or
-both sides of a latent's log p(z) - log q(z|x).
+within a datapoint, and datapoints against each other afterwards.  A scale splits in two: N/M and what stands around
+every site alike, which weigh a bound from outside, and what else a model writes with ``poutine.scale``, which weighs a
+site's log likelihood, or both sides of a latent's log p(z) - log q(z|x).
 
 Shapes: K particles, M datapoints.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,31 +17,27 @@ from typing import Any, Literal
 
 import pyro
 import torch
+from pyro import distributions as dist
 from pyro import poutine
-from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_aevb.model_guide.sites import (
+from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.model_guide.dependence import kind, parents
+from pyro_aevb.model_guide.reading import Reading, Scale, density, read_traces
+from pyro_aevb.model_guide.supports import Inside, innermost
+from pyro_aevb.model_guide.traces import (
     PyroCallable,
     broadcasting,
-    check_plate,
-    check_sites,
-    data_frame,
-    latent_sites,
-    masked_term,
-    observed_sites,
-    per_particle,
-    plate_depth,
+    is_messenger,
+    number_of_datapoints,
+    trace_model,
     trace_pair,
 )
 
-logger = logging.getLogger("pyro_aevb")
-
 Flow = Literal["total", "path", "doubly", "score"]
-Scale = float | Tensor
 
 
 @dataclass
@@ -53,9 +48,13 @@ class Particles:
         log_likelihood: log p(x|z) of each observed site.
         log_prior: log p(z) of each latent.
         log_q: log q(z|x) of each site of the guide.
-        kl: of each latent: KL(q(z|x) || p(z)) in closed form where it was asked for, log q - log p elsewhere.
-        weight: what scales there are besides N/M, by site: numbers, or tensors of shape () or (M,).
-        scale: N/M.
+        kl: of each latent: KL(q(z|x) || p(z)) in closed form if it was asked for, log q - log p elsewhere.
+        score: log q(z|x) of each site without its mask: an unmasked likelihood teaches the guide of a masked latent.
+        sampled_kl: the latents whose ``kl`` is sampled.
+        weight: the scales beside ``scale``, by site: numbers, or tensors of shape () or (M,).
+        scale: N/M, times a scale that stands around every site alike: a number or (M,).
+        note: log densities of what the guide observes, (K, M): part of Pyro's loss and not of a bound; or ``None``.
+        given: the log density of what the model observes outside of the data plate, for the whole data set.
         gradient_scale: what the gradient from the model into the particles is multiplied by, to be set.
     """
 
@@ -63,8 +62,12 @@ class Particles:
     log_prior: dict[str, Tensor]
     log_q: dict[str, Tensor]
     kl: dict[str, Tensor]
+    score: dict[str, Tensor]
+    sampled_kl: frozenset[str]
     weight: dict[str, Scale]
-    scale: float
+    scale: Scale
+    note: Tensor | None
+    given: Tensor | float
     gradient_scale: GradientScale
 
     @property
@@ -82,6 +85,13 @@ class Particles:
         """log w = log p(x, z) - log q(z|x), each site times its weight, (K, M)."""
         return self.weighted_log_p - self.weighted_log_q
 
+    def loss_of(self, bound: Tensor) -> Tensor:
+        """Return the loss of bounds (M,), in nats for the whole data set: -N/M sum bound, and what goes with it."""
+        loss = -self.scale * bound.sum() if isinstance(self.scale, float) else -(self.scale * bound).sum()
+        if self.note is not None:
+            loss = loss + (self.scale * self.note.mean(0)).sum()
+        return loss - self.given
+
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         return sum_terms({name: times(self.weight[name], term) for name, term in terms.items()})
 
@@ -94,78 +104,62 @@ def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
     return first
 
 
+def log_mean_exp(log_weight: Tensor) -> Tensor:
+    """Return log 1/K sum_k exp(log_weight_k), (M,) of (K, M)."""
+    return log_weight.logsumexp(0) - math.log(len(log_weight))
+
+
 def times(weight: Scale, term: Tensor) -> Tensor:
     """Return weight * term, and the term itself for a weight of 1."""
     return term if isinstance(weight, float) and weight == 1.0 else weight * term
 
 
 class GradientScale:
-    """Multiplies the gradient that flows from the model into the particles by weights (K, M) which are known later."""
+    """Multiplies the gradient that flows from the model into the particles by what is known only later.
+
+    With w the normalised weights (K, M), ``weight``, and b the weight of a latent's log p - log q, ``counted``, zero
+    where it is masked, the factor is b w + 1 - b: the score term that DReG reparameterises counts b times.
+    """
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None
+        self.counted: dict[str, Scale] = {}
 
     def apply(self, trace: Trace, row: int, particles: tuple[int, int] | None) -> Trace:
         """Return the guide's trace as the model is to see it."""
         trace = trace.copy()
-        for name, site in latent_sites(trace).items():
-            if site["value"].requires_grad:
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site["is_observed"] and site["value"].requires_grad:
                 value = site["value"].view_as(site["value"])
-                value.register_hook(self._hook(value.shape, len(site["fn"].event_shape), row, particles))
+                value.register_hook(self._hook(name, value.shape, len(site["fn"].event_shape), row, particles))
                 trace.nodes[name] = {**site, "value": value}  # type: ignore[assignment]
         return trace
 
-    def _hook(self, shape: torch.Size, event_dim: int, row: int, particles: tuple[int, int] | None) -> Any:
+    def note(self, reading: Reading, weights: Mapping[str, Scale]) -> None:
+        """Take each latent's b from its weight and mask."""
+        self.dim = reading.plate.dim
+        for name, site in reading.latents.items():
+            mask = site.mask if isinstance(site.mask, Tensor) else site.mask is not False
+            weight = weights[name]
+            if isinstance(weight, Tensor) and weight.dim():
+                weight = weight.reshape(-1, *[1] * (-self.dim - 1))
+            self.counted[name] = weight if mask is True else weight * mask
+
+    def _hook(self, name: str, shape: torch.Size, event_dim: int, row: int, particles: tuple[int, int] | None) -> Any:
         def scaled(gradient: Tensor) -> Tensor:
             assert self.weight is not None
+            right = [1] * (-self.dim - 1)
             if particles is None:
-                return gradient * self.weight[row].reshape(-1, *[1] * event_dim)
-            dim, num_particles = particles
-            between = [1] * (-dim - 2)
-            return gradient * self.weight.reshape(num_particles, *between, -1, *[1] * event_dim)
+                weight = self.weight[row].reshape(-1, *right)
+            else:
+                dim, num_particles = particles
+                weight = self.weight.reshape(num_particles, *[1] * (self.dim - dim - 1), -1, *right)
+            b = self.counted[name]
+            if not (isinstance(b, float) and b == 1.0):
+                weight = b * weight + (1 - b)
+            return gradient * weight.reshape(*weight.shape, *[1] * event_dim)
 
         return scaled
-
-
-@dataclass(frozen=True, slots=True)
-class Structure:
-    """What one run of a pair tells about it: how deep its plates are, which KLs can be written down."""
-
-    depth: int
-    closed_form: frozenset[str]
-
-
-def structure(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any], analytic_kl: bool
-) -> Structure:
-    """Run the pair once, see what it is like, and say in a line what stands in the way of closed forms.
-
-    A KL in closed form, KL(q(z_i|...) || p(z_i|...)), is right where everything that p(z_i|...) depends on was drawn
-    without looking at z_i.  A guide that draws it from z_i, directly or on the way, gets a sampled KL for that site.
-    """
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
-        guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
-        latents = latent_sites(model_trace) if analytic_kl else {}
-        entangled = _entangled(model, guide, args, kwargs) if len(latents) > 1 else {}
-        closed_form = set()
-        for name, site in latents.items():
-            q: Any = guide_trace.nodes[name]["fn"]
-            p = site["fn"]
-            if _kind(q) == "Delta":  # nothing is random, and Pyro's closed form leaves the log_density of a Delta out
-                continue
-            try:
-                kl_divergence(q, p)
-            except NotImplementedError:
-                logger.warning("KL of site %r is sampled: no closed form for %s and %s", name, _kind(q), _kind(p))
-                continue
-            if name in entangled:
-                logger.warning(
-                    "KL of site %r is sampled: p(%s) depends on %r, which the guide draws from %s",
-                    name, name, entangled[name], name,
-                )  # fmt: skip
-                continue
-            closed_form.add(name)
-    return Structure(plate_depth(guide_trace, model_trace), frozenset(closed_form))
 
 
 def draw(
@@ -178,6 +172,7 @@ def draw(
     depth: int | None,
     flow: Flow = "total",
     closed_form: frozenset[str] = frozenset(),
+    unchecked: frozenset[str] = frozenset(),
 ) -> Particles:
     """Draw the particles and evaluate model and guide on them.
 
@@ -193,31 +188,49 @@ def draw(
             ``"path"``: through the particles only; ``"doubly"``: likewise, and what comes from the model is multiplied
             by ``gradient_scale`` on its way; ``"score"``: through log q only.
         closed_form: the latents whose KL is to be written down rather than sampled.
+        unchecked: the observed sites whose support isn't looked at.
 
     Raises:
         ValueError: for a pair that breaks the contract, a guide that can't be reparameterised where ``flow`` needs it,
             and scales that say different things in model and guide.
     """
+    if flow != "total" and is_messenger(guide):
+        raise ValueError(
+            "expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); use an "
+            "objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
+        )
     scale = GradientScale()
     if depth is not None and num_particles > 1:
         particles = (-1 - depth, num_particles)
-        with broadcasting(particles, "vectorize_particles"), pyro.plate("particles", num_particles, dim=particles[0]):
-            return _one_pass(model, guide, args, kwargs, particles, flow, closed_form, 0, scale)
-    rows = [_one_pass(model, guide, args, kwargs, None, flow, closed_form, i, scale) for i in range(num_particles)]
-    if len(rows) == 1:
-        return rows[0]
+        with broadcasting(particles), pyro.plate("particles", num_particles, dim=particles[0]):
+            return _one_pass(model, guide, args, kwargs, particles, flow, closed_form, 0, scale, unchecked)
+    rows = [
+        _one_pass(model, guide, args, kwargs, None, flow, closed_form, i, scale, unchecked)
+        for i in range(num_particles)
+    ]
+    return rows[0] if len(rows) == 1 else _joined(rows)
+
+
+def _joined(rows: list[Particles]) -> Particles:
+    """Return particles that were drawn one by one as they would be if drawn together."""
+    if any(vars(row).keys() != vars(rows[0]).keys() or set(row.log_q) != set(rows[0].log_q) for row in rows):
+        raise ValueError(
+            "expected the same sites for every particle, got others from run to run; draw a single particle, or write "
+            "the model so that it always has the same sites"
+        )
 
     def joined(field: str) -> dict[str, Tensor]:
         return {name: torch.cat([getattr(row, field)[name] for row in rows]) for name in getattr(rows[0], field)}
 
+    first = rows[0]
     return Particles(
-        log_likelihood=joined("log_likelihood"),
-        log_prior=joined("log_prior"),
-        log_q=joined("log_q"),
-        kl=joined("kl"),
-        weight=rows[0].weight,
-        scale=rows[0].scale,
-        gradient_scale=scale,
+        **{field: joined(field) for field in ("log_likelihood", "log_prior", "log_q", "kl", "score")},
+        sampled_kl=first.sampled_kl,
+        weight=first.weight,
+        scale=first.scale,
+        note=None if first.note is None else torch.cat([row.note for row in rows if row.note is not None]),
+        given=sum(row.given for row in rows) / len(rows),
+        gradient_scale=first.gradient_scale,
     )
 
 
@@ -231,53 +244,85 @@ def _one_pass(
     closed_form: frozenset[str],
     row: int,
     gradient_scale: GradientScale,
+    unchecked: frozenset[str],
 ) -> Particles:
+    with Inside(unchecked) as inside:
+        guide_trace, model_trace = _traces(model, guide, args, kwargs, particles, flow, row, gradient_scale)
+    reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs), particles)
+    reading.require_local()
+    latents, proposals, weights = reading.latents, reading.proposals, reading.weights()
+    if flow != "score":
+        _check_reparameterized(reading)
+    if flow == "doubly":
+        gradient_scale.note(reading, weights.by_site)
+        _check_one_weight(weights.by_site, list(proposals), guide, args, kwargs)
+    log_prior = {name: reading.log_prob(site) for name, site in latents.items()}
+    log_q = {name: reading.log_prob(site) for name, site in proposals.items()}
+    if flow in ("path", "doubly"):
+        for name, fn, value in _at_fixed_values(guide, guide_trace, list(proposals), args, kwargs):
+            score = reading.log_prob(proposals[name], density(name, fn, value))
+            log_q[name] = log_q[name] - (score - score.detach())
+    kl = {name: log_q[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
+    for name, site in latents.items():
+        if name in closed_form:
+            kl[name] = reading.log_prob(site, kl_divergence(proposals[name].fn, site.fn))
+        else:
+            kl[name] = log_q[name] - log_prior[name]
+    log_likelihood = {name: reading.log_prob(site) for name, site in reading.observations.items()}
+    first = next(iter(log_likelihood))
+    log_likelihood[first] = inside.or_nan(log_likelihood[first])
+    notes = reading.sites("guide", "note").values()
+    return Particles(
+        log_likelihood=log_likelihood,
+        log_prior=log_prior,
+        log_q=log_q,
+        kl=kl,
+        score=_unmasked(reading, log_q) if flow == "score" else {},
+        sampled_kl=frozenset(name for name in kl if name not in closed_form),
+        weight=weights.by_site,
+        scale=weights.scale,
+        note=reading.sum_log_prob(notes) if notes else None,
+        given=_given(reading),
+        gradient_scale=gradient_scale,
+    )
+
+
+def _traces(
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    particles: tuple[int, int] | None,
+    flow: Flow,
+    row: int,
+    gradient_scale: GradientScale,
+) -> tuple[Trace, Trace]:
+    """Run the pair, with the gradients' way through the particles that the flow asks for."""
+    if flow == "total":
+        return trace_pair(model, guide, args, kwargs)
     if flow == "score":
         with _Detached():
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     else:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        _check_reparameterized(guide_trace)
     seen = gradient_scale.apply(guide_trace, row, particles) if flow == "doubly" else guide_trace
-    model_trace = poutine.trace(poutine.replay(model, trace=seen)).get_trace(*args, **kwargs)
-    check_sites(model_trace, guide_trace)
-    observed, latents = observed_sites(model_trace), latent_sites(model_trace)
-    if not observed | latents:
-        raise ValueError("expected a model with pyro.sample statements, got none")
-    frames = {name: data_frame(name, site) for name, site in (observed | latents).items()}
-    sizes = {(frame.full_size or frame.size) / frame.size for frame in frames.values()}
-    if len(sizes) > 1:
-        raise ValueError(f"expected one N/M for all sites of the model, got {sorted(sizes)}; use one data plate")
-    num_data = next(iter(frames.values())).size
+    return guide_trace, trace_model(model, seen, args, kwargs)
 
-    proposed = latent_sites(guide_trace) | observed_sites(guide_trace)
-    weight = {name: _weight(name, site) for name, site in (observed | proposed).items()}
-    for name, site in latents.items():
-        weight[name] = _one_weight(name, _weight(name, site), weight[name])
 
-    def term(name: str, site: Any, value: Tensor, mask: Any) -> Tensor:
-        check_plate(name, site, num_data)
-        return per_particle(masked_term(name, value, num_data, mask), num_data, particles)
+def _unmasked(reading: Reading, log_q: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return each proposal's log q without its mask; with it for those that Pyro's ScoreParts leave no score either."""
+    return {
+        name: log_q[name]
+        if site.mask is None or site.mask is True
+        else reading.per_datapoint(density(name, site.fn, site.value))
+        for name, site in reading.proposals.items()
+    }
 
-    def log_prob(name: str, site: Any) -> Tensor:
-        mask = _both(latents[name]["mask"], proposed[name]["mask"]) if name in latents else site["mask"]
-        return term(name, site, site["fn"].log_prob(site["value"]), mask)
 
-    log_prior = {name: log_prob(name, site) for name, site in latents.items()}
-    log_q = {name: log_prob(name, site) for name, site in proposed.items()}
-    if flow in ("path", "doubly"):
-        for name, site in _at_fixed_values(guide, guide_trace, args, kwargs).items():
-            score = log_prob(name, site)
-            log_q[name] = log_q[name] - (score - score.detach())
-    kl = {name: log_q[name] for name in proposed if name not in latents}  # auxiliary: in the guide alone
-    for name, site in latents.items():
-        if name in closed_form:
-            mask = _both(site["mask"], proposed[name]["mask"])
-            kl[name] = term(name, site, kl_divergence(proposed[name]["fn"], site["fn"]), mask)
-        else:
-            kl[name] = log_q[name] - log_prior[name]
-    log_likelihood = {name: log_prob(name, site) for name, site in observed.items()}
-    return Particles(log_likelihood, log_prior, log_q, kl, weight, sizes.pop(), gradient_scale)
+def _given(reading: Reading) -> Tensor | float:
+    """Return the log density of the sites that the model observes outside of the data plate."""
+    terms = [times(s.weight, s.fn.log_prob(s.value)).sum() for s in reading.sites("model", "given").values()]
+    return sum(terms) if terms else 0.0
 
 
 class _Detached(Messenger):
@@ -288,103 +333,44 @@ class _Detached(Messenger):
             msg["value"] = msg["value"].detach()
 
 
-class _Tracked(Messenger):
-    """Note in every latent's value which latent it is, so that what is computed from it tells."""
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
-            msg["value"] = ProvenanceTensor(detach_provenance(msg["value"]), frozenset({msg["name"]}))
-
-
-def _parents(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Return for each latent the latents that its distribution was computed from."""
-    with _Tracked():
-        trace = poutine.trace(fn).get_trace(*args, **kwargs)
-    return {
-        name: set(get_provenance(site["fn"].log_prob(detach_provenance(site["value"]))))
-        for name, site in latent_sites(trace).items()
-    }
-
-
-def _entangled(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, str]:
-    """Return {latent: another that the model computes it from, and the guide the other way round}."""
-    prior, proposal = _parents(model, args, kwargs), _parents(guide, args, kwargs)
-    ancestors: dict[str, set[str]] = {}
-    for name, parents in proposal.items():  # in the order they are drawn
-        ancestors[name] = parents.union(*(ancestors.get(parent, set()) for parent in parents))
-    found = {}
-    for name, parents in prior.items():
-        if backwards := sorted(parent for parent in parents if name in ancestors.get(parent, set())):
-            found[name] = backwards[0]
-    return found
-
-
 def _at_fixed_values(
-    guide: PyroCallable, trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the guide's sites with their values held fixed; of more than one, later ones depend on earlier ones."""
+    guide: PyroCallable, trace: Trace, names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[tuple[str, Any, Tensor]]:
+    """Return name, distribution and value of the guide's sites, each given the values that the others have."""
     fixed = trace.copy()
-    for name, site in latent_sites(trace).items():
+    for name in names:
+        site = trace.nodes[name]
         fixed.nodes[name] = {**site, "value": site["value"].detach()}  # type: ignore[assignment]
-    if len(latent_sites(trace)) > 1:
+    if len(names) > 1:
         fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
-    return latent_sites(fixed)
+    return [(name, fixed.nodes[name]["fn"], fixed.nodes[name]["value"]) for name in names]
 
 
-def _check_reparameterized(trace: Trace) -> None:
-    for name, site in latent_sites(trace).items():
-        if not site["fn"].has_rsample:
+def _check_reparameterized(reading: Reading) -> None:
+    for name, site in reading.proposals.items():
+        if not site.fn.has_rsample or isinstance(innermost(site.fn), dist.Rejector):
+            how = "drawn by rejection, in part" if site.fn.has_rsample else kind(site.fn)
             raise ValueError(
-                f"expected a guide that can be reparameterised, got site {name!r} ~ {_kind(site['fn'])}; "
+                f"expected a guide that can be reparameterised, got site {name!r} ~ {how}; "
                 "use the objective ScoreFunction() or VIMCO(), or the learner ReweightedWakeSleep or WakeSleep"
             )
 
 
-def _kind(fn: Any) -> str:
-    while hasattr(fn, "base_dist"):
-        if type(fn).__name__ == "TransformedDistribution":
-            return f"{type(fn).__name__} of {_kind(fn.base_dist)}"
-        fn = fn.base_dist
-    return type(fn).__name__
-
-
-def _weight(name: str, site: Any) -> Scale:
-    """Return the site's scale without the plate's N/M."""
-    frame = data_frame(name, site)
-    weight: Scale = site["scale"] / ((frame.full_size or frame.size) / frame.size)
-    if isinstance(weight, Tensor):
-        if weight.dim() > 1:
-            raise ValueError(
-                f"expected a scale of one number, or one a datapoint, for site {name!r}, got {tuple(weight.shape)}"
-            )
-        return weight
-    return 1.0 if math.isclose(weight, 1.0, rel_tol=1e-12) else float(weight)
-
-
-def _one_weight(name: str, model: Scale, guide: Scale) -> Scale:
-    """Return the one weight of a latent's log p and log q, from whichever side has it."""
-    for given, other in ((model, guide), (guide, model)):
-        if isinstance(other, float) and other == 1.0:
-            return given
-    if isinstance(model, float) and isinstance(guide, float) and math.isclose(model, guide, rel_tol=1e-6):
-        return model
-    raise ValueError(
-        f"expected one scale for both sides of the KL of site {name!r}, got {model} in the model and {guide} in the "
-        "guide; write poutine.scale around the site in one of them, it counts for both"
-    )
-
-
-def _both(model: Any, guide: Any) -> Any:
-    """Return the mask that holds where both do."""
-    if model is None or model is True:
-        return guide
-    if guide is None or guide is True or guide is model:
-        return model
-    return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
-
-
-def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """Return log 1/K sum_k exp(log_weight_k), (M,) of (K, M)."""
-    return log_weight.logsumexp(0) - math.log(len(log_weight))
+def _check_one_weight(
+    by_site: Mapping[str, Scale],
+    names: list[str],
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Raise ``ValueError`` if latents that the guide draws from each other have different weights."""
+    weights = [by_site[name] for name in names]
+    if is_tracing() or all(w is weights[0] or (isinstance(w, float) and w == weights[0]) for w in weights):
+        return
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        dependent = [name for name, others in parents(guide, args, kwargs).items() if others]
+    if dependent:
+        raise ValueError(
+            f"expected one scale for latents that the guide draws from each other, got several, {dependent[0]!r} among "
+            "them; use IWAE(K), which takes any"
+        )

@@ -70,7 +70,7 @@ class ScoreFunction(Objective):
         signal = log_weight.detach()
         if self.baseline is not None:
             signal = signal - (signal.sum(0) - signal) / (len(signal) - 1)
-        surrogate = signal * sum_terms(particles.log_q) + particles.weighted_log_p
+        surrogate = signal * sum_terms(particles.score) + particles.weighted_log_p
         return log_weight.mean(0), surrogate.mean(0)
 
 
@@ -101,7 +101,7 @@ class VIMCO(Objective):
         log_weight = particles.log_weight
         bound = log_mean_exp(log_weight)
         signal = bound.detach() - _without_each(log_weight.detach())
-        return bound, (signal * sum_terms(particles.log_q)).sum(0) + bound
+        return bound, (signal * sum_terms(particles.score)).sum(0) + bound
 
 
 def _without_each(log_weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.model_guide.parameters import ParameterRecorder
-from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers import hmc
 from pyro_aevb.samplers.ais import Path
 from pyro_aevb.samplers.latent_space import LatentSpace

@@ -8,7 +8,8 @@ Shapes: K particles, M datapoints, J unconstrained dimensions in all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -18,10 +19,13 @@ from pyro.distributions.util import sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyro_aevb.model_guide.sites import PyroCallable, latent_sites, observed_sites, site_log_prob, sum_log_prob
+from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.reading import Reading, Site, density, read_traces
+from pyro_aevb.model_guide.supports import is_periodic
+from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, on_a_side, trace_pair
 
 
 class JointTerms(NamedTuple):
@@ -37,7 +41,8 @@ class LatentSpace:
     The model is run once on ``args`` to see what its latents are.  Their names and shapes stay the same from then on,
     while a support may depend on data, parameters and the latents before it.  ``dim`` is J.
 
-    Raises ``ValueError`` for a discrete latent, and for one that isn't in the data plate alone.
+    Raises ``ValueError`` for a discrete latent, for one that isn't in the data plate alone, for a support without a
+    bijection to R^n, and if something that counts depends on a masked latent.
 
     >>> import pyro, pyro.distributions as dist
     >>> def model(x):
@@ -51,19 +56,19 @@ class LatentSpace:
     ([1.0, 1.0, 1.0], [-2.0, -3.7918, -2.0])
     """
 
-    def __init__(self, model: PyroCallable, *args: Tensor) -> None:
+    def __init__(self, model: PyroCallable, *args: Any) -> None:
         self._model = model
-        with torch.no_grad():
-            trace = poutine.trace(model).get_trace(*args)
-        latents = latent_sites(trace)
+        reading = read(model, None, args)
+        reading.require_local()
+        reading.require_density()
+        latents = reading.latents
         for name, site in latents.items():
-            if site["fn"].support.is_discrete:
+            if site.fn.support.is_discrete:
                 raise ValueError(
                     f"expected continuous latents for HMC, got the discrete site {name!r}; "
                     "use WakeSleep to train and method='importance' to evaluate, or sum the site out of the model"
                 )
-            site_log_prob(name, site, len(args[0]))  # refuses a site outside the plate
-            plates = [frame.name for frame in site["cond_indep_stack"] if frame.vectorized]
+            plates = [frame.name for frame in site.frames if frame.vectorized]
             if len(plates) > 1:
                 raise ValueError(
                     f"expected latents in the data plate alone, got site {name!r} in {plates}; "
@@ -71,109 +76,187 @@ class LatentSpace:
                 )
         if not latents:
             raise ValueError("expected a model with local latents, got none; add pyro.sample('z', ...) in its plate")
-        self._shapes = {name: u.shape[1:] for name, u in _unconstrained(latents).items()}
+        self._depth, self._right = reading.depth, -reading.plate.dim - 1
+        self._shapes = {
+            name: bijection(name, site.fn).inv(site.value).shape[len(site.batch_shape) :]
+            for name, site in latents.items()
+        }
         self.dim = sum(shape.numel() for shape in self._shapes.values())
-        sites = (latents | observed_sites(trace)).values()
-        self._plates = max(-frame.dim for site in sites for frame in site["cond_indep_stack"] if frame.vectorized)
+        self._check_masked(args)
 
-    def prior_draw(self, *args: Tensor) -> Tensor:
-        """Return latents drawn from the prior, (M, J)."""
+    def prior_draw(self, *args: Any) -> Tensor:
+        """Return latents drawn from the prior, (M, J); what is masked is drawn from N(0, I)."""
         with torch.no_grad():
-            return self.position(poutine.trace(self._model).get_trace(*args), len(args[0]))
+            return self.position(poutine.trace(self._model).get_trace(*args), number_of_datapoints(args))
 
-    def guide_draw(self, guide: PyroCallable, *args: Tensor) -> Tensor:
+    def guide_draw(self, guide: PyroCallable, *args: Any) -> Tensor:
         """Return latents drawn from the guide, (M, J)."""
         with torch.no_grad():
-            drawn = poutine.trace(guide).get_trace(*args)
-            trace = poutine.trace(poutine.replay(self._model, trace=drawn)).get_trace(*args)
-        return self.position(trace, len(args[0]))
+            guide_trace, trace = trace_pair(self._model, guide, args)
+        return self.position(trace, number_of_datapoints(args), guide_trace)
 
-    def position(self, trace: Trace, num_data: int) -> Tensor:
+    def position(self, trace: Trace, num_data: int, guide_trace: Trace | None = None) -> Tensor:
         """Return the latents of a trace of the model, (M, J)."""
-        drawn = _unconstrained({name: trace.nodes[name] for name in self._shapes})
-        return torch.cat([u.reshape(num_data, -1) for u in drawn.values()], -1)
+        sites = read_traces(trace, guide_trace, num_data).latents
+        drawn = []
+        for name, shape in self._shapes.items():
+            u = bijection(name, sites[name].fn).inv(sites[name].value)
+            if isinstance(mask := sites[name].mask, Tensor):
+                mask = mask.reshape(mask.shape + (1,) * len(shape))
+                u = torch.where(mask, u, torch.randn_like(u))
+            elif mask is False:
+                u = torch.randn_like(u)
+            drawn.append(u.reshape(num_data, -1))
+        return torch.cat(drawn, -1)
 
-    def values(self, u: Tensor, *args: Tensor) -> dict[str, Tensor]:
+    def values(self, u: Tensor, *args: Any) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
         trace, _ = self.trace(u, *args)
         nodes: dict[str, Any] = trace.nodes  # type: ignore[assignment]
         return {name: nodes[name]["value"] for name in self._shapes}
 
-    def log_joint(self, u: Tensor, *args: Tensor) -> Tensor:
+    def log_joint(self, u: Tensor, *args: Any) -> Tensor:
         """Return log p(x, T(u)) + log |dT/du| in nats, shape (M,) for ``u`` (M, J), (K, M) for (K, M, J).
 
-        Where ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
+        If ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
         raise, is off inside.
         """
         terms = self.terms(u, *args)
         return terms.log_prior + terms.log_likelihood
 
-    def terms(self, u: Tensor, *args: Tensor) -> JointTerms:
+    def terms(self, u: Tensor, *args: Any) -> JointTerms:
         """Return the two terms of :meth:`log_joint`, the Jacobian with the prior, from one run of the model."""
-        with pyro.validation_enabled(False):
-            trace, log_det = self.trace(u, *args)
-            prior = self._sum(_part(trace, latent_sites(trace)), u)
-            return JointTerms(prior + log_det, self._sum(_part(trace, observed_sites(trace)), u))
+        with pyro.validation_enabled(False), broadcasting(self._particles(u)):
+            trace, at = self.trace(u, *args)
+            reading = self._read(trace, None, u)
+            return JointTerms(self._latent_terms(reading.latents, reading, at, u), self._likelihood(reading, u))
 
-    def log_joint_and_guide(self, guide: PyroCallable, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+    def log_joint_and_guide(self, guide: PyroCallable, u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
         """Return :meth:`log_joint` and log q(T(u)|x) + log |dT/du|, each (M,) or (K, M), in nats."""
-        with pyro.validation_enabled(False):
-            trace, log_det = self.trace(u, *args)
+        with pyro.validation_enabled(False), broadcasting(self._particles(u)):
+            trace, at = self.trace(u, *args)
             guide_trace = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args)
-            return self._sum(trace, u) + log_det, self._sum(guide_trace, u) + log_det
+            reading = self._read(trace, guide_trace, u)
+            log_prior = self._latent_terms(reading.latents, reading, at, u)
+            log_q = self._latent_terms(reading.proposals, reading, at, u)
+            return log_prior + self._likelihood(reading, u), log_q
 
-    def trace(self, u: Tensor, *args: Tensor) -> tuple[Trace, Tensor]:
-        """Run the model with its latents at ``u`` (..., M, J); return its trace and log |dT/du| (..., M).
+    def trace(self, u: Tensor, *args: Any) -> tuple[Trace, dict[str, Unconstrained]]:
+        """Run the model with its latents at ``u`` (..., M, J); return its trace and where each latent is.
 
         K particles stand left of all plates.
         """
         sizes = [shape.numel() for shape in self._shapes.values()]
-        between = (1,) * (self._plates - 1) if u.dim() == 3 else ()
-        batch = (*u.shape[:-2], *between, u.shape[-2])
+        between = (1,) * (self._depth - 1 - self._right) if u.dim() == 3 else ()
+        batch = (*u.shape[:-2], *between, u.shape[-2], *(1,) * self._right)
         parts = zip(self._shapes.items(), u.split(sizes, -1), strict=True)
         at = {name: part.reshape(batch + shape) for (name, shape), part in parts}
         handler = _AtUnconstrained(at, batch_dims=len(batch))
         with handler:
             trace = poutine.trace(self._model).get_trace(*args)
-        return trace, torch.as_tensor(handler.log_det, dtype=u.dtype, device=u.device).expand(batch).reshape(
-            u.shape[:-1]
-        )
+        return trace, handler.found
 
-    def _sum(self, trace: Trace, u: Tensor) -> Tensor:
-        particles = (-1 - self._plates, len(u)) if u.dim() == 3 else None
-        return sum_log_prob(trace, u.shape[-2], particles).reshape(u.shape[:-1])
+    def _particles(self, u: Tensor) -> tuple[int, int] | None:
+        return (-1 - self._depth, len(u)) if u.dim() == 3 else None
+
+    def _read(self, trace: Trace, guide_trace: Trace | None, u: Tensor) -> Reading:
+        return read_traces(trace, guide_trace, u.shape[-2], self._particles(u))
+
+    def _likelihood(self, reading: Reading, u: Tensor) -> Tensor:
+        return reading.sum_log_prob(reading.observations.values()).reshape(u.shape[:-1])
+
+    def _latent_terms(
+        self, sites: Mapping[str, Site], reading: Reading, at: dict[str, Unconstrained], u: Tensor
+    ) -> Tensor:
+        """Return the sum of the latents' log densities at ``u``, each with its Jacobian.
+
+        What is masked isn't there for that datapoint: it is given the density N(0, I) in its unconstrained coordinates,
+        which integrates to 1 and so leaves log p(x) as it is.
+        """
+        total: Tensor | float = 0.0
+        for name, site in sites.items():
+            term = density(name, site.fn, site.value) + at[name].log_det
+            if isinstance(site.mask, Tensor) or site.mask is False:
+                shape = len(self._shapes[name])
+                normal = -0.5 * (at[name].u.square() + math.log(2 * math.pi))
+                normal = sum_rightmost(normal, shape) if shape else normal
+                term = torch.where(torch.as_tensor(site.mask, device=u.device), term, normal)
+            total = total + reading.per_datapoint(term)
+        return torch.as_tensor(total).reshape(u.shape[:-1])
+
+    def _check_masked(self, args: tuple[Any, ...]) -> None:
+        """Raise ``ValueError`` if something that counts depends on a masked latent, which then can't be left out."""
+
+        def likelihoods() -> list[Tensor]:
+            trace = poutine.trace(self._model).get_trace(*args)
+            m = number_of_datapoints(args)
+            u = self.position(trace, m)
+            sites = read_traces(trace, None, m).latents
+            if not any(isinstance(site.mask, Tensor) or site.mask is False for site in sites.values()):
+                return []
+            keep = [
+                torch.as_tensor(True if site.mask is None else site.mask).reshape(-1, 1).expand(m, shape.numel())
+                for site, shape in zip(sites.values(), self._shapes.values(), strict=True)
+            ]
+            other = torch.where(torch.cat(keep, -1), u, u + 1.0)
+            return [self.log_joint(v, *args) - _standard_normal(v, torch.cat(keep, -1)) for v in (u, other)]
+
+        found = on_a_side(likelihoods)
+        if found and not torch.allclose(*found, rtol=1e-4, atol=1e-4, equal_nan=True):
+            raise ValueError(
+                "expected sites that don't depend on a masked latent, got some that do: what is masked off isn't there "
+                "for that datapoint; mask what depends on it too, or take the mask away"
+            )
+
+
+class Unconstrained(NamedTuple):
+    """A latent's place: ``u`` (..., M, *shape), and log |dT/du| there, (..., M)."""
+
+    u: Tensor
+    log_det: Tensor
 
 
 class _AtUnconstrained(Messenger):
-    """Give each latent the value T(u), T the bijection of the support it turns out to have; sum up log |dT/du|."""
+    """Give each latent the value T(u), T the bijection of the support it turns out to have; keep u and log |dT/du|."""
 
     def __init__(self, u: dict[str, Tensor], batch_dims: int) -> None:
         super().__init__()
         self._u, self._batch_dims = u, batch_dims
-        self.log_det: Tensor | float = 0.0
+        self.found: dict[str, Unconstrained] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self._u or msg["is_observed"]:
             return
         u = self._u[msg["name"]]
-        transform = _bijection(msg["fn"].support)
+        transform = bijection(msg["name"], msg["fn"])
         msg["value"], msg["done"] = transform(u), True
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
-        self.log_det = self.log_det + sum_rightmost(log_det, log_det.dim() - self._batch_dims)
+        self.found[msg["name"]] = Unconstrained(u, sum_rightmost(log_det, log_det.dim() - self._batch_dims))
 
 
-def _unconstrained(sites: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: _bijection(site["fn"].support).inv(site["value"]) for name, site in sites.items()}
+def bijection(name: str, fn: Any) -> Any:
+    """Return T from R^n to the support of a site's distribution.
+
+    Of a mixture, for which Pyro keeps none, it is that of the components; a circle is cut open at pi.  Raises
+    ``ValueError`` if there is none, as for a sphere.
+    """
+    support = fn.support
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    if is_periodic(fn):
+        support = constraints.independent(CIRCLE, len(fn.event_shape)) if fn.event_shape else CIRCLE
+    try:
+        return biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"expected a latent that can be moved in R^n, got site {name!r} with the support {support}, which has no "
+            "bijection to it; train with AEVB or WakeSleep and evaluate with method='importance' and a guide"
+        ) from error
 
 
-def _bijection(support: Any) -> Any:
-    """Return T from R^n to ``support``; of a mixture's, for which Pyro keeps none, that of its components."""
-    return biject_to(support.base_constraint if isinstance(support, MixtureSameFamilyConstraint) else support)
+CIRCLE = constraints.interval(-math.pi, math.pi)
 
 
-def _part(trace: Trace, sites: Iterable[str]) -> Trace:
-    """Return the trace with these of its sample sites only."""
-    part, kept = trace.copy(), set(sites)
-    for name in [n for n, site in trace.nodes.items() if site["type"] == "sample" and n not in kept]:
-        part.remove_node(name)
-    return part
+def _standard_normal(u: Tensor, keep: Tensor) -> Tensor:
+    """Return the log density under N(0, I) of the coordinates that are not kept, (M,)."""
+    return torch.where(keep, 0.0, -0.5 * (u.square() + math.log(2 * math.pi))).sum(-1)

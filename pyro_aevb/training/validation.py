@@ -10,7 +10,7 @@ import torch
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.model_guide.contract import check_data, check_pair
+from pyro_aevb.model_guide.contract import check_data, read
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.random_state import seeded
@@ -60,7 +60,7 @@ class ValidationBound:
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
             check_data(*first)
-            check_pair(model, guide, *first)
+            read(model, guide, first)
         self.density = capture_log_density(model, guide, num_particles=num_particles, compile=compile)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from linear_gaussian import LinearGaussian
 from pairs import CONTINUOUS, DISCRETE
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.poutine.runtime import get_plates
 from statistics_tools import SIGMAS, assert_mean
 from torch import nn
 
@@ -216,7 +217,7 @@ def test_a_datapoint_does_not_depend_on_its_neighbours(name):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x, noise):
-        eps = noise.T  # (K, M)
+        eps = noise.T if len(get_plates()) > 1 else noise.T[0]  # (K, M) in the particles' plate
         with pyro.plate("data", 1000, subsample=torch.arange(len(x))):
             log_q = dist.Normal(0.0, 1.0).log_prob(eps) - math.log(0.7)
             pyro.sample("z", dist.Delta(x / 2 + 0.7 * eps, log_density=log_q))

@@ -1,0 +1,470 @@
+"""The reading of a pair: each site's role, plates, scale and mask, decided here and nowhere else.
+
+Every entry point runs the pair and hands the two traces to :func:`read_traces`; training and evaluation then take their
+terms from one record.  What can't be vouched for is refused, in the same sentence from everywhere.
+
+Shapes: K particles, M datapoints, N of the data set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.model_guide.supports import innermost
+
+Scale = float | Tensor
+Particles = tuple[int, int]  # their dimension, counted from the right, and K
+
+Role = Literal[
+    "observation",  # observed in the data plate, a factor there among them
+    "given",  # observed outside of it: a global latent that was conditioned on
+    "local",  # a latent in the data plate; in the guide, its proposal
+    "global",  # a latent outside of it; in the guide, its proposal
+    "enumerated",  # a discrete latent of the model's that Pyro sums out
+    "auxiliary",  # sampled in the guide alone, and turned into latents there: part of q's density
+    "by-product",  # sampled in the guide alone, and integrated out by sampling it: q(z|a) is a proposal as good as q(z)
+    "note",  # observed in the guide, or a factor there: part of Pyro's loss, not of q
+    "deterministic",  # a value that was written down, no density
+    "subsample",  # a plate's choice of indices
+]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sample statement of one run.
+
+    ``weight`` is its scale beside N/M in this half; ``mask`` are the entries that count, for a latent those that
+    count in both halves.
+    """
+
+    name: str
+    role: Role
+    fn: Any
+    value: Tensor
+    frames: tuple[CondIndepStackFrame, ...]
+    weight: Scale = 1.0
+    mask: Any = None
+    infer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape of the site's log probabilities."""
+        event_dim = len(self.fn.event_shape)
+        of_value = self.value.shape[: self.value.dim() - event_dim] if isinstance(self.value, Tensor) else ()
+        if isinstance(innermost(self.fn), dist.Unit):
+            of_value = ()
+        return torch.broadcast_shapes(self.fn.batch_shape, of_value)
+
+
+class DataPlate(NamedTuple):
+    """The plate of the datapoints: ``dim`` counted from the right, ``size`` M and ``full_size`` N of Eq. (8).
+
+    N is M where the plate has no size or no other.
+    """
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+    @property
+    def scale(self) -> float:
+        """N/M."""
+        return self.full_size / self.size
+
+
+class Weights(NamedTuple):
+    """What the terms of a bound count in training; in evaluation they count once.
+
+    ``by_site``: the weight of each log likelihood, and of each latent's log p(z) - log q(z|x).  ``scale``: what the
+    bound of a datapoint counts, N/M; a scale that stands around every site alike is part of it, a number or (M,).
+    """
+
+    by_site: dict[str, Scale]
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A pair of traces, read.
+
+    Attributes:
+        model: the model's sites, by name, in their order.
+        guide: the guide's; empty without a guide.
+        plate: the data plate.
+        particles: the particles' dimension and their number, or ``None``.
+        depth: how many dimensions the plates take up.
+    """
+
+    model: Mapping[str, Site]
+    guide: Mapping[str, Site]
+    plate: DataPlate
+    particles: Particles | None
+    depth: int
+
+    def sites(self, half: Literal["model", "guide"], *roles: Role) -> dict[str, Site]:
+        """Return the sites of one half that have one of these roles."""
+        return {name: site for name, site in getattr(self, half).items() if site.role in roles}
+
+    @property
+    def observations(self) -> dict[str, Site]:
+        """The sites of the likelihood, log p(x|z)."""
+        return self.sites("model", "observation")
+
+    @property
+    def latents(self) -> dict[str, Site]:
+        """The model's local latents, log p(z)."""
+        return self.sites("model", "local")
+
+    @property
+    def proposals(self) -> dict[str, Site]:
+        """The sites of the guide that make up log q(z|x)."""
+        return self.sites("guide", "local", "auxiliary")
+
+    def weights(self) -> Weights:
+        """Return what each site and each bound counts in training; raise ``ValueError`` if a KL has two weights."""
+        by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
+        for name, site in self.latents.items():
+            if name in self.guide:
+                by_site[name] = _one_weight(name, site.weight, self.guide[name].weight)
+        common = next(iter(by_site.values()))
+        if _is_one(common) or not all(_equal(common, weight) for weight in by_site.values()):
+            return Weights(by_site, self.plate.scale)
+        return Weights(dict.fromkeys(by_site, 1.0), self.plate.scale * common)
+
+    def log_prob(self, site: Site, value: Tensor | None = None) -> Tensor:
+        """Return a site's log probability, (K, M) in nats, masked and not weighed; or ``value`` put into that shape."""
+        term = density(site.name, site.fn, site.value) if value is None else value
+        return self.per_datapoint(scale_and_mask(term, mask=site.mask))
+
+    def sum_log_prob(self, sites: Iterable[Site]) -> Tensor:
+        """Return the sum of the sites' log probabilities, (K, M), in nats."""
+        total = None
+        for site in sites:
+            term = self.log_prob(site)
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError("expected a model and a guide with pyro.sample statements in the data plate, got none")
+        return total
+
+    def per_datapoint(self, term: Tensor) -> Tensor:
+        """Sum a term over the plates within a datapoint: shape (K, M), or (1, M) without particles."""
+        dim, kept = self.plate.dim, [self.plate.dim]
+        width = max(term.dim(), -dim)
+        if self.particles is not None:
+            width = max(width, -self.particles[0])
+            kept.append(self.particles[0])
+        term = term.reshape((1,) * (width - term.dim()) + term.shape)
+        summed = [d for d in range(-width, 0) if d not in kept and term.shape[d] != 1]
+        term = term.sum(summed, keepdim=True) if summed else term
+        k = 1 if self.particles is None else self.particles[1]
+        shape = [term.shape[d] for d in sorted(kept)]
+        return term.reshape(shape).expand(k, self.plate.size)
+
+    def require_local(self) -> None:
+        """Raise ``ValueError`` for what stands outside the data plate or is to be summed out."""
+        for name in self.sites("model", "global"):
+            raise ValueError(
+                f"expected site {name!r} in the data plate, got it outside any; a local latent goes inside `with "
+                "pyro.plate('data', len(x))`, a global one is given a value first: "
+                f"pyro.condition(model, {{{name!r}: value}})"
+            )
+        for name in self.sites("model", "enumerated"):
+            raise ValueError(
+                f"expected a guide that samples every latent of the model, got none for {name!r}, which is to be "
+                "enumerated; train with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample it in the guide"
+            )
+
+    def require_density(self) -> None:
+        """Raise ``ValueError`` where log p(x) isn't that of a density: a factor among the observations."""
+        for name, site in self.observations.items():
+            if isinstance(innermost(site.fn), dist.Unit):
+                raise ValueError(
+                    f"expected observations with a distribution, for log p(x), got pyro.factor({name!r}, ...), whose "
+                    "exponential needn't integrate to 1; write pyro.sample(..., obs=x), or take the factor out with "
+                    f"pyro.poutine.block(model, hide=[{name!r}])"
+                )
+
+
+def read_traces(
+    model_trace: Trace, guide_trace: Trace | None, num_data: int, particles: Particles | None = None
+) -> Reading:
+    """Return the reading of a model's trace, and of its guide's.
+
+    Args:
+        model_trace: a run of the model, on the guide's latents if there is a guide.
+        guide_trace: a run of the guide.
+        num_data: M, the length of x.
+        particles: the dimension of K particles, left of all plates, and K.
+
+    Raises:
+        ValueError: for a pair that breaks the contract; the message says what to change.
+    """
+    model, guide = dict(_samples(model_trace)), {} if guide_trace is None else dict(_samples(guide_trace))
+    inside = {n: [f for f in s["cond_indep_stack"] if not _is_particles(f, particles)] for n, s in model.items()}
+    kinds = {name: _kind(site) for name, site in model.items()}
+    plate = _data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
+    roles = {name: _model_role(kinds[name], model[name], inside[name], plate, guide) for name in model}
+    guide_roles = _guide_roles(guide, roles)
+    _check_names(roles, guide_roles, guide_trace is not None)
+    readings: list[dict[str, Site]] = []
+    for half, sites, of in (("model", model, roles), ("guide", guide, guide_roles)):
+        made = {}
+        for name, site in sites.items():
+            frames = tuple(f for f in site["cond_indep_stack"] if not _is_particles(f, particles))
+            made[name] = Site(name, of[name], site["fn"], site["value"], frames, 1.0, site["mask"], site["infer"] or {})
+            if of[name] in ("deterministic", "subsample"):
+                continue
+            _check_shape(made[name], half, particles, num_data)
+            if of[name] in ("local", "observation"):
+                _check_data_frame(made[name], half, plate)
+            own = plate.scale if _frame_of(frames, plate) is not None else 1.0
+            made[name] = _replace(made[name], weight=_weight(name, site["scale"], own))
+        readings.append(made)
+    model_sites, guide_sites = readings
+    for name, site in model_sites.items():
+        if site.role in ("local", "global") and name in guide_sites:
+            other = guide_sites[name]
+            mask = joint_mask(site.mask, other.mask)
+            model_sites[name], guide_sites[name] = _replace(site, mask=mask), _replace(other, mask=mask)
+    frames = [f for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.vectorized]
+    depth = max((-f.dim for f in frames), default=1)  # type: ignore[operator]
+    return Reading(model_sites, guide_sites, plate, particles, depth)
+
+
+def density(name: str, fn: Any, value: Tensor) -> Tensor:
+    """Return fn's log density of ``value``; raise ``ValueError`` if that is known for draws of its own alone."""
+    try:
+        return fn.log_prob(value)
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
+            "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
+            "follows the draws, SGVB() or IWAE(K), or an invertible flow"
+        ) from error
+
+
+def joint_mask(model: Any, guide: Any) -> Any:
+    """Return the mask that holds where both do."""
+    if model is None or model is True:
+        return guide
+    if guide is None or guide is True or guide is model:
+        return model
+    return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
+
+
+def _replace(site: Site, **changes: Any) -> Site:
+    return Site(**{**site.__dict__, **changes})
+
+
+def _samples(trace: Trace) -> Iterator[tuple[str, Any]]:
+    return ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")
+
+
+def _kind(site: Any) -> str:
+    if site_is_subsample(site):
+        return "subsample"
+    if site["infer"] and site["infer"].get("_deterministic"):
+        return "deterministic"
+    return "observed" if site["is_observed"] else "latent"
+
+
+def _is_particles(frame: CondIndepStackFrame, particles: Particles | None) -> bool:
+    return particles is not None and frame.dim is not None and frame.dim <= particles[0]
+
+
+def _data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int) -> DataPlate:
+    """Return the plate that the datapoints are in: the one of M entries that holds the most sites."""
+    if not any(kinds[name] == "observed" for name in inside):
+        raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
+    found: dict[tuple[str, int], tuple[int, CondIndepStackFrame]] = {}
+    for frames in inside.values():
+        for frame in frames:
+            if frame.dim is not None and frame.size in (num_data, -1):
+                count = found.get((frame.name, frame.dim), (0, frame))[0]
+                found[frame.name, frame.dim] = count + 1, frame
+    if not found:
+        raise _no_data_plate(inside, kinds, num_data)
+    _, frame = max(found.values(), key=lambda entry: (entry[0], entry[1].dim == -1, entry[1].size != -1))
+    assert frame.dim is not None
+    full_size = num_data if frame.size == -1 else frame.full_size or frame.size
+    return DataPlate(frame.name, frame.dim, num_data, full_size)
+
+
+def _no_data_plate(
+    inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int
+) -> ValueError:
+    name, frames = next((n, f) for n, f in inside.items() if kinds[n] == "observed")
+    if any(frame.dim is None for frame in frames):
+        frame = next(frame for frame in frames if frame.dim is None)
+        return ValueError(
+            f"expected one vectorized data plate, got site {name!r} in a loop over the plate {frame.name!r}; write "
+            f"`with pyro.plate({frame.name!r}, len(x)):` around statements on all of the datapoints"
+        )
+    if not frames:
+        return ValueError(
+            f"expected site {name!r} in the data plate, got it outside any; write `with pyro.plate('data', len(x)):` "
+            "around it, and .to_event(...) for the dimensions of one datapoint alone"
+        )
+    got = ", ".join(f"{frame.name!r} of {frame.size} at dim={frame.dim}" for frame in frames)
+    return ValueError(
+        f"expected site {name!r} in a plate of {num_data} datapoints, as x has, got {got}; use pyro.plate('data', N, "
+        "subsample_size=len(x)) or pyro.plate('data', len(x)), and arguments with datapoints first"
+    )
+
+
+def _frame_of(frames: Iterable[CondIndepStackFrame], plate: DataPlate) -> CondIndepStackFrame | None:
+    return next((f for f in frames if f.dim == plate.dim and f.size in (plate.size, -1)), None)
+
+
+def _model_role(
+    kind: str, site: Any, frames: list[CondIndepStackFrame], plate: DataPlate, guide: Mapping[str, Any]
+) -> Role:
+    if kind in ("deterministic", "subsample"):
+        return "deterministic" if kind == "deterministic" else "subsample"
+    local = _frame_of(frames, plate) is not None
+    if kind == "observed":
+        return "observation" if local else "given"
+    if guide and site["name"] not in guide and (site["infer"] or {}).get("enumerate"):
+        return "enumerated"
+    return "local" if local else "global"
+
+
+def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role]) -> dict[str, Role]:
+    roles: dict[str, Role] = {}
+    transformed = any(isinstance(innermost(s["fn"]), dist.Delta) for n, s in guide.items() if _kind(s) == "latent")
+    for name, site in guide.items():
+        kind = _kind(site)
+        if kind in ("deterministic", "subsample"):
+            roles[name] = "deterministic" if kind == "deterministic" else "subsample"
+        elif kind == "observed":
+            roles[name] = "note"
+        elif model.get(name) in ("local", "global"):
+            roles[name] = model[name]
+        elif model.get(name) in ("given", "observation"):
+            roles[name] = "by-product"  # the model was conditioned on a value of it
+        elif site["infer"].get("is_auxiliary"):
+            roles[name] = "auxiliary" if transformed else "by-product"
+        else:
+            roles[name] = "local"  # not in the model: refused by name below
+    return roles
+
+
+def _check_names(model: Mapping[str, Role], guide: Mapping[str, Role], has_guide: bool) -> None:
+    """Raise ``ValueError`` unless the guide samples exactly the model's latents (and auxiliary ones marked so)."""
+    if not has_guide:
+        return
+    latents = [name for name, role in model.items() if role in ("local", "global")]
+    if missing := sorted(name for name in latents if guide.get(name) not in ("local", "global")):
+        raise ValueError(
+            f"expected a guide that samples every latent of the model, got none for {missing}; "
+            f"add pyro.sample({missing[0]!r}, ...) to the guide, or obs= to the model"
+        )
+    if extra := sorted(name for name, role in guide.items() if role == "local" and name not in latents):
+        raise ValueError(
+            f"expected a guide whose sites are latents of the model, got {extra} besides; "
+            "rename them, or mark them infer={'is_auxiliary': True}"
+        )
+
+
+def _check_shape(site: Site, half: str, particles: Particles | None, num_data: int) -> None:
+    """Raise ``ValueError`` unless every dimension of the site's log probabilities is owned by one of its plates."""
+    sizes = {frame.dim: frame.size for frame in site.frames if frame.dim is not None}
+    try:
+        shape = site.batch_shape
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected a value that site {site.name!r} of the {half} can have, got shape {tuple(site.value.shape)} for "
+            f"a distribution of batch shape {tuple(site.fn.batch_shape)} and event shape "
+            f"{tuple(site.fn.event_shape)}; declare the dimensions of one datapoint with .to_event(...)"
+        ) from error
+    for dim in range(-len(shape), 0):
+        if particles is not None and dim <= particles[0]:
+            continue
+        expected = sizes.get(dim, 1)
+        if shape[dim] != expected and expected != -1:
+            break
+    else:
+        return
+    expected_shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
+    raise ValueError(
+        f"expected log probabilities of site {site.name!r} of the {half} that have the shape of its plates, "
+        f"{expected_shape}, got {tuple(shape)}, from a distribution of batch shape {tuple(site.fn.batch_shape)} and a "
+        f"value of shape {tuple(site.value.shape)}; declare the dimensions of one datapoint with .to_event(...), and "
+        "give the value no dimensions that the distribution hasn't: y.squeeze(-1)"
+    )
+
+
+def _check_data_frame(site: Site, half: str, plate: DataPlate) -> None:
+    """Raise ``ValueError`` unless the site is in the data plate, with its N."""
+    frame = _frame_of(site.frames, plate)
+    if frame is None:
+        raise ValueError(
+            f"expected site {site.name!r} of the {half} in a plate of {plate.size} datapoints at dim={plate.dim}, as "
+            f"in the model's {plate.name!r}, got {[(f.name, f.size, f.dim) for f in site.frames] or 'it outside any'}; "
+            f"write `with pyro.plate({plate.name!r}, N, subsample_size=len(x)):` around it in both"
+        )
+    full_size = plate.size if frame.size == -1 else frame.full_size or frame.size
+    if full_size != plate.full_size:
+        raise ValueError(
+            f"expected one N in model and guide, got {plate.full_size} in the model's plate {plate.name!r} and "
+            f"{full_size} around site {site.name!r} of the {half}; write pyro.plate({plate.name!r}, "
+            f"{max(full_size, plate.full_size)}, subsample_size=len(x)) in both"
+        )
+
+
+def _weight(name: str, scale: Any, own: float) -> Scale:
+    """Return the site's scale without the plate's N/M."""
+    weight: Scale = scale / own
+    if isinstance(weight, Tensor):
+        if weight.dim() > 1:
+            raise ValueError(
+                f"expected a scale of one number, or one a datapoint, for site {name!r}, got {tuple(weight.shape)}; "
+                "sum it over the plates within a datapoint, or write it into the distribution"
+            )
+        return weight
+    return 1.0 if math.isclose(weight, 1.0, rel_tol=1e-12) else float(weight)
+
+
+def _is_one(weight: Scale) -> bool:
+    return isinstance(weight, float) and weight == 1.0
+
+
+def _equal(a: Scale, b: Scale) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        if is_tracing():  # values can't be read; the eager runs beside a graph compare them
+            return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+        a, b = torch.as_tensor(a), torch.as_tensor(b)
+        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-6, atol=0)
+    return math.isclose(a, b, rel_tol=1e-6)
+
+
+def _one_weight(name: str, model: Scale, guide: Scale) -> Scale:
+    """Return the one weight of a latent's log p and log q, from whichever side has it."""
+    for given, other in ((model, guide), (guide, model)):
+        if _is_one(other):
+            return given
+    if _equal(model, guide):
+        return model
+    raise ValueError(
+        f"expected one scale for both sides of the KL of site {name!r}, got {_shown(model)} in the model and "
+        f"{_shown(guide)} in the guide; write poutine.scale around the site in one of them, it counts for both"
+    )
+
+
+def _shown(weight: Scale) -> str:
+    return f"a tensor {tuple(weight.shape)}" if isinstance(weight, Tensor) and weight.dim() else f"{float(weight):g}"

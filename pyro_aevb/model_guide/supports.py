@@ -1,0 +1,97 @@
+"""Supports: which numbers a site's distribution is for, and whether the data are such.
+
+A graph runs without Pyro's validation, so the check is part of what is computed: :class:`Inside` notes for each
+observation whether it lies in its support, and turns the results of a run into NaN where one doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from pyro import distributions as dist
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+BINARY = (
+    "; grey pixels are made binary by threshold, statically (sampled once) or dynamically (sampled each visit): see "
+    "pyro_aevb.datasets, or kept grey under a ContinuousBernoulli"
+)
+OTHERS = "; rescale the data or choose a likelihood with that support"
+
+
+def innermost(fn: Any) -> Any:
+    """Return the distribution inside of ``.to_event``, ``.mask`` and ``.expand``."""
+    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
+        fn = fn.base_dist
+    return fn
+
+
+def is_periodic(fn: Any) -> bool:
+    """Return whether a distribution is one of angles, whose density repeats beyond (-pi, pi)."""
+    fn = innermost(fn)
+    if isinstance(fn, dist.SineSkewed):
+        return True
+    return isinstance(fn, torch.distributions.VonMises | dist.SineBivariateVonMises)
+
+
+def is_unchecked(fn: Any) -> bool:
+    """Return whether the distribution was made with ``validate_args=False``: whoever wrote that wants no check.
+
+    While Pyro's validation is off everywhere, as it is inside a trace, every distribution looks like that.
+    """
+    return not all(vars(part).get("_validate_args", True) for part in (fn, innermost(fn)))
+
+
+def outside(site: Any) -> Tensor | None:
+    """Return where an observed site's value lies outside its support, masked entries apart; ``None``: nowhere."""
+    fn = site["fn"]
+    if not site["is_observed"] or site_is_subsample(site) or isinstance(innermost(fn), (dist.Unit, dist.Delta)):
+        return None
+    if site["mask"] is False:
+        return None
+    wrong = ~fn.support.check(site["value"])
+    if isinstance(site["mask"], Tensor):
+        wrong = wrong & site["mask"]
+    return wrong
+
+
+def check_support(name: str, site: Any) -> None:
+    """Raise ``ValueError`` if an observed value lies outside its support, unless the distribution is unchecked."""
+    wrong = None if is_unchecked(site["fn"]) else outside(site)
+    if wrong is None or not wrong.any():
+        return
+    value, support = site["value"], site["fn"].support
+    raise ValueError(
+        f"expected data inside the support of site {name!r}, {support}, got values from {value.min().item():.4g} to "
+        f"{value.max().item():.4g}{BINARY if 'boolean' in repr(support).lower() else OTHERS}"
+    )
+
+
+class Inside(Messenger):
+    """Note inside the block whether all observations lie in their supports.
+
+    Args:
+        unchecked: the sites that are not to be looked at.
+
+    >>> with Inside() as inside:
+    ...     _ = pyro.sample("x", dist.Bernoulli(0.5), obs=torch.tensor(0.5))
+    >>> inside.or_nan(torch.tensor(1.0))
+    tensor(nan)
+    """
+
+    def __init__(self, unchecked: Collection[str] = ()) -> None:
+        super().__init__()
+        self._unchecked, self._wrong = unchecked, []
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] not in self._unchecked and (wrong := outside(msg)) is not None:
+            self._wrong.append(wrong.any())
+
+    def or_nan(self, value: Tensor) -> Tensor:
+        """Return ``value``, or NaN in its place if an observation lay outside."""
+        for wrong in self._wrong:
+            value = torch.where(wrong, torch.nan, value)
+        return value

@@ -1,0 +1,78 @@
+"""A model and its guide, run: their two traces, for a guide of any kind.
+
+Shapes: K particles, M datapoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer.autoguide.effect import GuideMessenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+PyroCallable = Callable[..., Any]
+Kwargs = Mapping[str, Any]
+NO_KWARGS: Kwargs = {}
+
+
+def trace_pair(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS
+) -> tuple[Trace, Trace]:
+    """Run the guide, then the model on what it drew; return both traces, (guide, model).
+
+    A guide messenger (``pyro.infer.autoguide.effect``) runs the model itself and hands over both traces.
+    """
+    if is_messenger(guide):
+        guide(*args, **kwargs)
+        model_trace, guide_trace = poutine.unwrap(guide).get_traces()  # type: ignore[attr-defined]
+        return guide_trace, model_trace
+    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    return guide_trace, trace_model(model, guide_trace, args, kwargs)
+
+
+def trace_model(
+    model: PyroCallable, guide_trace: Trace | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS
+) -> Trace:
+    """Return the model's trace, its latents at the values of ``guide_trace`` if there is one."""
+    replayed = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
+    return poutine.trace(replayed).get_trace(*args, **kwargs)
+
+
+def is_messenger(guide: PyroCallable) -> bool:
+    """Return whether the guide is one of Pyro's guide messengers, which run the model themselves."""
+    return isinstance(poutine.unwrap(guide), GuideMessenger)
+
+
+@contextmanager
+def broadcasting(particles: tuple[int, int] | None) -> Iterator[None]:
+    """Say what is expected if a pair can't be run on all its K particles at once."""
+    try:
+        yield
+    except RuntimeError as error:
+        if particles is None or isinstance(error, NotImplementedError):
+            raise
+        raise ValueError(
+            f"expected a model and a guide that broadcast over {particles[1]} particles (latents of shape "
+            f"(K, M, ...)), got: {str(error).strip().splitlines()[0]}; index with z[..., j] and flatten with "
+            "z.flatten(-2), or pass vectorize=False"
+        ) from error
+
+
+def number_of_datapoints(args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> int:
+    """Return M, the length of the first tensor among the arguments; raise ``TypeError`` if there is none."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.dim():
+            return len(value)
+    kinds = [type(value).__name__ for value in (*args, *kwargs.values())]
+    raise TypeError(f"expected x, a tensor with datapoints first, among the arguments, got {kinds}")
+
+
+def on_a_side(fn: Callable[[], Any]) -> Any:
+    """Return ``fn()``, run without gradients, random numbers and sites that anybody else would see."""
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        return fn()
