@@ -17,7 +17,7 @@ from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
 from pyro_aevb.samplers import ais
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath, Start
@@ -144,7 +144,9 @@ class BDMC:
                 trace, sites = _simulate(model, args, names)
             everything = (*args, *(site["value"] for site in sites.values()))
             lower, sizes = method.forward(path, num_chains, everything, lambda part: tick(part / 3))
-            exact = path.space.position(trace, len(args[0])).expand(num_chains, -1, -1)
+            with torch.no_grad():
+                observed = trace_model(simulated, trace, everything)
+            exact = path.space.position(observed, number_of_datapoints(args)).expand(num_chains, -1, -1)
             log_weight = ais.anneal(
                 path.at(*everything),
                 method.betas().flip(0),

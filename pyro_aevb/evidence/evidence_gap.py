@@ -130,7 +130,8 @@ def _best_guide(
     sites = {name: _Free(site, reading.plate) for name, site in reading.proposals.items()}
 
     def free(*args: Any) -> None:
-        with pyro.plate("data", reading.plate.size, dim=reading.plate.dim):
+        plate = reading.plate
+        with pyro.plate("data", plate.full_size, subsample=torch.arange(plate.size), dim=plate.dim):
             for name, site in sites.items():
                 with poutine.mask(mask=True if site.mask is None else site.mask):
                     pyro.sample(name, site.distribution())
@@ -149,7 +150,9 @@ def _best_guide(
 
 def _independent_sites(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...]) -> Reading:
     """Return the pair's reading; raise ``ValueError`` if one site's parameters change with the draws of another."""
-    first, second = read(model, guide, args), read(model, guide, args)
+    first = read(model, guide, args)
+    torch.rand(())  # other draws for the second reading
+    second = read(model, guide, args)
     first.require_local()
     first.require_density()
     for name, site in first.proposals.items():

@@ -137,8 +137,8 @@ class Reading:
         """Return what each site and each bound counts in training; raise ``ValueError`` if a KL has two weights."""
         by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
         for name, site in self.latents.items():
-            if name in self.guide:
-                by_site[name] = _one_weight(name, site.weight, self.guide[name].weight)
+            other = self.guide[name].weight if name in self.guide else site.weight
+            by_site[name] = _one_weight(name, site.weight, other)
         common = next(iter(by_site.values()))
         if _is_one(common) or not all(_equal(common, weight) for weight in by_site.values()):
             return Weights(by_site, self.plate.scale)
@@ -158,6 +158,15 @@ class Reading:
         if total is None:
             raise ValueError("expected a model and a guide with pyro.sample statements in the data plate, got none")
         return total
+
+    def total(self, half: Literal["model", "guide"], *roles: Role) -> Tensor:
+        """Return the log density of one half's sites for the whole data set, N/M, scales and masks applied, in nats."""
+        total: Tensor | float = 0.0
+        weights = self.weights()
+        for name, site in self.sites(half, *roles).items():
+            scale = weights.scale * weights.by_site[name] if name in weights.by_site else site.weight
+            total = total + scale_and_mask(density(name, site.fn, site.value), scale, site.mask).sum()
+        return torch.as_tensor(total)
 
     def per_datapoint(self, term: Tensor) -> Tensor:
         """Sum a term over the plates within a datapoint: shape (K, M), or (1, M) without particles."""

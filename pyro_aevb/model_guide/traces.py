@@ -28,10 +28,12 @@ def trace_pair(
     A guide messenger (``pyro.infer.autoguide.effect``) runs the model itself and hands over both traces.
     """
     if is_messenger(guide):
-        guide(*args, **kwargs)
+        with _shapes_in_words():
+            guide(*args, **kwargs)
         model_trace, guide_trace = poutine.unwrap(guide).get_traces()  # type: ignore[attr-defined]
         return guide_trace, model_trace
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    with _shapes_in_words():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     return guide_trace, trace_model(model, guide_trace, args, kwargs)
 
 
@@ -40,7 +42,23 @@ def trace_model(
 ) -> Trace:
     """Return the model's trace, its latents at the values of ``guide_trace`` if there is one."""
     replayed = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
-    return poutine.trace(replayed).get_trace(*args, **kwargs)
+    with _shapes_in_words():
+        return poutine.trace(replayed).get_trace(*args, **kwargs)
+
+
+@contextmanager
+def _shapes_in_words() -> Iterator[None]:
+    """Say what to do if a distribution has more dimensions than the plates around it."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if "Shape mismatch inside plate" not in text:
+            raise
+        raise ValueError(
+            f"expected distributions that fit into the plates around them, got: {text}; declare the dimensions of one "
+            "datapoint with .to_event(...)"
+        ) from error
 
 
 def is_messenger(guide: PyroCallable) -> bool:

@@ -258,7 +258,7 @@ def replayable():
     def run(x, index, method, num_particles, **options):
         place.clear()
         with (
-            mock.patch("pyro_aevb.evidence.marginal_likelihood._check_guide"),
+            mock.patch("pyro_aevb.evidence.marginal_likelihood._check_pair"),
             mock.patch("pyro_aevb.model_guide.sites.pair_depth", return_value=1),
         ):
             options = {"progress": False, "compile": False} | options
@@ -587,9 +587,10 @@ def test_bad_options_and_sizes():
         estimate(pair, lg.x, method=AIS(start="guide"))
 
 
+@pytest.mark.filterwarnings("ignore:pareto_k")
 @pytest.mark.parametrize("method", ["importance", "ais", "posterior-density"])
 def test_guides_that_lack_a_site_or_have_one_too_many(method):
-    pair, x, _ = EXACT["two_latents_in_turn"]()
+    pair, x, exact = EXACT["two_latents_in_turn"]()
 
     def lacking(x, seen):
         with pyro.plate("data", len(x)):
@@ -603,6 +604,12 @@ def test_guides_that_lack_a_site_or_have_one_too_many(method):
 
     with pytest.raises(ValueError, match=r"got none for \['top'\]; add pyro.sample\('top'"):
         log_marginal_likelihood(pair.model, lacking, *x, method=method)
+    if method == "importance":  # which integrates it out, since q(z|a) is a proposal like any other
+        evidence = log_marginal_likelihood(pair.model, auxiliary, *x, num_particles=20_000, seed=0, progress=False)
+        good = evidence.pareto_k < 0.5
+        assert good.sum() > 20
+        assert ((evidence.value - exact).abs() < SIGMAS * evidence.standard_error)[good].all()
+        return
     with pytest.raises(ValueError, match=r"auxiliary sites \['a'\]"):
         log_marginal_likelihood(pair.model, auxiliary, *x, method=method)
 

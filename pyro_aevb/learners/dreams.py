@@ -1,0 +1,243 @@
+"""Dreams: (z, x) ~ p(z) p(x|z), and the arguments of model and guide with the dream in x's place.
+
+The sleep phase follows the gradient of log q(z|x) on dreams, so everything that depends on x has to follow the dream.
+An argument, or a view of one, that a site observes is replaced by what was dreamed.  What else model and guide read is
+either a condition (labels, masks, lengths) or made from x, and that only its owner knows: ``dream_arguments`` says it.
+
+Shapes: M datapoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
+
+DreamArguments = Callable[..., tuple[Any, ...]]
+"""``dream_arguments(sites, *args)``: from {observed site: dreamed value} and a minibatch's arguments to a dream's."""
+
+REMEDY = (
+    "pass dream_arguments=lambda sites, *args: (...), which makes the arguments of model and guide from {site: dreamed "
+    "value} and those of the minibatch"
+)
+
+
+class Dreams:
+    """Draws from a model, and what a pair makes of them.
+
+    The model is run once to see what there is to dream.  A model that reads x to make x (teacher forcing) dreams site
+    by site, each given the sites before it.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        args: a minibatch.
+        dream_arguments: makes the arguments of a dream; without it, what a site observes is replaced in them.
+
+    Raises:
+        ValueError: if a dream wouldn't be a draw from the model, or the guide would see something else than the dream.
+    """
+
+    def __init__(
+        self,
+        model: PyroCallable,
+        guide: PyroCallable,
+        args: tuple[Any, ...],
+        dream_arguments: DreamArguments | None = None,
+    ) -> None:
+        self._model, self._guide, self._dream_arguments = model, guide, dream_arguments
+        self._sites: list[str] = []
+        self._passes = 1
+        on_a_side(lambda: self._prepare(args))
+
+    def loss(self, *args: Any) -> Tensor:
+        """Dream, and return -N/M sum log q(z|x), in nats for the whole data set."""
+        with torch.no_grad():
+            dream, imagined = self.draw(args)
+        guide_trace = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*imagined)
+        return -read_traces(dream, guide_trace, number_of_datapoints(args)).total("guide", "local", "auxiliary")
+
+    def draw(self, args: tuple[Any, ...]) -> tuple[Trace, tuple[Any, ...]]:
+        """Return a trace of the model with its observations dreamed, and the arguments of the dream."""
+        imagined, trace = args, None
+        for number in range(self._passes):
+            known = set(self._sites[:number])
+            trace = self._run(imagined, trace, known)
+            imagined = self._imagine(trace, args)
+        assert trace is not None
+        return trace, imagined
+
+    def _run(self, args: tuple[Any, ...], earlier: Trace | None, known: Collection[str]) -> Trace:
+        """Run the model with the sites dreamed, its latents and the ``known`` sites as they were in the earlier run."""
+        dreaming: PyroCallable = _Dreaming(self._sites)(self._model)
+        if earlier is not None:
+            kept = earlier.copy()
+            for name in self._sites:
+                if name not in known:
+                    kept.remove_node(name)
+            dreaming = poutine.replay(dreaming, trace=kept)
+        return poutine.trace(dreaming).get_trace(*args)
+
+    def _imagine(self, dream: Trace, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        nodes: Mapping[str, Any] = dream.nodes  # type: ignore[assignment]
+        if self._dream_arguments is not None:
+            return self._dream_arguments({name: nodes[name]["value"] for name in self._sites}, *args)
+        result = list(args)
+        for name in self._sites:
+            observed, value = nodes[name]["infer"]["obs"], nodes[name]["value"]
+            index = _place(observed, args)
+            if index is None:
+                raise ValueError(
+                    f"expected each observed site to observe one of the arguments or a view of one, got {name!r}, "
+                    f"which observes something made from them; {REMEDY}"
+                )
+            result[index] = _replaced(result[index], args[index], observed, value)
+        return tuple(result)
+
+    def _prepare(self, args: tuple[Any, ...]) -> None:
+        guide_trace, model_trace = trace_pair(self._model, self._guide, args)
+        reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
+        reading.require_local()
+        self._sites = list(reading.observations)
+        for name, site in reading.observations.items():
+            if isinstance(innermost(site.fn), dist.Unit):
+                raise ValueError(
+                    f"expected observations that can be dreamed, got pyro.factor({name!r}, ...); write "
+                    "pyro.sample(..., obs=x), or train with AEVB or ReweightedWakeSleep(insomnia=1)"
+                )
+        if self._dream_arguments is None:
+            self._check_other_arguments(args, reading, guide_trace)
+        if not self._is_drawn_from_the_model(args):
+            self._passes = len(self._sites)
+            if self._passes == 1 or not self._is_drawn_from_the_model(args):
+                raise ValueError(
+                    f"expected a model whose draws can be dreamed, got one that reads x within site {self._sites[0]!r} "
+                    "to make it (teacher forcing); write a site for each step, or train with AEVB or "
+                    "ReweightedWakeSleep(insomnia=1)"
+                )
+
+    def _is_drawn_from_the_model(self, args: tuple[Any, ...]) -> bool:
+        """Return whether the model, run on the arguments of a dream, gives it the density that it was drawn with."""
+        dream, imagined = self.draw(args)
+        nodes: Mapping[str, Any] = dream.nodes  # type: ignore[assignment]
+        again: Mapping[str, Any] = trace_model(self._model, dream, imagined).nodes  # type: ignore[assignment]
+        for name in self._sites:
+            drawn, seen = nodes[name], again[name]
+            if drawn["value"].shape != seen["value"].shape or not torch.equal(
+                drawn["value"].to(seen["value"].dtype), seen["value"]
+            ):
+                raise ValueError(
+                    f"expected the arguments of a dream to hold what was dreamed, got other values at site {name!r}; "
+                    "dream_arguments has to put each dreamed value where its site observes it"
+                )
+            if not _close(drawn, seen):
+                return False
+        return True
+
+    def _check_other_arguments(self, args: tuple[Any, ...], reading: Reading, guide_trace: Trace) -> None:
+        """Raise ``ValueError`` if the pair reads an argument that may be made from x, which a dream would leave."""
+        observed = {_place(site.value, args) for site in reading.observations.values()}
+        for index, arg in enumerate(args):
+            if index in observed or not isinstance(arg, Tensor):
+                continue
+            changed = (*args[:index], _changed(arg), *args[index + 1 :])
+            in_model = _depends(self._model, guide_trace, args, changed)
+            in_guide = _depends(self._guide, guide_trace, args, changed)
+            whole = not arg.dtype.is_floating_point
+            like_x = any(i is not None and args[i].shape == arg.shape and args[i].dtype == arg.dtype for i in observed)
+            if (in_model and not (whole and not like_x)) or (in_guide and not in_model):
+                raise ValueError(
+                    f"expected arguments that stay as they are in a dream, got argument {index} ({arg.dtype}, shape "
+                    f"{tuple(arg.shape)}), which the {'model' if in_model else 'guide'} reads and which may be made "
+                    f"from x; {REMEDY} (return it unchanged if it doesn't depend on x)"
+                )
+
+
+class _Dreaming(Messenger):
+    """Sample the observed sites of these names, and keep what they observed."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["name"] in self._names:
+            msg["infer"] = {**(msg["infer"] or {}), "obs": msg["value"]}
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+class _Region(NamedTuple):
+    """Where a tensor's numbers are: its storage, and the first and last place in it."""
+
+    storage: int
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Region:
+        span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True) if size)
+        return cls(x.untyped_storage().data_ptr(), x.storage_offset(), x.storage_offset() + span)
+
+
+def _place(observed: Any, args: tuple[Any, ...]) -> int | None:
+    """Return the argument that ``observed`` is, or is a view of; ``None`` if there is none."""
+    if not isinstance(observed, Tensor):
+        return None
+    region = _Region.of(observed)
+    for index, arg in enumerate(args):
+        if not isinstance(arg, Tensor) or arg.dtype != observed.dtype or not arg.numel():
+            continue
+        whole = _Region.of(arg)
+        if region.storage == whole.storage and whole.first <= region.first and region.last <= whole.last:
+            same = arg.shape == observed.shape and arg.stride() == observed.stride()
+            if same or arg.is_contiguous():
+                return index
+    return None
+
+
+def _replaced(current: Tensor, arg: Tensor, observed: Tensor, value: Tensor) -> Tensor:
+    """Return the argument with the dreamed ``value`` where ``observed`` is a view of it."""
+    value = value.to(arg.dtype)
+    if observed.shape == arg.shape and observed.stride() == arg.stride():
+        return value
+    offset = observed.storage_offset() - arg.storage_offset()
+    current = current.contiguous()
+    return torch.as_strided_scatter(
+        current.clone(), value.expand(observed.shape), observed.shape, observed.stride(), offset
+    )
+
+
+def _changed(arg: Tensor) -> Tensor:
+    if arg.dtype == torch.bool:
+        return ~arg
+    return arg + 1 if arg.dtype.is_floating_point or len(arg.unique()) < 2 else arg.roll(1, 0)
+
+
+def _depends(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], changed: tuple[Any, ...]) -> bool:
+    """Return whether the densities of ``fn``, at the same latents, change with its arguments."""
+    before = trace_model(fn, latents, args).nodes
+    try:
+        after = trace_model(fn, latents, changed).nodes
+    except (ValueError, IndexError, RuntimeError):  # an argument that can't have any other value is read
+        return True
+    sites = [name for name, site in before.items() if site["type"] == "sample"]
+    return set(sites) != {n for n, s in after.items() if s["type"] == "sample"} or not all(
+        _close(before[name], after[name]) for name in sites
+    )
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Return whether two runs of a site give its value the same density."""
+    terms = [scale_and_mask(torch.as_tensor(s["fn"].log_prob(a["value"])), mask=s["mask"]) for s in (a, b)]
+    return terms[0].shape == terms[1].shape and torch.allclose(*terms, rtol=1e-5, atol=1e-6, equal_nan=True)
