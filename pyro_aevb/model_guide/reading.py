@@ -22,7 +22,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.supports import innermost, outside_error
 
 Scale = float | Tensor
 Particles = tuple[int, int]  # their dimension, counted from the right, and K
@@ -254,9 +254,13 @@ def read_traces(
 
 
 def density(name: str, fn: Any, value: Tensor) -> Tensor:
-    """Return fn's log density of ``value``; raise ``ValueError`` if that is known for draws of its own alone."""
+    """Return fn's log density of ``value``; raise ``ValueError`` if it has none there, or for its own draws alone."""
     try:
         return fn.log_prob(value)
+    except ValueError as error:
+        if "within the support" not in str(error) or not isinstance(value, Tensor):
+            raise
+        raise outside_error(name, fn, value) from error
     except (KeyError, NotImplementedError) as error:
         raise ValueError(
             f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "

@@ -63,8 +63,13 @@ def check_support(name: str, site: Any) -> None:
     wrong = None if is_unchecked(site["fn"]) else outside(site)
     if wrong is None or not wrong.any():
         return
-    value, support = site["value"], site["fn"].support
-    raise ValueError(
+    raise outside_error(name, site["fn"], site["value"])
+
+
+def outside_error(name: str, fn: Any, value: Tensor) -> ValueError:
+    """Return the error that says how data outside of a site's support can be made to fit."""
+    support = fn.support
+    return ValueError(
         f"expected data inside the support of site {name!r}, {support}, got values from {value.min().item():.4g} to "
         f"{value.max().item():.4g}{BINARY if 'boolean' in repr(support).lower() else OTHERS}"
     )
