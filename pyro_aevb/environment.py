@@ -26,6 +26,7 @@ def versions() -> dict[str, str]:
 def information() -> dict[str, Any]:
     """Return versions, devices, the number of threads, and what the fast path can use here.
 
+    >>> from pyro_aevb.environment import information
     >>> sorted(information())
     ['bf16', 'compiler', 'devices', 'inductor', 'onednn', 'threads', 'versions']
     """

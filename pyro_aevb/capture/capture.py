@@ -63,7 +63,7 @@ class Capture:
         obstacle: why it runs eagerly, once that is settled.
         compile_seconds: what tracing and compiling took so far.
 
-    >>> import pyro, pyro.distributions as dist
+    >>> from pyro_aevb.capture import Capture
     >>> weight = torch.tensor(2.0, requires_grad=True)
     >>> def fn(x):
     ...     z = pyro.sample("z", dist.Normal(weight * x, 1.0))

@@ -32,6 +32,7 @@ class PythonState:
     Reached are closure cells, globals that the code names, default arguments, attributes of objects (``training`` of a
     module among them), elements of small containers, and through these the same again; not the inside of libraries.
 
+    >>> from pyro_aevb.capture import PythonState
     >>> beta = [0.5]
     >>> state = PythonState([lambda x: x * beta[0]])
     >>> before = state.key()

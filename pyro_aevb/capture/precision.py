@@ -27,6 +27,7 @@ def check_precision(precision: str) -> None:
 def in_precision(precision: Precision) -> AbstractContextManager[Any]:
     """Return a block whose products and convolutions have this precision, whether they are run or traced.
 
+    >>> from pyro_aevb.capture.precision import in_precision
     >>> a = torch.tensor([[1.00390625]])  # 1 + 2^-8: half of bfloat16's last place
     >>> with in_precision("bf16"):
     ...     a @ a

@@ -36,9 +36,10 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         FileNotFoundError: where there is no such file.
         ValueError: for a file that isn't what its name says, and for what isn't numbers.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_array(f"{folder}/x.csv", np.eye(2), names=["a", "b"])
-    ...     print(Path(f"{folder}/x.csv").read_text(), read_array(f"{folder}/x.csv").tolist())
+    >>> from pathlib import Path
+    >>> from pyro_aevb.datasets import read_array, write_array
+    >>> write_array("x.csv", torch.eye(2), names=["a", "b"])
+    >>> print(Path("x.csv").read_text(), read_array("x.csv").tolist())
     a,b
     1.0,0.0
     0.0,1.0

@@ -81,6 +81,7 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
         ValueError: for an unknown name, and for a file that isn't what it should be (it is set aside).
         ConnectionError: when a file is missing and can't be downloaded; says which file to put where.
 
+    >>> from pyro_aevb.datasets import load_dataset
     >>> digits = load_dataset("digits")
     >>> digits.train.shape, digits.test.shape, digits.image_shape
     (torch.Size([1437, 64]), torch.Size([360, 64]), (8, 8))

@@ -11,7 +11,7 @@ PIXELS = ("grey", "threshold", "static", "dynamic")
 class Binarized:
     """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.datasets import Binarized
     >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
     >>> data[torch.tensor([0, 0])][:, :2].tolist()
     [[0.0, 1.0], [0.0, 1.0]]

@@ -27,6 +27,7 @@ class DiscretizedLogistic(TorchDistribution):
         scale: in levels, positive.
         num_levels: L, 2 or more.
 
+    >>> from pyro_aevb.distributions import DiscretizedLogistic
     >>> distribution = DiscretizedLogistic(torch.tensor(100.0), torch.tensor(5.0), num_levels=256)
     >>> levels = torch.arange(256.0)
     >>> round(distribution.log_prob(levels).exp().sum().item(), 4), round(distribution.mean.item(), 2)

@@ -39,6 +39,7 @@ class Erlang(dist.Gamma):
 
     Differentiable in the rate b alone: k is a count.  Drawn by torch's Gamma sampler, whose cost does not grow with k.
 
+    >>> from pyro_aevb.distributions import Erlang
     >>> Erlang(torch.tensor(3.0), torch.tensor(2.0)).mean
     tensor(1.5000)
     >>> Erlang(torch.tensor(2.5), torch.tensor(2.0), validate_args=True)

@@ -82,7 +82,7 @@ class Rayleigh(InverseCDF):
         scale: s > 0.
         validate_args: as in every Pyro distribution.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.distributions import Rayleigh
     >>> Rayleigh(torch.tensor([0.1, 10.0])).rsample()
     tensor([ 0.1171, 17.0996])
     """
@@ -124,6 +124,7 @@ class Reciprocal(InverseCDF):
         high: b.
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Reciprocal
     >>> Reciprocal(1.0, 100.0).icdf(torch.tensor(0.5))
     tensor(10.)
     """
@@ -191,6 +192,7 @@ class Gompertz(InverseCDF):
         rate: b > 0.
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Gompertz
     >>> d = Gompertz(torch.tensor(0.1), torch.tensor(2.0))
     >>> d.cdf(d.icdf(torch.tensor(0.25))), d.mean
     (tensor(0.2500), tensor(1.0073))
@@ -245,6 +247,7 @@ class Triangular(InverseCDF):
         peak: m in [a, b].
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Triangular
     >>> Triangular(0.0, 4.0, 1.0).icdf(torch.tensor([0.0, 0.25, 1.0]))
     tensor([0., 1., 4.])
     """

@@ -22,6 +22,7 @@ def pack(state: Any) -> bytes:
 
     Raises ``TypeError`` for anything but dicts, lists, tuples, numbers, strings, ``None`` and tensors.
 
+    >>> from pyro_aevb.files import pack, unpack
     >>> unpack(pack({"step": 3, "rates": (0.1, float("inf")), 0: [torch.eye(2)]}))
     {'step': 3, 'rates': (0.1, inf), 0: [tensor([[1., 0.],
             [0., 1.]])]}

@@ -32,6 +32,7 @@ Tick = Callable[[float], None]
 def sigmoid_schedule(num_temperatures: int, sharpness: float = 4.0) -> Tensor:
     """Return beta_0 = 0, ..., beta_T = 1 along a sigmoid, T+1 of them: slow at both ends (Wu et al. 2017, Section 3.1).
 
+    >>> from pyro_aevb.samplers.ais import sigmoid_schedule
     >>> [round(b, 3) for b in sigmoid_schedule(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
     """
@@ -112,7 +113,7 @@ def anneal(
 
     ``step_sizes`` (T-1, M) are those of :func:`tune`, frozen: the estimate is then unbiased whatever they are.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.samplers.ais import anneal, sigmoid_schedule, tune
     >>> def path(z, beta):  # from N(0, 1) to 5 N(3, 1)
     ...     log_f = -0.5 * ((z - 3 * beta) ** 2).sum(-1) - 0.9189 + beta * 1.6094
     ...     return log_f, 3 * beta - z

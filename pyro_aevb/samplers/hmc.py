@@ -38,6 +38,7 @@ class HMCInfo(NamedTuple):
 def differentiable(log_prob: LogProb) -> Target:
     """Return the target of a log density, its gradient by automatic differentiation.
 
+    >>> from pyro_aevb.samplers.hmc import differentiable
     >>> differentiable(lambda z: -0.5 * (z**2).sum(-1))(torch.tensor([[2.0]]))
     (tensor([-2.]), tensor([[-2.]]))
     """
@@ -88,7 +89,7 @@ def transition(
     A momentum p ~ N(0, I) is drawn, a trajectory integrated, and its end accepted with probability
     min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory that leaves the numbers is rejected.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.samplers.hmc import differentiable, init, transition
     >>> target = differentiable(lambda z: -0.5 * (z**2).sum(-1))
     >>> state = init(target, torch.zeros(1000, 1))
     >>> for _ in range(20):
@@ -127,6 +128,7 @@ def adapt_step_size(step_size: Size, acceptance: Size, target: float = 0.9, rate
     Robbins and Monro's rule with a constant rate, for targets that go on moving.  A chain whose step size is still
     being adapted is not exactly invariant; freeze it for estimates that need that.
 
+    >>> from pyro_aevb.samplers.hmc import adapt_step_size
     >>> adapt_step_size(0.1, acceptance=0.9), round(adapt_step_size(0.1, acceptance=0.5), 4)
     (0.1, 0.0819)
     """

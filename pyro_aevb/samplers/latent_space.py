@@ -39,7 +39,7 @@ class LatentSpace:
 
     Raises ``ValueError`` for a discrete latent, and for one that isn't in the data plate alone.
 
-    >>> import pyro, pyro.distributions as dist
+    >>> from pyro_aevb.samplers import LatentSpace
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
