@@ -196,7 +196,7 @@ class Capture:
             if entry.graph is None or entry.level != level:
                 self._build(entry, level, parameters, args)
                 before.restore()
-            result = entry.graph(args)  # type: ignore[misc]
+            result = entry.graph(args)  # type: ignore[misc]  # built just above
             entry.runs += 1
             difference = _difference(expected, result, gradients, parameters, self._tolerance(args))
             if not difference:

@@ -20,7 +20,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
             )
             for split in AMAT_BITS_SHA256
         }
-        packed = {split: _packed(split, text) for split, text in texts.items()}
+        packed: dict[str, Any] = {split: _packed(split, text) for split, text in texts.items()}
         part = path.with_suffix(".part.npz")
         np.savez(part, **packed)
         part.replace(path)

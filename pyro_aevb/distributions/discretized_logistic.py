@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
+from torch.types import _size
 
 _ONE = torch.Size()
 
@@ -72,7 +73,7 @@ class DiscretizedLogistic(TorchDistribution):
         return log_below + log_above + torch.where(inside, torch.log(-torch.expm1(-1 / self.scale)), 0.0)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = _ONE) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Draw levels, as numbers of the parameters' dtype."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.types import _size
 
 _ONE = torch.Size()
 
@@ -34,7 +35,8 @@ class ColumnsDistribution(TorchDistribution):
     @property
     def support(self) -> constraints.Constraint:
         """Each column's own, of what is observed."""
-        return _ColumnsSupport([column.support for column in self.columns], self.observed)  # type: ignore[misc]
+        supports: list[Any] = [column.support for column in self.columns]
+        return _ColumnsSupport(supports, self.observed)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> ColumnsDistribution:
         """Return the distribution with a larger batch shape."""
@@ -50,7 +52,7 @@ class ColumnsDistribution(TorchDistribution):
         terms = torch.stack([c.log_prob(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
         return (terms if self.observed is None else torch.where(self.observed, terms, 0.0)).sum(-1)
 
-    def sample(self, sample_shape: torch.Size = _ONE) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Draw all columns, observed or not."""
         draws = [column.sample(sample_shape) for column in self.columns]
         kind = next((d.dtype for d in draws if d.is_floating_point()), torch.get_default_dtype())

@@ -96,7 +96,7 @@ class LatentSpace:
     def values(self, u: Tensor, *args: Tensor) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
         trace, _ = self.trace(u, *args)
-        nodes: dict[str, Any] = trace.nodes  # type: ignore[assignment]
+        nodes: dict[str, Any] = trace.nodes
         return {name: nodes[name]["value"] for name in self._shapes}
 
     def log_joint(self, u: Tensor, *args: Tensor) -> Tensor:
