@@ -1,4 +1,4 @@
-"""What a number depends on besides the code: versions, devices, what the fast path can use."""
+"""The circumstances of a number besides the code: versions, devices, kernels of the fast path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A logistic density summed up over the intervals around whole numbers: a distribution of pixel levels."""
+"""A distribution of pixel levels: a logistic density integrated over the intervals around whole numbers."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class DiscretizedLogistic(TorchDistribution):
         loc: in levels, broadcast against ``scale``.
         scale: in levels, positive.
         num_levels: L, 2 or more.
+        validate_args: as in every Pyro distribution.
+
+    Raises:
+        ValueError: for fewer levels.
 
     >>> from pyro_aevb.distributions import DiscretizedLogistic
     >>> distribution = DiscretizedLogistic(torch.tensor(100.0), torch.tensor(5.0), num_levels=256)

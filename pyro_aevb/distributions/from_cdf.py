@@ -14,7 +14,7 @@ from pyro_aevb.distributions.inverse_cdf import SINGLE, standard_uniform
 
 
 def _ordered(bits: Tensor) -> Tensor:
-    """Map the bits of floats to integers in the floats' order; its own inverse."""
+    """Map the bit patterns of floats to integers in the floats' order; the map is its own inverse."""
     largest = torch.iinfo(bits.dtype).max
     return torch.where(bits < 0, bits ^ largest, bits)
 
@@ -38,7 +38,7 @@ class FromCDF(TorchDistribution):
         validate_args: as in every Pyro distribution.
 
     Raises:
-        ValueError: when validated, where F does not go from 0 to 1 over the support.
+        ValueError: if arguments are validated and F does not go from 0 to 1 over the support.
 
     A Gaussian kept to (0, inf), differentiable in loc:
 
@@ -83,7 +83,7 @@ class FromCDF(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The constraint it was made with."""
+        """The constraint that it was given."""
         return self._support
 
     def cdf(self, value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def standard_uniform(shape: Size, like: Tensor) -> Tensor:
 
 
 def inside_support(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Move z rounded onto an end of (low, high), or past it, to the next number inside; the gradient is z's."""
+    """Return z, moved to the next number inside (low, high) if rounding put it elsewhere; the gradient is z's."""
     with torch.no_grad():
         shift = torch.minimum(torch.maximum(z, torch.nextafter(low, high)), torch.nextafter(high, low)) - z
     return z + shift
@@ -32,6 +32,10 @@ class InverseCDF(TorchDistribution):
 
     Subclasses name their parameters in ``__init__`` and define ``icdf``, ``_cdf`` and ``_log_prob``; parameters
     broadcast against each other, and are all differentiable.
+
+    Args:
+        parameters: by name.
+        validate_args: as in every Pyro distribution.
     """
 
     has_rsample = True

@@ -1,4 +1,4 @@
-"""The distribution of one row of a table with mixed columns, entries missing here and there."""
+"""The distribution of a row of a table with mixed columns, of which some entries may be missing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _ONE = torch.Size()
 
 
 class ColumnsDistribution(TorchDistribution):
-    """Independent columns, each a distribution with event shape (1,); what ``observed`` leaves out doesn't count.
+    """Independent columns, each a distribution with event shape (1,); entries that aren't observed don't count.
 
     Args:
         columns: D distributions of one batch shape.
-        observed: (..., D), which entries are there; ``None`` for all.
+        observed: (..., D), true for entries that are there; ``None`` for all.
+        validate_args: as in every Pyro distribution.
     """
 
     arg_constraints = {}  # noqa: RUF012  # torch's own style
@@ -34,7 +35,7 @@ class ColumnsDistribution(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Each column's own, of what is observed."""
+        """Each column's own, for the entries that are observed."""
         supports: list[Any] = [column.support for column in self.columns]
         return _ColumnsSupport(supports, self.observed)
 

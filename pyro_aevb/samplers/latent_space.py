@@ -34,10 +34,15 @@ class JointTerms(NamedTuple):
 class LatentSpace:
     """R^J for the latents of a model, and the log joint on it.
 
-    The model is run once on ``args`` to see what its latents are.  Their names and shapes stay the same from then on,
-    while a support may depend on data, parameters and the latents before it.  ``dim`` is J.
+    The model is run once to find its latents.  Their names and shapes stay the same from then on; a support
+    may depend on data, parameters and the latents before it.  ``dim`` is J.
 
-    Raises ``ValueError`` for a discrete latent, and for one that isn't in the data plate alone.
+    Args:
+        model: p(x, z), a Pyro function.
+        args: a minibatch.
+
+    Raises:
+        ValueError: for a discrete latent, and for one that isn't in the data plate alone.
 
     >>> from pyro_aevb.samplers import LatentSpace
     >>> def model(x):
@@ -102,7 +107,7 @@ class LatentSpace:
     def log_joint(self, u: Tensor, *args: Tensor) -> Tensor:
         """Return log p(x, T(u)) + log |dT/du| in nats, shape (M,) for ``u`` (M, J), (K, M) for (K, M, J).
 
-        Where ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
+        If ``u`` overflows the result is NaN or infinite, for the sampler to reject: Pyro's validation, which would
         raise, is off inside.
         """
         terms = self.terms(u, *args)
@@ -125,7 +130,7 @@ class LatentSpace:
     def trace(self, u: Tensor, *args: Tensor) -> tuple[Trace, Tensor]:
         """Run the model with its latents at ``u`` (..., M, J); return its trace and log |dT/du| (..., M).
 
-        K particles stand left of all plates.
+        The dimension of the K particles is left of all plates.
         """
         sizes = [shape.numel() for shape in self._shapes.values()]
         between = (1,) * (self._plates - 1) if u.dim() == 3 else ()
@@ -145,7 +150,7 @@ class LatentSpace:
 
 
 class _AtUnconstrained(Messenger):
-    """Give each latent the value T(u), T the bijection of the support it turns out to have; sum up log |dT/du|."""
+    """Give each latent the value T(u), T the bijection of the support that it has in this run; sum up log |dT/du|."""
 
     def __init__(self, u: dict[str, Tensor], batch_dims: int) -> None:
         super().__init__()
@@ -167,7 +172,7 @@ def _unconstrained(sites: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _bijection(support: Any) -> Any:
-    """Return T from R^n to ``support``; of a mixture's, for which Pyro keeps none, that of its components."""
+    """Return T from R^n to ``support``; for a mixture's, which Pyro has no bijection for, its components'."""
     return biject_to(support.base_constraint if isinstance(support, MixtureSameFamilyConstraint) else support)
 
 
