@@ -69,49 +69,53 @@ def _in_processes(
     interrupts: Interrupts,
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    stop, slots = context.Event(), context.Queue()
+    stop, slots, begun = context.Event(), context.Queue(), context.RawArray("b", len(tasks))
     for slot in range(jobs):
         slots.put(slot)
-    set_up = (slots, context.RLock(), max(1, torch.get_num_threads() // jobs), stop)
+    set_up = (slots, context.RLock(), max(1, torch.get_num_threads() // jobs), stop, begun)
     executor = ProcessPoolExecutor(jobs, context, _start, set_up)
     with blocked():  # a worker that is still importing has no answer to ctrl-C
-        waiting = {executor.submit(_work, run, task): task for task in tasks}
+        waiting = {executor.submit(_work, run, task, i): (i, task) for i, task in enumerate(tasks)}
     while waiting and interrupts.came is None:
         _collect(waiting, finish)
     if waiting and interrupts.came == signal.SIGINT:
         tqdm.write("interrupted: keeping what there is")
-        stop.set()
+        stop.set()  # from here on nothing begins
+        waiting = {future: (i, task) for future, (i, task) in waiting.items() if begun[i]}
         deadline = time.monotonic() + PATIENCE
         while waiting and time.monotonic() < deadline and not interrupts.again and interrupts.came == signal.SIGINT:
             for process in multiprocessing.active_children():
                 os.kill(process.pid, signal.SIGINT)  # again and again: a run may be on its way to the loop that listens
             _collect(waiting, finish)
-    if waiting:
+    if interrupts.came is not None:
         for process in multiprocessing.active_children():
-            process.terminate()
+            process.kill()  # it has nothing to keep, and while it imports it would put off SIGTERM
     executor.shutdown(cancel_futures=True)
 
 
-def _collect(waiting: dict[Future[Any], Any], finish: Callable[[Any, Callable[[], Parts | None]], None]) -> None:
+def _collect(
+    waiting: dict[Future[Any], tuple[int, Any]], finish: Callable[[Any, Callable[[], Parts | None]], None]
+) -> None:
     """Finish the tasks that are done, half a second from now at the latest."""
     for future in wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED).done:
-        finish(waiting.pop(future), future.result)
+        finish(waiting.pop(future)[1], future.result)
 
 
 # -- In a worker process ----------------------------------------------------------------------------------------------
 
 
-def _start(slots: Any, lock: Any, threads: int, stop: Any) -> None:
+def _start(slots: Any, lock: Any, threads: int, stop: Any, begun: Any) -> None:
     """Set up a worker: its line for the progress bar, its share of the cores, ctrl-C for training alone."""
-    global position, stopped
-    position, stopped = slots.get(), stop
+    global position, stopped, begun_tasks
+    position, stopped, begun_tasks = slots.get(), stop, begun
     tqdm.set_lock(lock)
     torch.set_num_threads(threads)
     ignore_in_this_process()  # `fit` listens while it trains, and what it returns is kept
 
 
-def _work(run: Run, task: Any) -> Parts | None:
+def _work(run: Run, task: Any, number: int) -> Parts | None:
     """Run a task; ``None`` if ctrl-C came before it began, or the last moment of its training."""
+    begun_tasks[number] = True  # before it looks: what the main process has seen begin, it waits for
     if stopped.is_set():
         return None
     try:
