@@ -12,7 +12,7 @@ SCRIPTS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "benchmarks")
     for path in (ROOT / folder).glob("*.py")
-    if '__name__ == "__main__"' in path.read_text()
+    if '\nif __name__ == "__main__":' in path.read_text()
 )
 
 
