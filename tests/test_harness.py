@@ -184,7 +184,7 @@ def test_ctrl_c_at_every_line(tmp_path):
 @pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 40))])
 def test_ctrl_c_at_a_random_moment(seed, tmp_path):
     """Two jobs, from the first moment that the harness has to the last: exit code 130, and whole results or none."""
-    words = ["--samples", "2e4", "--latent-dims", "2", "3", "--learners", "aevb-b", "wake-sleep", "--compile", "graph"]
+    words = ["--samples", "2e3", "--latent-dims", "2", "3", "--learners", "aevb-b", "wake-sleep", "--compile", "graph"]
     folder, rng = tmp_path / "out", random.Random(seed)
     process = subprocess.Popen(
         [sys.executable, "benchmarks/compare_wake_sleep.py", *words, "--jobs", "2", "--quiet", "--out", str(folder)],
