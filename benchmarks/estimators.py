@@ -1,32 +1,39 @@
 """Five estimates of the same log p(x): a VAE with 2 latents, where quadrature is exact.
 
-    python benchmarks/estimators.py --dataset mnist
+Trains the VAE (Adam, 200 tanh units, pixels sampled once), evaluates log p(x) of the first test points by every
+method, and prints means with their difference to quadrature, nats per datapoint.
 
-trains the VAE (Adam, 200 tanh units, pixels sampled once), evaluates log p(x) of the first test points by every
-method, and prints means with their difference to quadrature, nats per datapoint, in about 5 minutes on one core.
-AIS is within 0.1 nats.  Importance is where the encoder is right; where it puts an image in the wrong place, K = 5000
-draws don't reach the right one, and pareto_k says so: a guide mixed with the prior is within 0.1 nats too.  The last
-line splits log p(x) - ELBO into what a diagonal Gaussian can't reach and what the encoder doesn't.  The default,
-digits, takes half a minute.
+    python benchmarks/estimators.py --dataset mnist     # 5 minutes on one core
+    log p(x): -149.1 ± 1.0 nats
+    importance, K=5000, less quadrature: -0.46 ± 0.5 nats
+    importance, K=5000, guide and prior mixed, less quadrature: 0.0 ± 0.1 nats
+    AIS from the prior, 16 chains, 500 temperatures, less quadrature: 0.0 ± 0.1 nats
+    amortization gap: 2.1 ± 1.0 nats
+
+    python benchmarks/estimators.py --quick             # half a minute
+    log p(x): -28.5 ± 0.5 nats
+    importance, K=5000, less quadrature: 0.0 ± 0.05 nats
+    AIS from the prior, 16 chains, 50 temperatures, less quadrature: 0.0 ± 0.2 nats
+
+Importance is where the encoder is right; where it puts an image in the wrong place, K = 5000 draws don't reach the
+right one, and pareto_k says so: a guide mixed with the prior is within 0.1 nats too.  The last line of the table splits
+log p(x) - ELBO into what a diagonal Gaussian can't reach and what the encoder doesn't.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import harness
 import pyro
 import pyro.distributions as dist
 import torch
-from compare_wake_sleep import aligned, check_writable, positive, replace, versions
+from harness import Benchmark, Plan, Task, aligned, positive
 from pyro.infer import TraceMeanField_ELBO
 
 from pyro_aevb import AEVB, AIS, VAE, Evidence, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
@@ -97,28 +104,30 @@ def table(result: dict[str, Any]) -> str:
     return f"{aligned(rows)}\n\nlog p(x) - ELBO: {text}"
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the benchmark; return what it writes as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=sorted(set(DATASETS) - {"frey-face"}), default="digits")
-    parser.add_argument("--samples", type=positive, default=1_000_000, help="training samples (default: 1e6)")
-    parser.add_argument("--evaluate", type=positive, default=100, help="test points (default: 100)")
-    parser.add_argument("--temperatures", type=positive, default=500, help="of AIS from the prior (default: 500)")
-    parser.add_argument("--data", type=Path, help="folder of the data files (default: $PYRO_AEVB_DATA, else a cache)")
-    parser.add_argument("--out", type=Path, default=Path("out/estimators"), help="folder for the results")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
-    check_writable(args.out)
-    try:
-        data = load_dataset(args.dataset, root=args.data)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """Return log p(x), each method's difference to it, and the gap's parts."""
+    exact, *others = result["rows"]
+    found = {"log p(x)": exact["mean"]} | {f"{r['method']}, less quadrature": r["difference"] for r in others}
+    return found | {f"{name} gap": value for name, (value, _) in result["gap"].items()}
+
+
+def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str, Any] | None:
+    """Train the VAE, evaluate by every method; what ctrl-C cuts short is dropped."""
+    data = load_dataset(args.dataset, root=args.data)
     pyro.set_rng_seed(0)
     vae = VAE(data.test.shape[1], 2, hidden_dims=(200,), dataset_size=len(data.train))
     learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), TraceMeanField_ELBO())
-    history = fit(learner, data.train, samples=args.samples, schedule=lambda done: 1 - done, progress=not args.quiet)
+    progress = not args.quiet
+    history = fit(
+        learner,
+        data.train,
+        samples=args.samples,
+        schedule=lambda done: 1 - done,
+        progress=progress,
+        bar_position=position,
+    )
     if history.interrupted:
-        sys.exit("interrupted while training: nothing to report")
+        return None
     x = data.test[: args.evaluate]
     rows: list[dict[str, Any]] = []
     exact: Evidence | None = None
@@ -128,32 +137,34 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             warnings.filterwarnings("ignore", message="(pareto_k|the fitted density)")  # in the table
             guide = mixed(vae) if "mixed" in name else vae.guide
             evidence = log_marginal_likelihood(
-                vae.model, guide, x, method=method, num_particles=num_particles, seed=0, progress=not args.quiet
+                vae.model, guide, x, method=method, num_particles=num_particles, seed=0, progress=progress
             )
         exact = exact or evidence
         rows.append(row(name, evidence, exact, time.perf_counter() - start))
     assert exact is not None
-    gap = evidence_gap(vae.model, vae.guide, x, evidence=exact, num_particles=1000, seed=0, progress=not args.quiet)
+    gap = evidence_gap(vae.model, vae.guide, x, evidence=exact, num_particles=1000, seed=0, progress=progress)
     parts = {name: getattr(gap, name).mean() for name in ("total", "approximation", "amortization")}
-    words = sys.argv[1:] if argv is None else argv
-    result = {
-        "dataset": args.dataset,
-        "command": shlex.join(["python", "benchmarks/estimators.py", *words]),
-        "samples": args.samples,
-        "evaluate": len(x),
-        "versions": versions(),
-        "gap": {name: [mean.value, mean.standard_error] for name, mean in parts.items()},
-        "rows": rows,
-    }
-    replace(args.out / "results.json", json.dumps(result, indent=1) + "\n")
-    print(f"\nlog p(x) of {len(x)} {args.dataset} test points, nats per datapoint")
-    print(table(result))
-    print(f"\nwritten: {args.out / 'results.json'}")
-    return result
+    return {"gap": {name: [mean.value, mean.standard_error] for name, mean in parts.items()}, "rows": rows}
 
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's options."""
+    parser.add_argument("--dataset", choices=sorted(set(DATASETS) - {"frey-face"}), default="digits")
+    parser.add_argument("--samples", type=positive, default=1_000_000, help="training samples (default: 1e6)")
+    parser.add_argument("--evaluate", type=positive, default=100, help="test points (default: 100)")
+    parser.add_argument("--temperatures", type=positive, default=500, help="of AIS from the prior (default: 500)")
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Return the settings and the only task."""
+    evaluated = min(args.evaluate, len(load_dataset(args.dataset, root=args.data).test))
+    task = Task("every method", {"method": "quadrature"})  # a row that is there when all of them are
+    return Plan({"dataset": args.dataset, "samples": args.samples, "evaluate": evaluated}, [task])
+
+
+QUICK = {"samples": 20_000, "evaluate": 20, "temperatures": 50}
+BENCHMARK = Benchmark(__file__, __doc__, options, plan, run, table, numbers, quick=QUICK)
+main = functools.partial(harness.main, BENCHMARK)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted: nothing is written")
+    harness.command(BENCHMARK)

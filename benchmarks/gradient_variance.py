@@ -1,12 +1,23 @@
 """How noisy is the gradient?  Bias, variance and signal-to-noise ratio of every estimator here.
 
-    python benchmarks/gradient_variance.py
-
-draws the gradient of each estimator many times, on one minibatch of 100 datapoints and at fixed parameters: on a
+Draws the gradient of each estimator many times, on one minibatch of 100 datapoints and at fixed parameters: on a
 linear-Gaussian model, whose gradient can be written down, and on a VAE of scikit-learn's digits at its initialisation,
-after a tenth of its training and at the end; under 2 minutes on 2 cores.  What to expect, as the paper says: the score
-function is noisiest by orders of magnitude, and L^B less noisy than L^A; sticking the landing wins where the guide is
-close to the posterior; IWAE's signal for phi doesn't rise with K, and DReG's is several times larger.
+after a tenth of its training and at the end.  As the paper says, the score function is noisiest by orders of magnitude,
+and L^B less noisy than L^A; sticking the landing wins where the guide is close to the posterior; IWAE's signal for phi
+doesn't rise with K, and DReG's is several times larger.  The numbers are ratios of variances for phi at the middle K.
+
+    python benchmarks/gradient_variance.py             # under 2 minutes on 2 cores
+    score function / L^A, linear-Gaussian: at least 1000 times
+    L^A / L^B, linear-Gaussian: 1.06 ± 0.1 times
+    L^A / L^B, VAE, initialisation: 3.8 ± 1 times
+    IWAE / DReG, VAE, end: at least 10 times
+    largest bias in standard errors: at most 4
+
+    python benchmarks/gradient_variance.py --quick     # 40 seconds
+    score function / L^A, linear-Gaussian: at least 1000 times
+    L^A / L^B, VAE, initialisation: 3.8 ± 1.5 times
+    IWAE / DReG, VAE, end: at least 4 times
+    largest bias in standard errors: at most 5
 
 With g_1, ..., g_n the draws for a group of parameters and r the reference (the closed form, or the mean over several
 times as many draws of the quietest estimator with the same mean, more particles each where that is allowed):
@@ -20,35 +31,29 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
-import platform
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import harness
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
-from compare_wake_sleep import check_writable, positive, replace
+from gradient_problems import BATCH_SIZE, STAGES, Problem, linear_gaussian, vae_problem
+from harness import Benchmark, Plan, Task, aligned, positive
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 from tqdm import tqdm
 
-import pyro_aevb
-from pyro_aevb import AEVB, IWAE, SGVB, STL, VAE, VIMCO, DReG, Objective, ScoreFunction
+from pyro_aevb import IWAE, SGVB, STL, VIMCO, DReG, Objective, ScoreFunction
 from pyro_aevb.capture import Capture
 from pyro_aevb.datasets import DATASETS, load_dataset
-from pyro_aevb.training import fit
 
-BATCH_SIZE = 100
 REFERENCE_DRAWS, BATCHES = 4, 8  # times as many draws as an estimator's, in so many batches
 
 
@@ -74,76 +79,6 @@ ESTIMATORS = {
     "DReG": Estimator(DReG, "iwae", "tab:green", 2),
 }
 REFERENCES = {"elbo": ESTIMATORS["L^B"], "iwae": ESTIMATORS["DReG"]}
-
-
-class Problem(NamedTuple):
-    """A pair at fixed parameters, its minibatch, and the gradient of its evidence lower bound where that is known."""
-
-    name: str
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    x: Tensor
-    theta: dict[str, Tensor]
-    phi: dict[str, Tensor]
-    exact: dict[str, Tensor] | None = None
-
-
-# -- Problems ---------------------------------------------------------------------------------------------------------
-
-
-def linear_gaussian(seed: int, latent_dim: int = 5, data_dim: int = 20) -> Problem:
-    """Return probabilistic PCA with a diagonal Gaussian guide near its optimum, and its gradients in closed form."""
-    pyro.set_rng_seed(seed)
-    x = torch.randn(BATCH_SIZE, latent_dim) @ torch.randn(latent_dim, data_dim) + 0.6 * torch.randn(
-        BATCH_SIZE, data_dim
-    )
-    weight, bias, log_noise = torch.randn(data_dim, latent_dim), torch.zeros(data_dim), torch.tensor(-0.2)
-    precision = torch.eye(latent_dim) + weight.T @ weight / (2 * log_noise).exp()
-    slope = torch.linalg.solve(precision, weight.T) / (2 * log_noise).exp()
-    theta = {"weight": weight, "bias": bias, "log_noise": log_noise}
-    phi = {"slope": slope + 0.02 * torch.randn_like(slope), "log_scale": -0.5 * precision.diagonal().log() + 0.1}
-    for leaf in (theta | phi).values():
-        leaf.requires_grad_()
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), latent_dim), 1.0).to_event(1))
-            mean = z @ theta["weight"].T + theta["bias"]
-            pyro.sample("x", dist.Normal(mean, theta["log_noise"].exp()).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            loc = x @ phi["slope"].T
-            pyro.sample("z", dist.Normal(loc, phi["log_scale"].exp().expand_as(loc)).to_event(1))
-
-    weight, bias, log_noise = theta.values()
-    loc, variance = x @ phi["slope"].T, (2 * phi["log_scale"]).exp()
-    residual = (x - bias - loc @ weight.T).square().sum(-1) + (variance * weight.square().sum(0)).sum()
-    bound = -data_dim * (0.5 * math.log(2 * math.pi) + log_noise) - 0.5 * residual / (2 * log_noise).exp()
-    bound = bound + 0.5 * (1 + 2 * phi["log_scale"] - loc.square() - variance).sum(-1)
-    leaves = theta | phi
-    exact = dict(zip(leaves, torch.autograd.grad(bound.mean(), list(leaves.values())), strict=True))
-    return Problem("linear-Gaussian", model, guide, x, theta, phi, exact)
-
-
-def vae_problems(args: argparse.Namespace) -> list[Problem]:
-    """Train a VAE and return it at its initialisation, at a tenth of the way, and at the end."""
-    data = load_dataset(args.dataset, pixels="static", root=args.data)
-    pyro.set_rng_seed(args.seed)
-    vae = VAE(data.test.shape[1], args.latent_dim, hidden_dims=(100 if args.dataset == "digits" else 500,))
-    learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3, fused=True), SGVB(kl="analytic"))
-    x = data.train[torch.arange(BATCH_SIZE)]
-    problems = []
-    for name, samples in (("initialisation", 0), ("mid-training", args.samples // 10), ("end", args.samples)):
-        done = 0 if not problems else args.samples // 10 * (name == "end")
-        if samples:
-            fit(learner, data.train, samples=samples - done, seed=args.seed + len(problems), progress=not args.quiet)
-        copy = VAE(vae.x_dim, vae.latent_dim, hidden_dims=(100 if args.dataset == "digits" else 500,))
-        copy.load_state_dict(vae.state_dict())
-        theta = {n: p for n, p in copy.named_parameters() if n.startswith("decoder")}
-        phi = {n: p for n, p in copy.named_parameters() if n.startswith("encoder")}
-        problems.append(Problem(f"VAE, {name}", copy.model, copy.guide, x, theta, phi))
-    return problems
 
 
 # -- Measuring --------------------------------------------------------------------------------------------------------
@@ -211,14 +146,14 @@ def reference(problem: Problem, bound: str, num_particles: int, count: int) -> R
     return Reference({n: sum(batch[n] for batch in batches) / BATCHES for n in batches[0]}, batches)
 
 
-def measure(problem: Problem, args: argparse.Namespace, done: Callable[[], Any]) -> list[dict[str, Any]]:
+def measure(problem: Problem, args: argparse.Namespace, position: int | None) -> list[dict[str, Any]]:
     """Return a row for each estimator, number of particles and group of parameters."""
     rows = []
     known: dict[tuple[str, int], Reference] = {}
-    for num_particles in args.particles:
-        for name, estimator in ESTIMATORS.items():
-            if num_particles < estimator.least_particles:
-                continue
+    cases = [(k, name) for k in args.particles for name, e in ESTIMATORS.items() if k >= e.least_particles]
+    with tqdm(cases, desc=problem.name, disable=args.quiet, position=position, leave=False) as bar:
+        for num_particles, name in bar:
+            estimator = ESTIMATORS[name]
             # The gradient of the evidence lower bound has the same mean for every K.
             key = (estimator.bound, max(args.particles) if estimator.bound == "elbo" else num_particles)
             if key not in known:
@@ -232,7 +167,6 @@ def measure(problem: Problem, args: argparse.Namespace, done: Callable[[], Any])
                     {"problem": problem.name, "estimator": name, "particles": num_particles, "group": group}
                     | statistics(moments, known[key], members)
                 )
-            done()
     return rows
 
 
@@ -281,12 +215,7 @@ def table(result: dict[str, Any]) -> str:
             }
             if row:
                 cells.append([name, *(cell for group in ("phi", "theta") for cell in _cells(row[group]))])
-        widths = [max(len(c[i]) for c in cells) for i in range(len(header))]
-        lines += ["", f"{problem}, K={particles}"]
-        for row in cells:
-            lines.append(
-                "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            )
+        lines += ["", f"{problem}, K={particles}", aligned(cells, left=True, rule=False)]
     return "\n".join(lines).strip("\n")
 
 
@@ -345,54 +274,52 @@ def label(name: str) -> str:
 # -- The command ------------------------------------------------------------------------------------------------------
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the benchmark; return what it writes as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """Return ratios of variances for phi at the middle number of particles, and the largest bias."""
+    middle = result["particles"][len(result["particles"]) // 2]
+    variance = {(r["problem"], r["estimator"], r["particles"], r["group"]): r["variance"] for r in result["rows"]}
+    found = {}
+    for problem in dict.fromkeys(r["problem"] for r in result["rows"]):
+        for noisy, quiet in (("score function", "L^A"), ("L^A", "L^B"), ("L^A", "STL"), ("IWAE", "DReG")):
+            key = (problem, noisy, middle, "phi")
+            if key in variance:
+                found[f"{noisy} / {quiet}, {problem}"] = variance[key] / variance[problem, quiet, middle, "phi"]
+    biases = [abs(r["bias"]) / r["bias_standard_error"] for r in result["rows"] if r["bias_standard_error"]]
+    return found | {"largest bias in standard errors": max(biases)}
+
+
+def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str, Any] | None:
+    """Make the problem and measure; what ctrl-C cuts short is dropped."""
+    linear = task.label == "linear-Gaussian"
+    problem = linear_gaussian(args.seed) if linear else vae_problem(task.label, args, position)
+    return None if problem is None else {"rows": measure(problem, args, position)}
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's options."""
     parser.add_argument("--dataset", choices=sorted(set(DATASETS) - {"frey-face"}), default="digits")
     parser.add_argument("--latent-dim", type=positive, help="default: 5, and 20 for other data than digits")
     parser.add_argument("--samples", type=positive, default=200_000, help="training samples of the VAE (default: 2e5)")
     parser.add_argument("--particles", type=positive, nargs="+", default=[1, 5, 20], metavar="K")
     parser.add_argument("--draws", type=positive, default=100, help="gradients an estimator (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, help="folder of the data files (default: $PYRO_AEVB_DATA, else a cache)")
-    parser.add_argument("--out", type=Path, default=Path("out/gradient_variance"), help="folder for figure and numbers")
-    parser.add_argument("--json", type=Path, help="where the JSON goes (default: results.json in --out)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Return the settings and a task for each problem."""
     if args.draws < 2:
-        parser.error(f"expected --draws of 2 or more, got {args.draws}")
+        raise ValueError(f"expected --draws of 2 or more, got {args.draws}")
     args.particles = sorted(set(args.particles))
     args.latent_dim = args.latent_dim or (5 if args.dataset == "digits" else 20)
-    json_path = args.json or args.out / "results.json"
-    check_writable(args.out)
-    check_writable(json_path.parent)
-    try:
-        problems = [linear_gaussian(args.seed), *vae_problems(args)]
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    result: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/gradient_variance.py", *(sys.argv[1:] if argv is None else argv)]),
-        "dataset": args.dataset,
-        "latent_dim": args.latent_dim,
-        "samples": args.samples,
-        "particles": args.particles,
-        "draws": args.draws,
-        "seed": args.seed,
-        "versions": {"pyro_aevb": pyro_aevb.__version__, "pyro": pyro.__version__, "torch": torch.__version__}
-        | {"python": platform.python_version()},
-        "rows": [],
-    }
-    total = len(problems) * sum(k >= e.least_particles for k in args.particles for e in ESTIMATORS.values())
-    with tqdm(total=total, desc="estimators", disable=args.quiet) as bar:
-        for problem in problems:
-            result["rows"] += measure(problem, args, bar.update)
-            replace(json_path, json.dumps(result, indent=1) + "\n")
-    figure(result, args.out / "figure.png")
-    print(f"Gradients of the mean bound (nats per datapoint) of {BATCH_SIZE} datapoints, {args.dataset}")
-    print(table(result))
-    print(f"\nwritten: {json_path}, {args.out / 'figure.png'}")
-    return result
+    load_dataset(args.dataset, pixels="static", root=args.data)  # fetches what is missing, once
+    names = ("dataset", "latent_dim", "samples", "particles", "draws", "seed")
+    tasks = [Task(problem, {"problem": problem}) for problem in ("linear-Gaussian", *STAGES)]
+    return Plan({name: getattr(args, name) for name in names}, tasks)
 
+
+QUICK = {"samples": 20_000, "particles": [5], "draws": 10}
+BENCHMARK = Benchmark(__file__, __doc__, options, plan, run, table, numbers, draw=figure, quick=QUICK)
+main = functools.partial(harness.main, BENCHMARK)
 
 if __name__ == "__main__":
-    main()
+    harness.command(BENCHMARK)

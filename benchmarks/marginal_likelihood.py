@@ -1,12 +1,23 @@
 """log p(x) of AEVB, wake-sleep and Monte Carlo EM: Figure 3 of Kingma & Welling 2013.
 
-    python benchmarks/marginal_likelihood.py
+Trains every learner on 100 and on 1000 of scikit-learn's digits, 100 hidden units and 3 latents, and prints log p(x)
+(nats per datapoint, larger is better) on training and test points: by the paper's own estimator (Appendix D: 50
+posterior samples to fit a density, 50 to weigh it, 4 leapfrog steps) and exactly, by quadrature.  On test points AEVB
+ends above wake-sleep at both sizes; MCEM, on 100 digits, is 10 nats better on these than on others.
 
-trains every learner on 100 and on 1000 of scikit-learn's digits in under 3 minutes on 2 cores, 100 hidden units and 3
-latents, and prints log p(x) (nats per datapoint, larger is better) on training and test points: by the paper's own
-estimator (Appendix D: 50 posterior samples to fit a density, 50 to weigh it, 4 leapfrog steps) and exactly, by
-quadrature.  On test points AEVB ends above wake-sleep at both sizes; MCEM, on 100 digits, is 10 nats better on these
-than on others.  The paper's figure is `--dataset mnist`; results and times are in benchmarks/README.md.
+    python benchmarks/marginal_likelihood.py             # under 3 minutes on 2 cores
+    test log p of aevb-b, N_train = 100: -26.2 ± 0.4 nats
+    test log p of aevb-b, N_train = 1000: -25.8 ± 0.4 nats
+    test log p of wake-sleep, N_train = 100: -27.8 ± 0.4 nats
+    test log p of wake-sleep, N_train = 1000: -26.6 ± 0.4 nats
+    largest mean excess of Appendix D over quadrature: at most 0.1 nats
+
+    python benchmarks/marginal_likelihood.py --quick     # half a minute
+    test log p of aevb-b, N_train = 100: -26.9 ± 0.4 nats
+    test log p of wake-sleep, N_train = 100: -27.8 ± 0.4 nats
+    largest mean excess of Appendix D over quadrature: at most 0.3 nats
+
+The paper's figure is `--dataset mnist`; results and times are in benchmarks/README.md.
 
 Quadrature costs more, so it is made for the first `--exact` of the evaluated points; "excess" is what Appendix D gives
 too much on just these.  MCEM has no guide, so its posterior chains are annealed from the prior.
@@ -16,44 +27,27 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import shlex
-import signal
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
+import curves
+import harness
 import numpy as np
 import pyro
 import torch
-from compare_wake_sleep import (
-    BATCH_SIZE,
-    COLORS,
-    LABELS,
-    aligned,
-    check_writable,
-    finished_runs,
-    make_learner,
-    positive,
-    record,
-    run_all,
-    versions,
-    write,
-)
-from compare_wake_sleep import Task as Training
-from tqdm import tqdm
+from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner
+from curves import Line
+from harness import Benchmark, Plan, Task, aligned, positive
 
 from pyro_aevb import VAE, PosteriorDensity, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
-from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
+from pyro_aevb.learners import MCEMWithGuide
 from pyro_aevb.training import fit
 
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
 PAPER = {"aevb-b": "AEVB", "wake-sleep": "WS", "mcem": "MCEM"}
-NAMES = ("learner", "num_train", "seed")
 LATENT_DIM, HIDDEN = 3, 100
 APPENDIX_D = PosteriorDensity(num_chains=10, num_leapfrog=4, num_warmup=20)
 
@@ -69,55 +63,34 @@ class Sizes(NamedTuple):
 SIZES = {"digits": Sizes((100, 1000), 200_000, 30), "mnist": Sizes((1000, 50_000), 1_000_000, 100)}
 
 
-class Task(NamedTuple):
-    """One run: which learner on how many datapoints, from which seed, for how long, and what is evaluated how often."""
-
-    dataset: str
-    learner: str
-    num_train: int
-    seed: int
-    samples: int
-    evaluate: int
-    exact: int
-    evaluations: int
-    preset: str
-
-    @property
-    def label(self) -> str:
-        """What a person calls it."""
-        return f"{self.learner} N_train={self.num_train} seed {self.seed}"
-
-
-def run(task: Task, root: Path | None, progress: bool, position: int | None = None) -> dict[str, Any]:
-    """Train and evaluate one task; return its record, curve and all."""
-    data = load_dataset(task.dataset, root=root)
+def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str, Any] | None:
+    """Train and evaluate one task; return its record, curve and all, unless ctrl-C came before its first evaluation."""
+    name, num_train, seed = task.key.values()
+    data = load_dataset(args.dataset, root=args.data)
     assert isinstance(data.train, torch.Tensor)  # static pixels
-    train = data.train[: task.num_train]
-    pyro.set_rng_seed(task.seed)
-    vae = VAE(train.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), init=task.preset, dataset_size=len(train))
-    training = Training(
-        task.dataset, None, task.preset, task.learner, LATENT_DIM, task.seed, task.samples, None, "auto", "float32"
-    )
-    learner = make_learner(training, vae)
+    train = data.train[:num_train]
+    pyro.set_rng_seed(seed)
+    vae = VAE(train.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), init=args.preset, dataset_size=len(train))
+    learner = make_learner(name, vae, args.preset)
     guide = None if isinstance(learner, MCEMWithGuide) else vae.guide
-    first = min(task.samples, max(10 * BATCH_SIZE, task.samples // 30))
+    first = min(args.samples, max(10 * BATCH_SIZE, args.samples // 30))
     history = fit(
         learner.mcem if isinstance(learner, MCEMWithGuide) else learner,
         train,
-        samples=task.samples,
+        samples=args.samples,
         batch_size=min(BATCH_SIZE, len(train)),
-        evaluate=evaluation(vae, guide, {"train": train, "test": data.test}, task),
-        evaluate_at=sorted({int(p) for p in np.geomspace(first, task.samples, task.evaluations)}),
-        seed=task.seed,
-        progress=progress,
+        evaluate=evaluation(vae, guide, {"train": train, "test": data.test}, args),
+        evaluate_at=sorted({int(p) for p in np.geomspace(first, args.samples, args.evaluations)}),
+        seed=seed,
+        progress=not args.quiet,
         label=task.label,
         bar_position=position,
     )
-    return {"learner": task.learner, "num_train": task.num_train, "seed": task.seed} | record(history)
+    return {"runs": [task.key | curves.record(history)]} if history.records else None
 
 
 def evaluation(
-    vae: VAE, guide: Callable[..., Any] | None, parts: dict[str, torch.Tensor], task: Task
+    vae: VAE, guide: Callable[..., Any] | None, parts: dict[str, torch.Tensor], args: argparse.Namespace
 ) -> Callable[[], dict[str, float]]:
     """Return a function that gives mean log p(x) of the first points, always with the same noise.
 
@@ -135,11 +108,11 @@ def evaluation(
     def evaluate() -> dict[str, float]:
         values = {}
         for name, x in parts.items():
-            upper = estimate(x[: task.evaluate], method=APPENDIX_D, num_particles=50)
-            exact = estimate(x[: task.exact], method="quadrature")
+            upper = estimate(x[: args.evaluate], method=APPENDIX_D, num_particles=50)
+            exact = estimate(x[: args.exact], method="quadrature")
             values[f"{name}_log_p"] = upper.mean().value
             values[f"{name}_log_p_exact"] = exact.mean().value
-            values[f"{name}_excess"] = (upper.value[: task.exact] - exact.value).mean().item()
+            values[f"{name}_excess"] = (upper.value[: args.exact] - exact.value).mean().item()
             values[f"{name}_high_pareto_k"] = (upper.pareto_k > 0.7).double().mean().item()
         return values
 
@@ -150,20 +123,16 @@ def evaluation(
 
 
 def published(dataset: str, num_train: int) -> dict[str, list[list[float]]]:
-    """Return the paper's curves {"AEVB test": [[samples, log p], ...], ...} for a panel; empty where it has none."""
-    curves = json.loads((Path(__file__).parent / "paper_curves.json").read_text())
-    panel = curves.get(f"Fig3 Ntrain={num_train}", {}) if dataset == "mnist" else {}
+    """Return the paper's curves of a training size."""
+    panel = curves.published(f"Fig3 Ntrain={num_train}") if dataset == "mnist" else {}
     return {name: [[1e6 * x, y] for x, y in curve] for name, curve in panel.items()}
 
 
 def published_at(dataset: str, run: dict[str, Any], part: str) -> float | None:
-    """Return the paper's value at the run's last sample count, interpolated; ``None`` outside its curve."""
+    """Return the paper's value at the run's last sample count; ``None`` outside its curve."""
     curve = published(dataset, run["num_train"]).get(f"{PAPER[run['learner']]} {part}")
     samples = run["curve"][-1]["samples"]
-    if curve is None or not curve[0][0] <= samples <= curve[-1][0]:
-        return None
-    x, y = np.array(curve).T
-    return float(np.interp(np.log(samples), np.log(x), y))
+    return None if curve is None or not curve[0][0] <= samples <= curve[-1][0] else curves.at(curve, samples)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -184,56 +153,42 @@ def table(result: dict[str, Any]) -> str:
     return aligned(rows)
 
 
+def numbers(result: dict[str, Any]) -> dict[str, float]:
+    """Return Appendix D's log p(x) of test points, for the first seed, and by how much it is off at most."""
+    last = [(r, r["curve"][-1]) for r in result["runs"] if r["seed"] == result["runs"][0]["seed"]]
+    found = {f"test log p of {r['learner']}, N_train = {r['num_train']}": p["test_log_p"] for r, p in last}
+    excess = max(abs(p[f"{part}_excess"]) for _, p in last for part in ("train", "test"))
+    return found | {"largest mean excess of Appendix D over quadrature": excess}
+
+
 def figure(result: dict[str, Any], path: Path) -> None:
     """Draw log p against training samples, a panel a training size: test solid, training dashed.
 
     Crosses are Appendix D's values less their excess over quadrature, as far as that is known.
     """
-    sizes = sorted({r["num_train"] for r in result["runs"]})
-    width = 1.5 + 4.2 * max(2, len(sizes))
-    fig, axes = plt.subplots(1, len(sizes), figsize=(width, 4.8), squeeze=False, layout="constrained")
-    handles: dict[str, Any] = {}
-    for ax, size in zip(axes[0], sizes, strict=True):
-        runs = [r for r in result["runs"] if r["num_train"] == size]
-        points = [p for r in runs for p in r["curve"]]
-        for r in runs:
-            x = [p["samples"] for p in r["curve"]]
+    panels: dict[str, list[Line]] = {}
+    for size in sorted({r["num_train"] for r in result["runs"]}):
+        lines = panels[f"$N_{{train}}$ = {size}"] = []
+        for r in (r for r in result["runs"] if r["num_train"] == size):
+            x, color = [p["samples"] for p in r["curve"]], COLORS[r["learner"]]
             for part, style in (("test", "-"), ("train", "--")):
                 y = [p[f"{part}_log_p"] for p in r["curve"]]
-                label = f"{LABELS[r['learner']].split(' (')[0]}, {part}"
-                (handles[label],) = ax.plot(x, y, style, color=COLORS[r["learner"]], lw=1.6, marker=".")
+                lines.append(Line(f"{LABELS[r['learner']].split(' (')[0]}, {part}", x, y, color, style))
                 y = [p[f"{part}_log_p"] - p[f"{part}_excess"] for p in r["curve"]]
-                (cross,) = ax.plot(x, y, "x", color=COLORS[r["learner"]], ms=6)
-            handles[f"less its excess on {result['exact']} points"] = cross
-        span = [p["samples"] for p in points]
-        values = [p[f"{part}_log_p"] for p in points for part in ("train", "test")]
-        late = [p[f"{part}_log_p"] for p in points for part in ("train", "test") if p["samples"] >= max(span) / 30]
-        low, high = min(late), max(values)
+                lines.append(Line(f"less its excess on {result['exact']} points", x, y, color, "x"))
         for name, color in (("AEVB", "tab:red"), ("WS", "tab:green"), ("MCEM", "tab:blue")):
             if curve := published(result["dataset"], size).get(f"{name} test"):
-                x, y = np.array(curve).T
-                near = (x >= min(span)) & (x <= 1.3 * max(span)) & (y > low)
-                if near.sum() > 1:
-                    label = f"{name.replace('WS', 'Wake-sleep')} test, paper"
-                    (handles[label],) = ax.plot(x[near], y[near], color=color, lw=3.5, alpha=0.3)
-        margin = 0.05 * (high - low) + 1e-6
-        ax.set(xscale="log", xlim=(min(span) * 0.9, max(span) * 1.1), ylim=(low - margin, high + margin))
-        ax.set_title(f"$N_{{train}}$ = {size}")
-        ax.set_xlabel("training samples evaluated")
-        ax.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("log p(x) (nats per datapoint)")
-    fig.suptitle(f"Marginal likelihood by Appendix D, and exactly: {result['dataset']}, {result['preset']} preset")
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
-    fig.savefig(path, dpi=110)
-    plt.close(fig)
+                label = f"{name.replace('WS', 'Wake-sleep')} test, paper"
+                lines.append(Line(label, *zip(*curve, strict=True), color, published=True))
+    title = f"Marginal likelihood by Appendix D, and exactly: {result['dataset']}, {result['preset']} preset"
+    curves.draw(panels, title, "log p(x) (nats per datapoint)", path)
 
 
 # -- The command ------------------------------------------------------------------------------------------------------
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add this benchmark's options."""
     parser.add_argument("--dataset", choices=sorted(SIZES), default="digits")
     parser.add_argument("--train-sizes", type=positive, nargs="+", metavar="N", help="default: 100 1000 | 1000 50000")
     parser.add_argument("--samples", type=positive, help="training samples evaluated, each run (default: 2e5 | 1e6)")
@@ -243,94 +198,41 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
     parser.add_argument("--preset", choices=("paper", "modern"), default="paper", help="as in compare_wake_sleep.py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    parser.add_argument("--jobs", type=positive, help="runs at a time, sharing the cores (default: one a core)")
-    parser.add_argument("--data", type=Path, help="folder of the data files (default: $PYRO_AEVB_DATA, else a cache)")
-    parser.add_argument("--out", type=Path, default=Path("out/marginal_likelihood"), help="folder for the results")
-    parser.add_argument("--resume", action="store_true", help="keep the whole runs of an earlier, interrupted command")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Return the settings and a task for each learner, training size and seed, the longest first."""
     sizes = SIZES[args.dataset]
-    args.train_sizes = args.train_sizes or list(sizes.train)
-    args.samples, args.exact = args.samples or sizes.samples, args.exact or sizes.exact
-    return args
-
-
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Run the benchmark; return what it writes as JSON."""
-    args = parse(argv)
-    json_path = args.out / "results.json"
-    check_writable(args.out)
-    try:
-        data = load_dataset(args.dataset, root=args.data)  # fetches what is missing, once
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    if max(args.train_sizes) > len(data.train):
-        sys.exit(f"expected --train-sizes up to {len(data.train)} for {args.dataset}, got {max(args.train_sizes)}")
-    exact = min(args.exact, args.evaluate)
+    args.train_sizes, args.samples = args.train_sizes or list(sizes.train), args.samples or sizes.samples
+    args.exact = min(args.exact or sizes.exact, args.evaluate)
+    available = len(load_dataset(args.dataset, root=args.data).train)  # fetches what is missing, once
+    if max(args.train_sizes) > available:
+        raise ValueError(f"expected --train-sizes up to {available} for {args.dataset}, got {max(args.train_sizes)}")
     tasks = [
-        Task(
-            args.dataset,
-            learner,
-            num_train,
-            seed,
-            samples=args.samples,
-            evaluate=args.evaluate,
-            exact=exact,
-            evaluations=args.evaluations,
-            preset=args.preset,
-        )
-        for learner in sorted(set(args.learners), key=LEARNERS.index, reverse=True)  # the longest first
-        for num_train in dict.fromkeys(args.train_sizes)
+        Task(f"{learner} N_train={size} seed {seed}", {"learner": learner, "num_train": size, "seed": seed})
+        for learner in sorted(set(args.learners), key=LEARNERS.index, reverse=True)
+        for size in dict.fromkeys(args.train_sizes)
         for seed in dict.fromkeys(args.seeds)
     ]
-    jobs = min(len(tasks), args.jobs or torch.get_num_threads())
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
-    result: dict[str, Any] = {
-        "dataset": args.dataset,
-        "preset": args.preset,
-        "command": shlex.join(["python", "benchmarks/marginal_likelihood.py", *words]),
-        "samples": args.samples,
-        "evaluate": args.evaluate,
-        "exact": exact,
-        "evaluations": args.evaluations,
-        "runs_at_a_time": jobs,
-        "threads_a_run": max(1, torch.get_num_threads() // jobs),
-        "versions": versions(),
-        "runs": [],
-    }
-    total = len(tasks)
-    if args.resume:
-        wanted = {(task.learner, task.num_train, task.seed): task for task in tasks}
-        for earlier in finished_runs(json_path, result):
-            if wanted.pop(tuple(earlier[name] for name in NAMES), None):
-                result["runs"].append(earlier)
-        tasks = list(wanted.values())
-        tqdm.write(f"{total - len(tasks)} of {total} runs are there; {len(tasks)} to make")
+    names = ("dataset", "preset", "samples", "evaluate", "exact", "evaluations")
+    return Plan({name: getattr(args, name) for name in names}, tasks)
 
-    def done(task: Task, run: dict[str, Any]) -> None:
-        result["runs"].append(run)
-        write(result, args.out, json_path, NAMES)
-        last = run["curve"][-1]
-        tqdm.write(
-            f"[{len(result['runs'])}/{total}] {task.label}: train {last['train_log_p']:.2f}, "
-            f"test {last['test_log_p']:.2f} (exact, first {exact}: {last['train_log_p_exact']:.2f}, "
-            f"{last['test_log_p_exact']:.2f}), {run['seconds']:.0f} s"
-        )
 
-    ending = run_all(tasks, jobs, functools.partial(run, root=args.data, progress=not args.quiet), done)
-    if result["runs"]:
-        figure(result, args.out / "figure.png")
-        print(f"\nlog p(x) in nats per datapoint, {args.dataset}, {args.preset} preset")
-        print(table(result))
-        print(f"\nwritten: {json_path}, {args.out / 'curves.csv'}, {args.out / 'figure.png'}")
-    if ending.interrupted:
-        print("interrupted: the runs above are what there is", file=sys.stderr)
-        sys.exit(130)
-    if ending.failures:
-        sys.exit("\n".join(["these runs ended with a loss that is not finite:", *ending.failures]))
-    return result
+def brief(parts: dict[str, Any]) -> str:
+    """Return a run's last values in a line."""
+    (run,) = parts["runs"]
+    last = run["curve"][-1]
+    return (
+        f"train {last['train_log_p']:.2f}, test {last['test_log_p']:.2f} (exact, the first ones: "
+        f"{last['train_log_p_exact']:.2f}, {last['test_log_p_exact']:.2f}) nats, {run['seconds']:.0f} s"
+    )
 
+
+QUICK = {"train_sizes": [100], "samples": 20_000, "evaluate": 50, "exact": 10, "evaluations": 1}
+BENCHMARK = Benchmark(
+    __file__, __doc__, options, plan, run, table, numbers, draw=figure, brief=brief, quick=QUICK, jobs=None
+)
+main = functools.partial(harness.main, BENCHMARK)
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a clean exit, which takes the workers along
-    main()
+    harness.command(BENCHMARK)

@@ -1,12 +1,21 @@
 """One line changes p(z), p(x|z) or q(z|x); learner, bound and log p(x) stay as they are.
 
-    python examples/swap_priors_likelihoods.py
+Trains the VAE of scikit-learn's digits eight times, each time with another part swapped, and prints log p(x) by
+importance sampling with 1,000 draws and the bound, nats per test image.
 
-Trains the VAE of scikit-learn's digits eight times, each time with another part swapped, and prints the bound and
-log p(x) by importance sampling with 1,000 draws, nats per test image.  Binary pixels and grey levels have different
-densities: compare within a block.  A richer posterior brings the bound closer to log p(x), a richer prior brings both
-up or, with as few images as these, overfits.  The last column is the share of images on whose importance weights one
-can't rely.  Under a minute on 2 cores.
+    python examples/swap_priors_likelihoods.py                 # under a minute on 2 cores
+    the paper's: -26 ± 1 nats
+    prior='vamp': -26 ± 1 nats
+    posterior='iaf': -26 ± 1 nats
+    levels: discretized logistics: -100 ± 3 nats
+
+    python examples/swap_priors_likelihoods.py --epochs 1      # 20 seconds
+    the paper's: -30 ± 1 nats
+    levels: discretized logistics: -150 ± 5 nats
+
+Binary pixels and grey levels have different densities: compare within a block.  A richer posterior brings the bound
+closer to log p(x), a richer prior brings both up or, with as few images as these, overfits.  The last column is the
+share of images on whose importance weights one can't rely.
 """
 
 from __future__ import annotations
@@ -53,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ("binary pixels", BINARY, (binary.train, binary.test)),
         ("grey levels", LEVELS, levels),
     ):
-        print(f"{title:32}{'bound':>9}{'log p(x)':>18}{'k-hat > 0.7':>14}  (nats per image)")
+        print(f"{title:36}{'log p(x)':>18}{'bound':>9}{'k-hat > 0.7':>14}  (nats per image)")
         for name, parts in variants.items():
             pyro.set_rng_seed(0)
             vae = VAE(64, 5, hidden_dims=(100,), dataset_size=len(train), **parts)
@@ -64,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 evidence = log_marginal_likelihood(vae.model, vae.guide, test, num_particles=1000, seed=0)
             mean, heavy = evidence.mean(), (evidence.pareto_k > 0.7).float().mean()
             results[name] = mean.value
-            print(f"  {name:30}{bound.value:9.2f}{mean.value:10.2f} +- {mean.standard_error:.2f}{heavy:12.0%}")
+            print(f"  {name + ':':34}{mean.value:10.2f} +- {mean.standard_error:.2f}{bound.value:9.2f}{heavy:12.0%}")
     return results
 
 

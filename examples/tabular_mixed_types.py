@@ -1,11 +1,17 @@
 """A table of real, count, binary and categorical columns with missing entries: train on it, fill it in.
 
-    python examples/tabular_mixed_types.py
-
 Two hidden factors make six columns for each of 2,000 people; 20% of the entries are missing at random.  The VAE is told
 one likelihood a column and which entries are there.  Its means for the missing entries have smaller squared errors than
-the columns' means (ratio below 1 for every column of numbers), and name the right category more often than the
-commonest one.  About 20 seconds.
+the columns' means, and name the right category more often than the commonest one: every ratio is below 1.
+
+    python examples/tabular_mixed_types.py                 # 20 seconds
+    bound on log p of the entries that are there: -6 ± 1 nats
+    error of height over the error of its mean: at most 0.8
+    error of visits over the error of its mean: at most 0.9
+    error of region over the error of its mode: at most 0.8
+
+    python examples/tabular_mixed_types.py --epochs 2      # 10 seconds
+    bound on log p of the entries that are there: -9 ± 1 nats
 """
 
 from __future__ import annotations
@@ -68,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     adam = functools.partial(torch.optim.Adam, lr=3e-3)
     fit(AEVB(vae.model, vae.guide, adam, SGVB(kl="analytic")), (x, observed), epochs=args.epochs, label="table")
     bound = elbo(vae.model, vae.guide, x, observed, num_particles=10, seed=0).mean()
-    print(f"bound on log p of what is there: {bound.value:.2f} +- {bound.standard_error:.2f} nats per person")
+    print(f"bound on log p of the entries that are there: {bound.value:.2f} +- {bound.standard_error:.2f} nats each")
 
     with torch.no_grad():
         outputs = vae.decoder(vae.encode(x, observed))
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             guess, wrong = whole[there, i].mean(), lambda a, b: (a - b).square()
         ratios[name] = (wrong(filled, whole)[missing, i].mean() / wrong(guess, whole)[missing, i].mean()).item()
         than = "mode" if name == "region" else "mean"
-        print(f"  {name:10} error of filled-in entries / error of the column's {than}: {ratios[name]:.2f}")
+        print(f"error of {name} over the error of its {than}: {ratios[name]:.2f}")
     return ratios
 
 

@@ -1,13 +1,19 @@
 """The paper's VAE on MNIST: the manifold of Figure 4 and the samples of Figure 5.
 
-    python examples/vae_mnist.py
+Trains 2, 5, 10 and 20 latent dimensions on 5e5 images each, prints the test bounds (nats per datapoint, pixels sampled
+at each visit), and saves `manifold.png` and `samples.png` under `out/vae_mnist`.
 
-trains 2, 5, 10 and 20 latent dimensions on 5e5 images each, prints the test bounds, and saves `manifold.png` and
-`samples.png` under `out/vae_mnist`.  Without a download, and in half a minute:
+    python examples/vae_mnist.py                                      # 5 minutes, MNIST is downloaded
+    test bound, N_z=20: -105 ± 5 nats
 
-    python examples/vae_mnist.py --dataset digits --samples 2e5
+    python examples/vae_mnist.py --dataset digits --samples 2e5       # half a minute, no download
+    test bound, N_z=2: -25.7 ± 0.3 nats
+    test bound, N_z=5: -23.8 ± 0.3 nats
+    test bound, N_z=10: -23.6 ± 0.3 nats
+    test bound, N_z=20: -23.8 ± 0.3 nats
 
-ends at test bounds of -25.7, -23.8, -23.6 and -23.8 nats per datapoint (8x8 pixels, sampled at each visit).
+    python examples/vae_mnist.py --dataset digits --samples 2e3       # 15 seconds
+    test bound, N_z=2: -40 ± 1 nats
 """
 
 from __future__ import annotations
@@ -39,7 +45,7 @@ def train(data: ImageData, latent_dim: int, samples: int) -> tuple[VAE, float]:
     cosine = lambda done: 0.5 * (1 + math.cos(math.pi * done))  # noqa: E731
     fit(learner, data.train, samples=samples, schedule=cosine, label=f"N_z={latent_dim}")
     bound = elbo(vae.model, vae.guide, data.test, seed=0).mean()
-    print(f"N_z={latent_dim}: test bound {bound.value:.2f} ± {bound.standard_error:.2f} nats")
+    print(f"test bound, N_z={latent_dim}: {bound.value:.2f} ± {bound.standard_error:.2f} nats")
     return vae, bound.value
 
 

@@ -1,4 +1,4 @@
-"""What a number depends on besides the code: versions, devices, what the fast path can use."""
+"""The circumstances of a number besides the code: versions, devices, kernels of the fast path."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def versions() -> dict[str, str]:
 def information() -> dict[str, Any]:
     """Return versions, devices, the number of threads, and what the fast path can use here.
 
+    >>> from pyro_aevb.environment import information
     >>> sorted(information())
     ['bf16', 'compiler', 'devices', 'inductor', 'onednn', 'threads', 'versions']
     """

@@ -32,6 +32,7 @@ def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None =
         image_shape: (height, width) or (channels, height, width).
         columns: by default as many as make the grid square.
 
+    >>> from pyro_aevb.plots import image_grid
     >>> image_grid(torch.rand(6, 64), (8, 8), columns=3).shape
     torch.Size([3, 48, 72])
     """
@@ -97,6 +98,7 @@ def manifold_codes(vae: VAE, side: int) -> Tensor:
 def manifold(vae: VAE, image_shape: Sequence[int], side: int = 20) -> Tensor:
     """Return p(x|z)'s means on :func:`manifold_codes`, as one image: the paper's Figure 4.
 
+    >>> from pyro_aevb.plots import manifold
     >>> vae = VAE(64, 2, hidden_dims=(8,))
     >>> manifold(vae, (8, 8), side=4).shape
     torch.Size([3, 96, 96])

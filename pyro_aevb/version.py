@@ -1,3 +1,3 @@
-"""The version of this library, which what it writes names."""
+"""The version of this library; files that it writes carry it."""
 
 __version__ = "0.1.0"

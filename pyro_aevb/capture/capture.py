@@ -1,17 +1,17 @@
 """The fast path: a function that runs Pyro, traced once per input signature into a flat tensor graph, then compiled.
 
 A step of Pyro's spends most of its time in Python: handlers, messages, validation.  None of that depends on the data,
-so :class:`Capture` runs it once, notes which tensor operations it makes, forward and backward, and from then on runs
-just those: as a plain graph, or compiled by Inductor, on a GPU as a CUDA graph.
+so :class:`Capture` runs it once, records its tensor operations, forward and backward, and from then on runs just those:
+as a plain graph, or compiled by Inductor, on a GPU as a CUDA graph.
 
-What it must not do is run a graph that isn't the function any more.  Four things stand guard:
+A graph must never run that isn't the function any more.  Four guards see to that:
 
-* what reads a traced value in Python (``if z.sum() > 0``, ``.tolist()``) can't be traced, and is named;
+* code that reads a traced value in Python (``if z.sum() > 0``, ``.tolist()``) can't be traced, and is named;
 * shapes, dtypes, train or eval mode, and every Python value that the callables can reach
   (:mod:`pyro_aevb.capture.guards`) make up the signature: another value, another trace;
 * the first two calls of a graph, and from then on each whose number is a power of two, are made eagerly as well, with
   the same noise, and outputs and gradients compared;
-* whatever fails a guard goes on eagerly, and one line in the log says why.
+* a function that fails a guard goes on eagerly, and one line in the log says why.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 
 class Capture:
-    """``fn`` itself, only faster: the same outputs, the same gradients, the same random numbers.
+    """A function that runs Pyro, made faster: the same outputs, the same gradients, the same random numbers.
 
     ``fn`` takes tensors and returns a tuple of tensors (a NamedTuple, a list, a dict).  It may call ``backward``: the
     gradients it leaves in ``parameters``, which have none before, are part of the result.  Random numbers come from
     torch's global generator.
 
     Args:
-        fn: what to capture.
-        parameters: returns the tensors, by name, that ``fn`` differentiates or that change between calls; it is asked
-            after ``fn`` has run.
+        fn: the function.
+        parameters: a function that returns the tensors, by name, that ``fn`` differentiates or that change between
+            calls; it is called after ``fn`` has run.
         watched: the callables whose Python state ``fn`` depends on: model, guide, objective.
         compile: ``True`` compiles with Inductor from the first call on, ``"graph"`` runs the traced graph without a
             compiler, ``False`` leaves ``fn`` eager.  ``"auto"`` goes from one to the next when the number of calls,
@@ -58,12 +58,12 @@ class Capture:
         precision: ``"bf16"`` rounds the factors of matrix products and convolutions to bfloat16.
 
     Attributes:
-        expected_calls: how many calls with arguments shaped like the first ones to expect, if that is known.
-        calls: how many there were, by shapes of the arguments: what ``"auto"`` goes by, and part of a state to resume.
-        obstacle: why it runs eagerly, once that is settled.
-        compile_seconds: what tracing and compiling took so far.
+        expected_calls: the number of calls to expect with arguments shaped like the first ones, if it is known.
+        calls: the number of calls so far, by shapes of the arguments; ``"auto"`` decides by it, also after a resume.
+        obstacle: the reason why it runs eagerly, if it does for good.
+        compile_seconds: the time that tracing and compiling took so far.
 
-    >>> import pyro, pyro.distributions as dist
+    >>> from pyro_aevb.capture import Capture
     >>> weight = torch.tensor(2.0, requires_grad=True)
     >>> def fn(x):
     ...     z = pyro.sample("z", dist.Normal(weight * x, 1.0))
@@ -106,7 +106,13 @@ class Capture:
         precision: Precision | None = None,
         expected_calls: int | None = None,
     ) -> None:
-        """Change what isn't ``None``; graphs that are still good are compared anew on their next calls."""
+        """Change the settings that aren't ``None``; graphs that stay valid are compared anew on their next calls.
+
+        Args:
+            compile: as for the class.
+            precision: as for the class.
+            expected_calls: the number of calls to expect.
+        """
         before = self.compile, self.precision
         if compile is not None:
             _check_compile(compile)
@@ -180,7 +186,7 @@ class Capture:
         return "graph" if expected < CALLS_FOR_INDUCTOR else "inductor"
 
     def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
-        """Run ``fn``, then the graph (made here where there is none) on the same noise; return the graph's if equal."""
+        """Run ``fn``, then the graph (made if there is none) on the same noise; return the graph's result if equal."""
         before, key = _Surroundings(self._state.buffers()), self._state.key()
         expected = self._eager(*args)
         parameters = self._parameters()
@@ -196,7 +202,7 @@ class Capture:
             if entry.graph is None or entry.level != level:
                 self._build(entry, level, parameters, args)
                 before.restore()
-            result = entry.graph(args)  # type: ignore[misc]
+            result = entry.graph(args)  # type: ignore[misc]  # built just above
             entry.runs += 1
             difference = _difference(expected, result, gradients, parameters, self._tolerance(args))
             if not difference:
@@ -218,14 +224,14 @@ class Capture:
         return result
 
     def _tolerance(self, args: tuple[Tensor, ...]) -> float:
-        """Return the relative difference that rounding can make, by the coarsest numbers there are."""
+        """Return the relative difference that rounding can make, from the coarsest dtype among the numbers."""
         if self.precision == "bf16":
             return TOLERANCE[torch.bfloat16]
         found = [t.dtype for t in (*args, *self._parameters().values()) if t.dtype in TOLERANCE]
         return max((TOLERANCE[dtype] for dtype in found), default=TOLERANCE[torch.float32])
 
     def _build(self, entry: _Entry, level: str, parameters: Parameters, args: tuple[Tensor, ...]) -> None:
-        """Trace ``fn``, and compile the trace where the level asks for it."""
+        """Trace ``fn``, and compile the trace if the level asks for it."""
         self._traces += 1
         calls = sum(self.calls.values())
         if self._traces > max(TRACES_ON_TRIAL, calls / RUNS_A_TRACE):
@@ -250,7 +256,7 @@ class Capture:
 
 
 class _Entry:
-    """What is kept for one input signature."""
+    """The graph of one input signature, and its record so far."""
 
     def __init__(self, alive: list[Any]) -> None:
         self.alive = alive  # the objects whose identity is part of the signature
@@ -259,13 +265,13 @@ class _Entry:
         self.level = "eager"
 
     def due(self) -> bool:
-        """Tell whether the next run is one to compare: its number is a power of two, or the last one was in doubt."""
+        """Return whether to compare the next run: its number is a power of two, or the last one was in doubt."""
         number = self.runs + 1
         return number & (number - 1) == 0 or self.doubts > 0
 
 
 class _Surroundings:
-    """What a run changes besides its result: the random generators and the modules' buffers."""
+    """The state that a run changes besides its result: the random generators and the modules' buffers."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
         self._cpu = torch.get_rng_state()
@@ -274,7 +280,7 @@ class _Surroundings:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back."""
+        """Put the generators and the buffers back."""
         torch.set_rng_state(self._cpu)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
@@ -283,7 +289,7 @@ class _Surroundings:
 
 
 def _check_compile(compile: Any) -> None:
-    """Raise ``ValueError`` for what isn't a way to compile."""
+    """Raise ``ValueError`` for an unknown way to compile."""
     if not (isinstance(compile, bool) or compile in ("auto", "graph")):
         raise ValueError(f"expected compile to be 'auto', True, False or 'graph', got {compile!r}")
 
@@ -292,7 +298,7 @@ def _check_compile(compile: Any) -> None:
 def _difference(
     expected: Any, result: Any, gradients: Mapping[str, Tensor | None], parameters: Parameters, tolerance: float
 ) -> str:
-    """Name the first output or gradient that isn't what it should be, and by how much; empty where all agree."""
+    """Return the name of the first output or gradient that differs, and by how much; empty if all agree."""
     pairs = [
         (pytree.keystr(path).removeprefix("."), a, b, a.norm() if a.is_floating_point() else None)
         for (path, a), b in zip(pytree.tree_leaves_with_path(expected), pytree.tree_leaves(result), strict=True)

@@ -29,14 +29,19 @@ INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "ali
 
 
 class CaptureError(RuntimeError):
-    """A function that can't be traced, or whose graph gives something else; the message says what stands in the way."""
+    """A function that can't be traced, or whose graph gives something else; the message names the obstacle."""
 
 
 class Graph:
     """A traced function: called with its arguments it returns what the function did, and leaves its gradients.
 
-    ``inputs`` come before the arguments: parameters, and the tensors of the model's own that the graph refers to.  They
-    are read at each call, so that it sees what optimizers and running averages did to them.
+    The inputs are read at each call, so that it sees what optimizers and running averages did to them.
+
+    Args:
+        module: the traced operations, a function of inputs and arguments.
+        inputs: the tensors before the arguments: parameters, and the model's own tensors that the graph refers to.
+        trained: the parameters that get gradients.
+        spec: the structure of the function's result.
     """
 
     def __init__(self, module: GraphModule, inputs: list[Tensor], trained: list[Tensor], spec: Any) -> None:
@@ -54,7 +59,7 @@ class Graph:
         return pytree.tree_unflatten(flat[:count], self._spec)
 
     def compile(self, args: tuple[Tensor, ...]) -> None:
-        """Compile with Inductor, drawing the random numbers of the eager run; on a GPU, make a CUDA graph of it."""
+        """Compile with Inductor; the random numbers stay those of the eager run.  On a GPU, make a CUDA graph of it."""
         import torch._inductor  # here, since it takes a second to import
 
         inputs: list[Any] = [*self._inputs, *args]
@@ -95,7 +100,13 @@ class _CudaGraph:
 def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...]) -> Graph:
     """Run ``fn(*args)`` once on real tensors and return its graph, backward passes included.
 
-    Raises :class:`CaptureError` where a value is read in Python, or an operation can't be traced.
+    Args:
+        fn: a function of tensors that may leave gradients in the parameters.
+        parameters: its parameters, by name.
+        args: the tensors to run it on.
+
+    Raises:
+        CaptureError: if a value is read in Python, an operation can't be traced, or a size depends on values.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # here, since it brings in sympy
 
@@ -131,7 +142,7 @@ def is_tracing() -> bool:
 
 
 def _size_depends_on_values(node: Node) -> bool:
-    """Tell whether another run could give this node's result another size: a mask as an index, for one."""
+    """Return whether the size of this node's result may differ in another run, as it does with a mask as an index."""
     if not isinstance(node.target, OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
         return False
     if node.target is not torch.ops.aten.index.Tensor:
@@ -142,7 +153,7 @@ def _size_depends_on_values(node: Node) -> bool:
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
-    """Make Pyro traceable inside the block: it neither validates nor turns tensors into numbers.
+    """Make Pyro traceable inside the block: it doesn't validate, nor turn tensors into numbers.
 
     Pyro's own ``torch_item`` and its warnings about NaN read values, which a trace can't; a loss that isn't finite is
     noticed by the learner.
@@ -153,7 +164,7 @@ def _tracing() -> Iterator[None]:
 
 
 class _NoReading(TorchFunctionMode):
-    """``Tensor.item`` gives the tensor itself; what copies values into Python unseen by a trace is an error."""
+    """``Tensor.item`` gives the tensor itself; other copies of values into Python, unseen by a trace, are errors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item:
@@ -164,7 +175,7 @@ class _NoReading(TorchFunctionMode):
 
 
 def _obstacle(error: Exception) -> str:
-    """Say in a line what can't be traced, and where in the model it stands."""
+    """Return one line that names the operation that can't be traced, and its place in the model."""
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
@@ -177,7 +188,7 @@ def _obstacle(error: Exception) -> str:
 
 
 def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:
-    """Make the model's own tensors inputs of the graph, at ``position``; constants of the trace's stay inside."""
+    """Make the model's own tensors inputs of the graph, at ``position``; constants of the trace stay inside."""
     lifted: list[Tensor] = []
     nodes = list(module.graph.nodes)
     for node in nodes:
@@ -197,7 +208,7 @@ def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:
 
 
 def take_gradients(parameters: Parameters) -> dict[str, Tensor | None]:
-    """Return the parameters' gradients and leave them without."""
+    """Return the parameters' gradients, and set these to ``None``."""
     gradients = {name: parameter.grad for name, parameter in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None

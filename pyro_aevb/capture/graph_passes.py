@@ -1,4 +1,4 @@
-"""Passes over a traced graph: large products to oneDNN, Bernoulli densities without log1p, draws as when eager."""
+"""Passes over a traced graph: large products by oneDNN, Bernoulli densities without log1p, the eager run's draws."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _library.impl("linear", lambda x, weight, bias, activation: x.new_empty(len(x), 
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Tell whether float32 products belong in oneDNN here: MKL as BLAS, a processor not Intel's, AVX-512.
+    """Return whether oneDNN's float32 products are faster here: MKL as BLAS, another processor than Intel's, AVX-512.
 
-    There MKL takes its AVX2 kernels, at half of oneDNN's speed.
+    On these MKL runs its AVX2 kernels, at half of oneDNN's speed.
     """
     return (
         torch.backends.mkldnn.is_available()
@@ -54,7 +54,7 @@ def _vendor() -> str:
 
 
 def send_to_onednn(graph_module: GraphModule) -> None:
-    """Replace large float32 products on the CPU in a traced graph by oneDNN's, a tanh after them included."""
+    """Replace large float32 products on the CPU by oneDNN's, with the tanh after them if there is one."""
     graph = graph_module.graph
     for node in list(graph.nodes):
         if node.op != "call_function" or not _replaceable(node):

@@ -1,7 +1,7 @@
-"""What a Python callable reads besides its arguments: closures, globals, attributes, the parameters of its modules.
+"""The values that a Python callable reads besides its arguments: closures, globals, attributes, modules' parameters.
 
 A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
-moment.  :class:`PythonState` tells whether they are still the same, at a price of microseconds.
+moment.  :class:`PythonState` sees within microseconds whether they are still the same.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class PythonState:
     Reached are closure cells, globals that the code names, default arguments, attributes of objects (``training`` of a
     module among them), elements of small containers, and through these the same again; not the inside of libraries.
 
+    Args:
+        callables: functions, methods, modules and other objects that can be called.
+
+    >>> from pyro_aevb.capture import PythonState
     >>> beta = [0.5]
     >>> state = PythonState([lambda x: x * beta[0]])
     >>> before = state.key()
@@ -59,7 +63,7 @@ class PythonState:
     def key(self) -> tuple[Any, ...]:
         """Return the values now: scalars as they are, anything else by identity.
 
-        What an identity stands for must be kept alive by whoever keeps the key: :meth:`values`.
+        Whoever keeps a key keeps its :meth:`values` too: an identity says nothing once its object is gone.
         """
         values = self.values()
         if not (len(values) == len(self._values) and all(map(operator.is_, values, self._values))):
@@ -69,7 +73,7 @@ class PythonState:
 
     def values(self) -> list[Any]:
         """Return the values themselves."""
-        # Between two steps this runs with cold caches: a container as a whole is one piece of memory, each key another.
+        # Between two steps this runs with cold caches: a container is read as a whole, since each key costs a miss.
         values = [mapping.get(key) for mapping, key in self._entries]
         values += [_contents(cell) for cell in self._cells]
         values += map(len, self._sizes)
@@ -83,7 +87,7 @@ class PythonState:
         return values
 
     def difference(self, key: tuple[Any, ...]) -> str:
-        """Name the first value that isn't what it was in ``key``."""
+        """Return the name of the first value that differs from that in ``key``; empty if none does."""
         names = [name for kind in self._names.values() for name in kind]
         now = self.key()
         changed = [name for name, a, b in zip(names, now, key, strict=False) if a != b]

@@ -19,14 +19,18 @@ aten = torch.ops.aten
 
 
 def check_precision(precision: str) -> None:
-    """Raise ``ValueError`` for an unknown precision."""
+    """Raise ``ValueError`` unless the precision is one of ``PRECISIONS``."""
     if precision not in PRECISIONS:
         raise ValueError(f"expected precision out of {PRECISIONS}, got {precision!r}")
 
 
 def in_precision(precision: Precision) -> AbstractContextManager[Any]:
-    """Return a block whose products and convolutions have this precision, whether they are run or traced.
+    """Return a context in which products and convolutions have this precision, whether they are run or traced.
 
+    Args:
+        precision: ``"float32"``, or ``"bf16"`` for factors rounded to bfloat16.
+
+    >>> from pyro_aevb.capture.precision import in_precision
     >>> a = torch.tensor([[1.00390625]])  # 1 + 2^-8: half of bfloat16's last place
     >>> with in_precision("bf16"):
     ...     a @ a

@@ -55,6 +55,7 @@ class TrainingConfig:
 
     Raises ``ValueError`` for values that no run can have.
 
+    >>> from pyro_aevb.cli.config import TrainingConfig
     >>> config = TrainingConfig(data="digits", latent_dim=2, hidden_dims=(100, 50))
     >>> TrainingConfig.from_toml(config.to_toml()) == config
     True

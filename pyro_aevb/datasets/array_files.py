@@ -1,4 +1,4 @@
-"""Arrays in files: .npy, .npz, .csv, folders of images; read without running anything that is in them.
+"""Arrays in files (.npy, .npz, .csv, folders of images), read without running anything that is in them.
 
 Shapes: N datapoints, D data dimensions.
 """
@@ -30,15 +30,16 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     Args:
         path: an array (.npy, .npz), a table of numbers (.csv, with a header row or without), or a folder of grey images
             (.png, .jpg) of one size, which come as (N, height, width), in the order of their names, scaled to [0, 1].
-        key: which array of an .npz; needed where it holds several.
+        key: the name of an array in an .npz; needed if there are several.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file that isn't what its name says, and for what isn't numbers.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file isn't of the kind that its name says, or holds anything but numbers.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_array(f"{folder}/x.csv", np.eye(2), names=["a", "b"])
-    ...     print(Path(f"{folder}/x.csv").read_text(), read_array(f"{folder}/x.csv").tolist())
+    >>> from pathlib import Path
+    >>> from pyro_aevb.datasets import read_array, write_array
+    >>> write_array("x.csv", torch.eye(2), names=["a", "b"])
+    >>> print(Path("x.csv").read_text(), read_array("x.csv").tolist())
     a,b
     1.0,0.0
     0.0,1.0
@@ -72,6 +73,10 @@ def write_array(path: str | Path, array: np.ndarray, *, key: str = "x", names: S
         array: any for .npy and .npz, (N, D) for .csv.
         key: its name in an .npz.
         names: the header row of a .csv.
+
+    Raises:
+        ValueError: for another ending.
+        OSError: if the file can't be written.
     """
     path = Path(path)
     buffer = io.BytesIO()
@@ -93,11 +98,15 @@ def write_array(path: str | Path, array: np.ndarray, *, key: str = "x", names: S
 
 
 def check_output(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise unless a file of this name can be written, before anything is computed; make its folder.
+    """Check that a file of this name can be written, before anything is computed; make its folder.
+
+    Args:
+        path: the file.
+        suffixes: the endings that its name may have.
 
     Raises:
         ValueError: for another ending.
-        OSError: for a folder that can't be made or written to.
+        OSError: if its folder can't be made or written to.
     """
     path = Path(path)
     if path.suffix not in suffixes or path.is_dir():
@@ -106,7 +115,14 @@ def check_output(path: str | Path, suffixes: Sequence[str]) -> None:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raise ``OSError`` unless files can be made in ``folder``; make it where it's missing."""
+    """Check that files can be made in a folder; make it if it is missing.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: if it can't be made or written to.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""The files of data sets: where they are kept, how they are fetched and checked."""
+"""The files of data sets: the folder that keeps them, the download, the check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from pathlib import Path
 
 
 def cache_folder(root: str | Path | None = None) -> Path:
-    """Return the folder that data files live in: ``root``, ``$PYRO_AEVB_DATA``, or the user's cache folder."""
+    """Return the folder of data files: ``root``, else ``$PYRO_AEVB_DATA``, else the user's cache folder.
+
+    Args:
+        root: a folder; ``None`` for one of the others.
+    """
     if chosen := root or os.environ.get("PYRO_AEVB_DATA"):
         return Path(chosen)
     import pooch  # here and below, since it brings in requests
@@ -16,7 +20,17 @@ def cache_folder(root: str | Path | None = None) -> Path:
 
 
 def fetched_file(path: Path, urls: list[str], known_hashes: list[str]) -> Path:
-    """Return ``path``, downloaded where missing; set it aside and raise where its checksum is none of the known."""
+    """Return ``path``, downloaded if it is missing, and checked.
+
+    Args:
+        path: where the file is, or is to be.
+        urls: where to fetch it from, tried in turn.
+        known_hashes: checksums that it may have, ``algorithm:hex``; any if there are none.
+
+    Raises:
+        ValueError: if its checksum is none of these; the file is renamed NAME.corrupt.
+        ConnectionError: if it is missing and can't be downloaded.
+    """
     if not path.exists():
         errors = []
         for url in urls:
@@ -36,7 +50,7 @@ def fetched_file(path: Path, urls: list[str], known_hashes: list[str]) -> Path:
 
 
 def _download(url: str, path: Path, known_hashes: list[str]) -> None:
-    """Fetch ``url`` with a progress bar; the file gets its name when it is whole and checked."""
+    """Fetch ``url`` with a progress bar; the file gets its name once it is whole and checked."""
     import pooch
 
     known = known_hashes[0] if known_hashes else None
@@ -51,7 +65,12 @@ def _matches(path: Path, known: str) -> bool:
 
 
 def set_aside(path: Path, reason: str) -> ValueError:
-    """Rename a bad file to NAME.corrupt where that is possible; return the error to raise."""
+    """Rename a bad file to NAME.corrupt if possible, and return the error to raise.
+
+    Args:
+        path: the file.
+        reason: the fault, for the message.
+    """
     aside = path.with_name(path.name + ".corrupt")
     try:
         path.replace(aside)

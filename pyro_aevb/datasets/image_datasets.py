@@ -1,13 +1,13 @@
-"""The paper's data sets, and what is done to their pixels.
+"""The paper's data sets, with grey, binarized or freshly drawn pixels.
 
 Files live in one cache folder: the argument ``root``, else the environment variable ``PYRO_AEVB_DATA``, else the
-user's cache folder.  What isn't there is downloaded with a progress bar, checked, and only then given its name; what is
-there is checked and used, and nothing is fetched.
+user's cache folder.  A file that isn't there is downloaded with a progress bar, checked, and only then given its name;
+one that is there is checked and used, and nothing is fetched.
 
 Pixels, N images of D pixels in [0, 1]:
 
 * ``"grey"``: as they are;
-* ``"threshold"``: 1 where above 1/2;
+* ``"threshold"``: 1 if above 1/2, else 0;
 * ``"static"``: drawn from Bernoulli(pixel) once, from a seed;
 * ``"dynamic"``: drawn anew at each visit (training data; validation and test data are drawn once, as for "static").
 """
@@ -20,7 +20,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,9 +78,10 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
         seed: for static pixels, and for the random splits of digits and Frey Face.
 
     Raises:
-        ValueError: for an unknown name, and for a file that isn't what it should be (it is set aside).
-        ConnectionError: when a file is missing and can't be downloaded; says which file to put where.
+        ValueError: for an unknown name, and for a file with another checksum (it is renamed NAME.corrupt).
+        ConnectionError: if a file is missing and can't be downloaded; the message says which file to put where.
 
+    >>> from pyro_aevb.datasets import load_dataset
     >>> digits = load_dataset("digits")
     >>> digits.train.shape, digits.test.shape, digits.image_shape
     (torch.Size([1437, 64]), torch.Size([360, 64]), (8, 8))
@@ -153,7 +154,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
             )
             for split in AMAT_BITS_SHA256
         }
-        packed = {split: _packed(split, text) for split, text in texts.items()}
+        packed: dict[str, Any] = {split: _packed(split, text) for split, text in texts.items()}
         part = path.with_suffix(".part.npz")
         np.savez(part, **packed)
         part.replace(path)
@@ -170,7 +171,7 @@ def _binarized_mnist(folder: Path, seed: int) -> _Images:
 
 
 def _packed(split: str, text: Path) -> np.ndarray:
-    """Return one of Larochelle's text files as bits."""
+    """Return the pixels of one of Larochelle's text files, eight to a byte."""
     try:
         bits = np.packbits(np.loadtxt(text, dtype=np.uint8), axis=1)
     except ValueError as error:

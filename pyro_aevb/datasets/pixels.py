@@ -11,7 +11,10 @@ PIXELS = ("grey", "threshold", "static", "dynamic")
 class Binarized:
     """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
 
-    >>> _ = torch.manual_seed(0)
+    Args:
+        images: (N, D), in [0, 1].
+
+    >>> from pyro_aevb.datasets import Binarized
     >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
     >>> data[torch.tensor([0, 0])][:, :2].tolist()
     [[0.0, 1.0], [0.0, 1.0]]
@@ -37,7 +40,13 @@ class Binarized:
 
 
 def draw_pixels(images: Tensor, pixels: str, generator: torch.Generator) -> Tensor:
-    """Return images with pixels in [0, 1] as ``pixels`` says, those of ``"dynamic"`` drawn once."""
+    """Return images with grey, thresholded or drawn pixels; those of ``"dynamic"`` are drawn once.
+
+    Args:
+        images: (N, D), in [0, 1].
+        pixels: ``"grey"``, ``"threshold"``, ``"static"`` or ``"dynamic"``.
+        generator: draws the pixels.
+    """
     if pixels == "grey":
         return images
     if pixels == "threshold":

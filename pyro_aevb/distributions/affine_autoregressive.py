@@ -17,8 +17,8 @@ class AffineAutoregressive(transforms.AffineAutoregressive):
     Args:
         network: Pyro's ``AutoRegressiveNN``, or its conditional one with the context given.
 
+    >>> from pyro_aevb.distributions import AffineAutoregressive
     >>> from pyro.nn import AutoRegressiveNN
-    >>> _ = torch.manual_seed(0)
     >>> layer = AffineAutoregressive(AutoRegressiveNN(3, [16]))
     >>> x = torch.randn(5, 3)
     >>> bool((layer.inv(layer(x).clone()) - x).abs().max() < 1e-5)

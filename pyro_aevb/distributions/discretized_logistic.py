@@ -1,4 +1,4 @@
-"""A logistic density summed up over the intervals around whole numbers: a distribution of pixel levels."""
+"""A distribution of pixel levels: a logistic density integrated over the intervals around whole numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
+from torch.types import _size
 
 _ONE = torch.Size()
 
@@ -26,7 +27,12 @@ class DiscretizedLogistic(TorchDistribution):
         loc: in levels, broadcast against ``scale``.
         scale: in levels, positive.
         num_levels: L, 2 or more.
+        validate_args: as in every Pyro distribution.
 
+    Raises:
+        ValueError: for fewer levels.
+
+    >>> from pyro_aevb.distributions import DiscretizedLogistic
     >>> distribution = DiscretizedLogistic(torch.tensor(100.0), torch.tensor(5.0), num_levels=256)
     >>> levels = torch.arange(256.0)
     >>> round(distribution.log_prob(levels).exp().sum().item(), 4), round(distribution.mean.item(), 2)
@@ -71,7 +77,7 @@ class DiscretizedLogistic(TorchDistribution):
         return log_below + log_above + torch.where(inside, torch.log(-torch.expm1(-1 / self.scale)), 0.0)
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = _ONE) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Draw levels, as numbers of the parameters' dtype."""
         shape = self._extended_shape(sample_shape)
         u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)

@@ -1,11 +1,11 @@
 r"""Distributions reparameterised as z = g(eps, phi), eps free of phi (Kingma & Welling 2013, Section 2.4).
 
-:data:`FAMILIES` has every one the paper lists.  Most are Pyro's own.  Written here are those which Pyro does not have
-(:class:`Rayleigh`, :class:`Reciprocal`, :class:`Gompertz`, :class:`Erlang`, :class:`Triangular`), subclasses of Pyro's
-which mend what `docs/reparameterization.md` measured, and the paper's last resort, :class:`FromCDF`.
+:data:`FAMILIES` has every family that the paper lists.  Most are Pyro's own.  Written here are those that Pyro does not
+have (:class:`Rayleigh`, :class:`Reciprocal`, :class:`Gompertz`, :class:`Erlang`, :class:`Triangular`), subclasses of
+Pyro's without the faults that `docs/reparameterization.md` measures, and the paper's last resort, :class:`FromCDF`.
 
 Samples are drawn with torch's generator, have shape ``sample_shape + batch_shape + event_shape`` and the parameters'
-dtype.  Where the exact sample is too large or too small for the dtype it is held at the edge, with gradient zero.
+dtype.  A sample too large or too small for the dtype becomes the nearest number that fits, with gradient zero.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Erlang(dist.Gamma):
 
     Differentiable in the rate b alone: k is a count.  Drawn by torch's Gamma sampler, whose cost does not grow with k.
 
+    >>> from pyro_aevb.distributions import Erlang
     >>> Erlang(torch.tensor(3.0), torch.tensor(2.0)).mean
     tensor(1.5000)
     >>> Erlang(torch.tensor(2.5), torch.tensor(2.0), validate_args=True)
@@ -56,7 +57,7 @@ class Erlang(dist.Gamma):
 
 
 class Family(NamedTuple):
-    """A family of the paper's Section 2.4: its ``distribution`` class, and by which ``strategy`` it is drawn."""
+    """A family of the paper's Section 2.4: its ``distribution`` class, and the ``strategy`` that it is drawn by."""
 
     distribution: Callable[..., TorchDistribution]
     strategy: str

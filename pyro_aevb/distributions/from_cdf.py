@@ -14,7 +14,7 @@ from pyro_aevb.distributions.inverse_cdf import SINGLE, standard_uniform
 
 
 def _ordered(bits: Tensor) -> Tensor:
-    """Map the bits of floats to integers in the floats' order; its own inverse."""
+    """Map the bit patterns of floats to integers in the floats' order; the map is its own inverse."""
     largest = torch.iinfo(bits.dtype).max
     return torch.where(bits < 0, bits ^ largest, bits)
 
@@ -38,18 +38,17 @@ class FromCDF(TorchDistribution):
         validate_args: as in every Pyro distribution.
 
     Raises:
-        ValueError: when validated, where F does not go from 0 to 1 over the support.
+        ValueError: if arguments are validated and F does not go from 0 to 1 over the support.
 
     A Gaussian kept to (0, inf), differentiable in loc:
 
-    >>> _ = torch.manual_seed(0)
     >>> loc = torch.tensor([-1.0, 0.0, 5.0], requires_grad=True)
     >>> gaussian = dist.Normal(loc, 1.0)
     >>> outside = gaussian.cdf(torch.tensor(0.0))
     >>> z = FromCDF(
     ...     lambda z: (gaussian.cdf(z) - outside) / (1 - outside),
     ...     lambda z: gaussian.log_prob(z) - (1 - outside).log(),
-    ...     support=constraints.positive,
+    ...     support=dist.constraints.positive,
     ... ).rsample()
     >>> z.detach(), torch.autograd.grad(z.sum(), loc)[0]
     (tensor([0.4056, 1.1958, 3.6498]), tensor([0.1795, 0.5262, 1.0000]))
@@ -84,7 +83,7 @@ class FromCDF(TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The constraint it was made with."""
+        """The constraint that it was given."""
         return self._support
 
     def cdf(self, value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ def standard_uniform(shape: Size, like: Tensor) -> Tensor:
 
 
 def inside_support(z: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Move z rounded onto an end of (low, high), or past it, to the next number inside; the gradient is z's."""
+    """Return z, moved to the next number inside (low, high) if rounding put it elsewhere; the gradient is z's."""
     with torch.no_grad():
         shift = torch.minimum(torch.maximum(z, torch.nextafter(low, high)), torch.nextafter(high, low)) - z
     return z + shift
@@ -32,6 +32,10 @@ class InverseCDF(TorchDistribution):
 
     Subclasses name their parameters in ``__init__`` and define ``icdf``, ``_cdf`` and ``_log_prob``; parameters
     broadcast against each other, and are all differentiable.
+
+    Args:
+        parameters: by name.
+        validate_args: as in every Pyro distribution.
     """
 
     has_rsample = True
@@ -82,7 +86,7 @@ class Rayleigh(InverseCDF):
         scale: s > 0.
         validate_args: as in every Pyro distribution.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.distributions import Rayleigh
     >>> Rayleigh(torch.tensor([0.1, 10.0])).rsample()
     tensor([ 0.1171, 17.0996])
     """
@@ -124,6 +128,7 @@ class Reciprocal(InverseCDF):
         high: b.
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Reciprocal
     >>> Reciprocal(1.0, 100.0).icdf(torch.tensor(0.5))
     tensor(10.)
     """
@@ -191,6 +196,7 @@ class Gompertz(InverseCDF):
         rate: b > 0.
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Gompertz
     >>> d = Gompertz(torch.tensor(0.1), torch.tensor(2.0))
     >>> d.cdf(d.icdf(torch.tensor(0.25))), d.mean
     (tensor(0.2500), tensor(1.0073))
@@ -245,6 +251,7 @@ class Triangular(InverseCDF):
         peak: m in [a, b].
         validate_args: as in every Pyro distribution.
 
+    >>> from pyro_aevb.distributions import Triangular
     >>> Triangular(0.0, 4.0, 1.0).icdf(torch.tensor([0.0, 0.25, 1.0]))
     tensor([0., 1., 4.])
     """

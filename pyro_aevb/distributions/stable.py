@@ -1,4 +1,4 @@
-"""Families of Pyro's whose draws, densities or gradients lose digits in the tails, written without that."""
+"""Families of Pyro's, written so that draws, densities and gradients keep their digits in the tails."""
 
 from __future__ import annotations
 
@@ -144,6 +144,15 @@ class MultivariateStudentT(dist.MultivariateStudentT):
     """Pyro's, g = loc + scale_tril eps sqrt(df / chi2), eps ~ N(0, I); mended as :class:`StudentT` is.
 
     Pyro's never validates ``scale_tril``.
+
+    Args:
+        df: degrees of freedom, positive.
+        loc: (..., J).
+        scale_tril: (..., J, J), lower triangular with a positive diagonal.
+        validate_args: as in every Pyro distribution.
+
+    Raises:
+        ValueError: if arguments are validated and ``scale_tril`` is anything else.
     """
 
     def __init__(self, df: Tensor | float, loc: Tensor, scale_tril: Tensor, validate_args: bool | None = None):

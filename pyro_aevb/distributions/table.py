@@ -1,4 +1,4 @@
-"""The distribution of one row of a table with mixed columns, entries missing here and there."""
+"""The distribution of a row of a table with mixed columns, of which some entries may be missing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.types import _size
 
 _ONE = torch.Size()
 
 
 class ColumnsDistribution(TorchDistribution):
-    """Independent columns, each a distribution with event shape (1,); what ``observed`` leaves out doesn't count.
+    """Independent columns, each a distribution with event shape (1,); entries that aren't observed don't count.
 
     Args:
         columns: D distributions of one batch shape.
-        observed: (..., D), which entries are there; ``None`` for all.
+        observed: (..., D), true for entries that are there; ``None`` for all.
+        validate_args: as in every Pyro distribution.
     """
 
     arg_constraints = {}  # noqa: RUF012  # torch's own style
@@ -33,8 +35,9 @@ class ColumnsDistribution(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Each column's own, of what is observed."""
-        return _ColumnsSupport([column.support for column in self.columns], self.observed)  # type: ignore[misc]
+        """Each column's own, for the entries that are observed."""
+        supports: list[Any] = [column.support for column in self.columns]
+        return _ColumnsSupport(supports, self.observed)
 
     def expand(self, batch_shape: Any, _instance: object = None) -> ColumnsDistribution:
         """Return the distribution with a larger batch shape."""
@@ -50,7 +53,7 @@ class ColumnsDistribution(TorchDistribution):
         terms = torch.stack([c.log_prob(value[..., i : i + 1]) for i, c in enumerate(self.columns)], -1)
         return (terms if self.observed is None else torch.where(self.observed, terms, 0.0)).sum(-1)
 
-    def sample(self, sample_shape: torch.Size = _ONE) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: _size = _ONE) -> Tensor:
         """Draw all columns, observed or not."""
         draws = [column.sample(sample_shape) for column in self.columns]
         kind = next((d.dtype for d in draws if d.is_floating_point()), torch.get_default_dtype())

@@ -44,7 +44,6 @@ def elbo(
     Raises:
         ValueError: for empty data, sizes below 1, and a pair that breaks the contract.
 
-    >>> import pyro, pyro.distributions as dist
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

@@ -77,8 +77,6 @@ def evidence_gap(
         ValueError: for sizes below 1, evidence of other data, a pair that breaks the contract, and a guide whose
             parameters can't be set free.
 
-    >>> import pyro, pyro.distributions as dist
-    >>> from pyro_aevb import log_marginal_likelihood
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

@@ -87,6 +87,7 @@ class WeightSums:
 def log_mean(log_weight: Tensor) -> WeightSums:
     """Return the sums over log weights (K, M) that are all there.
 
+    >>> from pyro_aevb.evidence.importance_weights import log_mean
     >>> log_mean(torch.tensor([[1.0], [3.0]]).log()).result()
     LogMeanWeight(value=tensor([0.6931], ...), standard_error=tensor([0.5000], ...), ...([1.6000], dtype=torch.float64))
     """

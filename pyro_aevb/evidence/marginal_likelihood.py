@@ -83,7 +83,6 @@ def log_marginal_likelihood(
         ValueError, TypeError: for data, sizes, options or a pair that can't be used, and for a datapoint whose weights
             are all zero.
 
-    >>> import pyro, pyro.distributions as dist
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

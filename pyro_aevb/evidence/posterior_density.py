@@ -35,7 +35,7 @@ WIDEST = 2.0  # covariance of q over that of the posterior, beyond which the wei
 def gaussian(samples: Tensor) -> MultivariateNormal:
     """Return the Gaussian with the mean and full covariance of samples (L, M, J): batch (M,), event (J,).
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.evidence.posterior_density import gaussian
     >>> fitted = gaussian(torch.randn(1000, 2, 3))
     >>> fitted.batch_shape, fitted.event_shape, bool((fitted.covariance_matrix - torch.eye(3)).abs().max() < 0.2)
     (torch.Size([2]), torch.Size([3]), True)

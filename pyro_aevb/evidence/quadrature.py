@@ -144,7 +144,7 @@ def integrate(
         tolerance: what a doubling may change, in nats.
         max_points: the largest grid for a datapoint.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.evidence.quadrature import integrate
     >>> def log_density(u, index):  # two Gaussians, far apart for their width
     ...     return torch.logaddexp(-50 * (u - 1).square().sum(-1), -50 * (u + 1).square().sum(-1))
     >>> value, _ = integrate(log_density, torch.randn(12, 1, 2))

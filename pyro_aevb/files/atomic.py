@@ -10,21 +10,24 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Give ``path`` the content ``data``: a reader finds the old content or the new one, also after a power cut.
+    """Give ``path`` the content ``data``; a reader finds the old content or the new one, also after a power cut.
 
-    The bytes go to a part file beside it, ``<name>.<8 hex digits>.part``, onto the disk, and only then under the name.
-    A failure removes the part file; a killed process may leave it.
+    The bytes are written to a part file beside it, ``<name>.<8 hex digits>.part``, which is renamed once they are on
+    the disk.  A failure removes the part file; a killed process may leave it.
+
+    Args:
+        path: the file, in a folder that exists.
+        data: all of its content.
 
     Raises:
-        OSError: where the file can't be written, the subclass being the cause's (``PermissionError``, ...).
+        OSError: if the file can't be written; of the subclass that the cause has (``PermissionError``, ...).
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "state"
-    ...     write_atomically(path, b"old")
-    ...     write_atomically(path, b"new")
-    ...     path.read_bytes(), os.listdir(folder)
-    (b'new', ['state'])
+    >>> from pathlib import Path
+    >>> from pyro_aevb.files import write_atomically
+    >>> write_atomically("state", b"old")
+    >>> write_atomically("state", b"new")
+    >>> Path("state").read_bytes()
+    b'new'
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -47,7 +50,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the folder's list of names onto the disk, where the system has such a thing."""
+    """Write the folder's list of names to the disk, on systems that can."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,6 +1,6 @@
 """A nested state (dicts, lists, tuples, numbers, strings, tensors) as the bytes of one safetensors file.
 
-Unlike a pickle, nothing in it is ever executed: tensors are tensors, and everything else is JSON.
+Unlike in a pickle, nothing in it is ever executed: tensors are tensors, and everything else is JSON.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ STRUCTURE = "structure"  # the name of the tensor that holds the JSON, as bytes
 def pack(state: Any) -> bytes:
     """Return ``state`` as the bytes of a safetensors file; tensors come back on the CPU.
 
-    Raises ``TypeError`` for anything but dicts, lists, tuples, numbers, strings, ``None`` and tensors.
+    Args:
+        state: dicts, lists, tuples, numbers, strings, ``None`` and tensors, nested in any way.
 
+    Raises:
+        TypeError: if there is anything else in it; the message says where.
+
+    >>> from pyro_aevb.files import pack, unpack
     >>> unpack(pack({"step": 3, "rates": (0.1, float("inf")), 0: [torch.eye(2)]}))
     {'step': 3, 'rates': (0.1, inf), 0: [tensor([[1., 0.],
             [0., 1.]])]}
@@ -33,7 +38,14 @@ def pack(state: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Return what :func:`pack` was given; raise ``ValueError`` for bytes that it didn't make."""
+    """Return the state whose bytes :func:`pack` made.
+
+    Args:
+        data: the bytes of a safetensors file.
+
+    Raises:
+        ValueError: if :func:`pack` didn't make them.
+    """
     try:
         tensors = safetensors.torch.load(data)
         return _decode(json.loads(tensors.pop(STRUCTURE).numpy().tobytes()), tensors)

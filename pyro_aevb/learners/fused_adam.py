@@ -16,6 +16,7 @@ from torch.optim import optimizer as torch_optimizer
 class FusedAdam:
     """The steps of an ``Adam`` or ``AdamW`` with ``fused=True`` that has run before: its state, its numbers, its bits.
 
+    >>> from pyro_aevb.learners.fused_adam import FusedAdam
     >>> weight = torch.ones(3, requires_grad=True)
     >>> adam = torch.optim.Adam([weight], lr=0.1, fused=True)
     >>> weight.grad = torch.tensor([1.0, -2.0, 0.0])

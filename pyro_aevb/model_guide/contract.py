@@ -36,6 +36,7 @@ def check_data(*args: Any) -> None:
 
     Raises ``TypeError`` for what isn't a tensor and ``ValueError`` for the rest.
 
+    >>> from pyro_aevb.model_guide import check_data
     >>> check_data(torch.tensor([[1.0], [float("nan")]]))
     Traceback (most recent call last):
     ...

@@ -58,7 +58,6 @@ def log_density(
         ValueError: for a latent that isn't in the data plate (dim=-1, one entry a datapoint), a guide that lacks a
             latent of the model or has one too many, or a model that can't broadcast over particles.
 
-    >>> import pyro, pyro.distributions as dist
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -90,7 +89,6 @@ def capture_log_density(
 
     Worth it where it is called often: estimates with many particles, many minibatches, many evaluations.
 
-    >>> import pyro, pyro.distributions as dist
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

@@ -35,15 +35,14 @@ class ParameterRecorder(Messenger):
     ``parameters`` maps names to :class:`Parameter`; ``dataset_size`` is N, the full size of the plate (dim=-1) of
     the last observed site that ran, or ``None`` before the first one.
 
+    >>> from pyro_aevb.model_guide import ParameterRecorder
     >>> recorder = ParameterRecorder()
     >>> @recorder
     ... def model():
-    ...     return pyro.param("doctest_scale", torch.tensor(2.0), constraint=constraints.positive)
-    >>> import pyro
+    ...     return pyro.param("scale", torch.tensor(2.0), constraint=dist.constraints.positive)
     >>> value = model()
-    >>> round(recorder.parameters["doctest_scale"].value().item(), 4)
+    >>> round(recorder.parameters["scale"].value().item(), 4)
     2.0
-    >>> del pyro.get_param_store()["doctest_scale"]
     """
 
     def __init__(self) -> None:
@@ -65,8 +64,9 @@ class ParameterRecorder(Messenger):
 def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tensor:
     """Return log p(theta) in nats: ``prior.log_prob`` summed over every element of every (constrained) parameter.
 
-    >>> theta = {"w": Parameter(torch.zeros(3), constraints.real)}
-    >>> round(float(log_prior(theta, Normal(0.0, 1.0))), 4)
+    >>> from pyro_aevb.model_guide.parameters import Parameter, log_prior
+    >>> theta = {"w": Parameter(torch.zeros(3), dist.constraints.real)}
+    >>> round(float(log_prior(theta, dist.Normal(0.0, 1.0))), 4)
     -2.7568
     """
     return torch.stack([_sum_log_prob(p.value(), prior) for p in parameters.values()]).sum()

@@ -72,8 +72,6 @@ class Objective(ELBO, ABC):
     def terms(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Terms:
         """Return the loss, to be differentiated, and what it is made of for each datapoint.
 
-        >>> import pyro, pyro.distributions as dist
-        >>> from pyro_aevb import SGVB
         >>> def model(x):
         ...     with pyro.plate("data", 100, subsample_size=len(x)):
         ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))

@@ -34,7 +34,6 @@ class SGVB(Objective):
             itself and this (after Kingma et al. 2016, who take the mean over a minibatch first).
         vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
-    >>> import pyro, pyro.distributions as dist, torch
     >>> def model(x):
     ...     with pyro.plate("data", 800, subsample_size=len(x)):
     ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -95,7 +94,6 @@ class STL(Objective):
         num_particles: K, draws a datapoint.
         vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
 
-    >>> import pyro, pyro.distributions as dist, torch
     >>> shift = torch.tensor(0.0, requires_grad=True)
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):

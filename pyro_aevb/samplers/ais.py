@@ -1,7 +1,7 @@
 r"""Annealed importance sampling, forwards and backwards, batched over chains and datapoints.
 
-Knows nothing of Pyro.  A path is a function from positions (K, M, J) and beta, a 0-dim tensor, to log f_beta (K, M) and
-its gradient (K, M, J): f_0 is normalized and can be drawn from, f_1 is what is wanted.  With HMC transitions T_t that
+It knows nothing of Pyro.  A path is a function from positions (K, M, J) and beta, a 0-dim tensor, to log f_beta (K, M)
+and its gradient (K, M, J): f_0 is normalized and can be drawn from, f_1 is the target.  With HMC transitions T_t that
 leave f_t invariant,
 
 .. math:: \log w = \sum_{t=1}^{T} \log f_{\beta_t}(z_{t-1}) - \log f_{\beta_{t-1}}(z_{t-1}),
@@ -32,6 +32,11 @@ Tick = Callable[[float], None]
 def sigmoid_schedule(num_temperatures: int, sharpness: float = 4.0) -> Tensor:
     """Return beta_0 = 0, ..., beta_T = 1 along a sigmoid, T+1 of them: slow at both ends (Wu et al. 2017, Section 3.1).
 
+    Args:
+        num_temperatures: T, 1 or more.
+        sharpness: the sigmoid is taken from minus this to this.
+
+    >>> from pyro_aevb.samplers.ais import sigmoid_schedule
     >>> [round(b, 3) for b in sigmoid_schedule(4).tolist()]
     [0.0, 0.105, 0.5, 0.895, 1.0]
     """
@@ -40,7 +45,14 @@ def sigmoid_schedule(num_temperatures: int, sharpness: float = 4.0) -> Tensor:
 
 
 def check_schedule(schedule: Tensor) -> None:
-    """Raise ``ValueError`` unless the schedule rises from 0 to 1."""
+    """Check that a schedule rises from 0 to 1.
+
+    Args:
+        schedule: (T+1,).
+
+    Raises:
+        ValueError: if it doesn't.
+    """
     if schedule.dim() != 1 or len(schedule) < 2 or schedule[0] != 0 or schedule[-1] != 1 or (schedule.diff() < 0).any():
         raise ValueError(
             "expected a schedule (T+1,) that rises from 0 to 1, got "
@@ -50,9 +62,9 @@ def check_schedule(schedule: Tensor) -> None:
 
 
 class Tuned(NamedTuple):
-    """A run that tunes: ``step_sizes`` (T-1, M), where the chains ended (K, M, J), and their ``log_weight`` (K, M).
+    """The result of tuning: ``step_sizes`` (T-1, M), the chains' last positions (K, M, J), their ``log_weight`` (K, M).
 
-    The weights of chains that were still being tuned are a guide to where the mass is, and no estimate.
+    The weights of chains that were still being tuned show where the mass is; they are no estimate.
     """
 
     step_sizes: Tensor
@@ -79,9 +91,9 @@ def tune(
         schedule: (T+1,), in either direction.
         position: (K, M, J), draws of f at ``schedule[0]``.
         num_leapfrog: leapfrog steps a transition.
-        target_acceptance: what the step sizes are tuned to; 0.65 as in Wu et al. 2017.
-        step_size: where the search begins.
-        tick: told, after each temperature, which fraction of the work that was.
+        target_acceptance: the acceptance probability to tune to; 0.65 as in Wu et al. 2017.
+        step_size: the first temperature's, to begin with.
+        tick: called after each temperature with the fraction of the work that it was.
     """
     size, sizes = position.new_full(position.shape[1:-1], step_size), []
     state = hmc.init(_at(path, schedule[0], position), position)
@@ -110,9 +122,15 @@ def anneal(
 ) -> Tensor:
     """Return log w (K, M) of chains that begin at ``position`` (K, M, J), exact draws of f at ``schedule[0]``.
 
-    ``step_sizes`` (T-1, M) are those of :func:`tune`, frozen: the estimate is then unbiased whatever they are.
+    Args:
+        path: log f_beta and its gradient.
+        schedule: (T+1,), in either direction.
+        position: (K, M, J).
+        step_sizes: (T-1, M), those of :func:`tune`; fixed here, so that the estimate is unbiased whatever they are.
+        num_leapfrog: leapfrog steps a transition.
+        tick: called after each temperature with the fraction of the work that it was.
 
-    >>> _ = torch.manual_seed(0)
+    >>> from pyro_aevb.samplers.ais import anneal, sigmoid_schedule, tune
     >>> def path(z, beta):  # from N(0, 1) to 5 N(3, 1)
     ...     log_f = -0.5 * ((z - 3 * beta) ** 2).sum(-1) - 0.9189 + beta * 1.6094
     ...     return log_f, 3 * beta - z

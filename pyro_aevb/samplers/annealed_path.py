@@ -1,4 +1,4 @@
-"""From a density that can be drawn from, prior or guide, to the joint of a Pyro model: what AIS and HMC move along.
+"""The path of densities that AIS and HMC move along: from the prior or the guide to the joint of a Pyro model.
 
 Shapes: K particles, M datapoints, J unconstrained dimensions (:mod:`pyro_aevb.samplers.latent_space`).
 """
@@ -24,17 +24,17 @@ Start = Literal["prior", "guide"]
 class AnnealedPath:
     r"""log f_beta(u) = log p_0(u) + beta (log p(x, u) - log p_0(u)), with p_0 the prior or the guide, on the fast path.
 
-    From the prior that is p(z) p(x|z)^beta.  Densities are those of the unconstrained u, Jacobian included.
+    From the prior it is p(z) p(x|z)^beta.  Densities are those of the unconstrained u, Jacobian included.
 
     Args:
         model: p(x, z), its latents continuous and local.
-        guide: q(z|x), or ``None`` where the path starts from the prior.
-        args: a minibatch, to see what the latents are.
-        start: where the path starts.
+        guide: q(z|x), or ``None`` if the path starts from the prior.
+        args: a minibatch, to find the latents with.
+        start: ``"prior"`` or ``"guide"``.
         vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
-        expected_calls: how many gradients to expect.
-        expected_joints: how many calls of :meth:`log_joint`.
+        expected_calls: the number of gradients to expect.
+        expected_joints: the number of calls of :meth:`log_joint` to expect.
     """
 
     def __init__(

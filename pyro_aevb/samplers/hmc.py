@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo, batched: every entry of the batch is a chain with its own accept or reject.
 
-Knows nothing of Pyro: a target is a function from positions (..., J) to log densities (...) and their gradients
+It knows nothing of Pyro: a target is a function from positions (..., J) to log densities (...) and their gradients
 (..., J); :func:`differentiable` makes one of a log density.
 
 Source: Neal, *MCMC using Hamiltonian dynamics*, 2011, Section 3; its use in Monte Carlo EM: Kingma & Welling 2013,
@@ -21,7 +21,7 @@ Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class HMCState(NamedTuple):
-    """Where the chains are: ``position`` (..., J), ``log_prob`` (...), and its gradient ``grad`` (..., J)."""
+    """The chains' place: ``position`` (..., J), ``log_prob`` (...), and its gradient ``grad`` (..., J)."""
 
     position: Tensor
     log_prob: Tensor
@@ -29,7 +29,7 @@ class HMCState(NamedTuple):
 
 
 class HMCInfo(NamedTuple):
-    """How a transition went, for each chain: ``acceptance`` probability and whether it was ``accepted``, both (...)."""
+    """The outcome of a transition for each chain: its ``acceptance`` probability, and ``accepted``, both (...)."""
 
     acceptance: Tensor
     accepted: Tensor
@@ -38,6 +38,10 @@ class HMCInfo(NamedTuple):
 def differentiable(log_prob: LogProb) -> Target:
     """Return the target of a log density, its gradient by automatic differentiation.
 
+    Args:
+        log_prob: a function from positions (..., J) to log densities (...), in nats.
+
+    >>> from pyro_aevb.samplers.hmc import differentiable
     >>> differentiable(lambda z: -0.5 * (z**2).sum(-1))(torch.tensor([[2.0]]))
     (tensor([-2.]), tensor([[-2.]]))
     """
@@ -53,7 +57,12 @@ def differentiable(log_prob: LogProb) -> Target:
 
 
 def init(target: Target, position: Tensor) -> HMCState:
-    """Return the state at ``position`` (..., J)."""
+    """Return the state at a position.
+
+    Args:
+        target: the density to sample from, and its gradient.
+        position: (..., J).
+    """
     return HMCState(position.detach(), *target(position))
 
 
@@ -66,8 +75,8 @@ def leapfrog(
     and running it again with the momentum negated leads back to the start.
 
     Args:
-        target: what to sample.
-        state: where to start.
+        target: the density to sample from, and its gradient.
+        state: the start.
         momentum: (..., J).
         step_size: a number, or one for each chain, (...).
         num_steps: leapfrog steps.
@@ -86,9 +95,15 @@ def transition(
     r"""Make one HMC transition that leaves exp(log density) invariant.
 
     A momentum p ~ N(0, I) is drawn, a trajectory integrated, and its end accepted with probability
-    min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory that leaves the numbers is rejected.
+    min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory whose H is not finite is rejected.
 
-    >>> _ = torch.manual_seed(0)
+    Args:
+        target: the density to sample from, and its gradient.
+        state: the start.
+        step_size: a number, or one for each chain, (...).
+        num_leapfrog: leapfrog steps.
+
+    >>> from pyro_aevb.samplers.hmc import differentiable, init, transition
     >>> target = differentiable(lambda z: -0.5 * (z**2).sum(-1))
     >>> state = init(target, torch.zeros(1000, 1))
     >>> for _ in range(20):
@@ -113,7 +128,11 @@ def transition(
 def jittered(step_size: float | Tensor, state: HMCState) -> Tensor:
     """Return a step size for each chain, drawn uniformly between a fifth of ``step_size`` and the whole.
 
-    A fixed number of steps of one size can bring every trajectory round to where it began (Neal 2011, 3.2).
+    A fixed number of steps of one size can bring every trajectory round to its start (Neal 2011, 3.2).
+
+    Args:
+        step_size: the largest; a number, or one for each chain, (...).
+        state: the chains.
     """
     return step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
 
@@ -127,6 +146,13 @@ def adapt_step_size(step_size: Size, acceptance: Size, target: float = 0.9, rate
     Robbins and Monro's rule with a constant rate, for targets that go on moving.  A chain whose step size is still
     being adapted is not exactly invariant; freeze it for estimates that need that.
 
+    Args:
+        step_size: a number, or one for each chain, (...).
+        acceptance: the last transition's acceptance probability, of the same shape.
+        target: the acceptance probability to move to.
+        rate: the change of log step a unit of acceptance.
+
+    >>> from pyro_aevb.samplers.hmc import adapt_step_size
     >>> adapt_step_size(0.1, acceptance=0.9), round(adapt_step_size(0.1, acceptance=0.5), 4)
     (0.1, 0.0819)
     """

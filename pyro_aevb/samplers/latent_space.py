@@ -38,13 +38,18 @@ class JointTerms(NamedTuple):
 class LatentSpace:
     """R^J for the latents of a model, and the log joint on it.
 
-    The model is run once on ``args`` to see what its latents are.  Their names and shapes stay the same from then on,
-    while a support may depend on data, parameters and the latents before it.  ``dim`` is J.
+    The model is run once to find its latents.  Their names and shapes stay the same from then on; a support
+    may depend on data, parameters and the latents before it.  ``dim`` is J.
 
-    Raises ``ValueError`` for a discrete latent, for one that isn't in the data plate alone, for a support without a
-    bijection to R^n, and if something that counts depends on a masked latent.
+    Args:
+        model: p(x, z), a Pyro function.
+        args: a minibatch.
 
-    >>> import pyro, pyro.distributions as dist
+    Raises:
+        ValueError: for a discrete latent, for one that isn't in the data plate alone, for a support without a bijection
+            to R^n, and if something that counts depends on a masked latent.
+
+    >>> from pyro_aevb.samplers import LatentSpace
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
@@ -112,7 +117,7 @@ class LatentSpace:
     def values(self, u: Tensor, *args: Any) -> dict[str, Tensor]:
         """Return the constrained latents {site: (..., M, *event)} at ``u`` (..., M, J)."""
         trace, _ = self.trace(u, *args)
-        nodes: dict[str, Any] = trace.nodes  # type: ignore[assignment]
+        nodes: dict[str, Any] = trace.nodes
         return {name: nodes[name]["value"] for name in self._shapes}
 
     def log_joint(self, u: Tensor, *args: Any) -> Tensor:
@@ -144,7 +149,7 @@ class LatentSpace:
     def trace(self, u: Tensor, *args: Any) -> tuple[Trace, dict[str, Unconstrained]]:
         """Run the model with its latents at ``u`` (..., M, J); return its trace and where each latent is.
 
-        K particles stand left of all plates.
+        The dimension of the K particles is left of all plates.
         """
         sizes = [shape.numel() for shape in self._shapes.values()]
         between = (1,) * (self._depth - 1 - self._right) if u.dim() == 3 else ()

@@ -24,8 +24,8 @@ class Checkpoints:
         folder: made where it is missing.
         keep: how many to keep, 2 or more: the one before the last is what is left when the last can't be read.
 
-    >>> import tempfile
-    >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+    >>> from pyro_aevb.training import Checkpoints
+    >>> checkpoints = Checkpoints("run")
     >>> for samples in (100, 200, 300):
     ...     checkpoints.write({"samples": samples})
     >>> checkpoints.newest(), len(checkpoints)

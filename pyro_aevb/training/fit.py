@@ -143,9 +143,6 @@ def fit(
         NonFiniteLossError: for a loss that is NaN or infinite; the last checkpoint stays.
         OSError: where a checkpoint can't be written; those before stay, and the learner has what was trained.
 
-    >>> import functools, pyro
-    >>> from pyro_aevb import AEVB, VAE
-    >>> pyro.set_rng_seed(0)
     >>> x = torch.bernoulli(torch.full((50, 6), 0.3))
     >>> vae = VAE(6, 2, hidden_dims=(8,), dataset_size=40)
     >>> learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-2))

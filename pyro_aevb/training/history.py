@@ -53,6 +53,7 @@ class History:
 
         ``pandas.DataFrame(history.table())`` makes a data frame of it.
 
+        >>> from pyro_aevb.training import Record
         >>> history = History([Record(100, 0.5, {}, -3.0), Record(200, 1.0, {"validation": -2.5}, -2.0)])
         >>> history.table()["validation"]
         [nan, -2.5]
@@ -70,6 +71,7 @@ class History:
     def plot(self) -> Figure:
         """Return a figure of every value against training samples, with bands of two standard errors.
 
+        >>> from pyro_aevb.training import Record
         >>> figure = History([Record(100, 0.5, {"validation": -3.0}), Record(200, 1.0, {"validation": -2.5})]).plot()
         >>> [line.get_label() for line in figure.axes[0].lines]
         ['validation']

@@ -21,6 +21,7 @@ from pyro_aevb.learners.minibatch_share import Share
 class Ranks:
     """The processes that train together: those of torch.distributed's group, or this one alone.
 
+    >>> from pyro_aevb.training.ranks import Ranks
     >>> Ranks().rank, Ranks().size, Ranks().part_of(10)
     (0, 1, slice(0, 10, None))
     """

@@ -16,6 +16,7 @@ class Columns:
     Args:
         likelihoods: {name: likelihood}, each without learned parameters of its own.
 
+    >>> from pyro_aevb.vae.columns import Columns
     >>> from pyro_aevb.vae.likelihoods import Bernoulli, Gaussian, Poisson
     >>> table = Columns({"height": Gaussian(), "visits": Poisson(), "smokes": Bernoulli()})
     >>> table.num_outputs, table(torch.zeros(7, 4)).mean[0].tolist()

@@ -102,6 +102,8 @@ def describe(value: Any) -> Any:
         UnknownPartError: for anything else, and for what would come back as something else: tensors that are learned, a
             module within a mapping (its weights are nobody's).
 
+    >>> from pyro_aevb.vae import priors
+    >>> from pyro_aevb.vae.descriptions import describe
     >>> describe(priors.MixturePrior(7))
     {'class': 'priors.MixturePrior', 'arguments': {'num_components': 7}}
     >>> describe(dist.Exponential(0.5))["arguments"]
@@ -135,6 +137,7 @@ def restore(value: Any) -> Any:
     Raises:
         ValueError: for a class that isn't in ``KNOWN``.
 
+    >>> from pyro_aevb.vae.descriptions import restore
     >>> restore({"class": "priors.MixturePrior", "arguments": {"num_components": 7}}).num_components
     7
     """

@@ -35,6 +35,7 @@ class Likelihood(Protocol):
 class CustomLikelihood:
     """A function from outputs to a distribution that takes more than one output a dimension.
 
+    >>> from pyro_aevb.vae.likelihoods import CustomLikelihood
     >>> likelihood = CustomLikelihood(lambda h: dist.Cauchy(*h.chunk(2, -1)).to_event(1), outputs_per_dim=2)
     >>> likelihood(torch.ones(3, 8)).event_shape
     torch.Size([4])

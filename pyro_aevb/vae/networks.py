@@ -17,6 +17,7 @@ from torch.distributions import constraints
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     """Return a perceptron with tanh hidden layers and a linear output (Kingma & Welling 2013, Appendix C).
 
+    >>> from pyro_aevb.vae.networks import mlp
     >>> mlp(784, [500], 40)(torch.zeros(7, 784)).shape
     torch.Size([7, 40])
     """
@@ -32,6 +33,7 @@ def conv_encoder(image_shape: Sequence[int], num_outputs: int, channels: Sequenc
 
     ``image_shape`` is (channels, height, width) with D their product; ``channels`` are those of the hidden layers.
 
+    >>> from pyro_aevb.vae.networks import conv_encoder
     >>> conv_encoder((1, 28, 28), 40)(torch.zeros(7, 784)).shape
     torch.Size([7, 40])
     """
@@ -52,6 +54,7 @@ def conv_decoder(
 ) -> nn.Module:
     """Return the reverse of :func:`conv_encoder`, from z (..., J) to (..., D * outputs_per_dim).
 
+    >>> from pyro_aevb.vae.networks import conv_decoder
     >>> conv_decoder(20, (1, 28, 28))(torch.zeros(5, 7, 20)).shape
     torch.Size([5, 7, 784])
     """

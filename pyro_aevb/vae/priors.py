@@ -43,6 +43,7 @@ class Factorised(Prior):
         family: a class of Pyro distributions, out of :data:`pyro_aevb.distributions.families.FAMILIES` for example.
         parameters: its parameters, numbers.
 
+    >>> from pyro_aevb.vae.priors import Factorised
     >>> prior = Factorised(dist.Gamma, concentration=2.0, rate=1.0)
     >>> prior.setup(latent_dim=3, x_dim=10)
     >>> prior(None).event_shape, prior.notation

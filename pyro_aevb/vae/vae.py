@@ -47,7 +47,6 @@ class VAE(nn.Module):
         ValueError: for sizes below 1, unknown names, and parts that don't fit together: shapes of networks and
             distributions, supports of prior and posterior.
 
-    >>> _ = torch.manual_seed(0)
     >>> vae = VAE(x_dim=784, latent_dim=20, dataset_size=60000)
     >>> vae.encode(torch.zeros(5, 784)).shape, vae.decode(torch.zeros(5, 20)).shape
     (torch.Size([5, 20]), torch.Size([5, 784]))

@@ -269,7 +269,7 @@ def test_modules_buffers_modes_and_scales(compile):
 @pytest.mark.parametrize("what", ["conv", "flow", "gaussian", "particles"])
 def test_the_models_of_the_benchmark(what):
     """Convolutions, an inverse autoregressive flow, a Gaussian decoder, 5 particles of Pyro's Renyi bound."""
-    script = load_script("benchmarks/step_time.py")
+    script = load_script("benchmarks/step_cases.py")
     case = script.Case("small", hidden=8, latent_dim=3, batch=4)._replace(**{what: 5 if what == "particles" else True})
     results = []
     for compile in (False, "graph"):

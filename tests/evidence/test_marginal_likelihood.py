@@ -259,7 +259,7 @@ def replayable():
         place.clear()
         with (
             mock.patch("pyro_aevb.evidence.marginal_likelihood._check_pair"),
-            mock.patch("pyro_aevb.model_guide.sites.pair_depth", return_value=1),
+            mock.patch("pyro_aevb.model_guide.log_density.read", return_value=mock.Mock(depth=1, model={})),
         ):
             options = {"progress": False, "compile": False} | options
             return log_marginal_likelihood(
