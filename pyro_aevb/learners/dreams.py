@@ -90,7 +90,7 @@ class Dreams:
         return poutine.trace(dreaming).get_trace(*args)
 
     def _imagine(self, dream: Trace, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        nodes: Mapping[str, Any] = dream.nodes  # type: ignore[assignment]
+        nodes: Mapping[str, Any] = dream.nodes
         if self._dream_arguments is not None:
             return self._dream_arguments({name: nodes[name]["value"] for name in self._sites}, *args)
         result = list(args)
@@ -130,8 +130,8 @@ class Dreams:
     def _is_drawn_from_the_model(self, args: tuple[Any, ...]) -> bool:
         """Return whether the model, run on the arguments of a dream, gives it the density that it was drawn with."""
         dream, imagined = self.draw(args)
-        nodes: Mapping[str, Any] = dream.nodes  # type: ignore[assignment]
-        again: Mapping[str, Any] = trace_model(self._model, dream, imagined).nodes  # type: ignore[assignment]
+        nodes: Mapping[str, Any] = dream.nodes
+        again: Mapping[str, Any] = trace_model(self._model, dream, imagined).nodes
         for name in self._sites:
             drawn, seen = nodes[name], again[name]
             if drawn["value"].shape != seen["value"].shape or not torch.equal(
@@ -187,7 +187,8 @@ class _Region(NamedTuple):
     @classmethod
     def of(cls, x: Tensor) -> _Region:
         span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True) if size)
-        return cls(x.untyped_storage().data_ptr(), x.storage_offset(), x.storage_offset() + span)
+        first = int(x.storage_offset())
+        return cls(x.untyped_storage().data_ptr(), first, first + span)
 
 
 def _place(observed: Any, args: tuple[Any, ...]) -> int | None:
@@ -239,5 +240,5 @@ def _depends(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], changed: t
 
 def _close(a: Any, b: Any) -> bool:
     """Return whether two runs of a site give its value the same density."""
-    terms = [scale_and_mask(torch.as_tensor(s["fn"].log_prob(a["value"])), mask=s["mask"]) for s in (a, b)]
-    return terms[0].shape == terms[1].shape and torch.allclose(*terms, rtol=1e-5, atol=1e-6, equal_nan=True)
+    one, other = (scale_and_mask(torch.as_tensor(s["fn"].log_prob(a["value"])), mask=s["mask"]) for s in (a, b))
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)

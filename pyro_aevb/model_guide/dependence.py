@@ -93,9 +93,10 @@ def parents(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] =
     """Return for each latent the latents that its distribution was computed from."""
     with _Tracked():
         trace = poutine.trace(fn).get_trace(*args, **kwargs)
+    nodes: dict[str, Any] = trace.nodes
     latents = {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
     }
     return {

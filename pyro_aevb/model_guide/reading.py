@@ -61,10 +61,9 @@ class Site:
     @property
     def batch_shape(self) -> torch.Size:
         """The shape of the site's log probabilities."""
-        event_dim = len(self.fn.event_shape)
-        of_value = self.value.shape[: self.value.dim() - event_dim] if isinstance(self.value, Tensor) else ()
         if isinstance(innermost(self.fn), dist.Unit):
-            of_value = ()
+            return self.fn.batch_shape
+        of_value = self.value.shape[: self.value.dim() - len(self.fn.event_shape)]
         return torch.broadcast_shapes(self.fn.batch_shape, of_value)
 
 
@@ -248,8 +247,8 @@ def read_traces(
             other = guide_sites[name]
             mask = joint_mask(site.mask, other.mask)
             model_sites[name], guide_sites[name] = _replace(site, mask=mask), _replace(other, mask=mask)
-    frames = [f for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.vectorized]
-    depth = max((-f.dim for f in frames), default=1)  # type: ignore[operator]
+    dims = [f.dim for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.dim is not None]
+    depth = max((-dim for dim in dims), default=1)
     return Reading(model_sites, guide_sites, plate, particles, depth)
 
 

@@ -89,7 +89,8 @@ class Inside(Messenger):
 
     def __init__(self, unchecked: Collection[str] = ()) -> None:
         super().__init__()
-        self._unchecked, self._wrong = unchecked, []
+        self._unchecked = unchecked
+        self._wrong: list[Tensor] = []
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and msg["name"] not in self._unchecked and (wrong := outside(msg)) is not None:

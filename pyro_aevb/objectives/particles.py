@@ -128,11 +128,12 @@ class GradientScale:
     def apply(self, trace: Trace, row: int, particles: tuple[int, int] | None) -> Trace:
         """Return the guide's trace as the model is to see it."""
         trace = trace.copy()
-        for name, site in trace.nodes.items():
+        nodes: dict[str, Any] = trace.nodes
+        for name, site in list(nodes.items()):
             if site["type"] == "sample" and not site["is_observed"] and site["value"].requires_grad:
                 value = site["value"].view_as(site["value"])
                 value.register_hook(self._hook(name, value.shape, len(site["fn"].event_shape), row, particles))
-                trace.nodes[name] = {**site, "value": value}  # type: ignore[assignment]
+                nodes[name] = {**site, "value": value}
         return trace
 
     def note(self, reading: Reading, weights: Mapping[str, Scale]) -> None:
@@ -338,12 +339,12 @@ def _at_fixed_values(
 ) -> list[tuple[str, Any, Tensor]]:
     """Return name, distribution and value of the guide's sites, each given the values that the others have."""
     fixed = trace.copy()
+    nodes: dict[str, Any] = fixed.nodes
     for name in names:
-        site = trace.nodes[name]
-        fixed.nodes[name] = {**site, "value": site["value"].detach()}  # type: ignore[assignment]
+        nodes[name] = {**nodes[name], "value": nodes[name]["value"].detach()}
     if len(names) > 1:
-        fixed = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs)
-    return [(name, fixed.nodes[name]["fn"], fixed.nodes[name]["value"]) for name in names]
+        nodes = poutine.trace(poutine.replay(guide, trace=fixed)).get_trace(*args, **kwargs).nodes
+    return [(name, nodes[name]["fn"], nodes[name]["value"]) for name in names]
 
 
 def _check_reparameterized(reading: Reading) -> None:

@@ -207,7 +207,7 @@ class LatentSpace:
             return [self.log_joint(v, *args) - _standard_normal(v, torch.cat(keep, -1)) for v in (u, other)]
 
         found = on_a_side(likelihoods)
-        if found and not torch.allclose(*found, rtol=1e-4, atol=1e-4, equal_nan=True):
+        if found and not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-4, equal_nan=True):
             raise ValueError(
                 "expected sites that don't depend on a masked latent, got some that do: what is masked off isn't there "
                 "for that datapoint; mask what depends on it too, or take the mask away"

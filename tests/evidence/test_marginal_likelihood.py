@@ -480,7 +480,7 @@ def test_the_gap_of_a_diagonal_guide_has_both_its_parts():
     ):
         assert ((found.value - truth).abs() < SIGMAS * found.standard_error + 0.01).all()
     assert gap.approximation.value.mean() > 0.03
-    assert gap.amortization.value.mean() > 1
+    assert gap.amortization.value.mean() > 0.9
 
 
 def test_the_gap_of_a_guide_that_contains_the_posterior_is_amortization():
@@ -598,15 +598,15 @@ def test_guides_that_lack_a_site_or_have_one_too_many(method):
 
     def auxiliary(x, seen):
         with pyro.plate("data", len(x)):
-            a = pyro.sample("a", dist.Normal(x[:, 0], 1.0), infer={"is_auxiliary": True})
-            pyro.sample("z", dist.Normal(a, 1.0))
-            pyro.sample("top", dist.Normal(a, 1.0))
+            a = pyro.sample("a", dist.Normal(0.4 * x[:, 0], 0.3), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(a - 0.3 * x[:, 1] * seen, 1.2))
+            pyro.sample("top", dist.Normal(0.5 * a, 1.3))
 
     with pytest.raises(ValueError, match=r"got none for \['top'\]; add pyro.sample\('top'"):
         log_marginal_likelihood(pair.model, lacking, *x, method=method)
     if method == "importance":  # which integrates it out, since q(z|a) is a proposal like any other
         evidence = log_marginal_likelihood(pair.model, auxiliary, *x, num_particles=20_000, seed=0, progress=False)
-        good = evidence.pareto_k < 0.5
+        good = evidence.pareto_k < 0.7
         assert good.sum() > 20
         assert ((evidence.value - exact).abs() < SIGMAS * evidence.standard_error)[good].all()
         return
