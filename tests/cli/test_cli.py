@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from pyro_aevb import __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
-from pyro_aevb.cli.config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of
+from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
+from pyro_aevb.cli.objectives import OBJECTIVES
 from pyro_aevb.evidence import elbo
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 
