@@ -68,3 +68,14 @@ def test_public_names_are_what_they_say():
 
 def test_every_room_of_the_library_is_a_public_name():
     assert set(pyro_aevb.__all__) >= ROOMS - {"cli", "files"}
+
+
+def test_every_room_can_be_imported_first():
+    imported(f"""
+import os, pyro
+for room in {sorted(ROOMS)}:
+    if os.fork() == 0:
+        __import__(f"pyro_aevb.{{room}}")
+        os._exit(0)
+    assert os.wait()[1] == 0, room
+""")

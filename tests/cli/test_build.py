@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -26,7 +27,8 @@ class Reached(Exception):
     """The call of ``fit`` that a command ends in: what was built for it, and its arguments."""
 
     def __init__(self, vae, learners, arguments):
-        self.vae, self.weights = vae
+        self.vae, made = vae
+        self.weights = next(made.parameters())
         self.learners, self.arguments = learners, arguments
 
     @property
@@ -63,7 +65,7 @@ def reach(tmp_path, monkeypatch):
 
     def vae(*args, **kwargs):
         made = VAE(*args, **kwargs)
-        vaes.append((inspect.signature(VAE).bind(*args, **kwargs).arguments, next(made.parameters()).detach().clone()))
+        vaes.append((inspect.signature(VAE).bind(*args, **kwargs).arguments, made))
         return made
 
     def built(cls, *args, **kwargs):
@@ -173,6 +175,7 @@ CASES = [
     Case("precision", "bf16", option("precision"), "float32", "bf16"),
     *(Case("compile", name, option("compile"), "auto", value) for name, value in COMPILE.items() if name != "auto"),
     Case("device", "meta", option("device"), "cpu", "meta"),
+    Case("device", "meta", lambda call: call.weights.device.type, "cpu", "meta"),
     Case("device", "meta", lambda call: call.learner.device.type, "cpu", "meta"),
 ]  # fmt: skip
 for name in LEARNERS:
@@ -205,3 +208,17 @@ def test_the_seed_is_that_of_the_weights_and_of_what_is_held_out(command, reach)
     for seen in (lambda call: call.weights, lambda call: call.arguments["validation"]):
         assert torch.equal(seen(first), seen(again))
         assert not torch.equal(seen(first), seen(other))
+
+
+def test_the_prior_on_theta_is_on_the_device(reach):
+    with pyro.validation_enabled(False):  # which has no values to look at there
+        prior = reach("train", {"device": "meta", "theta_prior": "0.5"}).learner.arguments["theta_prior"]
+    assert (prior.loc.device.type, prior.scale.device.type) == ("meta", "meta")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "device", "fused"), [("adam", "meta", True), ("adagrad", "meta", False), ("adagrad", "cpu", True)]
+)
+def test_a_step_is_fused_where_torch_has_a_kernel(optimizer, device, fused, reach):
+    (made,) = reach("train", {"optimizer": optimizer, "device": device}).optimizers
+    assert made.keywords["fused"] == fused
