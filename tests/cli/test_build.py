@@ -145,6 +145,11 @@ CASES = [
     Case("pixels", "threshold", lambda call: len(call.arguments["train"].unique()) == 2, False, True),
     Case("pixels", "static", lambda call: len(call.arguments["train"].unique()) == 2, False, True),
     Case("pixels", "dynamic", lambda call: type(call.arguments["train"]), torch.Tensor, Binarized),
+    Case("pixels", "threshold", lambda call: len(call.arguments["validation"].unique()) == 2, False, True, VALIDATED),
+    Case(
+        "pixels", "threshold", lambda call: len(call.arguments["validation"].unique()) == 2, False, True,
+        {"validation": "other.npy"},
+    ),
     Case("objective", "iwae", lambda call: type(objective(call)), SGVB, IWAE),
     Case("num_particles", "3", lambda call: objective(call).num_particles, SEVERAL, 3, {"objective": "iwae"}),
     Case(
