@@ -2,7 +2,7 @@
 
 Probabilistic PCA, whose weights have known moments.  With q = N(mu, S^2) and e ~ N(0, I), log w = const + b'e - e'Ce/2
 with b = S P (loc - mu) and C = S P S - I.  With q the posterior, c times as wide, the weights over p(x) are p/q: of
-mean 1 and mean square (c^2 / sqrt(2 c^2 - 1))^J; in two dimensions, for c < 1, they are exactly Pareto, of shape 1 - c^2.
+mean 1 and mean square (c^2 / sqrt(2 c^2 - 1))^J; in two dimensions, for c < 1, exactly Pareto, of shape 1 - c^2.
 """
 
 import math
