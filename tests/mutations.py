@@ -372,7 +372,13 @@ MUTATIONS = [
         "model_guide/contract.py",
         "if not inside.all():",
         "if not inside.any():",
-        ("tests/learners/test_learner.py::test_one_grey_image_in_ten_thousand_is_found_before_the_first_step",),
+        ("tests/model_guide/test_contract.py::test_one_value_outside_the_support_is_enough",),
+    ),
+    Mutation(
+        "model_guide/contract.py",
+        "inside | ~torch.as_tensor",
+        "inside & torch.as_tensor",
+        ("tests/model_guide/test_contract.py::test_what_is_masked_may_be_anything",),
     ),
     # -- objectives ---------------------------------------------------------------------------------------------------
     Mutation(
