@@ -119,7 +119,7 @@ PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
-LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_cli.py"
+LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
     # -- capture: the fast path is the same function ------------------------------------------------------------------
@@ -517,7 +517,7 @@ MUTATIONS = [
         "vae/posteriors.py",
         "loc, log_variance = outputs.chunk(2, -1)\n        return dist.Normal(loc, (0.5 * log_variance).exp())",
         "loc, log_variance = outputs.chunk(2, -1)\n        return dist.Normal(loc, log_variance.exp())",
-        ("tests/vae/test_vae.py::test_the_two_estimators_agree_and_the_kl_is_appendix_b",),
+        ("tests/vae/test_posterior_parameters.py::test_a_diagonal_gaussian_is_a_mean_and_the_logarithm_of_a_variance",),
     ),
     Mutation(
         "vae/networks.py",
@@ -536,9 +536,11 @@ MUTATIONS = [
         "cli/config.py",
         "if value != int(value):",
         "if False:",
-        (f"{CLI}::test_a_file_that_is_no_configuration", f"{CLI}::test_wrong_usage_is_exit_code_2"),
+        (f"{CLI}::test_a_value_of_another_type_is_refused",),
     ),
-    Mutation("cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_options_win_over_the_file",)),
+    Mutation(
+        "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
+    ),
 ]
 
 

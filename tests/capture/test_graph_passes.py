@@ -159,7 +159,8 @@ def test_the_same_numbers_with_other_strides_give_the_same_under_inductor():
     other = x.t().contiguous().t()
     assert torch.equal(other, x)
     assert other.stride() != x.stride()
-    torch.testing.assert_close(value(other), value(x), rtol=1e-5, atol=1e-5)
+    for again in (other, x, other, x, other):  # most of these runs aren't compared with the eager one
+        torch.testing.assert_close(value(again), value(x), rtol=1e-5, atol=1e-5)
     assert density.obstacle is None
 
 
