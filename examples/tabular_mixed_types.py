@@ -11,7 +11,8 @@ the columns' means, and name the right category more often than the commonest on
     error of region over the error of its mode: at most 0.8
 
     python examples/tabular_mixed_types.py --epochs 2      # 10 seconds
-    bound on log p of the entries that are there: -9 ± 1 nats
+    bound on log p of the entries that are there: -7.3 ± 0.2 nats
+    error of income over the error of its mean: at most 0.95
 """
 
 from __future__ import annotations
@@ -74,9 +75,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     adam = functools.partial(torch.optim.Adam, lr=3e-3)
     fit(AEVB(vae.model, vae.guide, adam, SGVB(kl="analytic")), (x, observed), epochs=args.epochs, label="table")
     bound = elbo(vae.model, vae.guide, x, observed, num_particles=10, seed=0).mean()
-    print(
-        f"bound on log p of the entries that are there: {bound.value:.2f} +- {bound.standard_error:.2f} nats each"
-    )
+    print(f"bound on log p of the entries that are there: {bound.value:.2f} +- {bound.standard_error:.2f} nats each")
 
     with torch.no_grad():
         outputs = vae.decoder(vae.encode(x, observed))
