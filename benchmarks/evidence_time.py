@@ -14,9 +14,9 @@ computed.
 
     python benchmarks/evidence_time.py --quick          # half a minute
     importance over its products: at most 4 times
-    AIS over the loop by hand: at most 1.5 times
+    AIS over the loop by hand: at most 2 times
     peak of memory: at most 2 GB
-    lower bound by importance: -558.7 ± 10 nats
+    lower bound by importance: -561 ± 10 nats
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ the columns' means, and name the right category more often than the commonest on
     error of region over the error of its mode: at most 0.8
 
     python examples/tabular_mixed_types.py --epochs 2      # 10 seconds
-    bound on log p of the entries that are there: -9 ± 1 nats
+    bound on log p of the entries that are there: -7.3 ± 0.2 nats
+    error of income over the error of its mean: at most 0.95
 """
 
 from __future__ import annotations

@@ -9,17 +9,18 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
 from pyro import poutine
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.training.history import ERROR, History
 from pyro_aevb.vae.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN_HEIGHT = 28  # pixels, to which small images are enlarged
 
@@ -36,6 +37,8 @@ def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None =
     >>> image_grid(torch.rand(6, 64), (8, 8), columns=3).shape
     torch.Size([3, 48, 72])
     """
+    from torchvision.utils import make_grid  # here, since it takes a second to import
+
     *channels, height, width = image_shape
     if math.prod(image_shape) != images.shape[-1]:
         raise ValueError(f"expected an image_shape of {images.shape[-1]} pixels, got {tuple(image_shape)}")
@@ -60,6 +63,8 @@ def _filled(row: Tensor, columns: int) -> Tensor:
 
 def write_image(image: Tensor, path: str | Path) -> None:
     """Write an image (3, height, width) as PNG; the file is there whole or not at all."""
+    from torchvision.utils import save_image
+
     buffer = io.BytesIO()
     save_image(image, buffer, format="png")
     write_atomically(Path(path), buffer.getvalue())
@@ -116,6 +121,8 @@ def prior_of(vae: VAE, size: int) -> Any:
 
 def compare_histories(histories: Mapping[str, History], name: str = "validation") -> Figure:
     """Return a figure of one value of several runs against training samples, with bands of two standard errors."""
+    from matplotlib.figure import Figure  # here, since it takes a second to import
+
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for label, history in histories.items():

@@ -2,40 +2,36 @@
 
 Exit codes: 0, 1 (it failed, and a line says why), 2 (wrong usage), 130 (ctrl-C), 143 (SIGTERM).
 
-It starts in the seconds that torch takes to be imported, ``--help`` too: ``pyro_aevb`` itself imports torch, so imports
-inside the commands would gain nothing.
+A command imports what it runs when it is run: torch takes seconds, which ``--help`` and wrong usage don't wait for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyro
 import typer
-from torch import Tensor
 
-from pyro_aevb.cli.config import LEARNERS
-from pyro_aevb.cli.data import PARTS
-from pyro_aevb.cli.options import INTERRUPTED, Commands, Debug, Json, Quiet, configured, given, one_of, settings_from
-from pyro_aevb.cli.reports import (
-    print_comparison,
-    print_evidence,
-    print_file,
-    print_information,
-    print_training,
+from pyro_aevb.cli.config import LEARNERS, PARTS
+from pyro_aevb.cli.options import (
+    INTERRUPTED,
+    Commands,
+    Debug,
+    Json,
+    Quiet,
+    configured,
+    given,
+    one_of,
+    settings_from,
     tell,
 )
-from pyro_aevb.cli.train import compare, train
-from pyro_aevb.cli.trained_run import TrainedRun
-from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
-from pyro_aevb.evidence.annealing import AIS
-from pyro_aevb.evidence.elbo import elbo
-from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
-from pyro_aevb.plots import compare_histories, image_grid, manifold, pairs, write_figure, write_image
-from pyro_aevb.training.ranks import Ranks, process_group
 from pyro_aevb.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyro_aevb.cli.trained_run import TrainedRun
 
 METHODS = ("importance", "ais", "quadrature")
 PICTURE = (".png",)
@@ -84,6 +80,8 @@ def run_and_rows(
 ) -> tuple[TrainedRun, Tensor]:
     """Return a trained run, and datapoints prepared as in its training but for ``changes``."""
     one_of("--part", part, PARTS)
+    from pyro_aevb.cli.trained_run import TrainedRun
+
     run = TrainedRun(model, device)
     return run, run.rows(data, part, limit, given(changes))
 
@@ -123,6 +121,10 @@ def train_command(
         raise typer.BadParameter("expected data to train on, got none", param_hint="DATA")
     if out is None:
         raise typer.BadParameter("expected a folder to write to, got none", param_hint="--out")
+    from pyro_aevb.cli.reports import print_training
+    from pyro_aevb.cli.train import train
+    from pyro_aevb.training.ranks import Ranks, process_group
+
     with process_group(settings.device) as device:
         history = train(
             dataclasses.replace(settings, device=device),
@@ -162,6 +164,9 @@ def evaluate_command(
       pyro-aevb evaluate run digits --method ais --temperatures 200 --limit 100 --json
     """
     one_of("--method", method, METHODS)
+    from pyro_aevb.cli.reports import print_evidence
+    from pyro_aevb.evidence import AIS, elbo, log_marginal_likelihood
+
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pair = run.vae.model, run.vae.guide
     bound = elbo(*pair, x, seed=seed).mean()
@@ -197,6 +202,11 @@ def encode_command(
       pyro-aevb encode run digits --out codes.npy
       pyro-aevb encode run new.csv --out codes.csv
     """
+    import pyro
+
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
+
     check_output(out, READABLE)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pyro.set_rng_seed(seed)
@@ -224,6 +234,13 @@ def sample_command(
       pyro-aevb sample run -n 1000 --out x.npy
       pyro-aevb sample run -n 100 --mean --out x.png
     """
+    import pyro
+
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
+    from pyro_aevb.plots import image_grid, write_image
+
     check_output(out, (*READABLE, *PICTURE))
     run = TrainedRun(model, device)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
@@ -260,6 +277,12 @@ def reconstruct_command(
       pyro-aevb reconstruct run digits --out x.csv
       pyro-aevb reconstruct run digits --limit 30 --out x.png
     """
+    import pyro
+
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
+    from pyro_aevb.plots import pairs, write_image
+
     check_output(out, (*READABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
         limit = 50
@@ -292,6 +315,11 @@ def manifold_command(
     Examples:
       pyro-aevb manifold run --out manifold.png
     """
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.datasets.array_files import check_output
+    from pyro_aevb.plots import manifold, write_image
+
     check_output(out, PICTURE)
     run = TrainedRun(model, device)
     image = manifold(run.vae, run.image_shape(image_shape), side)
@@ -323,6 +351,11 @@ def compare_command(
     for name in names:
         one_of("--learners", name, LEARNERS)
     settings = settings_from(config, None, given(options) | {"data": data})
+    from pyro_aevb.cli.reports import print_comparison
+    from pyro_aevb.cli.train import compare
+    from pyro_aevb.datasets.array_files import check_output
+    from pyro_aevb.plots import compare_histories, write_figure
+
     check_output(out, PICTURE)
     histories = compare(settings, names, progress=not quiet)
     if histories:
@@ -341,4 +374,6 @@ def info_command(json: Json = False, debug: Debug = False) -> None:
     Examples:
       pyro-aevb info --json
     """
+    from pyro_aevb.cli.reports import print_information
+
     print_information(json)

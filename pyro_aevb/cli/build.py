@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 import pyro.distributions as dist
 import torch
 
-from pyro_aevb.cli.config import COMPILE, EPOCHS, OBJECTIVES, OPTIMIZERS, SEVERAL, TrainingConfig
+from pyro_aevb.cli.config import COMPILE, EPOCHS, OPTIMIZERS, TrainingConfig
+from pyro_aevb.cli.objectives import OBJECTIVES, SEVERAL
 from pyro_aevb.learners.aevb import AEVB
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.mcem import MCEM
@@ -66,7 +67,7 @@ def make_optimizer(config: TrainingConfig) -> OptimizerFactory:
     if not 0 < config.learning_rate < math.inf:
         raise ValueError(f"expected a learning_rate above 0, got {config.learning_rate}")
     fused = config.optimizer == "adam" or config.device == "cpu"  # what torch has kernels for
-    return functools.partial(OPTIMIZERS[config.optimizer], lr=config.learning_rate, fused=fused)
+    return functools.partial(getattr(torch.optim, OPTIMIZERS[config.optimizer]), lr=config.learning_rate, fused=fused)
 
 
 def fit_options(config: TrainingConfig) -> dict[str, Any]:

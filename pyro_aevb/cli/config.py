@@ -10,39 +10,22 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import tomlkit
 import tomlkit.exceptions
-import torch
-from pyro.infer.elbo import ELBO
 
-from pyro_aevb.capture.capture import Compile
-from pyro_aevb.capture.precision import PRECISIONS
-from pyro_aevb.datasets.pixels import PIXELS
-from pyro_aevb.objectives.iwae import IWAE, DReG
-from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
-from pyro_aevb.objectives.sgvb import SGVB, STL
-from pyro_aevb.vae.likelihoods import LIKELIHOODS
-from pyro_aevb.vae.networks import INITIALIZATIONS
-from pyro_aevb.vae.posteriors import POSTERIORS
-from pyro_aevb.vae.priors import PRIORS
+from pyro_aevb.cli.choices import choices
 
+if TYPE_CHECKING:
+    from pyro_aevb.capture.capture import Compile
+
+CONFIG = "config.toml"  # in a run's folder
 EPOCHS = 20  # where neither epochs nor samples are given
-SEVERAL = 5  # particles, where an objective needs more than one and nobody says how many
-# Each makes an objective of so many particles; and how many it takes by default.
-OBJECTIVES: dict[str, tuple[Callable[[int], ELBO], int]] = {
-    "sgvb-a": (SGVB, 1),
-    "sgvb-b": (lambda k: SGVB(k, kl="analytic"), 1),
-    "stl": (STL, 1),
-    "iwae": (IWAE, SEVERAL),
-    "dreg": (DReG, SEVERAL),
-    "score-function": (lambda k: ScoreFunction(k, baseline="leave-one-out" if k > 1 else None), SEVERAL),
-    "vimco": (VIMCO, SEVERAL),
-}
+PARTS = ("train", "validation", "test")  # of a named data set
 LEARNERS = ("aevb", "wake-sleep", "reweighted-wake-sleep", "mcem")
 COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
-OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad"}  # of torch.optim
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -68,19 +51,23 @@ class TrainingConfig:
     data: str | None = _option(None, "a data set's name, a file or a folder of images")
     key: str | None = _option(None, "which array of an .npz file")
     pixels: str | None = _option(
-        None, "what to do with pixels in [0, 1]; 'dynamic' draws binary ones anew at each visit", PIXELS
+        None,
+        "what to do with pixels in [0, 1]; 'dynamic' draws binary ones anew at each visit",
+        choices("datasets.pixels", "PIXELS"),
     )
     learner: str = _option("aevb", "how to learn", LEARNERS)
-    objective: str | None = _option(None, "AEVB's bound and gradient; sgvb-b by default", tuple(OBJECTIVES))
+    objective: str | None = _option(
+        None, "AEVB's bound and gradient; sgvb-b by default", choices("cli.objectives", "OBJECTIVES")
+    )
     num_particles: int | None = _option(None, "draws from the guide a datapoint; by default what suits the objective")
     latent_dim: int = _option(10, "latent dimensions")
     hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
-    prior: str = _option("normal", "p(z)", tuple(PRIORS))
-    likelihood: str = _option("bernoulli", "p(x|z)", tuple(LIKELIHOODS))
-    posterior: str = _option("normal", "q(z|x)", tuple(POSTERIORS))
+    prior: str = _option("normal", "p(z)", choices("vae.priors", "PRIORS"))
+    likelihood: str = _option("bernoulli", "p(x|z)", choices("vae.likelihoods", "LIKELIHOODS"))
+    posterior: str = _option("normal", "q(z|x)", choices("vae.posteriors", "POSTERIORS"))
     convolutions: bool = _option(False, "convolutional networks, for images")
     image_shape: tuple[int, ...] | None = _option(None, "[channels,]height,width, where the data don't say")
-    init: str = _option("modern", "how weights begin", tuple(INITIALIZATIONS))
+    init: str = _option("modern", "how weights begin", choices("vae.networks", "INITIALIZATIONS"))
     samples: int | None = _option(None, "datapoints to visit in all, in place of epochs")
     epochs: int | None = _option(None, f"passes over the data; {EPOCHS} by default")
     batch_size: int = _option(100, "datapoints a step")
@@ -98,7 +85,7 @@ class TrainingConfig:
     keep_best: bool = _option(False, "keep the parameters of the best validation, not the last")
     checkpoint_every: float = _option(60.0, "seconds")
     seed: int = _option(0, "for weights, order and noise")
-    precision: str = _option("float32", "of the factors of matrix products", PRECISIONS)
+    precision: str = _option("float32", "of the factors of matrix products", choices("capture.precision", "PRECISIONS"))
     compile: str = _option("auto", "the fast path: where it pays, from the first step, uncompiled", tuple(COMPILE))
     device: str = _option("cpu", "cpu, cuda, cuda:1, ...")
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_aevb.cli.config import TrainingConfig
+from pyro_aevb.cli.config import PARTS, TrainingConfig
 from pyro_aevb.datasets.array_files import read_array
 from pyro_aevb.datasets.image_datasets import DATASETS, load_dataset
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
 
-PARTS = ("train", "validation", "test")
 ImageShape = tuple[int, ...] | None
 
 

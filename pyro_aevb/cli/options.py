@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from typer.core import TyperGroup
 
-from pyro_aevb.cli.config import TrainingConfig, kind_of
-from pyro_aevb.cli.reports import tell
-from pyro_aevb.cli.train import CONFIG
-from pyro_aevb.model_guide.contract import NonFiniteLossError
+from pyro_aevb.cli.config import CONFIG, TrainingConfig, kind_of
 
-FAILURES = (ValueError, OSError, NonFiniteLossError, ImportError, MemoryError, torch.OutOfMemoryError)
 INTERRUPTED = 130
 HINTS = {  # what the library says in terms of Python, in terms of options
     "inside the support of site": "; the options for it are --pixels and --likelihood",
 }
+
+
+def tell(text: str) -> None:
+    """Print to stderr; of the processes that torchrun started, another than the first says which it is."""
+    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    print(text if rank == 0 else f"[process {rank}] {text}", file=sys.stderr)
 
 
 class Commands(TyperGroup):
@@ -38,11 +41,23 @@ class Commands(TyperGroup):
             except KeyboardInterrupt:
                 tell("interrupted")
                 raise typer.Exit(INTERRUPTED) from None
-            except FAILURES as error:
+            except failures() as error:
                 if ctx.meta.get("debug"):
                     traceback.print_exc()
                 tell(f"error: {_one_line(error)}")
                 raise typer.Exit(1) from None
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Return what ends a command with one line: this library's errors, and torch's if it was imported."""
+    found = (ValueError, OSError, ImportError, MemoryError)
+    if "torch" not in sys.modules:
+        return found
+    import torch
+
+    from pyro_aevb.model_guide.contract import NonFiniteLossError
+
+    return *found, NonFiniteLossError, torch.OutOfMemoryError
 
 
 def _one_line(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,6 @@ from pyro_aevb.cli.train import summary
 from pyro_aevb.environment import information, versions
 from pyro_aevb.evidence.estimates import Evidence, MeanEstimate
 from pyro_aevb.training.history import ERROR, History
-from pyro_aevb.training.ranks import Ranks
-
-
-def tell(text: str) -> None:
-    """Print to stderr; another process than the first says which it is."""
-    rank = Ranks().rank
-    print(text if rank == 0 else f"[process {rank}] {text}", file=sys.stderr)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae
-from pyro_aevb.cli.config import TrainingConfig
+from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
@@ -29,7 +29,6 @@ from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae.saving import save
 from pyro_aevb.vae.vae import VAE
 
-CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
 
 

@@ -14,9 +14,9 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_aevb.cli.config import TrainingConfig
+from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, rows
-from pyro_aevb.cli.train import CONFIG, check_device
+from pyro_aevb.cli.train import check_device
 from pyro_aevb.vae.saving import load
 from pyro_aevb.vae.vae import VAE
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pyro_aevb.files.atomic import write_atomically
 
@@ -196,6 +195,8 @@ def _read_images(folder: Path) -> np.ndarray:
 
 
 def _read_image(path: Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError  # here, since few read images
+
     try:
         with Image.open(path) as image:
             if image.mode not in GREY_MODES:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ERROR = "_standard_error"  # what belongs to ``name`` is called name + ERROR
 
@@ -76,6 +77,8 @@ class History:
         >>> [line.get_label() for line in figure.axes[0].lines]
         ['validation']
         """
+        from matplotlib.figure import Figure  # here, since it takes a second to import
+
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.add_subplot()
         table = self.table()

@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 from pyro_aevb import __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
-from pyro_aevb.cli.config import KINDS, LEARNERS, OBJECTIVES, TrainingConfig, kind_of
+from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
+from pyro_aevb.cli.objectives import OBJECTIVES
+from pyro_aevb.cli.options import tell
 from pyro_aevb.evidence import elbo
 from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 
@@ -430,6 +432,15 @@ def test_a_process_that_fails_has_no_traceback_without_debug(tmp_path):
     result = invoke("train", "missing.npy", "--out", tmp_path / "out", "--debug")
     assert "Traceback" in result.stderr
     assert "error: expected a data set's name" in result.stderr
+
+
+def test_another_process_than_the_first_says_which_it_is(monkeypatch, capsys):
+    tell("one")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        tell("of two")
+    assert capsys.readouterr().err == "one\nof two\n[process 1] of two\n"
 
 
 # -- Stopping and going on ---------------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+# Each public name once, "as" itself: what a stub re-exports.
+
+from . import (
+    capture as capture,
+    datasets as datasets,
+    distributions as distributions,
+    evidence as evidence,
+    learners as learners,
+    model_guide as model_guide,
+    objectives as objectives,
+    plots as plots,
+    samplers as samplers,
+    training as training,
+    vae as vae,
+)
+from .distributions.families import FAMILIES as FAMILIES
+from .distributions.from_cdf import FromCDF as FromCDF
+from .evidence.annealing import AIS as AIS, BDMC as BDMC
+from .evidence.elbo import elbo as elbo
+from .evidence.estimates import Estimate as Estimate, Evidence as Evidence, MeanEstimate as MeanEstimate
+from .evidence.evidence_gap import EvidenceGap as EvidenceGap, evidence_gap as evidence_gap
+from .evidence.importance import Importance as Importance
+from .evidence.marginal_likelihood import log_marginal_likelihood as log_marginal_likelihood
+from .evidence.posterior_density import PosteriorDensity as PosteriorDensity
+from .evidence.quadrature import Quadrature as Quadrature
+from .learners.aevb import AEVB as AEVB, AEVBInfo as AEVBInfo
+from .learners.mcem import MCEM as MCEM, MCEMInfo as MCEMInfo
+from .learners.reweighted_wake_sleep import (
+    ReweightedWakeSleep as ReweightedWakeSleep,
+    ReweightedWakeSleepInfo as ReweightedWakeSleepInfo,
+)
+from .learners.wake_sleep import WakeSleep as WakeSleep, WakeSleepInfo as WakeSleepInfo
+from .model_guide.contract import NonFiniteLossError as NonFiniteLossError
+from .model_guide.log_density import (
+    LogDensity as LogDensity,
+    capture_log_density as capture_log_density,
+    log_density as log_density,
+)
+from .objectives.iwae import IWAE as IWAE, DReG as DReG, Renyi as Renyi
+from .objectives.objective import Objective as Objective, Terms as Terms
+from .objectives.score_function import VIMCO as VIMCO, ScoreFunction as ScoreFunction
+from .objectives.sgvb import SGVB as SGVB, STL as STL
+from .training.fit import fit as fit
+from .training.history import History as History
+from .vae.saving import load as load, save as save
+from .vae.vae import VAE as VAE
+from .version import __version__ as __version__

@@ -1,0 +1,47 @@
+"""A value of a configuration, as text or as TOML has it, becomes its field's type or is refused."""
+
+import pytest
+
+from pyro_aevb.cli.config import TrainingConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("samples", "1e6", 1_000_000),
+        ("samples", 1e6, 1_000_000),
+        ("latent_dim", "3", 3),
+        ("hidden_dims", "28,7", (28, 7)),
+        ("hidden_dims", 5, (5,)),
+        ("learning_rate", "1e-3", 1e-3),
+        ("clip_norm", 2, 2.0),
+        ("cosine", True, True),
+        ("data", "digits", "digits"),
+    ],
+)
+def test_a_value_has_its_fields_type(name, given, value):
+    found = getattr(TrainingConfig().but({name: given}), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kind"),
+    [
+        ("latent_dim", "2.5", "a whole number"),
+        ("latent_dim", 2.5, "a whole number"),
+        ("latent_dim", True, "a whole number"),
+        ("hidden_dims", "8,2.5", "whole numbers"),
+        ("learning_rate", True, "a number"),
+        ("cosine", "yes", "true or false"),
+        ("data", [1], "text"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name, given, kind):
+    with pytest.raises(ValueError, match=f"expected {name} as {kind}"):
+        TrainingConfig().but({name: given})
+
+
+def test_samples_and_epochs_take_each_others_place():
+    assert TrainingConfig(samples=100).but({"epochs": "2"}) == TrainingConfig(epochs=2)
+    assert TrainingConfig(epochs=2).but({"samples": "100"}) == TrainingConfig(samples=100)

@@ -1,0 +1,159 @@
+"""What a step reports, each number held to its formula on Probabilistic PCA at the latents that the step drew."""
+
+import functools
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from hmc_acceptance import jittered_acceptance
+from recorded import Recorded
+from statistics_tools import assert_mean
+
+from pyro_aevb import AEVB, IWAE, MCEM, SGVB, ReweightedWakeSleep, WakeSleep
+
+STILL = functools.partial(torch.optim.SGD, lr=0.0)  # a step that moves nothing
+N, M, K = 40, 10, 3
+
+
+def close(found, expected):
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-9, atol=1e-9)
+
+
+# -- AEVB ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta_prior", [None, dist.Normal(0.0, 1.0)])
+def test_aevb(theta_prior):
+    """loss = -N/M sum_m mean_k log w_km - log p(theta), elbo = its bound per datapoint without the prior."""
+    lg = Recorded(N)
+    x = lg.x[:M]
+    info = AEVB(lg.model, lg.guide, STILL, SGVB(K), theta_prior=theta_prior, compile=False).step(x)
+    bound = lg.log_weight(x, lg.seen["guide"][-1][1]).mean(0)
+    close(info.elbo, bound.mean())
+    close(info.loss, -N * bound.mean() - (lg.log_theta() if theta_prior else 0.0))
+    close(info.terms.bound, bound)
+    close(info.terms.loss, -N * bound.mean())
+
+
+def test_the_mean_of_aevbs_elbo_is_the_closed_form():
+    lg = Recorded(N)
+    learner = AEVB(lg.model, lg.guide, STILL, compile=False)
+    steps = torch.stack([learner.step(lg.x[:M]).elbo for _ in range(300)])
+    assert_mean(steps, lg.elbo(lg.x[:M]).mean(), resolution=1.0)
+
+
+def test_aevbs_elbo_is_its_objectives_bound():
+    lg = Recorded(N)
+    x = lg.x[:M]
+    info = AEVB(lg.model, lg.guide, STILL, IWAE(K), compile=False).step(x)
+    close(info.elbo, (lg.log_weight(x, lg.seen["guide"][-1][1]).logsumexp(0) - math.log(K)).mean())
+
+
+# -- wake-sleep -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta_prior", [None, dist.Normal(0.0, 1.0)])
+def test_wake_sleep(theta_prior):
+    """loss = -N/M sum log p(x, z) - log p(theta), elbo with - log q, sleep_loss = -N/M sum log q(z|x) on the dream."""
+    lg = Recorded(N)
+    x = lg.x[:M]
+    info = WakeSleep(lg.model, lg.guide, STILL, STILL, theta_prior=theta_prior, compile=False).step(x)
+    (_, awake), (dreamed, asleep) = lg.seen["guide"][-2:]
+    close(info.loss, -N / M * lg.log_joint(x, awake).sum() - (lg.log_theta() if theta_prior else 0.0))
+    close(info.elbo, (lg.log_joint(x, awake) - lg.log_q(x, awake)).mean())
+    close(info.sleep_loss, -N / M * lg.log_q(dreamed, asleep).sum())
+    assert not torch.equal(dreamed, x)
+
+
+def test_the_means_of_wake_sleep_are_the_closed_forms():
+    """With E log q of a dream from the moments of (z, x) ~ p: z - A (x - c) is Gaussian."""
+    lg = Recorded(N)
+    learner = WakeSleep(lg.model, lg.guide, STILL, STILL, compile=False)
+    steps = [learner.step(lg.x[:M]) for _ in range(400)]
+    assert_mean(torch.stack([info.elbo for info in steps]), lg.elbo(lg.x[:M]).mean(), resolution=1.0)
+    W, m, s, A, c, r = (lg.value(name) for name in ("W", "m", "log_s", "A", "c", "r"))
+    error = torch.eye(2).double() - A @ W
+    square = (error @ error.T + (2 * s).exp() * A @ A.T).diagonal() + (A @ (m - c)).square()
+    expected = (0.5 * square / (2 * r).exp() + r + 0.5 * math.log(2 * math.pi)).sum()
+    assert_mean(torch.stack([info.sleep_loss for info in steps]) / N, expected, resolution=0.3)
+
+
+# -- reweighted wake-sleep --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("insomnia", [1.0, 0.25])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_reweighted_wake_sleep(vectorize, insomnia):
+    """Everything from the weights of the K particles that the step drew, normalised datapoint by datapoint."""
+    lg = Recorded(N)
+    x = lg.x[:M]
+    learner = ReweightedWakeSleep(
+        lg.model, lg.guide, STILL, STILL,
+        num_particles=K, insomnia=insomnia, theta_prior=dist.Normal(0.0, 1.0),
+        vectorize_particles=vectorize, compile=False,
+    )  # fmt: skip
+    info = learner.step(x)
+    awake = lg.seen["guide"] if insomnia == 1.0 else lg.seen["guide"][:-1]
+    z = awake[-1][1] if vectorize else torch.stack([z for _, z in awake[-K:]])
+    assert z.shape == (K, M, 2)
+    log_weight = lg.log_weight(x, z)
+    weight = log_weight.softmax(0)
+    close(info.elbo, log_weight.mean())
+    close(info.iwae_bound, (log_weight.logsumexp(0) - math.log(K)).mean())
+    close(info.effective_sample_size, (1 / weight.square().sum(0)).mean())
+    close(info.loss, -N / M * (weight * lg.log_joint(x, z)).sum() - lg.log_theta())
+    guide_loss = -insomnia * N / M * (weight * lg.log_q(x, z)).sum()
+    if insomnia < 1:
+        guide_loss = guide_loss - (1 - insomnia) * N / M * lg.log_q(*lg.seen["guide"][-1]).sum()
+    close(info.guide_loss, guide_loss)
+
+
+def test_the_mean_of_reweighted_wake_sleeps_elbo_is_the_closed_form():
+    lg = Recorded(N)
+    learner = ReweightedWakeSleep(lg.model, lg.guide, STILL, STILL, num_particles=K, compile=False)
+    steps = torch.stack([learner.step(lg.x[:M]).elbo for _ in range(300)])
+    assert_mean(steps, lg.elbo(lg.x[:M]).mean(), resolution=1.0)
+
+
+def test_at_the_posterior_every_weight_counts_and_both_bounds_are_log_p():
+    lg = Recorded(N, latent_dim=1)
+    variance = 1 / lg.precision()
+    lg.set(A=variance @ lg.value("W").T / (2 * lg.value("log_s")).exp(), c=lg.value("m"), r=0.5 * variance.log()[0])
+    for name in ("A", "c", "r"):  # the closed forms have looked at some of them
+        lg.param(name).data.copy_(lg.initial[name])
+    x = lg.x[:M]
+    info = ReweightedWakeSleep(lg.model, lg.guide, STILL, STILL, num_particles=K, compile=False).step(x)
+    close(info.elbo, lg.log_evidence(x).mean())
+    close(info.iwae_bound, lg.log_evidence(x).mean())
+    close(info.effective_sample_size, torch.tensor(float(K)))
+
+
+# -- MCEM -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theta_prior", [None, dist.Normal(0.0, 1.0)])
+def test_the_loss_of_mcem(theta_prior):
+    """-N/M sum log p(x, z) - log p(theta), at the latents that the chains came to."""
+    lg = Recorded(N)
+    x, index = lg.x[:M], torch.arange(M)
+    learner = MCEM(lg.model, STILL, theta_prior=theta_prior, num_updates=2, compile=False)
+    info = learner.step(x, index=index)
+    log_joint = lg.log_joint(*lg.seen["model"][-1])
+    close(info.loss, -N / M * log_joint.sum() - (lg.log_theta() if theta_prior else 0.0))
+
+
+def test_the_acceptance_and_the_step_size_of_mcem():
+    """Where x says nothing about z, chains start in the posterior: the acceptance of one leapfrog step is known."""
+    lg = Recorded(4000, latent_dim=1, data_dim=2)
+    lg.set(W=torch.zeros(2, 1).double())
+    size = 2.0
+    learner = MCEM(lg.model, STILL, num_leapfrog=1, num_updates=1, step_size=size, compile=False)
+    for _ in range(3):
+        info = learner.step(lg.x, index=torch.arange(4000))
+        close(info.step_size.double(), torch.tensor(size).float().double())
+        expected = jittered_acceptance(size)
+        assert 0.5 < expected < 0.9
+        # A probability's standard deviation is at most a half.
+        assert abs(info.acceptance.item() - expected) < 5 * 0.5 / 4000**0.5
+        size *= math.exp(0.5 * (info.acceptance.item() - 0.9))

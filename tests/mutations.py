@@ -1,0 +1,565 @@
+"""Breakages that tests must notice: what the code says, what it could wrongly say, and the tests that then fail.
+
+    python tests/mutations.py            every one of them, a line each
+    python tests/mutations.py evidence   those of one room, or whose file or replacement has the word in it
+
+Each is made in a copy of the package and its tests, one at a time.  A breakage that no test notices is a test to write.
+"""
+
+from __future__ import annotations
+
+import ast
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+# Processes that begin with what takes long to import; the package itself each imports from its copy.
+PROCESSES = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+if os.name == "posix":
+    PROCESSES.set_forkserver_preload(
+        [
+            "pytest",
+            "torch.fx.experimental.proxy_tensor",
+            "pyro.distributions",
+            "pyro.infer",
+            "matplotlib.figure",
+            "scipy.stats",
+        ]
+    )
+NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache")
+
+
+class Mutation(NamedTuple):
+    """``old``, which stands once in ``file``, becomes ``new``; then one of ``tests`` must fail."""
+
+    file: str  # in pyro_aevb
+    old: str
+    new: str
+    tests: tuple[str, ...]  # in tests, or in pyro_aevb for a docstring's example
+
+    @property
+    def name(self) -> str:
+        """The room's file and the replacement, without what a test id can't have."""
+        return f"{self.file.removesuffix('.py')}: {self.new or 'without ' + self.old}".replace("\n", " ")[:100]
+
+    def broken(self) -> str:
+        """Return the file's text with the breakage in it; raise ``ValueError`` unless there is one place for it."""
+        text = (ROOT / "pyro_aevb" / self.file).read_text(encoding="utf-8")
+        if (count := text.count(self.old)) != 1:
+            raise ValueError(
+                f"expected {self.old!r} once in pyro_aevb/{self.file}, got it {count} times; "
+                "write the snippet in tests/mutations.py as the code has it now"
+            )
+        return text.replace(self.old, self.new)
+
+    def missing_tests(self) -> list[str]:
+        """Return those of ``tests`` that aren't there."""
+        return [test for test in self.tests if not _exists(test)]
+
+    def noticed(self) -> str:
+        """Run the tests on a broken copy and return their last line.
+
+        Raises ``AssertionError`` where none of them failed, and where pytest had nothing to run.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for part in ("pyro_aevb", "tests"):
+                shutil.copytree(ROOT / part, folder / part, ignore=NOT_COPIED)
+            shutil.copy(ROOT / "pyproject.toml", folder)
+            (folder / "pyro_aevb" / self.file).write_text(self.broken(), encoding="utf-8")
+            process = PROCESSES.Process(target=_run_tests, args=(name, self.tests))
+            process.start()
+            process.join(timeout=600)
+            process.kill()
+            process.join()
+            last = ((folder / "output").read_text(encoding="utf-8").strip().splitlines() or [""])[-1]
+        if process.exitcode != 1:  # 0: all passed; 2 and more: a test that can't be collected, or isn't there
+            raise AssertionError(
+                f"expected {self.tests} to fail when pyro_aevb/{self.file} says {self.new!r} for {self.old!r}, "
+                f"got exit code {process.exitcode}: {last}"
+            )
+        return last
+
+
+def _run_tests(folder: str, tests: tuple[str, ...]) -> None:
+    """End the process, which has imported nothing of the package yet, with pytest's exit code in ``folder``."""
+    import pytest
+
+    assert "pyro_aevb" not in sys.modules
+    os.chdir(folder)
+    with open("output", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    for name in [name for name in os.environ if name.startswith("PYTEST")]:
+        del os.environ[name]
+    os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line", "--show-capture=no"]
+    code = int(pytest.main([*options, *tests]))
+    sys.stdout.flush()
+    raise SystemExit(code)
+
+
+def _exists(test: str) -> bool:
+    path, _, name = test.partition("::")
+    if not (ROOT / path).exists():
+        return False
+    functions = (n for n in ast.parse((ROOT / path).read_text(encoding="utf-8")).body if isinstance(n, ast.FunctionDef))
+    return not name or name.partition("[")[0] in {function.name for function in functions}
+
+
+PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_infos.py"
+TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
+EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
+OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
+LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
+
+MUTATIONS = [
+    # -- capture: the fast path is the same function ------------------------------------------------------------------
+    Mutation("capture/capture.py", "a.stride(), ", "", (f"{PASSES}::test_other_strides_are_another_graph",)),
+    Mutation(
+        "capture/capture.py",
+        "if not error <= tolerance:",
+        "if not error <= 1e9:",
+        ("tests/capture/test_capture.py::test_a_wrong_graph_is_refused",),
+    ),
+    Mutation(
+        "capture/graph_passes.py",
+        "aten.relu.default",
+        "aten.abs.default",
+        (f"{PASSES}::test_bernoulli_densities_in_float32[plain]",),
+    ),
+    Mutation(
+        "capture/graph_passes.py",
+        '"tanh" if fused else "none"',
+        '"none"',
+        (f"{PASSES}::test_large_products_in_float32[plain]",),
+    ),
+    Mutation(
+        "capture/graph_passes.py",
+        "node.target is aten.bernoulli.default",
+        "node.target is None",
+        (f"{PASSES}::test_draws_in_float32_are_those_of_the_eager_run[inductor]",),
+    ),
+    Mutation(
+        "capture/precision.py",
+        "aten.convolution.default: (0, 1, 2),",
+        "",
+        (f"{PASSES}::test_convolutions_of_bfloat16_factors[False]",),
+    ),
+    Mutation(
+        "capture/precision.py",
+        "aten.mm.default: (0, 1),",
+        "",
+        ("tests/capture/test_capture.py::test_bfloat16_products[False]",),
+    ),
+    # -- datasets -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "datasets/pixels.py",
+        "torch.rand_like(rows) < rows",
+        "torch.full_like(rows, 0.5) < rows",
+        ("tests/datasets/test_image_datasets.py::test_pixels",),
+    ),
+    Mutation(
+        "datasets/pixels.py", "images > 0.5", "images > 0.0", ("tests/datasets/test_image_datasets.py::test_pixels",)
+    ),
+    Mutation(
+        "datasets/image_datasets.py",
+        "load_digits().data / 16.0",
+        "load_digits().data / 15.0",
+        ("tests/datasets/test_image_datasets.py::test_digits_come_with_scikit_learn",),
+    ),
+    # -- distributions ------------------------------------------------------------------------------------------------
+    Mutation(
+        "distributions/inverse_cdf.py",
+        "self.scale * (-2 * torch.log1p(-value)).sqrt()",
+        "self.scale * (-torch.log1p(-value)).sqrt()",
+        (f"{FAMILIES}::test_cdf_and_its_inverse_are_scipys",),
+    ),
+    Mutation(
+        "distributions/inverse_cdf.py",
+        "y.log() - self.scale.log() - 0.5 * y.square()",
+        "y.log() - 0.5 * y.square()",
+        (f"{FAMILIES}::test_density_integrates_to_one",),
+    ),
+    Mutation(
+        "distributions/discretized_logistic.py",
+        "torch.where(value <= 0, 0.0, F.logsigmoid(-lower))",
+        "F.logsigmoid(-lower)",
+        (f"{LIKELIHOODS}::test_discretized_logistic",),
+    ),
+    Mutation(
+        "distributions/from_cdf.py",
+        "(residual - residual.detach()) / density",
+        "(residual - residual.detach()) * density",
+        (f"{FAMILIES}::test_from_cdf_finds_every_scale_and_its_gradient",),
+    ),
+    Mutation(
+        "distributions/table.py",
+        "torch.where(self.observed, terms, 0.0)",
+        "terms",
+        ("tests/vae/test_columns.py::test_log_prob_is_the_sum_of_the_observed_columns",),
+    ),
+    # -- evidence -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "evidence/elbo.py",
+        "w.std(0) / len(w) ** 0.5",
+        "w.std(0) / len(w)",
+        (f"{EVIDENCE}::test_the_elbo_and_its_standard_error",),
+    ),
+    Mutation(
+        "evidence/estimates.py",
+        "self.value.std().item() / n**0.5",
+        "self.value.std().item()",
+        (f"{EVIDENCE}::test_a_mean_over_datapoints_has_the_error_of_a_mean",),
+    ),
+    Mutation(
+        "evidence/estimates.py",
+        "torch.hypot(self.standard_error, self.upper.standard_error)",
+        "self.standard_error + self.upper.standard_error",
+        (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        'Evidence(value, error, "lower", ess)',
+        'Evidence(value, error, "lower", 0 * ess)',
+        (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        'Evidence(-value, error, "upper", ess)',
+        'Evidence(-value, error, "lower", ess)',
+        (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "method.betas().flip(0)",
+        "method.betas()",
+        (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "torch.hypot(a.standard_error",
+        "3 * torch.hypot(a.standard_error",
+        (f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",),
+    ),
+    Mutation(
+        "evidence/importance_weights.py",
+        "self._sum.log() - math.log(k)",
+        "self._sum.log()",
+        (f"{EVIDENCE}::test_a_log_mean_weight_by_hand",),
+    ),
+    Mutation(
+        "evidence/importance_weights.py",
+        "self._sum_of_squares * rescale**2",
+        "self._sum_of_squares * rescale",
+        ("tests/evidence/test_marginal_likelihood.py::test_sums_of_weights_arrive_in_any_pieces",),
+    ),
+    Mutation(
+        "evidence/importance_weights.py",
+        "excess = weight[:-1] - weight[-1]",
+        "excess = weight[:-1]",
+        (f"{EVIDENCE}::test_pareto_k_of_weights_that_are_pareto",),
+    ),
+    Mutation(
+        "evidence/posterior_density.py",
+        "log_mean(by_chain).result()",
+        "log_mean(log_weight.flatten(0, 1)).result()",
+        (f"{EVIDENCE}::test_the_error_of_the_posterior_density_is_that_over_chains",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "    if len(left):",
+        "    if False:",
+        (f"{EVIDENCE}::test_a_grid_that_does_not_settle_is_warned_about",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "left[touched | (shrunk < -0.7)]",
+        "left[shrunk < -0.7]",
+        (f"{EVIDENCE}::test_a_mass_without_an_end_is_warned_about",),
+    ),
+    # -- files --------------------------------------------------------------------------------------------------------
+    Mutation(
+        "files/atomic.py",
+        "os.fsync(file.fileno())",
+        "pass",
+        ("tests/vae/test_saving.py::test_the_file_is_on_the_disk_before_it_has_its_name",),
+    ),
+    Mutation(
+        "files/safetensors_state.py",
+        "return tuple(_decode(v, tensors) for v in content)",
+        "return [_decode(v, tensors) for v in content]",
+        ("tests/files/test_safetensors_state.py::test_a_state_comes_back_with_its_types",),
+    ),
+    # -- learners -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "learners/wake_sleep.py",
+        "log_joint.detach() - log_q",
+        "log_joint.detach() + log_q",
+        (f"{INFOS}::test_wake_sleep",),
+    ),
+    Mutation(
+        "learners/wake_sleep.py",
+        "poutine.replay(guide, trace=dream)",
+        "guide",
+        (f"{INFOS}::test_the_means_of_wake_sleep_are_the_closed_forms",),
+    ),
+    Mutation(
+        "learners/reweighted_wake_sleep.py",
+        "log_mean_exp(log_weight).mean()",
+        "log_weight.min(0).values.mean()",
+        (f"{INFOS}::test_reweighted_wake_sleep",),
+    ),
+    Mutation(
+        "learners/reweighted_wake_sleep.py",
+        "            log_weight.mean(),",
+        "            log_weight.sum(),",
+        (f"{INFOS}::test_reweighted_wake_sleep",),
+    ),
+    Mutation(
+        "learners/reweighted_wake_sleep.py",
+        "torch.softmax(log_weight, 0)",
+        "torch.softmax(log_weight.flatten(), 0).view_as(log_weight)",
+        (f"{INFOS}::test_reweighted_wake_sleep",),
+    ),
+    Mutation(
+        "learners/mcem.py",
+        "torch.tensor(step_size)",
+        "-torch.tensor(step_size)",
+        (f"{INFOS}::test_the_acceptance_and_the_step_size_of_mcem",),
+    ),
+    Mutation(
+        "learners/aevb.py",
+        "-negative_bound / self.dataset_size",
+        "-loss / self.dataset_size",
+        (f"{INFOS}::test_aevb",),
+    ),
+    Mutation(
+        "learners/fused_adam.py",
+        'beta2=options["betas"][1]',
+        'beta2=options["betas"][0]',
+        ("tests/learners/test_fused_adam.py::test_the_bits_are_those_of_torch",),
+    ),
+    # -- model_guide --------------------------------------------------------------------------------------------------
+    Mutation(
+        "model_guide/log_density.py",
+        "return self.log_joint - self.log_q",
+        "return self.log_joint + self.log_q",
+        (f"{DENSITY}::test_log_joint_and_log_q_are_the_closed_form",),
+    ),
+    Mutation("model_guide/sites.py", "scale_and_mask(term, mask=mask)", "term", (f"{DENSITY}::test_masks_do",)),
+    Mutation(
+        "model_guide/sites.py",
+        "term.sum(tuple(range(dim + 1, -1)))",
+        "term.mean(tuple(range(dim + 1, -1)))",
+        (f"{DENSITY}::test_nested_plates_are_summed_within_their_datapoint",),
+    ),
+    Mutation(
+        "model_guide/parameters.py",
+        "value.numel() * (prior.scale.log()",
+        "(prior.scale.log()",
+        (f"{INFOS}::test_aevb",),
+    ),
+    Mutation(
+        "model_guide/contract.py",
+        "if not inside.all():",
+        "if not inside.any():",
+        ("tests/model_guide/test_contract.py::test_one_value_outside_the_support_is_enough",),
+    ),
+    Mutation(
+        "model_guide/contract.py",
+        "inside | ~torch.as_tensor",
+        "inside & torch.as_tensor",
+        ("tests/model_guide/test_contract.py::test_what_is_masked_may_be_anything",),
+    ),
+    # -- objectives ---------------------------------------------------------------------------------------------------
+    Mutation(
+        "objectives/objective.py",
+        'warn_if_nan(loss, "loss")',
+        "pass",
+        (f"{TERMS}::test_a_loss_that_is_not_a_number_is_warned_about",),
+    ),
+    Mutation(
+        "objectives/objective.py",
+        "-particles.scale * with_gradient.sum()",
+        "-particles.scale * with_gradient.mean()",
+        (f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass[SGVB]",),
+    ),
+    Mutation(
+        "objectives/particles.py",
+        "log_weight.logsumexp(0) - math.log(len(log_weight))",
+        "log_weight.logsumexp(0)",
+        (f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass[IWAE]",),
+    ),
+    Mutation(
+        "objectives/iwae.py",
+        "normalized.square() * particles.weighted_log_q",
+        "normalized * particles.weighted_log_q",
+        (
+            f"{OBJECTIVE}::test_no_gradient_at_the_posterior",
+            f"{OBJECTIVE}::test_dreg_and_vimco_have_the_mean_of_iwaes_gradient_and_dreg_less_variance",
+        ),
+    ),
+    Mutation(
+        "objectives/iwae.py",
+        " / (1 - self.alpha)\n",
+        "\n",
+        (f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass[Renyi]",),
+    ),
+    Mutation(
+        "objectives/sgvb.py",
+        "kl.clamp(min=self.free_bits)",
+        "kl.clamp(max=self.free_bits)",
+        (f"{OBJECTIVE}::test_free_bits",),
+    ),
+    Mutation(
+        "objectives/score_function.py",
+        "(signal.sum(0) - signal) / (len(signal) - 1)",
+        "signal.mean(0)",
+        (f"{OBJECTIVE}::test_the_leave_one_out_gradient_is_a_sample_covariance",),
+    ),
+    Mutation(
+        "objectives/score_function.py",
+        "mean = (log_weight.sum(0) - log_weight)",
+        "mean = log_weight.sum(0)",
+        (f"{OBJECTIVE}::test_gradients_of_a_discrete_guide_are_those_of_the_enumerated_bound",),
+    ),
+    # -- samplers -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "samplers/hmc.py",
+        "torch.rand_like(acceptance) < acceptance",
+        "torch.rand_like(acceptance) < 1",
+        (f"{HMC}::test_acceptance_on_a_gaussian_is_known",),
+    ),
+    Mutation(
+        "samplers/hmc.py",
+        "0.2 + 0.8 * torch.rand_like",
+        "0.5 + 0.5 * torch.rand_like",
+        (f"{HMC}::test_tuned_step_sizes_have_the_acceptance_asked_for",),
+    ),
+    Mutation(
+        "samplers/hmc.py",
+        "momentum = momentum + 0.5 * step * state.grad",
+        "momentum = momentum + step * state.grad",
+        ("tests/samplers/test_hmc.py::test_leapfrog_is_reversible", f"{HMC}::test_acceptance_on_a_gaussian_is_known"),
+    ),
+    Mutation(
+        "samplers/ais.py",
+        "torch.where(state.log_prob == -torch.inf, -torch.inf, change)",
+        "change.nan_to_num(0.0)",
+        ("tests/samplers/test_ais.py::test_a_chain_that_met_zero_density_has_weight_zero",),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "JointTerms(prior + log_det,",
+        "JointTerms(prior,",
+        ("tests/samplers/test_hmc.py::test_unconstrained_coordinates_carry_the_jacobian",),
+    ),
+    Mutation(
+        "samplers/annealed_path.py",
+        "change = joint - start",
+        "change = joint",
+        (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
+    ),
+    # -- training -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "training/minibatches.py",
+        "self._place += len(whole)",
+        "self._place += self.batch_size + 1",
+        ("tests/training/test_fit.py::test_every_pass_is_a_permutation",),
+    ),
+    Mutation(
+        "training/validation.py",
+        "value > history.best.values[self.monitor]",
+        "value < history.best.values[self.monitor]",
+        ("tests/training/test_validation.py::test_it_stops_early_and_keeps_the_best",),
+    ),
+    Mutation(
+        "training/validation.py",
+        ">= self.patience",
+        "> self.patience",
+        ("tests/training/test_validation.py::test_it_stops_early_and_keeps_the_best",),
+    ),
+    Mutation(
+        "training/history.py",
+        "[2 * e for e in table[name + ERROR]]",
+        "[e for e in table[name + ERROR]]",
+        ("tests/training/test_history.py::test_a_band_is_two_standard_errors_wide_on_either_side",),
+    ),
+    # -- vae ----------------------------------------------------------------------------------------------------------
+    Mutation(
+        "vae/likelihoods.py",
+        "dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count)",
+        "dist.NegativeBinomial(log_count.exp(), logits=log_mean)",
+        ("tests/vae/test_likelihood_parameters.py::test_parameters_mean_what_they_say",),
+    ),
+    Mutation(
+        "vae/likelihoods.py",
+        "dist.Normal(loc, (0.5 * log_variance).exp())",
+        "dist.Normal(loc, log_variance.exp())",
+        ("tests/vae/test_likelihood_parameters.py::test_parameters_mean_what_they_say",),
+    ),
+    Mutation(
+        "vae/likelihoods.py",
+        "half * (1 + centre), half * log_scale.exp()",
+        "half * centre, half * log_scale.exp()",
+        ("tests/vae/test_likelihood_parameters.py::test_levels_mean_what_they_say",),
+    ),
+    Mutation(
+        "vae/posteriors.py",
+        "loc, log_variance = outputs.chunk(2, -1)\n        return dist.Normal(loc, (0.5 * log_variance).exp())",
+        "loc, log_variance = outputs.chunk(2, -1)\n        return dist.Normal(loc, log_variance.exp())",
+        ("tests/vae/test_posterior_parameters.py::test_a_diagonal_gaussian_is_a_mean_and_the_logarithm_of_a_variance",),
+    ),
+    Mutation(
+        "vae/networks.py",
+        "module.in_features**-0.5",
+        "module.out_features**-0.5",
+        ("tests/vae/test_vae.py::test_initialisation",),
+    ),
+    # -- cli ----------------------------------------------------------------------------------------------------------
+    Mutation(
+        "cli/data.py",
+        "grey[order[count:]], grey[order[:count]]",
+        "grey[count:], grey[order[:count]]",
+        ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
+    ),
+    Mutation(
+        "cli/config.py",
+        "if value != int(value):",
+        "if False:",
+        (f"{CLI}::test_a_value_of_another_type_is_refused",),
+    ),
+    Mutation(
+        "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
+    ),
+]
+
+
+def main(words: list[str]) -> int:
+    """Make the breakages that have one of ``words`` in their names; return how many went unnoticed."""
+    unnoticed = 0
+    for mutation in MUTATIONS:
+        if words and not any(word in mutation.name for word in words):
+            continue
+        start = time.perf_counter()
+        try:
+            result = mutation.noticed()
+        except (AssertionError, ValueError) as error:
+            unnoticed += 1
+            result = f"NOT NOTICED: {error}"
+        print(f"{time.perf_counter() - start:5.1f} s  {mutation.name:<100}  {result}", flush=True)
+    print(f"{unnoticed} unnoticed")
+    return unnoticed
+
+
+if __name__ == "__main__":
+    raise SystemExit(min(main(sys.argv[1:]), 1))
