@@ -74,9 +74,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     adam = functools.partial(torch.optim.Adam, lr=3e-3)
     fit(AEVB(vae.model, vae.guide, adam, SGVB(kl="analytic")), (x, observed), epochs=args.epochs, label="table")
     bound = elbo(vae.model, vae.guide, x, observed, num_particles=10, seed=0).mean()
-    print(
-        f"bound on log p of the entries that are there: {bound.value:.2f} +- {bound.standard_error:.2f} nats each"
-    )
+    print(f"bound on log p of the entries that are there: {bound.value:.2f} +- {bound.standard_error:.2f} nats each")
 
     with torch.no_grad():
         outputs = vae.decoder(vae.encode(x, observed))
