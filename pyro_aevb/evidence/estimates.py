@@ -6,7 +6,7 @@ Shapes: N datapoints.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,7 +23,7 @@ class MeanEstimate(NamedTuple):
 class Estimate(NamedTuple):
     """An estimate for each datapoint: ``value`` and ``standard_error``, both of shape (N,), in nats.
 
-    ``standard_error`` is that of the Monte Carlo noise in ``value``; with one particle it can't be told and is NaN.
+    ``standard_error`` is that of the Monte Carlo noise in ``value``; it is NaN with a single particle.
     """
 
     value: Tensor
@@ -45,14 +45,15 @@ class Evidence:
 
     Attributes:
         value: the estimates.
-        standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN where one draw can't tell.
-            For quadrature, by how much the last doubling of the grid changed it.
+        standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN with a single draw.  For
+            quadrature, the change of ``value`` by the last doubling of the grid.
         direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``, or ``"exact"``.
-        effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` where there are none.
+        effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
+            weights.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
-            on.  NaN with too few weights to tell, -inf where the largest are equal, ``None`` where it doesn't apply.
-        upper: bidirectional Monte Carlo's other side; else ``None``.
-        data: the simulated observations {site: value} that bidirectional Monte Carlo is about; else ``None``.
+            on.  NaN with too few weights for a tail, -inf if the largest are equal, ``None`` for a method without it.
+        upper: bidirectional Monte Carlo's upper side; else ``None``.
+        data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.
     """
 
     value: Tensor
@@ -72,7 +73,11 @@ class Evidence:
         return Estimate(self.value, self.standard_error).mean()
 
     def gap(self) -> Estimate:
-        """Return ``upper`` minus this, for each datapoint: in expectation no less than the errors of both together."""
+        """Return ``upper`` minus this, (N,): in expectation no less than the errors of both sides together.
+
+        Raises:
+            ValueError: for evidence without an upper side.
+        """
         if self.upper is None:
             raise ValueError("expected evidence with an upper side, got none; use method='bdmc'")
         error = torch.hypot(self.standard_error, self.upper.standard_error)
@@ -80,17 +85,22 @@ class Evidence:
 
 
 def concatenate(parts: Sequence[Evidence]) -> Evidence:
-    """Return the evidence of all the parts' datapoints."""
+    """Return the evidence of the datapoints of all parts, in their order."""
+    first = parts[0]
 
-    def joined(values: list[object]) -> object:
-        first = values[0]
-        if isinstance(first, Tensor):
-            return torch.cat(values, -1)  # type: ignore[arg-type]
-        if isinstance(first, Evidence):
-            return concatenate(values)  # type: ignore[arg-type]
-        if isinstance(first, dict):
-            return {name: torch.cat([value[name] for value in values]) for name in first}  # type: ignore[index]
-        return first
+    def joined(field: str) -> Tensor | None:
+        values: list[Tensor | None] = [getattr(part, field) for part in parts]
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors, -1) if tensors else None
 
-    changes = {f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(Evidence)}
-    return replace(parts[0], **changes)  # type: ignore[arg-type]
+    uppers = [part.upper for part in parts if part.upper is not None]
+    data = [part.data for part in parts if part.data is not None]
+    return Evidence(
+        torch.cat([part.value for part in parts], -1),
+        torch.cat([part.standard_error for part in parts], -1),
+        first.direction,
+        joined("effective_sample_size"),
+        joined("pareto_k"),
+        concatenate(uppers) if uppers else None,
+        {name: torch.cat([each[name] for each in data]) for name in data[0]} if data else None,
+    )

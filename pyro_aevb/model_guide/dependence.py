@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import types
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +15,9 @@ from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provena
 from pyro.poutine.messenger import Messenger
 from torch.distributions import kl_divergence
 
+from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
@@ -30,21 +33,61 @@ logger = logging.getLogger("pyro_aevb")
 
 @dataclass(frozen=True)
 class Structure:
-    """What one run of a pair tells about it: how many dimensions its plates take up, which KLs can be written down."""
+    """A pair as one run shows it.
+
+    ``depth``: how many dimensions its plates take up.  ``closed_form``: the latents whose KL can be written down.
+    ``unchecked``: the observations whose distributions were made without validation.
+    """
 
     depth: int
     closed_form: frozenset[str]
+    unchecked: frozenset[str]
 
 
 def structure(
     model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS, *, analytic_kl: bool
 ) -> Structure:
-    """Run the pair once, see what it is like, and say in a line what stands in the way of closed forms.
+    """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
+
+    It is remembered for as long as model and guide exist, in this module: nothing is left on anybody's objects.
 
     A KL in closed form, KL(q(z_i|...) || p(z_i|...)), is right if everything that p(z_i|...) depends on was drawn
     without looking at z_i.  A guide that draws it from z_i, directly or on the way, gets a sampled KL for that site.
     """
+    known = _remembered(model)
+    for (other_guide, kl), found in known or ():
+        if kl == analytic_kl and other_guide() == guide:
+            return found
+    found = _examined(model, guide, args, kwargs, analytic_kl)
+    reference = _reference(guide)
+    if known is not None and reference is not None and not is_tracing():
+        known.append(((reference, analytic_kl), found))
+    return found
 
+
+Known = list[tuple[tuple[Callable[[], Any], bool], Structure]]
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
+
+
+def _remembered(model: PyroCallable) -> Known | None:
+    """Return what is known of the pairs of a model; ``None`` for a callable that can't be referred to weakly."""
+    owner, function = getattr(model, "__self__", model), getattr(model, "__func__", None)
+    try:
+        return _KNOWN.setdefault(owner, {}).setdefault(function, [])
+    except TypeError:
+        return None
+
+
+def _reference(fn: PyroCallable) -> Callable[[], Any] | None:
+    try:
+        return weakref.WeakMethod(fn) if isinstance(fn, types.MethodType) else weakref.ref(fn)
+    except TypeError:
+        return None
+
+
+def _examined(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, analytic_kl: bool
+) -> Structure:
     def read() -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
@@ -69,7 +112,8 @@ def structure(
             )  # fmt: skip
             continue
         closed_form.add(name)
-    return Structure(reading.depth, frozenset(closed_form))
+    unchecked = frozenset(name for name, site in reading.observations.items() if is_unchecked(site.fn))
+    return Structure(reading.depth, frozenset(closed_form), unchecked)
 
 
 def kind(fn: Any) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_aevb.model_guide.contract import check_pair
+from pyro_aevb.model_guide.contract import read
 
 
 def model(x, seen):
@@ -16,16 +16,16 @@ def model(x, seen):
 
 def test_one_value_outside_the_support_is_enough():
     x, seen = torch.zeros(2000, 6), torch.ones(2000, dtype=torch.bool)
-    check_pair(model, None, x, seen)
+    read(model, None, (x, seen))
     x[1777, 3] = 0.5
     with pytest.raises(ValueError, match=r"inside the support of site 'x', .*got values from 0 to 0.5; grey pixels"):
-        check_pair(model, None, x, seen)
+        read(model, None, (x, seen))
 
 
 def test_what_is_masked_may_be_anything():
     x, seen = torch.zeros(2000, 6), torch.ones(2000, dtype=torch.bool)
     x[1777], seen[1777] = 7.0, False
-    check_pair(model, None, x, seen)
+    read(model, None, (x, seen))
     seen[1777], seen[1776] = True, False
     with pytest.raises(ValueError, match="got values from 0 to 7"):
-        check_pair(model, None, x, seen)
+        read(model, None, (x, seen))

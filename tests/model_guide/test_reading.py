@@ -80,7 +80,7 @@ def test_every_objectives_bound_is_exact(form, name):
     model, guide, args, exact = FORMS[form]()
     objective = OBJECTIVES[name]()
     if form in ONE_BY_ONE:
-        objective.vectorize = False
+        objective.vectorize_particles = False
     bound = objective.terms(model, guide, *args).bound
     if name == "L^B":  # exact in expectation only: log p(x|z) is sampled
         assert bound.isfinite().all()
