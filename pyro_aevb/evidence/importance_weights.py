@@ -1,4 +1,4 @@
-"""What an estimate of log p(x) is made of: values, errors, a direction, and how far the weights behind them go.
+"""Means of importance weights in logarithms, their standard errors, and the shape of the weights' tail.
 
 Shapes: N or M datapoints, K weights each.
 """
@@ -9,11 +9,10 @@ import math
 from typing import NamedTuple
 
 import torch
-from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
 SAFE_PARETO_K = 0.7
-"""``evaluate(tick, *minibatch)``; ``tick(part)`` is called with the fraction of the work that was done since."""
+ROUNDING = 100  # units in the last place of a log weight, by which equal weights may differ
 
 
 class LogMeanWeight(NamedTuple):
@@ -36,10 +35,12 @@ class WeightSums:
         self._tail = tail_length(num_particles) + 1
         self._blocks: list[Tensor] = []
         self._largest: Tensor | None = None
+        self._eps = 0.0
         self._sum = self._sum_of_squares = self._shift = torch.tensor(0.0)
 
     def add(self, log_weight: Tensor) -> None:
         """Take in a block (k, M)."""
+        self._eps = torch.finfo(log_weight.dtype).eps
         self._blocks.append(log_weight)
         if sum(map(len, self._blocks)) >= 4 * self._tail:  # to look for the largest each time would cost more
             self._reduce()
@@ -81,7 +82,7 @@ class WeightSums:
         """Return the shape of each datapoint's tail, (M,)."""
         self._reduce()
         assert self._largest is not None
-        return pareto_k(self._largest, self.num_particles)
+        return pareto_k(self._largest, self.num_particles, self._eps)
 
 
 def log_mean(log_weight: Tensor) -> WeightSums:
@@ -112,17 +113,47 @@ def tail_length(num_particles: int) -> int:
     return int(min(num_particles / 5, 3 * num_particles**0.5))
 
 
-def pareto_k(largest: Tensor, num_particles: int) -> Tensor:
+def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tensor:
     """Return the generalized Pareto shape of the tail of K weights, (M,), as PSIS takes it.
+
+    It is -inf for a datapoint whose largest weights are equal but for rounding, and NaN if K is too small for a tail.
 
     Args:
         largest: (at least ``tail_length(K) + 1``, M), the largest log weights in falling order.
         num_particles: K.
+        eps: the relative precision that the log weights were computed in.
+
+    >>> pareto_k(torch.zeros(95, 1), num_particles=1000)
+    tensor([-inf])
     """
     length = tail_length(num_particles)
     if length < 5:
         return largest.new_full(largest.shape[1:], torch.nan)
-    weight = (largest[: length + 1] - largest[0]).exp()
+    tail = largest[: length + 1]
+    weight = (tail - tail[0]).exp()
     excess = weight[:-1] - weight[-1]
-    fitted = [fit_generalized_pareto(e[e > 0])[0] if (e > 0).sum() >= 5 else -torch.inf for e in excess.T]
-    return largest.new_tensor(fitted)
+    equal = tail[0] - tail[-1] <= ROUNDING * eps * tail[0].abs().clamp(min=1.0)
+    fits = ~equal & ((excess > 0).sum(0) >= 5)
+    shapes = [_pareto_shape(e[e > 0]) if fit else -torch.inf for e, fit in zip(excess.T, fits.tolist(), strict=True)]
+    return largest.new_tensor(shapes)
+
+
+def _pareto_shape(excess: Tensor) -> float:
+    """Return the shape k of a generalized Pareto distribution, fitted to excesses (n,) above its lower end.
+
+    Zhang & Stephens 2009, with the prior of Vehtari et al. 2024; ``pyro.ops.stats.fit_generalized_pareto`` is the same
+    fit, but divides by zero if b = k / sigma = 0, an exponential tail, is among the values it tries.
+    """
+    x = excess.double().sort().values
+    n, grid = len(x), 30 + int(math.sqrt(len(x)))
+    b = 1.0 - math.sqrt(grid) / (torch.arange(1, grid + 1, dtype=torch.double, device=x.device) - 0.5).sqrt()
+    b = b / (3.0 * x[int(n / 4 - 0.5)]) + 1 / x[-1]
+    k = torch.log1p(-b.unsqueeze(-1) * x).mean(-1)
+    inverse_scale = torch.where(k == 0, 1 / x.mean(), -b / k)  # the limit for b -> 0
+    log_likelihood = n * (inverse_scale.log() - (k + 1.0))
+    weight = 1.0 / (log_likelihood - log_likelihood.unsqueeze(-1)).exp().sum(-1)
+    likely = weight > 1e-30
+    weight, b = weight[likely], b[likely]
+    weight = weight / weight.sum()
+    shape = torch.log1p(-(b * weight).sum() * x).mean().item()
+    return shape * n / (n + 10.0) + 5.0 / (n + 10.0)

@@ -409,6 +409,43 @@ def test_pareto_k_is_that_of_psis(spread):
     assert abs(pareto_k(largest, 2500).item() - expected) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("num_particles", "largest", "rest", "finite"),
+    [
+        (1200, 1.0, 1.0, False),
+        (1200, 1.0 + 2**-50, 1.0 + 2**-50, False),  # equal but for rounding
+        (1200, 2.0, 2.0, True),  # excesses all equal: b = 0 is on the grid of Zhang and Stephens
+        (560, 4.0, 2.0, True),  # their quartile a third of the largest: likewise
+    ],
+)
+def test_weights_in_steps_have_a_tail_too(num_particles, largest, rest, finite):
+    """As discrete latents make them, or a guide that is the posterior: the largest, the others of the tail, and 1."""
+    weight = torch.tensor([largest] + [rest] * (tail_length(num_particles) - 1) + [1.0]).double()
+    shape = pareto_k(weight.log()[:, None], num_particles)
+    assert (shape.isfinite() if finite else shape == -torch.inf).all()
+    assert not (shape > 0.7).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_guide_that_is_the_posterior_has_no_tail(dtype, seed):
+    x = torch.randn(100, generator=torch.Generator().manual_seed(seed)).to(dtype) * 2**0.5
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    evidence = log_marginal_likelihood(model, guide, x, seed=seed, progress=False, compile=False)
+    assert (evidence.pareto_k == -torch.inf).all()
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    torch.testing.assert_close(evidence.value, exact.double(), rtol=1e-6, atol=1e-6)
+
+
 def test_a_heavy_tail_is_reported_for_its_datapoint_and_warned_about():
     """The guide of two datapoints is far too narrow, of the rest too wide."""
     lg = LinearGaussian(10, 2, 4)
