@@ -1,4 +1,4 @@
-"""Importance-weighted bounds, for each datapoint its own log-sum-exp over particles.
+"""Importance-weighted bounds: a log-sum-exp over the particles of each datapoint.
 
 Burda, Grosse & Salakhutdinov 2016 (IWAE); Li & Turner 2016 (Renyi); Tucker et al. 2019 (DReG).
 """
@@ -6,6 +6,7 @@ Burda, Grosse & Salakhutdinov 2016 (IWAE); Li & Turner 2016 (Renyi); Tucker et a
 from __future__ import annotations
 
 import math
+from typing import final
 
 import torch
 from torch import Tensor
@@ -14,17 +15,18 @@ from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.particles import Particles, log_mean_exp
 
 
+@final
 class IWAE(Objective):
     r"""The importance-weighted bound, tighter with every particle.
 
     .. math:: \mathcal{L}_K = E\left[\log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k|x)}\right] \le \log p(x)
 
-    with reparameterised z_k; K=1 is L^A.  Larger K makes the gradient of theta better and drowns that of phi in noise
-    (Rainforth et al. 2018): :class:`DReG` has the same mean without that.
+    with reparameterised z_k; K=1 is L^A.  A larger K improves the gradient of theta and drowns that of phi in noise
+    (Rainforth et al. 2018); :class:`DReG` has the same mean and keeps the signal.
 
     Args:
         num_particles: K.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> def model(x):
     ...     with pyro.plate("data", 800, subsample_size=len(x)):
@@ -38,14 +40,16 @@ class IWAE(Objective):
     True
     """
 
-    def __init__(self, num_particles: int, *, vectorize_particles: bool = True) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+    def __init__(self, num_particles: int, *, vectorize: bool = True) -> None:
+        super().__init__(num_particles, vectorize=vectorize)
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return log 1/K sum_k w_k, twice."""
         bound = log_mean_exp(particles.log_weight)
         return bound, bound
 
 
+@final
 class Renyi(Objective):
     r"""The variational Renyi bound of Li & Turner 2016, between the evidence lower bound and IWAE's.
 
@@ -56,10 +60,11 @@ class Renyi(Objective):
 
     Args:
         alpha: 0 or more.
-        num_particles: K; with one particle every alpha gives L^A.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        num_particles: K; with K = 1 every alpha gives L^A.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
-    Raises ``ValueError`` for an alpha below 0, where the value is no lower bound.
+    Raises:
+        ValueError: for an alpha below 0, for which the value is no lower bound.
 
     >>> Renyi(-0.5, num_particles=5)
     Traceback (most recent call last):
@@ -67,8 +72,8 @@ class Renyi(Objective):
     ValueError: expected alpha of 0 or more, got -0.5; ...
     """
 
-    def __init__(self, alpha: float, num_particles: int, *, vectorize_particles: bool = True) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+    def __init__(self, alpha: float, num_particles: int, *, vectorize: bool = True) -> None:
+        super().__init__(num_particles, vectorize=vectorize)
         if not 0 <= alpha < math.inf:
             raise ValueError(
                 f"expected alpha of 0 or more, got {alpha}; below 0 the value is no lower bound on log p(x): "
@@ -76,7 +81,8 @@ class Renyi(Objective):
             )
         self.alpha = float(alpha)
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return the bound of this alpha, twice."""
         log_weight = particles.log_weight
         if self.alpha == 1.0:
             bound = log_weight.mean(0)
@@ -85,6 +91,7 @@ class Renyi(Objective):
         return bound, bound
 
 
+@final
 class DReG(Objective):
     r"""IWAE's bound with the doubly reparameterised gradient of Tucker et al. 2019.
 
@@ -92,13 +99,16 @@ class DReG(Objective):
         \nabla_\phi = E \sum_k \tilde{w}_k^2 \frac{\partial \log w_k}{\partial z_k} \frac{d z_k}{d \phi}, \quad
         \nabla_\theta = E \sum_k \tilde{w}_k \frac{\partial \log w_k}{\partial \theta}
 
-    with normalised weights.  The same mean as :class:`IWAE`'s, less variance, and a signal that doesn't drown in noise
-    as K grows.  For reparameterised guides; what :class:`~pyro_aevb.objectives.STL` says of several sites and of
-    flows holds here too.
+    with normalised weights.  The gradient has the same mean as :class:`IWAE`'s and less variance, and its signal
+    doesn't drown in noise as K grows.  Guides must be reparameterised; guides of several sites and flows are treated as
+    by :class:`~pyro_aevb.objectives.STL`.
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
+
+    Raises:
+        ValueError: for a single particle.
 
     >>> DReG(1)
     Traceback (most recent call last):
@@ -106,16 +116,18 @@ class DReG(Objective):
     ValueError: expected num_particles of 2 or more for DReG, got 1; with fewer use STL()
     """
 
-    _flow = "doubly"
-    _least_particles, _with_fewer = 2, "STL()"
+    flow = "doubly"
+    least_particles = 2
+    with_fewer = "STL()"
 
-    def __init__(self, num_particles: int, *, vectorize_particles: bool = True) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+    def __init__(self, num_particles: int, *, vectorize: bool = True) -> None:
+        super().__init__(num_particles, vectorize=vectorize)
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return IWAE's bound, and the surrogate with Tucker et al.'s gradient."""
         log_weight = particles.log_weight
         normalized = torch.softmax(log_weight.detach(), 0)
-        # What goes from the model into the particles gets the second factor of the weight on its way.
+        # The gradient from the model into the particles is multiplied by the weight's second factor on its way.
         particles.gradient_scale.weight = normalized
         surrogate = normalized * particles.weighted_log_p - normalized.square() * particles.weighted_log_q
         return log_mean_exp(log_weight), surrogate.sum(0)

@@ -1,12 +1,12 @@
-"""Bounds on log p(x) that keep datapoints apart, in the shape of Pyro's ELBO objects.
+"""Bounds on log p(x), one for each datapoint, as Pyro ELBO objects.
 
 An objective works in ``pyro.infer.SVI``, as a module ``objective(model, guide)``, and in every learner that takes one.
-It is a value for each datapoint and, apart from that, an estimate of its gradient:
+It has a value for each datapoint and a separate estimate of that value's gradient:
 
 .. math:: \\text{loss} = -\\frac{N}{M} \\sum_{m=1}^M \\text{bound}(x_m)
 
-with N/M from the model's plate, Kingma & Welling 2013, Eq. (8).  It stands outside of the bound: 100 copies of a
-minibatch have 100 times its bound, whatever is done to the particles within.
+with N/M from the model's plate, Kingma & Welling 2013, Eq. (8).  N/M stands outside of the bound: 100 copies of a
+minibatch have 100 times its bound, however particles are weighed within a datapoint.
 
 Shapes: K particles, M datapoints.
 """
@@ -28,11 +28,12 @@ from pyro_aevb.objectives.particles import Flow, Particles, Structure, draw, str
 
 
 class Terms(NamedTuple):
-    """What a bound is made of, from the one pass that made it; all but ``loss`` cut off from the parameters.
+    """A bound and its parts, from one pass; all but ``loss`` are detached from the parameters.
 
     ``loss``: -N/M sum bound, in nats for the whole data set; ``loss.backward()`` is a step's gradient.
-    ``bound``: (M,), nats.  ``reconstruction``: {observed site: mean of log p(x|z)}, (M,).  ``kl``: {latent: KL(q || p),
-    in closed form or the mean of log q - log p}, (M,).  ``log_weight``: log p(x, z) - log q(z|x), (K, M).
+    ``bound``: (M,), nats.  ``reconstruction``: {observed site: mean of log p(x|z) over particles}, (M,).
+    ``kl``: {latent: KL(q || p), in closed form or the mean of log q - log p}, (M,).
+    ``log_weight``: log p(x, z) - log q(z|x), (K, M).
     """
 
     loss: Tensor
@@ -43,33 +44,75 @@ class Terms(NamedTuple):
 
 
 class Objective(ELBO, ABC):
-    """A per-datapoint bound; subclasses say which (:meth:`_bound`), and how gradients flow to the guide.
+    """A bound on log p(x) for each datapoint, and an estimate of its gradient.
+
+    A subclass implements :meth:`bound`, and sets the class attributes below where the defaults don't suit it.
+
+    Attributes:
+        flow: how gradients reach the guide's parameters.  ``"total"``: through the particles and through log q;
+            ``"path"``: through the particles only; ``"doubly"``: likewise, and what comes from the model is multiplied
+            by ``particles.gradient_scale.weight``, which :meth:`bound` sets; ``"score"``: through log q only, for
+            guides that can't be reparameterised.
+        least_particles: the smallest number of particles that the bound is defined for.
+        with_fewer: the objective to use with fewer, named in the error: ``"STL()"``.
+        needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
 
     Args:
-        num_particles: K, draws a datapoint.
-        vectorize_particles: draw them in one pass; ``False``: one by one, for a model that can't take z of shape
-            (K, M, J).
+        num_particles: K, draws from the guide for each datapoint.
+        vectorize: whether all particles are drawn in one pass; ``False``: one by one, for a model that can't take z of
+            shape (K, M, J).
+
+    Raises:
+        ValueError: for fewer particles than ``least_particles``.
+
+    >>> class Median(Objective):
+    ...     def bound(self, particles):
+    ...         value = particles.log_weight.median(0).values
+    ...         return value, value
+    >>> Median(num_particles=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: expected num_particles of 1 or more for Median, got 0
     """
 
-    _flow: Flow = "total"
-    _least_particles, _with_fewer = 1, ""
+    flow: Flow = "total"
+    least_particles: int = 1
+    with_fewer: str = ""
+    needs_closed_forms: bool = False
 
-    def __init__(self, num_particles: int = 1, *, vectorize_particles: bool = True) -> None:
-        if num_particles < self._least_particles:
-            remedy = f"; with fewer use {self._with_fewer}" if self._with_fewer else ""
+    def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
+        if num_particles < self.least_particles:
+            remedy = f"; with fewer use {self.with_fewer}" if self.with_fewer else ""
             raise ValueError(
-                f"expected num_particles of {self._least_particles} or more for {type(self).__name__}, "
+                f"expected num_particles of {self.least_particles} or more for {type(self).__name__}, "
                 f"got {num_particles}{remedy}"
             )
-        super().__init__(num_particles=num_particles, vectorize_particles=vectorize_particles)
+        super().__init__(num_particles=num_particles, vectorize_particles=vectorize)
         self._seen = _Seen()
 
     @abstractmethod
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Return the bound and a surrogate whose gradient is the estimate of the bound's, both (M,)."""
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return each datapoint's bound and a surrogate of it, both (M,), in nats.
+
+        The bound is the value that is reported; only the surrogate is differentiated.  They are the same tensor for an
+        objective whose gradient is that of its value.
+
+        Args:
+            particles: K draws from the guide for each of M datapoints, and their log densities (K, M) by site.
+        """
 
     def terms(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Terms:
-        """Return the loss, to be differentiated, and what it is made of for each datapoint.
+        """Return the loss, to be differentiated, and the parts of the bound for each datapoint.
+
+        Args:
+            model: p(x, z), called as ``model(*args, **kwargs)``.
+            guide: q(z|x), called likewise.
+            args: a minibatch; ``args[0]`` is x, of shape (M, ...).
+            kwargs: further arguments of both.
+
+        Raises:
+            ValueError: for a pair that breaks the contract, and a guide that can't be reparameterised if ``flow`` asks
+                for it.
 
         >>> def model(x):
         ...     with pyro.plate("data", 100, subsample_size=len(x)):
@@ -83,7 +126,7 @@ class Objective(ELBO, ABC):
         ([0.0966, 0.5966], torch.Size([2, 2]))
         """
         particles = self._draw(model, guide, args, kwargs)
-        value, surrogate = self._bound(particles)
+        value, surrogate = self.bound(particles)
         value = value.detach()
         with_gradient = value + (surrogate - surrogate.detach()) if surrogate.requires_grad else value
         return Terms(
@@ -104,27 +147,25 @@ class Objective(ELBO, ABC):
         return self.differentiable_loss(model, guide, *args, **kwargs).item()
 
     def loss_and_grads(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> float:
-        """Return the loss as a number and leave its gradient in the parameters; what ``SVI.step`` calls."""
+        """Return the loss as a number and leave its gradient in the parameters, as ``SVI.step`` expects."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         warn_if_nan(loss, "loss")
         if loss.requires_grad:
             loss.backward()
         return loss.item()
 
-    _needs_closed_forms = False
-
     def _draw(
         self, model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Particles:
         seen = self._seen
         if seen.structure is None or seen.model != model or seen.guide != guide:
-            seen.structure = structure(model, guide, args, kwargs, self._needs_closed_forms)
+            seen.structure = structure(model, guide, args, kwargs, self.needs_closed_forms)
             seen.model, seen.guide = model, guide
         return draw(
             model, guide, args, kwargs,
             num_particles=self.num_particles,
             depth=seen.structure.depth if self.vectorize_particles else None,
-            flow=self._flow,
+            flow=self.flow,
             closed_form=seen.structure.closed_form,
         )  # fmt: skip
 
@@ -135,7 +176,7 @@ class Objective(ELBO, ABC):
 
 @dataclass(slots=True)
 class _Seen:
-    """The pair that an objective ran last, and what there is to know of it."""
+    """The pair that an objective ran last, and its structure."""
 
     model: PyroCallable | None = None
     guide: PyroCallable | None = None

@@ -201,7 +201,7 @@ def draw(
     scale = GradientScale()
     if depth is not None and num_particles > 1:
         particles = (-1 - depth, num_particles)
-        with broadcasting(particles, "vectorize_particles"), pyro.plate("particles", num_particles, dim=particles[0]):
+        with broadcasting(particles, "vectorize"), pyro.plate("particles", num_particles, dim=particles[0]):
             return _one_pass(model, guide, args, kwargs, particles, flow, closed_form, 0, scale)
     rows = [_one_pass(model, guide, args, kwargs, None, flow, closed_form, i, scale) for i in range(num_particles)]
     if len(rows) == 1:

@@ -1,4 +1,4 @@
-"""Gradients without reparameterisation, for guides of any kind, discrete ones too.
+"""Objectives for guides that can't be reparameterised, discrete ones among them.
 
 Kingma & Welling 2013, Section 2.2; Williams 1992; leave-one-out baseline: Kool, van Hoof & Welling 2019; VIMCO: Mnih &
 Rezende 2016.
@@ -7,7 +7,7 @@ Rezende 2016.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -16,19 +16,23 @@ from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.particles import Particles, log_mean_exp, sum_terms
 
 
+@final
 class ScoreFunction(Objective):
-    r"""The evidence lower bound with the naive Monte Carlo gradient of Section 2.2, each datapoint by itself.
+    r"""The evidence lower bound with the naive Monte Carlo gradient of Section 2.2, for each datapoint.
 
     .. math:: \nabla_\phi E_q[f(z)] \simeq \frac{1}{K} \sum_k (f(z_k) - b_k) \nabla_\phi \log q(z_k|x),
         \quad f = \log p(x, z) - \log q(z|x)
 
-    It "exhibits very high variance"; the baseline b_k, the mean of f over the other particles, takes some of it away
-    and leaves the mean as it is.
+    It "exhibits very high variance".  The baseline b_k, the mean of f over the other particles, lowers the variance and
+    leaves the mean of the gradient as it is.
 
     Args:
         num_particles: K.
         baseline: ``"leave-one-out"``, for K > 1, or ``None``.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
+
+    Raises:
+        ValueError: for another baseline, or a leave-one-out baseline with a single particle.
 
     >>> logit = torch.tensor(0.0, requires_grad=True)
     >>> def model(x):
@@ -44,16 +48,16 @@ class ScoreFunction(Objective):
     True
     """
 
-    _flow = "score"
+    flow = "score"
 
     def __init__(
         self,
         num_particles: int = 1,
         *,
         baseline: Literal["leave-one-out"] | None = None,
-        vectorize_particles: bool = True,
+        vectorize: bool = True,
     ) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+        super().__init__(num_particles, vectorize=vectorize)
         if baseline not in (None, "leave-one-out"):
             raise ValueError(f"expected baseline to be None or 'leave-one-out', got {baseline!r}")
         if baseline is not None and num_particles < 2:
@@ -63,7 +67,8 @@ class ScoreFunction(Objective):
             )
         self.baseline = baseline
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return the mean log weight, and the surrogate with the score function's gradient."""
         log_weight = particles.log_weight
         signal = log_weight.detach()
         if self.baseline is not None:
@@ -72,16 +77,20 @@ class ScoreFunction(Objective):
         return log_weight.mean(0), surrogate.mean(0)
 
 
+@final
 class VIMCO(Objective):
     r"""IWAE's bound for guides that can't be reparameterised, after Mnih & Rezende 2016.
 
     .. math:: \nabla = \sum_k (\hat{L} - \hat{L}_{-k}) \nabla_\phi \log q(z_k|x) + \sum_k \tilde{w}_k \nabla \log w_k
 
-    with L the bound and L_{-k} the bound in which the geometric mean of the other weights stands for the k-th.
+    with L the bound and L_{-k} the bound in which the geometric mean of the other weights replaces the k-th.
 
     Args:
         num_particles: K, two or more.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
+
+    Raises:
+        ValueError: for a single particle.
 
     >>> VIMCO(1)
     Traceback (most recent call last):
@@ -89,13 +98,15 @@ class VIMCO(Objective):
     ValueError: expected num_particles of 2 or more for VIMCO, got 1; with fewer use ScoreFunction()
     """
 
-    _flow = "score"
-    _least_particles, _with_fewer = 2, "ScoreFunction()"
+    flow = "score"
+    least_particles = 2
+    with_fewer = "ScoreFunction()"
 
-    def __init__(self, num_particles: int, *, vectorize_particles: bool = True) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+    def __init__(self, num_particles: int, *, vectorize: bool = True) -> None:
+        super().__init__(num_particles, vectorize=vectorize)
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return IWAE's bound, and the surrogate with the gradient above."""
         log_weight = particles.log_weight
         bound = log_mean_exp(log_weight)
         signal = bound.detach() - _without_each(log_weight.detach())
@@ -103,7 +114,7 @@ class VIMCO(Objective):
 
 
 def _without_each(log_weight: Tensor) -> Tensor:
-    """Return for each k the bound with the mean of the other log weights in place of the k-th, (K, M)."""
+    """Return the bound with the k-th log weight replaced by the mean of the others, for each k, (K, M)."""
     none = torch.full_like(log_weight[:1], -math.inf)
     before = torch.cat([none, log_weight[:-1].logcumsumexp(0)])
     after = torch.cat([log_weight[1:].flip(0).logcumsumexp(0).flip(0), none])

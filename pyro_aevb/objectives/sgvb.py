@@ -5,7 +5,7 @@ Kingma & Welling 2013, Section 2.3; sticking the landing: Roeder, Wu & Duvenaud 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, final
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.particles import Particles, times
 
 
+@final
 class SGVB(Objective):
     r"""The stochastic gradient variational Bayes estimators, L^A and L^B.
 
@@ -20,19 +21,22 @@ class SGVB(Objective):
         \tilde{\mathcal{L}}^A &= \frac{1}{K} \sum_k \log p(x, z_k) - \log q(z_k|x), \quad (6) \\
         \tilde{\mathcal{L}}^B &= -KL(q(z|x) \| p(z)) + \frac{1}{K} \sum_k \log p(x|z_k), \quad (7)
 
-    with z_k ~ q(z|x) reparameterised.  Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO`` compute the same, except that
-    here a scale or a mask on a latent counts for log p(z) and log q(z|x) alike, whichever of model and guide has it,
-    and L^B says where it can't be had: a site without a closed form is sampled, or one whose closed form would be
-    wrong, because the guide draws what p(z_i|...) depends on from z_i; a line in the log names it.
+    with z_k ~ q(z|x) reparameterised.  Pyro's ``Trace_ELBO`` and ``TraceMeanField_ELBO`` compute the same, with two
+    differences.  A scale or a mask on a latent counts for log p(z) and log q(z|x) alike, whether it is written in the
+    model or in the guide.  The KL of a site is sampled if it has no closed form, or if the closed form would be wrong
+    because the guide draws from z_i what p(z_i|...) depends on; a line in the log names the site.
 
     Args:
         num_particles: K, the paper's L.
         kl: ``"sampled"`` for L^A, ``"analytic"`` for L^B.
         beta: the weight of every KL (Higgins et al. 2017): a number, or a 0-dim tensor that may be changed in place
-            while a run goes on (KL warm-up).  Other than 1 it isn't a bound on log p(x) any more.
-        free_bits: nats of each site's KL that cost nothing: the KL of a site and datapoint counts as the larger of
-            itself and this (after Kingma et al. 2016, who take the mean over a minibatch first).
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+            while a run goes on (KL warm-up).  With a beta below 1 the value is no bound on log p(x).
+        free_bits: nats of KL that cost nothing: the KL of each site and datapoint counts as max(KL, free_bits) (after
+            Kingma et al. 2016, who take the mean over a minibatch first).
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
+
+    Raises:
+        ValueError: for another ``kl``, and a beta or free bits below 0.
 
     >>> def model(x):
     ...     with pyro.plate("data", 800, subsample_size=len(x)):
@@ -53,9 +57,9 @@ class SGVB(Objective):
         kl: Literal["sampled", "analytic"] = "sampled",
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
-        vectorize_particles: bool = True,
+        vectorize: bool = True,
     ) -> None:
-        super().__init__(num_particles, vectorize_particles=vectorize_particles)
+        super().__init__(num_particles, vectorize=vectorize)
         if kl not in ("sampled", "analytic"):
             raise ValueError(f"expected kl to be 'sampled' (L^A) or 'analytic' (L^B), got {kl!r}")
         if isinstance(beta, Tensor) and beta.dim():
@@ -63,9 +67,10 @@ class SGVB(Objective):
         if not float(beta) >= 0 or not free_bits >= 0:
             raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
         self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
-        self._needs_closed_forms = kl == "analytic"
+        self.needs_closed_forms = kl == "analytic"
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return -beta KL(q || p) + E log p(x|z), twice."""
         bound = None
         for name, term in particles.log_likelihood.items():
             term = times(particles.weight[name], term.mean(0))
@@ -80,19 +85,19 @@ class SGVB(Objective):
         return bound, bound
 
 
+@final
 class STL(Objective):
     r"""L^A with the gradient of Roeder, Wu & Duvenaud 2017, *Sticking the Landing*: through the particles alone.
 
-    The gradient of log q(z|x) in the guide's parameters at a fixed z, whose mean is zero, is left out.  What is left
-    has the same mean, and no variance at all where q is the posterior.
+    The gradient of log q(z|x) in the guide's parameters at a fixed z has mean zero and is left out.  The estimate keeps
+    its mean, and has no variance at all if q is the posterior.
 
-    A guide of several sites is run a second time at the values it drew; whatever else is random in it (dropout) must be
-    off.  Flows are inverted for it, which an autoregressive one does slowly and a planar one not at all: use
-    :class:`SGVB` for those.
+    A guide of several sites is run a second time at the values it drew, so dropout in it must be off.  A flow is
+    inverted, which is slow for an autoregressive one and impossible for a planar one: use :class:`SGVB` for those.
 
     Args:
         num_particles: K, draws a datapoint.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> shift = torch.tensor(0.0, requires_grad=True)
     >>> def model(x):
@@ -107,8 +112,9 @@ class STL(Objective):
     True
     """
 
-    _flow = "path"
+    flow = "path"
 
-    def _bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+    def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Return the mean log weight, twice."""
         bound = particles.log_weight.mean(0)
         return bound, bound

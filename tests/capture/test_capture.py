@@ -50,7 +50,7 @@ LEARNERS = {
     "STL": lambda p, **kw: AEVB(p.model, p.guide, ADAM, STL(), **kw),
     "IWAE": lambda p, **kw: AEVB(p.model, p.guide, ADAM, IWAE(3), **kw),
     "DReG": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(3), **kw),
-    "DReG, one by one": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(2, vectorize_particles=False), **kw),
+    "DReG, one by one": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(2, vectorize=False), **kw),
     "score": lambda p, **kw: AEVB(p.model, p.guide, ADAM, ScoreFunction(3, baseline="leave-one-out"), **kw),
     "VIMCO": lambda p, **kw: AEVB(p.model, p.guide, ADAM, VIMCO(3), **kw),
     "reweighted": lambda p, **kw: ReweightedWakeSleep(

@@ -56,7 +56,7 @@ def test_the_gradient_of_theta_is_that_of_the_iwae_bound_and_of_phi_the_weighted
     learner.prepare(x)
     ours = gradients(learner, x, 3)
 
-    objective = IWAE(5, vectorize_particles=vectorize)
+    objective = IWAE(5, vectorize=vectorize)
     objective.loss(lg.model, lg.guide, x)
     pyro.set_rng_seed(3)
     terms = objective.terms(lg.model, lg.guide, x)

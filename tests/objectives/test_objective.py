@@ -346,7 +346,7 @@ def test_no_gradient_at_the_posterior(objective, vectorize):
     model, guide, parameters = hierarchy(7)
     x = torch.randn(7).double()
     phi = [p for name, p in parameters.items() if name != "m"]
-    loss = objective(vectorize_particles=vectorize).differentiable_loss(model, guide, x)
+    loss = objective(vectorize=vectorize).differentiable_loss(model, guide, x)
     for gradient in torch.autograd.grad(loss, phi):
         assert gradient.abs().max() < 1e-12
     plain = torch.autograd.grad(SGVB(4).differentiable_loss(model, guide, x), phi)
@@ -354,12 +354,12 @@ def test_no_gradient_at_the_posterior(objective, vectorize):
 
     copies = ManyCopies(5, loc=0.5, log_scale=0.5 * math.log(0.5))
     for name in "ar":
-        assert copies.gradients(objective(vectorize_particles=vectorize))[name].abs().max() < 1e-12
+        assert copies.gradients(objective(vectorize=vectorize))[name].abs().max() < 1e-12
 
 
 def test_path_gradients_of_two_sites_are_unbiased_away_from_the_posterior():
     means = {}
-    for objective in (SGVB(2), STL(2), IWAE(4), DReG(4), DReG(4, vectorize_particles=False)):
+    for objective in (SGVB(2), STL(2), IWAE(4), DReG(4), DReG(4, vectorize=False)):
         model, guide, parameters = hierarchy(100_000)
         with torch.no_grad():
             parameters["slope"].fill_(0.3), parameters["back"].fill_(0.8), parameters["width"].fill_(0.9)
@@ -663,9 +663,9 @@ def test_a_model_that_cannot_broadcast_is_told_and_runs_one_by_one():
             pyro.sample("z", dist.Normal(x[..., :2], 1.0).to_event(1))
 
     x = torch.randn(4, 3).double()
-    with pytest.raises(ValueError, match=r"broadcast over 5 particles.* vectorize_particles=False"):
+    with pytest.raises(ValueError, match=r"broadcast over 5 particles.* vectorize=False"):
         IWAE(5).loss(model, guide, x)
-    assert IWAE(5, vectorize_particles=False).terms(model, guide, x).log_weight.shape == (5, 4)
+    assert IWAE(5, vectorize=False).terms(model, guide, x).log_weight.shape == (5, 4)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
