@@ -9,6 +9,7 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.marginal_likelihood import METHODS, log_marginal_likelihood
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
+from pyro_aevb.samplers.ais import Tick
 
 __all__ = [
     "AIS",
@@ -24,6 +25,7 @@ __all__ = [
     "PosteriorDensity",
     "Problem",
     "Quadrature",
+    "Tick",
     "elbo",
     "evidence_gap",
     "log_marginal_likelihood",

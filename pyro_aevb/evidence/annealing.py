@@ -6,7 +6,7 @@ The sampling itself is in :mod:`pyro_aevb.samplers.ais`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, final
 
 import torch
 from pyro import poutine
@@ -14,7 +14,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean
 from pyro_aevb.model_guide.sites import PyroCallable, observed_sites
 from pyro_aevb.samplers import ais
@@ -22,18 +22,22 @@ from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath, Start
 
 
+@final
 @dataclass(frozen=True)
-class AIS:
-    """``method="ais"``: K chains a datapoint (``num_particles``, 16 by default) from prior or guide to the joint.
+class AIS(Estimator):
+    """``method="ais"``: K chains (``num_particles``, 16 by default) for each datapoint, annealed to the joint.
 
     A first run along the same temperatures tunes the step sizes, which are then frozen.
 
     Args:
-        num_temperatures: T, how many steps to take from beta = 0 to 1.
+        num_temperatures: T, steps from beta = 0 to 1.
         num_leapfrog: leapfrog steps at each temperature.
         start: ``"prior"``, along p(z) p(x|z)^beta, or ``"guide"``, along q(z|x)^(1-beta) p(x, z)^beta.
-        schedule: the betas themselves, (T+1,), from 0 to 1; by default a sigmoid.
-        target_acceptance: what the step sizes are tuned to.
+        schedule: the betas, (T+1,), rising from 0 to 1; by default a sigmoid.
+        target_acceptance: the acceptance rate that step sizes are tuned to.
+
+    Raises:
+        ValueError: for options outside their range, and a schedule that doesn't rise from 0 to 1.
     """
 
     num_temperatures: int = 1000
@@ -59,7 +63,7 @@ class AIS:
         return ais.sigmoid_schedule(self.num_temperatures) if self.schedule is None else self.schedule
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the estimator of this problem."""
+        """Return the function that anneals the chains of a minibatch."""
         path = self.path(problem.model, problem)
         num_chains = problem.num_particles or 16
 
@@ -104,17 +108,21 @@ class AIS:
         return Evidence(value, error, "lower", ess), tuned.step_sizes
 
 
+@final
 @dataclass(frozen=True)
-class BDMC:
+class BDMC(Estimator):
     """``method="bdmc"``: data simulated from the model in the shape of ``x``, then AIS in both directions.
 
-    The values are about the simulated data (``Evidence.data``), not about ``x``: they tell how good AIS is for this
-    model.  The reverse chains all begin at the one z that made the datapoint, an exact draw from its posterior; they
-    are not independent, so the upper side's standard error leaves out what that draw contributes.  What the model reads
-    of its arguments besides observing them (masks, labels) stays as given.
+    The values belong to the simulated data (``Evidence.data``), not to ``x``: they show how good AIS is for this model.
+    All reverse chains begin at the one z that the datapoint was simulated from, an exact draw from its posterior.  They
+    are not independent, so the upper side's standard error leaves out the noise of that draw.  Arguments that the model
+    reads without observing them (masks, labels) keep their values.
 
     Args:
-        annealing: temperatures and the rest; it starts from the prior.
+        annealing: temperatures and other options, with ``start="prior"``.
+
+    Raises:
+        ValueError: for annealing that starts from the guide.
     """
 
     annealing: AIS = field(default_factory=AIS)
@@ -124,7 +132,7 @@ class BDMC:
             raise ValueError("expected AIS from the prior, got start='guide': a guide sees x, not the simulated data")
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the estimator of this problem."""
+        """Return the function that simulates a minibatch and anneals in both directions."""
         model, method, num_chains = problem.model, self.annealing, problem.num_particles or 16
         num_args = len(problem.args)
         with torch.random.fork_rng(), torch.no_grad():

@@ -27,17 +27,18 @@ def elbo(
 ) -> Estimate:
     r"""Return E_q[log p(x_n, z) - log q(z|x_n)] for each datapoint: a lower bound on log p(x_n).
 
-    The expectation is a mean over ``num_particles`` draws from the guide.  Nothing is trained, and scales in the
-    model (N/M, ``poutine.scale``) don't count.
+    The expectation is a mean over ``num_particles`` draws from the guide.  Nothing is trained.  Scales in the model
+    (N/M, ``poutine.scale``) don't count.
 
     Args:
         model: p(x, z), called as ``model(*minibatch)``.
         guide: q(z|x), called likewise.
         args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
-        num_particles: draws a datapoint.
-        batch_size: datapoints a pass; bounds memory and changes nothing but which draw falls on whom.
+        num_particles: K, draws for each datapoint.
+        batch_size: datapoints evaluated at a time; bounds memory, and changes which draw a datapoint gets.
         seed: a seed for the draws; the global generators are then left as they were.
-        vectorize: see :func:`~pyro_aevb.model_guide.log_density`.
+        vectorize: whether all particles are evaluated in one pass; ``False`` for a model that can't take z of shape
+            (K, M, J).
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`; ``"auto"`` takes it from 500 passes on.
 
     Raises:
@@ -65,7 +66,7 @@ def elbo(
 
 
 def estimate(density: Callable[..., LogDensity], minibatches: Iterable[tuple[Tensor, ...]]) -> Estimate:
-    """Return the mean of ``density``'s log weights over its particles, for each datapoint of the minibatches."""
+    """Return the mean of ``density``'s log weights over particles, for each datapoint of the minibatches."""
     weights = [density(*minibatch).log_weight for minibatch in minibatches]
     value = torch.cat([w.mean(0) for w in weights])
     error = torch.cat([w.std(0) / len(w) ** 0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])

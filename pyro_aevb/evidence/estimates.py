@@ -23,7 +23,7 @@ class MeanEstimate(NamedTuple):
 class Estimate(NamedTuple):
     """An estimate for each datapoint: ``value`` and ``standard_error``, both of shape (N,), in nats.
 
-    ``standard_error`` is that of the Monte Carlo noise in ``value``; with one particle it can't be told and is NaN.
+    ``standard_error`` is that of the Monte Carlo noise in ``value``; it is NaN with a single particle.
     """
 
     value: Tensor
@@ -45,14 +45,15 @@ class Evidence:
 
     Attributes:
         value: the estimates.
-        standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN where one draw can't tell.
-            For quadrature, by how much the last doubling of the grid changed it.
+        standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN with a single draw.  For
+            quadrature, the change of ``value`` by the last doubling of the grid.
         direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``, or ``"exact"``.
-        effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` where there are none.
+        effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
+            weights.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
-            on.  NaN with too few weights to tell, -inf where the largest are equal, ``None`` where it doesn't apply.
-        upper: bidirectional Monte Carlo's other side; else ``None``.
-        data: the simulated observations {site: value} that bidirectional Monte Carlo is about; else ``None``.
+            on.  NaN with too few weights for a tail, -inf if the largest are equal, ``None`` for a method without it.
+        upper: bidirectional Monte Carlo's upper side; else ``None``.
+        data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.
     """
 
     value: Tensor
@@ -72,7 +73,10 @@ class Evidence:
         return Estimate(self.value, self.standard_error).mean()
 
     def gap(self) -> Estimate:
-        """Return ``upper`` minus this, for each datapoint: in expectation no less than the errors of both together."""
+        """Return ``upper`` minus this, (N,): in expectation no less than the errors of both sides together.
+
+        Raises ``ValueError`` for evidence without an upper side.
+        """
         if self.upper is None:
             raise ValueError("expected evidence with an upper side, got none; use method='bdmc'")
         error = torch.hypot(self.standard_error, self.upper.standard_error)
@@ -80,7 +84,7 @@ class Evidence:
 
 
 def concatenate(parts: Sequence[Evidence]) -> Evidence:
-    """Return the evidence of all the parts' datapoints."""
+    """Return the evidence of the datapoints of all parts, in their order."""
 
     def joined(values: list[object]) -> object:
         first = values[0]

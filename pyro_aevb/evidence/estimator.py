@@ -1,8 +1,11 @@
-"""The protocol of an estimator of log p(x)."""
+"""The interface of an estimator of log p(x): prepared once for a problem, then called with each minibatch.
+
+Shapes: N datapoints, M of them in a minibatch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -10,12 +13,17 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.model_guide.sites import PyroCallable
+from pyro_aevb.samplers.ais import Tick
 
 
 class Problem(NamedTuple):
-    """What an estimator is asked for.
+    """A request for log p(x) of N datapoints, which come in minibatches.
 
-    ``args`` is the first of ``num_batches`` minibatches; ``num_particles`` is ``None`` where the estimator chooses.
+    ``model``, ``guide``: p(x, z) and q(z|x); ``guide`` is ``None`` for a model without one.  ``args``: the first
+    minibatch, ``args[0]`` being x of shape (M, ...).  ``num_particles``: K draws, chains or samples a datapoint;
+    ``None`` if the estimator is to choose.  ``num_batches``: how many minibatches will follow, ``args`` among them.
+    ``vectorize``: whether all particles of a datapoint may be evaluated in one pass.  ``compile``: the fast path, see
+    :class:`~pyro_aevb.capture.Capture`.
     """
 
     model: PyroCallable
@@ -27,12 +35,32 @@ class Problem(NamedTuple):
     compile: Compile
 
 
-Evaluate = Callable[..., Evidence]
+class Evaluate(Protocol):
+    """The prepared estimator: a function of a minibatch."""
 
+    def __call__(self, tick: Tick, *args: Tensor) -> Evidence:
+        """Return the evidence of a minibatch, each field of shape (M,), in nats.
 
-class Estimator(Protocol):
-    """A way to estimate log p(x), and its options."""
-
-    def prepare(self, problem: Problem) -> Evaluate:
-        """Return a function of a minibatch that gives its evidence."""
+        Args:
+            tick: called with the fraction of the minibatch's work that was done since the last call; they add up to 1.
+            args: the minibatch, ``args[0]`` being x of shape (M, ...).
+        """
         ...
+
+
+class Estimator(ABC):
+    """A way to estimate log p(x), and its options; :func:`~pyro_aevb.log_marginal_likelihood` takes it as ``method``.
+
+    The minibatches are called without gradients, under the seed of ``log_marginal_likelihood``.
+    """
+
+    @abstractmethod
+    def prepare(self, problem: Problem) -> Evaluate:
+        """Return the function that estimates the evidence of a minibatch of this problem.
+
+        Args:
+            problem: the model, the guide and the first minibatch, which the contract has been checked on.
+
+        Raises:
+            ValueError: for a problem that the estimator is not for.
+        """

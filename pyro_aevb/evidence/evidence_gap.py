@@ -1,4 +1,4 @@
-r"""Where log p(x) - ELBO comes from: the family of q, or the network that chooses in it.
+r"""The two parts of log p(x) - ELBO: the gap of q's family, and the gap of the network that amortizes it.
 
 .. math:: \log p(x) - L(q_\phi(\cdot|x)) = [\log p(x) - L(q^*)] + [L(q^*) - L(q_\phi(\cdot|x))]
 
@@ -52,13 +52,13 @@ def evidence_gap(
     seed: int | None = None,
     progress: bool = True,
 ) -> EvidenceGap:
-    r"""Split log p(x) - ELBO into what the guide's family can't reach and what its network doesn't.
+    r"""Return log p(x) - ELBO in two parts: what the guide's family can't reach, and what its network doesn't.
 
-    For every datapoint the parameters of the guide's distributions (loc and scale of a Normal, ...) are taken from the
-    guide and improved, each datapoint's for itself, by Adam on the ELBO.  Neither model nor guide is changed.
+    The parameters of the guide's distributions (loc and scale of a Normal, ...) are taken from the guide and improved
+    for each datapoint separately, by Adam on the ELBO.  Neither model nor guide is changed.
 
-    That needs sites with reparameterized distributions that don't depend on one another's values: mean-field guides, or
-    one site with a full covariance.  Others are refused.
+    The guide's sites must be reparameterized and must not depend on one another's values: mean-field guides, or one
+    site with a full covariance.  Others are refused.
 
     Args:
         model: p(x, z).
@@ -66,15 +66,15 @@ def evidence_gap(
         args: the data, datapoints first.
         evidence: log p(x) of the same data, by :func:`~pyro_aevb.log_marginal_likelihood`.
         num_steps: steps of Adam, 10 draws each.
-        learning_rate: Adam's, which falls to zero along a line.
+        learning_rate: Adam's, falling linearly to zero.
         num_particles: draws for each ELBO.
         batch_size: datapoints at a time.
         seed: a seed for the noise; the global generators are then left as they were.
-        progress: show a progress bar on what takes longer than a second.
+        progress: whether to show a progress bar after a second.
 
     Raises:
         ValueError: for sizes below 1, evidence of other data, a pair that breaks the contract, and a guide whose
-            parameters can't be set free.
+            parameters can't be optimized for each datapoint.
 
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
@@ -158,7 +158,7 @@ def _independent_sites(guide: PyroCallable, args: tuple[Tensor, ...]) -> dict[st
 
 
 class _Free:
-    """A site's distribution, its parameters leaves of their own, one set a datapoint."""
+    """A site's distribution with parameters to optimize, one set for each datapoint."""
 
     def __init__(self, name: str, site: Any, num_data: int) -> None:
         fn, self._events = site["fn"], 0

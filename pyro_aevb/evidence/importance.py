@@ -9,28 +9,30 @@ Eq. (8): below log p(x), and rising towards it with K.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import WeightSums
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.samplers.ais import Tick
 
 
+@final
 @dataclass(frozen=True)
-class Importance:
-    """``method="importance"``: K draws from the guide a datapoint, 1000 unless ``num_particles`` says otherwise.
+class Importance(Estimator):
+    """``method="importance"``: K draws from the guide for each datapoint (``num_particles``, 1000 by default).
 
     Args:
-        rows_per_pass: how many particles times datapoints to evaluate at a time; bounds memory.
+        rows_per_pass: particles times datapoints evaluated at a time; bounds memory.
     """
 
     rows_per_pass: int = 5000
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the estimator of this problem."""
+        """Return the function that draws from the guide; raise ``ValueError`` if there is no guide."""
         if problem.guide is None:
             raise ValueError("expected a guide to draw from, got None; use method='ais', which starts from the prior")
         num_particles = problem.num_particles or 1000

@@ -24,10 +24,12 @@ class LogMeanWeight(NamedTuple):
 
 
 class WeightSums:
-    """Sums over log weights (K, M) that arrive a block (k, M) at a time; memory does not grow with K.
+    """Sums of weights whose logarithms (K, M) arrive in blocks (k, M); memory does not grow with K.
 
-    Sums are kept in float64 relative to the largest weight so far.  ``tail`` largest weights are kept for
-    :func:`pareto_k`.
+    Sums are kept in float64, relative to the largest weight so far; the largest weights are kept for :func:`pareto_k`.
+
+    Args:
+        num_particles: K, of all blocks together.
     """
 
     def __init__(self, num_particles: int) -> None:
@@ -39,7 +41,7 @@ class WeightSums:
         self._sum = self._sum_of_squares = self._shift = torch.tensor(0.0)
 
     def add(self, log_weight: Tensor) -> None:
-        """Take in a block (k, M)."""
+        """Add a block (k, M)."""
         self._eps = torch.finfo(log_weight.dtype).eps
         self._blocks.append(log_weight)
         if sum(map(len, self._blocks)) >= 4 * self._tail:  # to look for the largest each time would cost more
@@ -65,10 +67,9 @@ class WeightSums:
         self._largest = kept.topk(min(self._tail, len(kept)), 0).values
 
     def result(self) -> LogMeanWeight:
-        """Return the estimate from all blocks.
+        """Return the estimate from all blocks, with the delta method's error sd(w) / (sqrt(K) mean(w)).
 
-        The error is the delta method's: sd(w) / (sqrt(K) mean(w)).  Raises ``ValueError`` where a datapoint's weights
-        are all zero, or one of them isn't a number.
+        Raises ``ValueError`` if the weights of a datapoint are all zero, or one of them is NaN or infinite.
         """
         self._reduce()
         k = self.num_particles
@@ -86,7 +87,7 @@ class WeightSums:
 
 
 def log_mean(log_weight: Tensor) -> WeightSums:
-    """Return the sums over log weights (K, M) that are all there.
+    """Return the sums of one block that holds all K log weights (K, M).
 
     >>> from pyro_aevb.evidence.importance_weights import log_mean
     >>> log_mean(torch.tensor([[1.0], [3.0]]).log()).result()

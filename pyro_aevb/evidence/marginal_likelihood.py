@@ -1,6 +1,6 @@
 """log p(x) per datapoint, with an error bar and a direction: one call, five estimators.
 
-Each estimator is a file of its own; here is what they share: checks, minibatches, seeds, progress, a warning.
+Each estimator has a file of its own; checks, minibatches, seeds, progress and the warning of tails are here.
 """
 
 from __future__ import annotations
@@ -61,22 +61,24 @@ def log_marginal_likelihood(
     ``"quadrature"``             a sum over a grid, up to 3 latent dimensions                    exact
     ============================ =============================================================== =========
 
-    Masks in the model count, scales (N/M, ``poutine.scale``) don't.  Given the noise, a datapoint's numbers depend on
-    that datapoint alone: neighbours, batches, passes and order change nothing but which noise falls on whom.
+    Masks in the model count, scales (N/M, ``poutine.scale``) don't.  Given the noise, the numbers of a datapoint depend
+    on that datapoint alone; its neighbours, batches and order only change which noise it gets.
 
     Args:
         model: p(x, z), called as ``model(*minibatch)``.
-        guide: q(z|x), called likewise; ``None`` for a model without one (all but importance).
+        guide: q(z|x), called likewise; ``None`` for a model without one (all methods but importance).
         args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
-        method: a name, or an object with its options: :class:`~pyro_aevb.evidence.Importance`,
-            :class:`~pyro_aevb.evidence.PosteriorDensity`, :class:`~pyro_aevb.evidence.AIS`,
-            :class:`~pyro_aevb.evidence.BDMC`, :class:`~pyro_aevb.evidence.Quadrature`.
-        num_particles: K draws, AIS chains or posterior samples a datapoint; by default what suits the method.
-        batch_size: datapoints at a time; bounds memory.
+        method: a name, or an :class:`~pyro_aevb.evidence.Estimator` with its options:
+            :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.PosteriorDensity`,
+            :class:`~pyro_aevb.evidence.AIS`, :class:`~pyro_aevb.evidence.BDMC`,
+            :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
+        num_particles: K draws, AIS chains or posterior samples for each datapoint; by default the method's choice.
+        batch_size: datapoints evaluated at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.
-        vectorize: evaluate all particles in one pass; ``False`` for a model that can't take z of shape (K, M, J).
+        vectorize: whether all particles are evaluated in one pass; ``False`` for a model that can't take z of shape
+            (K, M, J).
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
-        progress: show a progress bar on what takes longer than a second.
+        progress: whether to show a progress bar after a second.
 
     Raises:
         ValueError, TypeError: for data, sizes, options or a pair that can't be used, and for a datapoint whose weights
@@ -128,13 +130,16 @@ def _estimator(method: str | Estimator) -> Estimator:
         if method not in METHODS:
             raise ValueError(f"expected a method out of {list(METHODS)} or an object such as AIS(...), got {method!r}")
         return METHODS[method]()
-    if not callable(getattr(method, "prepare", None)) or isinstance(method, type):
-        raise TypeError(f"expected a method's name or an object such as AIS(num_temperatures=100), got {method!r}")
+    if not isinstance(method, Estimator):
+        raise TypeError(
+            f"expected a method's name or an Estimator such as AIS(num_temperatures=100), got {method!r}; give a class "
+            "its options, and derive your own from pyro_aevb.evidence.Estimator"
+        )
     return method
 
 
 def _check_guide(model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...]) -> None:
-    """Raise ``ValueError`` where the pair breaks the contract, or the guide samples what the model doesn't."""
+    """Raise ``ValueError`` if the pair breaks the contract, or the guide samples sites that the model doesn't."""
     check_pair(model, guide, *args)
     if guide is None:
         return

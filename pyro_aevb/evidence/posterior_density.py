@@ -16,13 +16,14 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Tick
@@ -43,21 +44,26 @@ def gaussian(samples: Tensor) -> MultivariateNormal:
     return MultivariateNormal(samples.mean(0), _covariance(samples))
 
 
+@final
 @dataclass(frozen=True)
-class PosteriorDensity:
+class PosteriorDensity(Estimator):
     """``method="posterior-density"``: L samples to fit a density, L others to weigh (``num_particles``, 50 by default).
 
-    Chains start at draws from the guide, or from the prior where there is none, are annealed to the posterior,
-    resampled by their weights there, tuned, frozen, and sampled at each transition.  The density is fitted to one half
-    of the chains and weighed on the other; the standard error is over chains, whose samples are correlated.  Where no
-    chain has found the mass, the estimate is far too low, and no standard error tells: compare with another method.
+    Chains start at draws from the guide, or from the prior if there is no guide, and are annealed to the posterior.
+    There they are resampled by their weights, their step sizes are tuned and frozen, and each transition gives a
+    sample.  The density is fitted to one half of the chains and weighed on the other; the standard error is over
+    chains, whose samples are correlated.  If no chain has found the mass, the estimate is far too low and the standard
+    error doesn't show it: compare with another method.
 
     Args:
         density: fits a distribution over u with batch (M,) and event (J,) to samples (L, M, J).
-        num_chains: chains a datapoint, an even number; L is divided among half of them.
-        num_leapfrog: leapfrog steps a transition; the paper's 4.
-        num_warmup: transitions on the way to the posterior, and half as many again there, before samples are taken.
-        target_acceptance: what the step sizes are tuned to.
+        num_chains: chains for each datapoint, an even number; L is divided among half of them.
+        num_leapfrog: leapfrog steps of a transition; the paper's 4.
+        num_warmup: transitions to the posterior; half as many follow there before samples are taken.
+        target_acceptance: the acceptance rate that step sizes are tuned to.
+
+    Raises:
+        ValueError: for options outside their range.
     """
 
     density: Callable[[Tensor], Distribution] = gaussian
@@ -76,7 +82,10 @@ class PosteriorDensity:
             )
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the estimator of this problem."""
+        """Return the function that samples the posterior of a minibatch, fits and weighs.
+
+        Raises ``ValueError`` for fewer samples than a density of this dimension needs.
+        """
         half = self.num_chains // 2
         draws = -(-(problem.num_particles or 50) // half)  # of each chain
         transitions = self.num_warmup + self.num_warmup // 2 + draws

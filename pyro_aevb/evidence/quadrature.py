@@ -6,8 +6,8 @@ A sum over an even grid that covers all of the mass is the trapezoid rule with n
 density its error falls faster than any power of the spacing: for a Gaussian it is 2 exp(-2 pi^2 / h^2), with h in
 standard deviations; 3e-9 at h = 1.
 
-Each datapoint has a grid of its own, turned and scaled to where its mass is.  The search for it begins at draws from
-the guide and at the ends of a short annealing from the prior, so that modes the guide doesn't know are found as well.
+Each datapoint has a grid of its own, turned and scaled to where its mass is.  The search for the mass begins at
+draws from the guide and at the ends of a short annealing from the prior, to find modes that the guide doesn't know.
 
 Shapes: K grid points, M datapoints, J unconstrained dimensions, n points along a dimension.
 """
@@ -17,20 +17,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.evidence.estimator import Evaluate, Problem
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import check_weights
 from pyro_aevb.samplers import ais
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 
-LogDensityAt = Callable[[Tensor, Tensor], Tensor]
-"""log f (K, M') at u (K, M', J) for the datapoints at index (M',)."""
+LogDensityAt = Callable[[Tensor, Tensor], Tensor]  # log f (K, M') of u (K, M', J) and the datapoints' index (M',)
 MOST_DIMENSIONS = 3
 SEARCH_POINTS, FIRST_POINTS = {1: 65, 2: 25, 3: 13}, {1: 129, 2: 33, 3: 17}
 CUT = 14.0  # nats below the peak that are left out
@@ -39,8 +38,9 @@ SEARCH_GRADIENTS = 180
 LARGEST_GROUP = 20_000_000  # numbers held at a time
 
 
+@final
 @dataclass(frozen=True)
-class Quadrature:
+class Quadrature(Estimator):
     """``method="quadrature"``: exact, for up to 3 latent dimensions.
 
     The grid is refined until leaving out every other point changes the value by less than the tolerance;
@@ -48,8 +48,8 @@ class Quadrature:
 
     Args:
         tolerance: in nats.
-        max_points: the largest grid, for a datapoint; one that would need more is warned about.
-        rows_per_pass: how many grid points times datapoints to evaluate at a time; bounds memory.
+        max_points: the largest grid for a datapoint; a warning counts the datapoints that need more.
+        rows_per_pass: grid points times datapoints evaluated at a time; bounds memory.
     """
 
     tolerance: float = 1e-3
@@ -57,7 +57,10 @@ class Quadrature:
     rows_per_pass: int = 5000
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the estimator of this problem."""
+        """Return the function that sums over the grids of a minibatch.
+
+        Raises ``ValueError`` for more latent dimensions than a grid can cover.
+        """
         path = AnnealedPath(
             problem.model,
             None,
@@ -140,8 +143,8 @@ def integrate(
 
     Args:
         log_density: log f.
-        points: (K, M, J), where to begin the search for the mass: K points at least, not all the same.
-        tolerance: what a doubling may change, in nats.
+        points: (K, M, J), where the search for the mass begins; not all the same.
+        tolerance: the change by a doubling that is small enough, in nats.
         max_points: the largest grid for a datapoint.
 
     >>> from pyro_aevb.evidence.quadrature import integrate
