@@ -10,15 +10,27 @@ from scripts import load_script
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
 def test_the_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 3
+    assert len(blocks(README)) >= 3
     scope = {}
-    for block in blocks:
+    for block in blocks(README):
         exec(compile(block, "README.md", "exec"), scope)
+
+
+@pytest.mark.parametrize("section", EXTENDING.split("\n## ")[1:], ids=lambda section: section.splitlines()[0])
+def test_each_way_to_extend_runs_alone_and_prints_what_the_page_says(section, capsys):
+    (block,) = blocks(section)
+    exec(compile(block, "docs/extending.md", "exec"), {"__name__": "extending"})
+    (promised,) = re.findall(r"^It prints `(.*?)`", section, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == [promised]
 
 
 def test_the_commands_name_what_exists():

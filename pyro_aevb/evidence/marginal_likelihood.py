@@ -132,8 +132,8 @@ def _estimator(method: str | Estimator) -> Estimator:
         return METHODS[method]()
     if not isinstance(method, Estimator):
         raise TypeError(
-            f"expected a method's name or an Estimator such as AIS(num_temperatures=100), got {method!r}; give a class "
-            "its options, and derive your own from pyro_aevb.evidence.Estimator"
+            f"expected a method's name or an object such as AIS(num_temperatures=100), got {method!r}; derive a method "
+            "of your own from pyro_aevb.evidence.Estimator"
         )
     return method
 

@@ -1,41 +1,48 @@
-"""A table's columns, each with a likelihood of its own: real, counts, binary, categories; entries may be missing."""
+"""The likelihood of a table with one likelihood for each column: real, counts, binary, categories."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import final
 
 from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
-from pyro_aevb.vae.likelihoods import Likelihood
+from pyro_aevb.vae.likelihoods import Likelihood, count_outputs
 
 
-class Columns:
-    """x with one likelihood a column, in order.
+@final
+class Columns(Likelihood):
+    """p(x|z) of a table: one likelihood for each column, in order; the outputs of a column are next to each other.
 
     Args:
-        likelihoods: {name: likelihood}, each without learned parameters of its own.
+        likelihoods: {name of the column: likelihood}, none of them with parameters to learn.
+
+    Raises:
+        ValueError: for no columns.
+        TypeError: for a column that isn't a :class:`~pyro_aevb.vae.likelihoods.Likelihood` with a fixed number of
+            outputs.
 
     >>> from pyro_aevb.vae.columns import Columns
     >>> from pyro_aevb.vae.likelihoods import Bernoulli, Gaussian, Poisson
     >>> table = Columns({"height": Gaussian(), "visits": Poisson(), "smokes": Bernoulli()})
-    >>> table.num_outputs, table(torch.zeros(7, 4)).mean[0].tolist()
-    (4, [0.0, 1.0, 0.5])
+    >>> table.outputs_per_dim, table(torch.zeros(7, 4)).mean[0].tolist()
+    ((2, 1, 1), [0.0, 1.0, 0.5])
     """
 
     def __init__(self, likelihoods: Mapping[str, Likelihood]) -> None:
         if not likelihoods:
             raise ValueError("expected one column or more, got none")
         for name, likelihood in likelihoods.items():
-            if isinstance(likelihood, type) or not hasattr(likelihood, "outputs_per_dim"):
+            if not isinstance(getattr(likelihood, "outputs_per_dim", None), int) or isinstance(likelihood, type):
                 raise TypeError(
                     f"expected a likelihood object for column {name!r}, got {likelihood!r}; e.g. Gaussian()"
                 )
         self.likelihoods = dict(likelihoods)
-        self._sizes = [likelihood.outputs_per_dim for likelihood in likelihoods.values()]
-        self.num_outputs = sum(self._sizes)
+        self.outputs_per_dim = sizes = tuple(count_outputs(likelihood, 1) for likelihood in likelihoods.values())
+        self._sizes = list(sizes)
 
     def __call__(self, outputs: Tensor) -> ColumnsDistribution:
-        """Return p(x|z) for outputs (..., num_outputs)."""
+        """Return p(x|z) for outputs (..., sum of outputs_per_dim)."""
         parts = outputs.split(self._sizes, -1)
         return ColumnsDistribution([f(part) for f, part in zip(self.likelihoods.values(), parts, strict=True)])

@@ -1,7 +1,7 @@
 """Parts of a VAE as plain JSON and back: an object is the name of its class and the arguments of its constructor.
 
-``KNOWN`` has every class there is: nothing is imported or called for a name that isn't in it.  Names stay as they are,
-wherever a class goes, for they are in people's files.
+``KNOWN`` lists every class that a file may name; no other is imported or called.  The names in it are those of saved
+files, so they stay as they are if a class is moved or renamed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float3
 
 
 class UnknownPartError(Exception):
-    """Something that ``KNOWN`` has no name for."""
+    """Raised for an object whose class is not in ``KNOWN``."""
 
 
 def _own(*names: str) -> Callable[[Any], dict[str, Any]]:
@@ -39,11 +39,11 @@ def _independent(made: Any) -> dict[str, Any]:
 
 def _multivariate_normal(made: Any) -> dict[str, Any]:
     matrices = ("covariance_matrix", "precision_matrix", "scale_tril")
-    given = next(name for name in vars(made) if name in matrices)  # the others come later, when somebody asks for them
-    return {"loc": made.loc, given: getattr(made, given)}
+    argument = next(name for name in vars(made) if name in matrices)  # torch adds the others when they are asked for
+    return {"loc": made.loc, argument: getattr(made, argument)}
 
 
-# Name: the class, and what its constructor takes.
+# {name in files: (class, function from an object to the arguments of its constructor)}
 KNOWN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "priors.Factorised": (priors.Factorised, lambda made: {"family": made.family, **made.numbers}),
     "priors.GivenPrior": (priors.GivenPrior, lambda made: {"distribution": made.given}),
@@ -66,7 +66,7 @@ KNOWN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "posteriors.SplineFlow": (posteriors.SplineFlow, _own("num_flows", "hidden_dim", "context_dim")),
     "posteriors.TwoPositive": (posteriors.TwoPositive, _own("family", "first", "second")),
     "posteriors.FreeForm": (
-        posteriors.FreeForm, lambda made: {"posterior": made.family, "num_data": made.num_data},
+        posteriors.PerDatapoint, lambda made: {"posterior": made.family, "num_data": made.dataset_size},
     ),
     "pyro.Independent": (dist.Independent, _independent),
     "pyro.MultivariateNormal": (dist.MultivariateNormal, _multivariate_normal),
@@ -93,14 +93,18 @@ for _table, _arguments in ((_WITHOUT_ARGUMENTS, _own()), (_DISTRIBUTIONS, _param
     for _prefix, (_module, _names) in _table.items():
         KNOWN |= {f"{_prefix}.{_name}": (getattr(_module, _name), _arguments) for _name in _names}
 NAMES = {known: name for name, (known, _) in KNOWN.items()}
+ARGUMENTS = {"num_data": "dataset_size"}  # those that files call otherwise than constructors do
 
 
 def describe(value: Any) -> Any:
-    """Return plain JSON for numbers, names, tensors, mappings of such, and what is made of classes out of ``KNOWN``.
+    """Return plain JSON for numbers, names, tensors, mappings of these, and objects of the classes in ``KNOWN``.
+
+    Args:
+        value: the object.
 
     Raises:
-        UnknownPartError: for anything else, and for what would come back as something else: tensors that are learned, a
-            module within a mapping (its weights are nobody's).
+        UnknownPartError: for anything else, and for objects that JSON can't hold whole: tensors that are learned, and
+            modules within a mapping, whose weights are not saved.
 
     >>> from pyro_aevb.vae import priors
     >>> from pyro_aevb.vae.descriptions import describe
@@ -125,14 +129,17 @@ def describe(value: Any) -> Any:
         return {"class": NAMES[value]}
     elif type(value) in NAMES:
         checks = torch.distributions.Distribution._validate_args
-        if getattr(value, "_validate_args", checks) == checks:  # a distribution without checks would come back with
+        if getattr(value, "_validate_args", checks) == checks:  # else a distribution would be restored with checks
             name = NAMES[type(value)]
             return {"class": name, "arguments": {key: describe(each) for key, each in KNOWN[name][1](value).items()}}
     raise UnknownPartError(f"expected something out of {sorted(KNOWN)}, got {value!r}")
 
 
 def restore(value: Any) -> Any:
-    """Return what :func:`describe` described.
+    """Return the object that :func:`describe` described.
+
+    Args:
+        value: plain JSON.
 
     Raises:
         ValueError: for a class that isn't in ``KNOWN``.
@@ -150,4 +157,6 @@ def restore(value: Any) -> Any:
     if value.get("class") not in KNOWN:
         raise ValueError(f"expected a class out of {sorted(KNOWN)}, got {value.get('class')!r}")
     known = KNOWN[value["class"]][0]
-    return known if "arguments" not in value else known(**{key: restore(v) for key, v in value["arguments"].items()})
+    if "arguments" not in value:
+        return known
+    return known(**{ARGUMENTS.get(key, key): restore(argument) for key, argument in value["arguments"].items()})

@@ -1,16 +1,17 @@
-"""p(x|z) from a decoder's outputs (Kingma & Welling 2013, Appendix C, and what else people observe).
+"""Likelihoods p(x|z) of a VAE, made from the decoder's outputs (Kingma & Welling 2013, Appendix C, and others).
 
-A likelihood says how many outputs it takes for each data dimension, and makes a Pyro distribution of them.  Any
-function from outputs to a distribution of D dimensions is one: ``lambda h: dist.Poisson(h.exp()).to_event(1)``.
+A likelihood has a number of outputs for each data dimension, and returns a Pyro distribution of them.  A function from
+outputs to a distribution of D dimensions is one, too: ``lambda h: dist.Poisson(h.exp()).to_event(1)``.
 
-D data dimensions; outputs have shape (..., D * outputs_per_dim), the first outputs of all dimensions, then the second
-ones, and so on; x has shape (..., D).
+Shapes: D data dimensions; outputs (..., D * outputs_per_dim): the first outputs of all dimensions, then the second
+ones, and so on; x (..., D).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import final
 
 import pyro.distributions as dist
 import torch
@@ -19,21 +20,59 @@ from torch import Tensor, nn
 
 from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
 
-SMALLEST = 1e-4  # what is added to a softplus that must not vanish
+SMALLEST = 1e-4  # added to a softplus that must not vanish
 
 
-class Likelihood(Protocol):
-    """Turns decoder outputs into p(x|z), an event of D dimensions; learned parameters of its own make it a module."""
+class Likelihood(ABC):
+    """p(x|z) of a VAE, as a function of the decoder's outputs.
 
-    outputs_per_dim: int
+    A likelihood with parameters to learn is a module besides, ``class Mine(nn.Module, Likelihood)``, with ``forward``
+    in place of ``__call__``; its parameters belong to theta.
 
+    Attributes:
+        outputs_per_dim: the number of outputs for each data dimension; or a tuple of D numbers, one for each, if the
+            dimensions differ.
+    """
+
+    outputs_per_dim: int | tuple[int, ...] = 1
+
+    @abstractmethod
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Return p(x|z) for outputs (..., D * outputs_per_dim)."""
-        ...
+        """Return p(x|z) with batch shape (...) and event shape (D,).
+
+        Args:
+            outputs: (..., D * outputs_per_dim).
+        """
 
 
-class CustomLikelihood:
-    """A function from outputs to a distribution that takes more than one output a dimension.
+def count_outputs(likelihood: Callable[[Tensor], dist.TorchDistribution], x_dim: int) -> int:
+    """Return how many outputs of the decoder the likelihood takes for D data dimensions.
+
+    Args:
+        likelihood: a :class:`Likelihood`, or a function, which takes one output for each dimension.
+        x_dim: D.
+
+    Raises:
+        ValueError: for a likelihood of another number of dimensions.
+
+    >>> count_outputs(Gaussian(), 784)
+    1568
+    """
+    outputs = getattr(likelihood, "outputs_per_dim", 1)
+    if isinstance(outputs, int):
+        return outputs * x_dim
+    if len(outputs) != x_dim:
+        raise ValueError(f"expected a likelihood of {x_dim} dimensions, as x_dim says, got {len(outputs)}; change one")
+    return sum(outputs)
+
+
+@final
+class CustomLikelihood(Likelihood):
+    """A function from outputs to a distribution, with more than one output for each dimension.
+
+    Args:
+        fn: from outputs (..., D * outputs_per_dim) to a distribution with event shape (D,).
+        outputs_per_dim: outputs for each data dimension.
 
     >>> from pyro_aevb.vae.likelihoods import CustomLikelihood
     >>> likelihood = CustomLikelihood(lambda h: dist.Cauchy(*h.chunk(2, -1)).to_event(1), outputs_per_dim=2)
@@ -52,7 +91,8 @@ class CustomLikelihood:
 # -- Binary and in (0, 1) ---------------------------------------------------------------------------------------------
 
 
-class Bernoulli:
+@final
+class Bernoulli(Likelihood):
     """Binary x: p(x=1|z) = sigmoid(outputs), Eq. (11) of the paper's Appendix C.1."""
 
     outputs_per_dim = 1
@@ -62,7 +102,8 @@ class Bernoulli:
         return dist.Bernoulli(logits=outputs).to_event(1)
 
 
-class ContinuousBernoulli:
+@final
+class ContinuousBernoulli(Likelihood):
     """x in [0, 1], grey pixels: density proportional to p^x (1-p)^(1-x) (Loaiza-Ganem & Cunningham 2019)."""
 
     outputs_per_dim = 1
@@ -72,7 +113,8 @@ class ContinuousBernoulli:
         return dist.ContinuousBernoulli(logits=outputs).to_event(1)
 
 
-class Beta:
+@final
+class Beta(Likelihood):
     """x in (0, 1): Beta(softplus(a), softplus(b)), outputs = [a, b]."""
 
     outputs_per_dim = 2
@@ -86,7 +128,8 @@ class Beta:
 # -- Real -------------------------------------------------------------------------------------------------------------
 
 
-class Gaussian:
+@final
+class Gaussian(Likelihood):
     """Real x: a diagonal Gaussian, mean and log sigma^2 both linear in the last hidden layer, Eq. (12), C.2."""
 
     outputs_per_dim = 2
@@ -97,7 +140,8 @@ class Gaussian:
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
 
 
-class SigmoidGaussian:
+@final
+class SigmoidGaussian(Likelihood):
     """x in (0, 1): a diagonal Gaussian whose means pass a sigmoid: the paper's Frey Face decoder (Section 5)."""
 
     outputs_per_dim = 2
@@ -108,8 +152,9 @@ class SigmoidGaussian:
         return dist.Normal(logits.sigmoid(), (0.5 * log_variance).exp()).to_event(1)
 
 
-class FixedGaussian:
-    """Real x: N(outputs, scale^2) with a scale that stays as it is.
+@final
+class FixedGaussian(Likelihood):
+    """Real x: N(outputs, scale^2) with a fixed scale.
 
     Args:
         scale: the standard deviation.
@@ -127,11 +172,12 @@ class FixedGaussian:
         return dist.Normal(outputs, torch.full_like(outputs, self.scale)).to_event(1)
 
 
-class SharedGaussian(nn.Module):
+@final
+class SharedGaussian(nn.Module, Likelihood):
     """Real x: N(outputs, scale^2) with one scale for all dimensions, learned with theta.
 
     Args:
-        scale: the standard deviation to begin with.
+        scale: the initial standard deviation.
     """
 
     outputs_per_dim = 1
@@ -147,7 +193,8 @@ class SharedGaussian(nn.Module):
         return dist.Normal(outputs, self.log_scale.exp().expand_as(outputs)).to_event(1)
 
 
-class Laplace:
+@final
+class Laplace(Likelihood):
     """Real x, heavier tails than a Gaussian's: Laplace(loc, exp(log scale)), outputs = [loc, log scale]."""
 
     outputs_per_dim = 2
@@ -158,7 +205,8 @@ class Laplace:
         return dist.Laplace(loc, log_scale.exp()).to_event(1)
 
 
-class StudentT:
+@final
+class StudentT(Likelihood):
     """Real x with outliers: Student's t, outputs = [loc, log scale].
 
     Args:
@@ -181,7 +229,8 @@ class StudentT:
 # -- Levels and counts ------------------------------------------------------------------------------------------------
 
 
-class Categorical:
+@final
+class Categorical(Likelihood):
     """x in {0, ..., L-1} without an order: a softmax over the levels.
 
     Args:
@@ -206,7 +255,8 @@ class _Levels(dist.Categorical):  # type: ignore[name-defined,misc]  # made by P
         return (self.probs * torch.arange(self.probs.shape[-1]).to(self.probs)).sum(-1)
 
 
-class DiscretizedLogisticMixture:
+@final
+class DiscretizedLogisticMixture(Likelihood):
     """x in {0, ..., L-1} in order, as pixels are: a mixture of discretized logistic distributions.
 
     Outputs are K logits, K centres in units of half the range around its middle, and K logarithms of scales likewise,
@@ -233,7 +283,8 @@ class DiscretizedLogisticMixture:
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
 
 
-class Poisson:
+@final
+class Poisson(Likelihood):
     """Counts with rate exp(outputs)."""
 
     outputs_per_dim = 1
@@ -243,7 +294,8 @@ class Poisson:
         return dist.Poisson(outputs.exp()).to_event(1)
 
 
-class NegativeBinomial:
+@final
+class NegativeBinomial(Likelihood):
     """Counts more spread than a Poisson's: mean exp(a), variance mean + mean^2 / exp(b), outputs = [a, b]."""
 
     outputs_per_dim = 2
@@ -254,7 +306,8 @@ class NegativeBinomial:
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count).to_event(1)
 
 
-class ZeroInflatedPoisson:
+@final
+class ZeroInflatedPoisson(Likelihood):
     """Counts that are 0 with probability sigmoid(g), else Poisson with rate exp(a): outputs = [g, a]."""
 
     outputs_per_dim = 2
@@ -265,7 +318,8 @@ class ZeroInflatedPoisson:
         return dist.ZeroInflatedPoisson(log_rate.exp(), gate_logits=gate_logits).to_event(1)
 
 
-class ZeroInflatedNegativeBinomial:
+@final
+class ZeroInflatedNegativeBinomial(Likelihood):
     """Counts that are 0 with probability sigmoid(g), else as :class:`NegativeBinomial`: outputs = [g, a, b]."""
 
     outputs_per_dim = 3

@@ -1,4 +1,4 @@
-"""Networks of the VAE: multi-layer perceptrons, convolutions, and how their weights begin."""
+"""Networks of the VAE: multi-layer perceptrons, convolutions, and the initialisation of their weights."""
 
 from __future__ import annotations
 
@@ -105,17 +105,62 @@ def fan_in_init(network: nn.Module) -> None:
 INITIALIZATIONS: dict[str, Callable[[nn.Module], None]] = {"paper": paper_init, "modern": fan_in_init}
 
 
+def make_networks(
+    encoder: tuple[int, int],
+    decoder: tuple[int, int],
+    hidden_dims: Sequence[int],
+    image_shape: Sequence[int] | None,
+    init: str,
+) -> tuple[nn.Module, nn.Module]:
+    """Return an encoder and a decoder, initialised.
+
+    Args:
+        encoder: sizes of inputs and outputs, (D, outputs).
+        decoder: (J, outputs).
+        hidden_dims: sizes of the encoder's tanh layers, the decoder's in reverse; for perceptrons.
+        image_shape: (channels, height, width), for convolutions.
+        init: a name out of ``INITIALIZATIONS``.
+
+    Raises:
+        ValueError: for images of other than D pixels or sizes that can't be halved twice, and outputs that are not as
+            many for each pixel.
+    """
+    made: tuple[nn.Module, nn.Module]
+    if image_shape is None:
+        hidden = list(hidden_dims)
+        made = mlp(encoder[0], hidden, encoder[1]), mlp(decoder[0], hidden[::-1], decoder[1])
+    else:
+        outputs_per_dim, left = divmod(decoder[1], encoder[0])
+        if left:
+            raise ValueError(
+                f"expected a likelihood with as many outputs for each pixel, got {decoder[1]} for {encoder[0]} pixels; "
+                "leave image_shape out, or pass decoder="
+            )
+        made = (
+            conv_encoder(image_shape, encoder[1]),
+            conv_decoder(decoder[0], image_shape, outputs_per_dim),
+        )
+    for network in made:
+        INITIALIZATIONS[init](network)
+    return made
+
+
 def layers_of(network: nn.Module) -> str:
     """Return the network's layers and the names of its tensors in words: another network has others."""
     return f"{network} {sorted(network.state_dict())}"
 
 
 def apply_network(name: str, network: nn.Module, *inputs: Any) -> Any:
-    """Run ``network`` with each of its parameters announced to Pyro as a ``param`` site.
+    """Return the network's output, with each of its parameters announced to Pyro as a ``param`` site.
 
-    What ``pyro.module`` does, less its store: the parameters stay the module's own, so two models with the same names
-    don't share weights behind one's back and nothing outlives the module.  Handlers see the sites, and a handler that
-    puts something else in a parameter's place (``poutine.lift``, for full variational Bayes) is heeded.
+    Unlike with ``pyro.module``, nothing goes into Pyro's parameter store: two models with the same names don't share
+    weights, and nothing outlives the module.  Handlers see the sites, and may replace a parameter's value
+    (``poutine.lift``, for full variational Bayes).
+
+    Args:
+        name: the sites are called ``name.<parameter>``.
+        network: any module.
+        inputs: its arguments.
     """
     substituted = {}
     for key, parameter in network.named_parameters():

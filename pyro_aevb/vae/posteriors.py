@@ -1,7 +1,7 @@
-"""q(z|x) of a VAE: a distribution over J latent dimensions from an encoder's outputs.
+"""Posteriors q(z|x) of a VAE: modules from the encoder's outputs to a Pyro distribution over J latent dimensions.
 
-A posterior is given its size by the VAE it goes into (``setup``), says how many outputs it takes (``num_outputs``), and
-makes a Pyro distribution of them.  Flows have parameters besides, which belong to phi.
+The VAE calls ``setup`` once with J, which sets the number of outputs; then the posterior with the encoder's outputs.
+Flows have parameters of their own, which belong to phi.
 
 Shapes: J latent dimensions; outputs (..., num_outputs).
 """
@@ -9,8 +9,9 @@ Shapes: J latent dimensions; outputs (..., num_outputs).
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import pyro.distributions as dist
 import torch
@@ -22,39 +23,49 @@ from torch import Tensor, nn
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
 
-SMALLEST = 1e-4  # what is added to a softplus that must not vanish
+SMALLEST = 1e-4  # added to a softplus that must not vanish
 
 
-class Posterior(nn.Module):
-    """What posteriors have in common: a size that comes from the VAE, once."""
+class Posterior(nn.Module, ABC):
+    """q(z|x) of a VAE, as a function of the encoder's outputs; its parameters belong to phi.
 
-    notation = "q(z|x)"
+    Attributes:
+        notation: the distribution in symbols, for ``print(vae)``.
+        num_outputs: how many outputs of the encoder it takes; :meth:`setup` sets it.
+    """
+
+    notation: str = "q(z|x)"
     num_outputs: int
-    latent_dim: int
 
+    @abstractmethod
     def setup(self, latent_dim: int) -> None:
-        """Make the parameters for J latent dimensions, and set ``num_outputs``."""
-        self.latent_dim = latent_dim
-        self.num_outputs = self._count(latent_dim)
+        """Set ``num_outputs`` and make the parameters; the VAE calls this once, when it is built.
 
-    def _count(self, latent_dim: int) -> int:
-        raise NotImplementedError
+        Args:
+            latent_dim: J.
+        """
 
+    @abstractmethod
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
-        """Return q(z|x), an event of J dimensions, one for each row of ``outputs``."""
-        raise NotImplementedError
+        """Return q(z|x) with batch shape (...) and event shape (J,).
+
+        Args:
+            outputs: (..., num_outputs).
+        """
 
 
 # -- Gaussians --------------------------------------------------------------------------------------------------------
 
 
+@final
 class DiagonalGaussian(Posterior):
     """N(loc, diag(scale^2)), Eq. (9) of the paper; outputs = [loc, log scale^2]."""
 
     notation = "N(m(x), diag(s(x)^2))"
 
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.num_outputs = 2 * latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the Gaussian."""
@@ -62,13 +73,16 @@ class DiagonalGaussian(Posterior):
         return dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
 
 
+@final
 class FullGaussian(Posterior):
-    """N(loc, L L'), L lower triangular with a diagonal exp(d); outputs = [loc, d, what is below the diagonal]."""
+    """N(loc, L L'), L lower triangular with a diagonal exp(d); outputs = [loc, d, entries below the diagonal]."""
 
     notation = "N(m(x), L(x) L(x)')"
 
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.latent_dim = latent_dim
+        self.num_outputs = 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the Gaussian."""
@@ -80,6 +94,7 @@ class FullGaussian(Posterior):
         return dist.MultivariateNormal(loc, scale_tril=factor)
 
 
+@final
 class LowRankGaussian(Posterior):
     """N(loc, W W' + diag(d)), W with ``rank`` columns; outputs = [loc, log d, W].
 
@@ -94,8 +109,9 @@ class LowRankGaussian(Posterior):
         self.rank = rank
         self.notation = f"N(m(x), W(x) W(x)' + diag(d(x))), rank {rank}"
 
-    def _count(self, latent_dim: int) -> int:
-        return (2 + self.rank) * latent_dim
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.latent_dim, self.num_outputs = latent_dim, (2 + self.rank) * latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the Gaussian."""
@@ -104,6 +120,7 @@ class LowRankGaussian(Posterior):
         return dist.LowRankMultivariateNormal(loc, factor.unflatten(-1, (j, self.rank)), log_diagonal.exp())
 
 
+@final
 class MixturePosterior(Posterior):
     """A mixture of diagonal Gaussians, reparameterised (Jankowiak & Karaletsos 2019), of two dimensions or more.
 
@@ -119,16 +136,16 @@ class MixturePosterior(Posterior):
         self.notation = f"sum over {num_components} of pi_c(x) N(m_c(x), diag(s_c(x)^2))"
 
     def setup(self, latent_dim: int) -> None:
-        """Begin with components that stand apart, so that they can part."""
+        """Make offsets of the components, so that they differ from the beginning.
+
+        Raises ``ValueError`` for a single latent dimension.
+        """
         if latent_dim < 2:
             raise ValueError(
                 f"expected latent_dim of 2 or more for a mixture, got {latent_dim}; use posterior='spline'"
             )
-        super().setup(latent_dim)
+        self.latent_dim, self.num_outputs = latent_dim, self.num_components * (2 * latent_dim + 1)
         self.offset = nn.Parameter(torch.randn(self.num_components, latent_dim))
-
-    def _count(self, latent_dim: int) -> int:
-        return self.num_components * (2 * latent_dim + 1)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the mixture."""
@@ -154,11 +171,12 @@ class _MixtureOfDiagNormals(dist.MixtureOfDiagNormals):
 # -- Flows ------------------------------------------------------------------------------------------------------------
 
 
+@final
 class PlanarFlow(Posterior):
     """A diagonal Gaussian through planar maps z + u tanh(w'z + b) with u, w, b of x (Rezende & Mohamed 2015).
 
-    There is no inverse: log q(z|x) is known at its own draws alone.  The objectives SGVB and IWAE need no more; STL,
-    DReG, wake-sleep and score functions do.
+    There is no inverse, so log q(z|x) is known only for its own draws.  That suffices for the objectives SGVB and IWAE,
+    but not for STL, DReG, wake-sleep and score functions.
 
     Args:
         num_flows: maps.
@@ -171,8 +189,10 @@ class PlanarFlow(Posterior):
         self.num_flows = num_flows
         self.notation = f"{num_flows} planar maps(x) of N(m(x), diag(s(x)^2))"
 
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim + self.num_flows * (2 * latent_dim + 1)
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.latent_dim = latent_dim
+        self.num_outputs = 2 * latent_dim + self.num_flows * (2 * latent_dim + 1)
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the transformed Gaussian."""
@@ -197,16 +217,19 @@ class _Planar(ConditionedPlanar):
         )
 
 
-class InverseAutoregressiveFlow(Posterior):
-    """A diagonal Gaussian through affine autoregressive maps with a context from the encoder (Kingma et al. 2016).
-
-    Drawing takes one pass, the density of other values than its own draws J of them.
+class AutoregressiveFlow(Posterior):
+    """A diagonal Gaussian through autoregressive maps with a context from the encoder.
 
     Args:
         num_flows: maps; between them the dimensions are reversed.
-        hidden_dim: units of each map's hidden layer.
-        context_dim: numbers the encoder hands to every map.
+        hidden_dim: units of the hidden layer of each map.
+        context_dim: outputs of the encoder that every map sees.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
+
+    kind: str
 
     def __init__(self, num_flows: int = 2, hidden_dim: int = 64, context_dim: int = 16) -> None:
         super().__init__()
@@ -216,25 +239,22 @@ class InverseAutoregressiveFlow(Posterior):
                 f"{context_dim}"
             )
         self.num_flows, self.hidden_dim, self.context_dim = num_flows, hidden_dim, context_dim
-        self.notation = f"{num_flows} {self._kind} maps(x) of N(m(x), diag(s(x)^2))"
+        self.notation = f"{num_flows} {self.kind} maps(x) of N(m(x), diag(s(x)^2))"
 
-    _kind = "inverse autoregressive"
+    @abstractmethod
+    def make_map(self, latent_dim: int, hidden_dim: int) -> nn.Module:
+        """Return a network with parameters for one map of J dimensions."""
+
+    @abstractmethod
+    def condition(self, network: Any, context: Tensor) -> Any:
+        """Return the map of this network, a transform of (..., J), with the context (..., context_dim)."""
 
     def setup(self, latent_dim: int) -> None:
-        """Make the maps."""
-        super().setup(latent_dim)
-        self.layers = nn.ModuleList(self._layer(latent_dim) for _ in range(self.num_flows))
+        """Make the maps and set the number of outputs."""
+        self.latent_dim, self.num_outputs = latent_dim, 2 * latent_dim + self.context_dim
+        hidden = max(self.hidden_dim, latent_dim + self.context_dim)
+        self.layers = nn.ModuleList(self.make_map(latent_dim, hidden) for _ in range(self.num_flows))
         self.register_buffer("swap", torch.arange(latent_dim).flip(0), persistent=False)
-
-    def _layer(self, latent_dim: int) -> nn.Module:
-        hidden = [max(self.hidden_dim, latent_dim + self.context_dim)]
-        return ConditionalAutoRegressiveNN(latent_dim, self.context_dim, hidden)
-
-    def _conditioned(self, layer: Any, context: Tensor) -> Any:
-        return AffineAutoregressive(functools.partial(layer, context=context))  # type: ignore[arg-type]
-
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim + self.context_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the transformed Gaussian."""
@@ -242,41 +262,61 @@ class InverseAutoregressiveFlow(Posterior):
         base = dist.Normal(loc, (0.5 * log_variance).exp()).to_event(1)
         transforms: list[Any] = []
         for layer in self.layers:
-            transforms += [self._conditioned(layer, context), dist.transforms.Permute(self.swap)]
+            transforms += [self.condition(layer, context), dist.transforms.Permute(self.swap)]
         return dist.TransformedDistribution(base, transforms[:-1])
 
 
-class SplineFlow(InverseAutoregressiveFlow):
-    """A diagonal Gaussian through autoregressive rational splines with a context from the encoder (Durkan et al. 2019).
+@final
+class InverseAutoregressiveFlow(AutoregressiveFlow):
+    """A diagonal Gaussian through affine autoregressive maps (Kingma et al. 2016).
 
-    Args:
-        num_flows: maps; between them the dimensions are reversed.
-        hidden_dim: units of each map's hidden layer.
-        context_dim: numbers the encoder hands to every map.
+    A draw takes one pass; the density of values that it didn't draw takes J.  Arguments as for
+    :class:`AutoregressiveFlow`.
     """
 
-    _kind = "autoregressive spline"
+    kind = "inverse autoregressive"
 
-    def _layer(self, latent_dim: int) -> nn.Module:
-        hidden = [max(self.hidden_dim, latent_dim + self.context_dim)]
+    def make_map(self, latent_dim: int, hidden_dim: int) -> nn.Module:
+        """Return a masked network."""
+        return ConditionalAutoRegressiveNN(latent_dim, self.context_dim, [hidden_dim])
+
+    def condition(self, network: Any, context: Tensor) -> Any:
+        """Return the affine map."""
+        return AffineAutoregressive(functools.partial(network, context=context))  # type: ignore[arg-type]  # a network
+
+
+@final
+class SplineFlow(AutoregressiveFlow):
+    """A diagonal Gaussian through autoregressive rational splines (Durkan et al. 2019).
+
+    Arguments as for :class:`AutoregressiveFlow`.
+    """
+
+    kind = "autoregressive spline"
+
+    def make_map(self, latent_dim: int, hidden_dim: int) -> nn.Module:
+        """Return a conditional spline."""
         return dist.transforms.conditional_spline_autoregressive(
-            latent_dim, self.context_dim, hidden_dims=hidden, bound=5.0
+            latent_dim, self.context_dim, hidden_dims=[hidden_dim], bound=5.0
         )
 
-    def _conditioned(self, layer: Any, context: Tensor) -> Any:
-        return layer.condition(context)
+    def condition(self, network: Any, context: Tensor) -> Any:
+        """Return the spline with this context."""
+        return network.condition(context)
 
 
 # -- Constrained latents ----------------------------------------------------------------------------------------------
 
 
+@final
 class LogNormal(Posterior):
     """Positive latents: exp of N(loc, diag(scale^2)); outputs = [loc, log scale^2]."""
 
     notation = "LogNormal(m(x), s(x))"
 
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.num_outputs = 2 * latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised log-normal distribution."""
@@ -284,6 +324,7 @@ class LogNormal(Posterior):
         return reparameterization.LogNormal(loc, (0.5 * log_variance).exp()).to_event(1)
 
 
+@final
 class TwoPositive(Posterior):
     """A factorised family with two positive parameters, each a softplus of an output.
 
@@ -298,8 +339,9 @@ class TwoPositive(Posterior):
         self.family, self.first, self.second = family, first, second
         self.notation = f"{family.__name__}({first}(x), {second}(x))"
 
-    def _count(self, latent_dim: int) -> int:
-        return 2 * latent_dim
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.num_outputs = 2 * latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised distribution."""
@@ -307,44 +349,47 @@ class TwoPositive(Posterior):
         return self.family(**{self.first: first, self.second: second}).to_event(1)
 
 
+@final
 class Dirichlet(Posterior):
     """Latents on the simplex: concentrations are a softplus of the outputs."""
 
     notation = "Dirichlet(concentration(x))"
 
-    def _count(self, latent_dim: int) -> int:
-        return latent_dim
+    def setup(self, latent_dim: int) -> None:
+        """Set the number of outputs."""
+        self.num_outputs = latent_dim
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the Dirichlet distribution."""
         return dist.Dirichlet(F.softplus(outputs) + SMALLEST)
 
 
-class FreeForm(Posterior):
-    """q(z_n) with parameters of its own for each datapoint in place of an encoder: the paper's q_phi(z).
+@final
+class PerDatapoint(Posterior):
+    """q(z_n) with parameters for each datapoint instead of an encoder: the paper's q_phi(z).
 
-    Model and guide then take each datapoint's place in the data set besides: ``vae.guide(x, index)``.
+    Model and guide need each datapoint's place in the data set: ``vae.guide(x, index=index)``.
 
     Args:
         posterior: the family, a name or an object.
-        num_data: N.
+        dataset_size: N.
+
+    Raises:
+        ValueError: for a dataset_size below 1.
     """
 
-    def __init__(self, posterior: str | Posterior = "normal", *, num_data: int) -> None:
+    def __init__(self, posterior: str | Posterior = "normal", *, dataset_size: int) -> None:
         super().__init__()
-        if num_data < 1:
-            raise ValueError(f"expected num_data of 1 or more, got {num_data}")
+        if dataset_size < 1:
+            raise ValueError(f"expected dataset_size of 1 or more, got {dataset_size}")
         self.family = POSTERIORS[posterior]() if isinstance(posterior, str) else posterior
-        self.num_data = num_data
+        self.dataset_size = dataset_size
         self.notation = self.family.notation.replace("(x)", "_n")
 
     def setup(self, latent_dim: int) -> None:
-        """Make the family."""
+        """Set up the family."""
         self.family.setup(latent_dim)
-        super().setup(latent_dim)
-
-    def _count(self, latent_dim: int) -> int:
-        return self.family.num_outputs
+        self.num_outputs = self.family.num_outputs
 
     def forward(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return q(z_n)."""

@@ -1,15 +1,16 @@
-"""p(z) of a VAE: fixed or learned, a module that makes a Pyro distribution over J latent dimensions.
+"""Priors p(z) of a VAE, fixed or learned: modules that return a Pyro distribution over J latent dimensions.
 
-A prior is given its sizes by the VAE it goes into (``setup``), and is then called with the posterior, a function from
-data to q(z|x), which only :class:`VampPrior` looks at.
+The VAE calls ``setup`` once with its sizes, and then the prior with a function from x to q(z|x), which only
+:class:`VampPrior` uses.
 
 Shapes: J latent dimensions, D data dimensions, C components.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import pyro.distributions as dist
 import torch
@@ -19,28 +20,42 @@ from torch import Tensor, nn
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
 
-Posterior = Callable[[Tensor], dist.TorchDistribution]
+Encode = Callable[[Tensor], dist.TorchDistribution]  # x (C, D) to q(z|x), batch (C,) and event (J,)
 
 
-class Prior(nn.Module):
-    """What priors have in common: sizes that come from the VAE, once."""
+class Prior(nn.Module, ABC):
+    """p(z) of a VAE; its parameters and buffers belong to theta.
 
-    notation = "p(z)"
+    Attributes:
+        notation: the distribution in symbols, for ``print(vae)``.
+    """
 
+    notation: str = "p(z)"
+
+    @abstractmethod
     def setup(self, latent_dim: int, x_dim: int) -> None:
-        """Make the parameters for J latent and D data dimensions."""
-        raise NotImplementedError
+        """Make the parameters; the VAE calls this once, when it is built.
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
-        """Return p(z), an event of J dimensions with an empty batch shape."""
-        raise NotImplementedError
+        Args:
+            latent_dim: J.
+            x_dim: D.
+        """
+
+    @abstractmethod
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
+        """Return p(z), with an empty batch shape and event shape (J,).
+
+        Args:
+            posterior: q(z|x) as a function of x (C, D); for priors that are made of posteriors.
+        """
 
 
+@final
 class Factorised(Prior):
-    """Independent latents, all with one distribution; of a multivariate family, such as Dirichlet's, one for them all.
+    """Independent latents with the same distribution; a multivariate family, such as Dirichlet, covers all of them.
 
     Args:
-        family: a class of Pyro distributions, out of :data:`pyro_aevb.distributions.families.FAMILIES` for example.
+        family: a class of Pyro distributions, for example out of :data:`pyro_aevb.distributions.families.FAMILIES`.
         parameters: its parameters, numbers.
 
     >>> from pyro_aevb.vae.priors import Factorised
@@ -61,16 +76,20 @@ class Factorised(Prior):
         for name, value in self.numbers.items():
             self.register_buffer(name, torch.full((latent_dim,), float(value)))
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the product of the families."""
         made = self.family(**{name: getattr(self, name) for name in self.numbers})
         return made.to_event(1) if not made.event_shape else made
 
 
+@final
 class GivenPrior(Prior):
-    """A Pyro distribution that somebody made: of J dimensions, or of one, which then stands for each of them.
+    """A Pyro distribution of J dimensions, or of one, which is then the distribution of each latent.
 
-    Its tensors stay where and as they are: a VAE in float64 wants one made of float64 tensors.
+    Its tensors keep their dtype and device: a VAE in float64 needs a distribution of float64 tensors.
+
+    Args:
+        distribution: with event shape (J,) and an empty batch shape, or both shapes empty.
     """
 
     def __init__(self, distribution: dist.TorchDistribution) -> None:
@@ -79,7 +98,10 @@ class GivenPrior(Prior):
         self.notation = repr(distribution)
 
     def setup(self, latent_dim: int, x_dim: int) -> None:
-        """Make the distribution one of J dimensions where it is one of a single number."""
+        """Expand the distribution to J dimensions if it is one of a single number.
+
+        Raises ``ValueError`` for other shapes.
+        """
         if not self.distribution.event_shape and not self.distribution.batch_shape:
             self.distribution = self.distribution.expand((latent_dim,)).to_event(1)
         if self.distribution.event_shape != (latent_dim,) or self.distribution.batch_shape:
@@ -89,11 +111,12 @@ class GivenPrior(Prior):
                 "end it with .to_event(1), or pass the distribution of a single latent"
             )
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the distribution."""
         return self.distribution
 
 
+@final
 class MixturePrior(Prior):
     """A learned mixture of diagonal Gaussians.
 
@@ -114,20 +137,21 @@ class MixturePrior(Prior):
         self.loc = nn.Parameter(torch.randn(self.num_components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(self.num_components, latent_dim))
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the mixture."""
         components = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
 
+@final
 class VampPrior(Prior):
     r"""The mixture of the posteriors of learned pseudo-inputs, p(z) = 1/C sum_c q(z|u_c) (Tomczak & Welling 2018).
 
-    Its parameters are the u_c; the encoder is part of the model with it, and is trained by both halves.
+    Its parameters are the u_c.  It makes the encoder part of the model, so that model and guide both train it.
 
     Args:
         num_components: C.
-        pseudo_inputs: (C, D), what to begin with: training data, for example.  Without, uniform in (0, 1).
+        pseudo_inputs: (C, D), the u_c to begin with, for example training data; by default uniform in (0, 1).
     """
 
     def __init__(self, num_components: int = 100, pseudo_inputs: Tensor | None = None) -> None:
@@ -145,7 +169,7 @@ class VampPrior(Prior):
             raise ValueError(f"expected pseudo_inputs of shape {shape}, got {tuple(start.shape)}")
         self.pseudo_inputs = nn.Parameter(start.detach().clone())
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the mixture of the posteriors."""
         equal = dist.Categorical(logits=self.pseudo_inputs.new_zeros(self.num_components))
         components = posterior(self.pseudo_inputs)
@@ -155,7 +179,7 @@ class VampPrior(Prior):
 
 
 class _Mixture(dist.MixtureSameFamily):
-    """A mixture that shows every component its own copy of a value: a flow's context doesn't broadcast to it."""
+    """A mixture that copies the value for every component, because a flow's context doesn't broadcast."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         shown = value.unsqueeze(-2)
@@ -164,12 +188,13 @@ class _Mixture(dist.MixtureSameFamily):
         return torch.logsumexp(log_prob + self.mixture_distribution.logits.log_softmax(-1), -1)
 
 
+@final
 class FlowPrior(Prior):
     """A unit Gaussian through masked autoregressive maps: p(z) in one pass, a draw in J (Papamakarios et al. 2017).
 
-    The maps are inverse autoregressive ones turned round.  Pyro's splines index by masks, which the fast path can't
-    take, and its coupling splines are no densities: with pyro-ppl 1.9.2 one layer in two dimensions sums up to anything
-    from 0.96 to 1.12.
+    The maps are the inverses of inverse autoregressive ones.  Pyro's splines index by masks, which the fast path can't
+    take, and its coupling splines are no densities: with pyro-ppl 1.9.2 the integral of one layer in two dimensions is
+    between 0.96 and 1.12.
 
     Args:
         num_flows: maps; between them the dimensions are reversed.
@@ -194,7 +219,7 @@ class FlowPrior(Prior):
         )
         self.register_buffer("swap", torch.arange(latent_dim).flip(0), persistent=False)
 
-    def forward(self, posterior: Posterior) -> dist.TorchDistribution:
+    def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the transformed distribution."""
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
         between = dist.transforms.Permute(self.swap)

@@ -44,7 +44,7 @@ def make(likelihood=None):
 def test_log_prob_is_the_sum_of_the_observed_columns():
     vae = make()
     x, observed, _ = table(5)
-    outputs = torch.randn(5, vae.likelihood.num_outputs).double()
+    outputs = torch.randn(5, sum(vae.likelihood.outputs_per_dim)).double()
     terms = torch.stack(
         [
             dist.Normal(outputs[:, 0], (0.5 * outputs[:, 1]).exp()).log_prob(x[:, 0]),

@@ -37,9 +37,9 @@ from pyro_aevb.vae.likelihoods import (
 from pyro_aevb.vae.posteriors import (
     POSTERIORS,
     DiagonalGaussian,
-    FreeForm,
     InverseAutoregressiveFlow,
     LowRankGaussian,
+    PerDatapoint,
     TwoPositive,
 )
 from pyro_aevb.vae.priors import PRIORS, Factorised, MixturePrior, VampPrior
@@ -153,7 +153,7 @@ def test_settings(kwargs, dtype, tmp_path):
 
 @pytest.mark.parametrize("family", ["full", "gamma"])
 def test_a_free_form_posterior(family, tmp_path):
-    vae = shaken(make("normal" if family == "full" else "gamma", FreeForm(family, num_data=N)))
+    vae = shaken(make("normal" if family == "full" else "gamma", PerDatapoint(family, dataset_size=N)))
     round_trip(vae, tmp_path, data(), torch.arange(N))
 
 
@@ -347,7 +347,7 @@ def test_a_part_of_ones_own(name, tmp_path):
         {"likelihood": Columns({str(i): CustomLikelihood(bernoulli) for i in range(D)})},
         {"likelihood": Columns({str(i): SharedGaussian(0.5) for i in range(D)})},  # whose scales aren't the VAE's
         {"likelihood": Columns({i: Bernoulli() for i in range(D)})},
-        {"posterior": FreeForm(OWN["posterior"][0](), num_data=N)},
+        {"posterior": PerDatapoint(OWN["posterior"][0](), dataset_size=N)},
         {"prior": Factorised(functools.partial(dist.StudentT, 5.0), loc=0.0, scale=1.0)},
         {"prior": dist.Normal(LEARNED, 1.0)},
         {"prior": dist.Normal(0.0, 1.0, validate_args=False)},

@@ -1,0 +1,203 @@
+"""Checks of a VAE: its sizes, the parts it is built of, and the arguments of its model and guide.
+
+Shapes: M datapoints, K particles, J latent and D data dimensions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pyro_aevb.vae.networks import INITIALIZATIONS
+from pyro_aevb.vae.notation import support_in_words
+from pyro_aevb.vae.posteriors import Posterior
+from pyro_aevb.vae.priors import Encode, Prior
+
+STACKS = ((3, 2), (2, 3))  # a module that mixes up dimensions may agree by chance with one of them
+
+
+def check_sizes(x_dim: int, latent_dim: int, dataset_size: int | None, hidden_dims: Sequence[int], init: str) -> None:
+    """Raise ``ValueError`` for sizes below 1 and an unknown ``init``."""
+    for name, size in (("x_dim", x_dim), ("latent_dim", latent_dim), ("dataset_size", dataset_size)):
+        if size is not None and size < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {size}")
+    if not hidden_dims or min(hidden_dims) < 1:
+        raise ValueError(f"expected one or more hidden layers of 1 or more units, got {tuple(hidden_dims)}")
+    if init not in INITIALIZATIONS:
+        raise ValueError(f"expected init out of {sorted(INITIALIZATIONS)}, got {init!r}")
+
+
+# -- Parts ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and restore all modes and buffers at the end."""
+    modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part, name, buffer, buffer.clone())
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if not is_lazy(buffer)
+    ]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for part, name, buffer, value in buffers:
+            setattr(part, name, buffer)
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+
+
+def takes_rows_only(name: str, network: nn.Module, rows: Tensor, out_dim: int) -> bool:
+    """Return whether a network must see one batch dimension: with more, it fails or gives each row another output.
+
+    Layers such as ``nn.BatchNorm1d`` and ``nn.Conv1d`` take a leading particle dimension for something else.  The
+    network is run on a batch, and on the same rows with two batch dimensions.
+
+    Args:
+        name: ``"encoder"`` or ``"decoder"``, for the error.
+        network: in evaluation mode.
+        rows: a batch of 6 different inputs, (6, inputs).
+        out_dim: the size that its outputs should have.
+
+    Raises:
+        ValueError: for a network that doesn't take these inputs, or makes outputs of another shape.
+    """
+    devices = {p.device for p in network.parameters() if p.is_cuda}
+    with torch.random.fork_rng(list(devices)):
+        try:
+            outputs = network(rows)
+        except Exception as error:  # whatever a network of somebody's own raises
+            raise ValueError(
+                f"expected the {name} to take inputs of shape {tuple(rows.shape)}, got: {error}; change its first layer"
+            ) from error
+        if outputs.shape != (len(rows), out_dim):
+            raise ValueError(
+                f"expected the {name} to make outputs of shape {(len(rows), out_dim)} from {tuple(rows.shape)}, got "
+                f"{tuple(outputs.shape)}; change its last layer, or flatten what comes out of it"
+            )
+        return not all(_same(network, rows.reshape(*stack, -1), outputs) for stack in STACKS)
+
+
+def different_rows(dim: int) -> Tensor:
+    """Return 6 different rows (6, dim) of numbers between 0 and 1."""
+    return (1.0 + torch.arange(6.0 * dim).sin()).reshape(6, dim) / 2
+
+
+def different_latents(dim: int) -> Tensor:
+    """Return 6 different rows (6, dim) in the support of every prior: between 0 and 1, and of sum 1 if dim > 1."""
+    rows = torch.arange(6.0 * dim).sin().exp().reshape(6, dim)
+    return rows / (rows.sum(-1, keepdim=True) if dim > 1 else rows.sum())
+
+
+def _same(network: nn.Module, stacked: Tensor, outputs: Tensor) -> bool:
+    """Return whether the network gives stacked rows (K, M, ...) the outputs that it gave the batch (K * M, ...)."""
+    try:
+        got = network(stacked)
+    except Exception:
+        return False
+    expected = outputs.reshape(*stacked.shape[:-1], -1)
+    return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def check_likelihood(made: dist.TorchDistribution, outputs: Tensor, x_dim: int) -> None:
+    """Raise ``ValueError`` unless the distribution made of outputs (M, ...) is one of M rows of D dimensions."""
+    num_rows = len(outputs)
+    if made.event_shape != (x_dim,) or made.batch_shape != (num_rows,):
+        raise ValueError(
+            f"expected a likelihood that makes a distribution with batch shape ({num_rows},) and event shape "
+            f"({x_dim},) from outputs of shape {tuple(outputs.shape)}, got {tuple(made.batch_shape)} and "
+            f"{tuple(made.event_shape)}; end it with .to_event(1), or say how many outputs a dimension takes: "
+            "CustomLikelihood(fn, outputs_per_dim=...)"
+        )
+
+
+def check_prior(prior: Prior, posterior: Posterior, encode: Encode) -> None:
+    """Raise ``ValueError`` unless p(z) has the support of q(z|x) and a density for its draws.
+
+    Args:
+        prior: p(z).
+        posterior: makes q(z|x) of the encoder's outputs.
+        encode: q(z|x) as a function of x (M, D).
+    """
+    q = posterior(torch.zeros(2, posterior.num_outputs))
+    try:
+        p = prior(encode)
+        supports = support_in_words(p.support), support_in_words(q.support)
+        if supports[0] != supports[1]:
+            raise ValueError(
+                f"expected prior and posterior with one support, got {supports[0]} for p(z) = {prior.notation} and "
+                f"{supports[1]} for q(z|x) = {posterior.notation}; change one of them"
+            )
+        p.log_prob(torch.as_tensor(q.sample()).clone())
+    except NotImplementedError as error:
+        raise ValueError(
+            f"expected a prior that gives the density of any z, got {prior.notation} with q(z|x) = "
+            f"{posterior.notation}; change one of them"
+        ) from error
+
+
+# -- Minibatches ------------------------------------------------------------------------------------------------------
+
+
+def check_x(x: Tensor, x_dim: int, dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` or ``TypeError`` unless x is (M, D) of this dtype."""
+    if x.dim() != 2 or x.shape[-1] != x_dim:
+        raise ValueError(f"expected x of shape (M, {x_dim}), got {tuple(x.shape)}; flatten with x.flatten(1)")
+    if x.dtype != dtype:
+        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
+
+
+def named_arguments(
+    x: Tensor, unnamed: Sequence[Tensor], observed: Tensor | None, index: Tensor | None, per_datapoint: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return ``observed`` and ``index``, checked.
+
+    Args:
+        x: (M, D).
+        unnamed: tensors passed by position, as ``fit(learner, (x, observed))`` does: a mask if they are bool, else an
+            index.
+        observed: which entries of x are observed, (M, D) of bool.
+        index: the datapoints' places in the data set, (M,) of int64.
+        per_datapoint: whether the posterior has parameters for each datapoint, so that ``index`` is needed.
+
+    Raises:
+        ValueError: for other shapes and dtypes, an argument passed twice, and an index that is missing or not needed.
+    """
+    for tensor in unnamed:
+        if per_datapoint and index is None and tensor.dtype != torch.bool:
+            index = tensor
+        elif observed is None:
+            observed = tensor
+        else:
+            raise ValueError(f"expected at most observed and index beside x, got {len(unnamed)} tensors; name them")
+    if per_datapoint:
+        _check_index(x, index)
+    elif index is not None:
+        raise ValueError("expected index for a PerDatapoint posterior, got one beside an encoder; leave index out")
+    if observed is not None and (observed.dtype != torch.bool or observed.shape != x.shape):
+        raise ValueError(
+            f"expected which entries of x are observed, as bool of shape {tuple(x.shape)}, got "
+            f"{tuple(observed.shape)} of {observed.dtype}; a mask of numbers is converted with .bool(); labels and "
+            "covariates are no argument of a VAE: pass x alone, fit(learner, x), or write a model and a guide of (x, y)"
+        )
+    return observed, index
+
+
+def _check_index(x: Tensor, index: Tensor | None) -> None:
+    if index is None or index.dtype != torch.long or index.shape != (len(x),):
+        got = None if index is None else (tuple(index.shape), index.dtype)
+        raise ValueError(
+            "expected each datapoint's place in the data set for a PerDatapoint posterior, (M,) of int64, got "
+            f"{got}; pass vae.guide(x, index=index), and (x, torch.arange(N)) to fit"
+        )

@@ -1,0 +1,171 @@
+"""Building a VAE leaves its networks as they are; networks that misread particles; arguments of model and guide."""
+
+import functools
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+from vae_parts import D, J, N, data
+
+from pyro_aevb import AEVB, IWAE, VAE, elbo, load, save
+from pyro_aevb.training import fit
+from pyro_aevb.vae.posteriors import PerDatapoint
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+OUTPUTS = 2 * J
+
+
+class Counter(nn.Module):
+    """Counts its runs in a buffer and draws a random number in each, in evaluation mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("runs", torch.zeros(()))
+
+    def forward(self, x):
+        self.runs = self.runs + 1
+        torch.randn(())
+        return x
+
+
+def state(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def encoder():
+    network = nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Dropout(), Counter(), nn.Linear(8, OUTPUTS))
+    network(torch.randn(20, D))
+    network[2].eval()
+    return network
+
+
+@pytest.mark.parametrize("prior", ["normal", "vamp"])
+def test_building_leaves_a_pretrained_encoder_as_it_is(prior):
+    network = encoder()
+    before, modes = state(network), [module.training for module in network.modules()]
+    runs = network[3].runs
+    states = []
+    for given in (network, nn.Linear(D, OUTPUTS)):
+        pyro.set_rng_seed(1)
+        VAE(D, J, prior=prior, encoder=given)
+        states.append(torch.get_rng_state())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert network[3].runs is runs
+    assert [module.training for module in network.modules()] == modes
+    if prior == "normal":  # a VampPrior runs the encoder outside of the check's own random numbers
+        assert torch.equal(*states)
+
+
+def misreading(name):
+    """Decoders that take (K, M, J) for something else, and notice or not: other numbers, shapes, errors."""
+    hidden = 3
+    if name == "batch norm":
+        norm = nn.BatchNorm1d(hidden)
+        norm.running_mean += torch.tensor([0.0, 1.0, 2.0])
+        return nn.Sequential(nn.Linear(J, hidden), norm, nn.Linear(hidden, D))
+    if name == "flatten":
+        return nn.Sequential(nn.Linear(J, D), nn.Flatten())
+    return nn.Sequential(
+        nn.Linear(J, 16), nn.Unflatten(1, (4, 2, 2)), nn.ConvTranspose2d(4, 1, 2, 2), nn.Flatten(), nn.Linear(16, D)
+    )
+
+
+@pytest.mark.parametrize("name", ["batch norm", "flatten", "convolution"])
+def test_a_decoder_that_misreads_particles_sees_rows(name):
+    decoder = misreading(name).eval()
+    vae = VAE(D, J, decoder=decoder, hidden_dims=(6,)).eval()
+    z = torch.randn(4, 3, J)  # M is the width of the batch norm
+    with torch.no_grad():
+        expected = torch.stack([vae.decode(each) for each in z])
+        torch.testing.assert_close(vae.decode(z), expected)
+        assert vae.decode(z[0, 0]).shape == (D,)
+        x = data()[:3].float()
+        conditioned = poutine.condition(vae.model, {"z": z})
+        torch.testing.assert_close(poutine.trace(conditioned).get_trace(x).nodes["x"]["fn"].mean, expected)
+    vae.train()
+    learner = AEVB(vae.model, vae.guide, ADAM, IWAE(4))
+    assert learner.step(x).loss.isfinite()
+
+
+def test_rows_are_seen_one_by_one_by_a_batch_norm_as_wide_as_the_check():
+    """(K, M, C) with M = C raises nothing: the check has to look at batches of two sizes."""
+    for hidden in (2, 3):
+        decoder = nn.Sequential(nn.Linear(J, hidden), nn.BatchNorm1d(hidden), nn.Linear(hidden, D)).eval()
+        vae = VAE(D, J, decoder=decoder).eval()
+        decoder[1].running_mean += torch.arange(1.0, 1.0 + hidden)  # as if it had been trained since
+        z = torch.randn(4, hidden, J)
+        with torch.no_grad():
+            torch.testing.assert_close(vae.decode(z), torch.stack([vae.decode(each) for each in z]))
+
+
+def test_networks_that_read_particles_see_them_stacked():
+    seen = []
+    decoder = nn.Sequential(nn.Linear(J, 6), nn.LayerNorm(6), nn.Linear(6, D))
+    vae = VAE(D, J, decoder=decoder)
+    decoder.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0].shape))
+    vae.decode(torch.zeros(4, 3, J))
+    assert seen == [(4, 3, J)]
+
+
+# -- arguments of the pair --------------------------------------------------------------------------------------------
+
+
+def test_observed_and_index_by_name_and_by_position():
+    x, index = data(), torch.arange(N)
+    observed = torch.rand(N, D) < 0.7
+    vae = VAE(D, J, hidden_dims=(6,), posterior=PerDatapoint(dataset_size=N)).double()
+    values = []
+    for args, kwargs in (
+        ((x, observed, index), {}),
+        ((x, index, observed), {}),
+        ((x, index), {"observed": observed}),
+        ((x,), {"observed": observed, "index": index}),
+    ):
+        pyro.set_rng_seed(0)
+        values.append(IWAE(2).terms(vae.model, vae.guide, *args, **kwargs).bound)
+        assert torch.equal(vae.encode(*args, **kwargs), vae.encode(x, index=index))
+    for value in values[1:]:
+        assert torch.equal(value, values[0])
+    assert not torch.equal(IWAE(2).terms(vae.model, vae.guide, x, index).bound, values[0])
+    plain = VAE(D, J, hidden_dims=(6,)).double()
+    assert torch.equal(plain.encode(x, observed), plain.encode(x, observed=observed))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.eye(3)[torch.arange(N) % 3], torch.arange(N) % 3, (torch.rand(N, D) < 0.5).float()]
+)
+def test_labels_and_masks_of_numbers_are_told_what_to_do(labels):
+    vae = VAE(D, J, hidden_dims=(6,))
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    with pytest.raises(ValueError, match=r"as bool .* \.bool\(\); labels and covariates .* pass x alone, fit\(learner"):
+        fit(learner, (data().float(), labels), epochs=1, batch_size=20, progress=False)
+    fit(learner, data().float(), epochs=1, batch_size=20, progress=False)
+    fit(learner, (data().float(), (torch.rand(N, D) < 0.5).float().bool()), epochs=1, batch_size=20, progress=False)
+
+
+def test_arguments_that_are_refused():
+    x, index = data(), torch.arange(N)
+    vae, free = (VAE(D, J, **kw).double() for kw in ({}, {"posterior": PerDatapoint(dataset_size=N)}))
+    mask = x > 0
+    with pytest.raises(ValueError, match="one beside an encoder; leave index out"):
+        vae.guide(x, index=index)
+    with pytest.raises(ValueError, match="expected at most observed and index beside x, got 2 tensors"):
+        vae.model(x, mask, mask)
+    with pytest.raises(ValueError, match=r"got \(\(40,\), torch.float64\); pass vae.guide\(x, index=index\)"):
+        free.guide(x, index=index.double())
+    assert elbo(free.model, free.guide, x, index, seed=0).value.shape == (N,)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_keep_the_first_name_of_a_posterior_per_datapoint(tmp_path):
+    vae = VAE(D, J, posterior=PerDatapoint("full", dataset_size=N))
+    save(vae, tmp_path)
+    text = (tmp_path / "vae.json").read_text()
+    assert '"posteriors.FreeForm"' in text
+    assert f'"num_data": {N}' in text
+    assert load(tmp_path).posterior.dataset_size == N
