@@ -144,7 +144,7 @@ def _best_guide(
 
 @torch.no_grad()
 def _independent_sites(guide: PyroCallable, args: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Return the guide's sites; raise ``ValueError`` where one's parameters change with the draws of another."""
+    """Return the guide's sites; raise ``ValueError`` if one's parameters change with the draws of another."""
     with poutine.block():
         first, second = (latent_sites(poutine.trace(guide).get_trace(*args)) for _ in range(2))
     for name, site in first.items():

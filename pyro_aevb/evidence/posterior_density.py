@@ -3,7 +3,7 @@ r"""The paper's estimator of log p(x): a density fitted to posterior samples (Ki
 .. math:: \frac{1}{\hat p(x)} = \frac{1}{L} \sum_{l=1}^{L} \frac{q(u_l)}{p(x, u_l)}, \qquad u_l \sim p(u|x)
 
 with q fitted to L other samples.  1/p(x) is estimated without bias, so log p(x) is too large in expectation.  The
-weights q/p have finite variance only where q is less than twice as wide as the posterior (covariances), and the error
+weights q/p have finite variance only if q is less than twice as wide as the posterior (covariances), and the error
 grows fast with the dimension: with exact samples and L = 50 its standard deviation is 0.07 nats in 3 dimensions, 0.7 in
 20, and there it is 0.3 too high.
 

@@ -196,7 +196,7 @@ def _sum(log_f: Tensor, grid: Grid, num_points: int) -> tuple[Tensor, Tensor]:
 
 
 def _refine(log_density: LogDensityAt, grid: Grid, index: Tensor, log_f: Tensor, num_points: int) -> Tensor:
-    """Return log f on the grid with twice the points, looked at only next to where it counts on this one."""
+    """Return log f on the grid with twice the points, evaluated only next to points of this one that count."""
     dim = grid.low.shape[-1]
     counts = (log_f > log_f.max(0).values - CUT).reshape(*[num_points] * dim, -1)
     for d in range(dim):

@@ -46,7 +46,7 @@ class Terms(NamedTuple):
 class Objective(ELBO, ABC):
     """A bound on log p(x) for each datapoint, and an estimate of its gradient.
 
-    A subclass implements :meth:`bound`, and sets the class attributes below where the defaults don't suit it.
+    A subclass implements :meth:`bound`, and sets the class attributes below if the defaults don't suit it.
 
     Attributes:
         flow: how gradients reach the guide's parameters.  ``"total"``: through the particles and through log q;

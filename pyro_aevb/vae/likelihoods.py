@@ -158,6 +158,9 @@ class FixedGaussian(Likelihood):
 
     Args:
         scale: the standard deviation.
+
+    Raises:
+        ValueError: for a scale that isn't positive.
     """
 
     outputs_per_dim = 1
@@ -178,6 +181,9 @@ class SharedGaussian(nn.Module, Likelihood):
 
     Args:
         scale: the initial standard deviation.
+
+    Raises:
+        ValueError: for a scale that isn't positive.
     """
 
     outputs_per_dim = 1
@@ -211,6 +217,9 @@ class StudentT(Likelihood):
 
     Args:
         df: degrees of freedom.
+
+    Raises:
+        ValueError: for a df that isn't positive.
     """
 
     outputs_per_dim = 2
@@ -235,6 +244,9 @@ class Categorical(Likelihood):
 
     Args:
         num_levels: L.
+
+    Raises:
+        ValueError: for a num_levels below 2.
     """
 
     def __init__(self, num_levels: int = 256) -> None:
@@ -265,6 +277,9 @@ class DiscretizedLogisticMixture(Likelihood):
     Args:
         num_components: K.
         num_levels: L.
+
+    Raises:
+        ValueError: for a num_components below 1 or a num_levels below 2.
     """
 
     def __init__(self, num_components: int = 5, num_levels: int = 256) -> None:

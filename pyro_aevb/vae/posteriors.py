@@ -100,6 +100,9 @@ class LowRankGaussian(Posterior):
 
     Args:
         rank: columns of W.
+
+    Raises:
+        ValueError: for a rank below 1.
     """
 
     def __init__(self, rank: int = 2) -> None:
@@ -126,6 +129,9 @@ class MixturePosterior(Posterior):
 
     Args:
         num_components: C.
+
+    Raises:
+        ValueError: for a num_components below 2.
     """
 
     def __init__(self, num_components: int = 3) -> None:
@@ -156,7 +162,7 @@ class MixturePosterior(Posterior):
 
 
 class _MixtureOfDiagNormals(dist.MixtureOfDiagNormals):
-    """Pyro's, with a mean, and with more than one draw where there is a batch."""
+    """Pyro's mixture, with a mean, and with any sample shape also for a batch."""
 
     @property
     def mean(self) -> Tensor:
@@ -180,6 +186,9 @@ class PlanarFlow(Posterior):
 
     Args:
         num_flows: maps.
+
+    Raises:
+        ValueError: for a num_flows below 1.
     """
 
     def __init__(self, num_flows: int = 4) -> None:

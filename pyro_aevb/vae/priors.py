@@ -72,7 +72,7 @@ class Factorised(Prior):
         self.notation = f"{name}({', '.join(f'{key}={value:g}' for key, value in parameters.items())})"
 
     def setup(self, latent_dim: int, x_dim: int) -> None:
-        """Keep the parameters as buffers, so that they go where the VAE goes."""
+        """Keep the parameters as buffers, so that they follow the VAE's dtype and device."""
         for name, value in self.numbers.items():
             self.register_buffer(name, torch.full((latent_dim,), float(value)))
 
@@ -122,6 +122,9 @@ class MixturePrior(Prior):
 
     Args:
         num_components: C.
+
+    Raises:
+        ValueError: for a num_components below 1.
     """
 
     def __init__(self, num_components: int = 10) -> None:
@@ -152,6 +155,9 @@ class VampPrior(Prior):
     Args:
         num_components: C.
         pseudo_inputs: (C, D), the u_c to begin with, for example training data; by default uniform in (0, 1).
+
+    Raises:
+        ValueError: for a num_components below 1.
     """
 
     def __init__(self, num_components: int = 100, pseudo_inputs: Tensor | None = None) -> None:
@@ -162,7 +168,7 @@ class VampPrior(Prior):
         self.notation = f"1/{num_components} sum_c q(z|u_c)"
 
     def setup(self, latent_dim: int, x_dim: int) -> None:
-        """Make the pseudo-inputs."""
+        """Make the pseudo-inputs; raise ``ValueError`` if those to begin with have another shape."""
         shape = (self.num_components, x_dim)
         start = torch.rand(shape) if self._start is None else self._start
         if start.shape != shape:
@@ -199,6 +205,9 @@ class FlowPrior(Prior):
     Args:
         num_flows: maps; between them the dimensions are reversed.
         hidden_dim: units of each map's hidden layer.
+
+    Raises:
+        ValueError: for sizes below 1.
     """
 
     loc: Tensor

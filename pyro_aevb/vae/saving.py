@@ -1,11 +1,11 @@
-"""A VAE in a folder: ``vae.json`` says how to build it, ``weights-<digest>.safetensors`` has its tensors.
+"""A VAE in a folder: ``vae.json`` describes its parts, ``weights-<digest>.safetensors`` holds its tensors.
 
-Nothing in the folder is code.  What :mod:`pyro_aevb.vae.descriptions` has no name for (networks, functions and classes
-of one's own) is marked ``custom``, and whoever loads the folder supplies it.
+Nothing in the folder is code.  Networks, functions and classes that :mod:`pyro_aevb.vae.descriptions` has no name for
+are marked ``custom``; the caller of ``load`` passes them.
 
-``vae.json`` is the folder's only entrance: it holds the checksum of the weights, whose first digits are in their file's
-name.  ``save`` writes the weights first, then replaces ``vae.json`` in one stroke, then removes the old weights, so the
-folder can be read wherever it is stopped.
+``vae.json`` is read first: it holds the checksum of the weights, and the checksum's first digits are in the name of
+their file.  ``save`` writes the weights, then replaces ``vae.json`` in one operation, then removes the old weights, so
+that the folder can be read even if ``save`` is stopped halfway.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ DAMAGED = "the file is damaged or was changed; get the folder again, or save the
 
 
 def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
-    """Write the VAE into a folder, which is made where it isn't there; a VAE that is in it already is replaced.
+    """Write the VAE into a folder, and replace the VAE that the folder holds, if any.
 
-    Written are ``vae.json`` (versions, sizes, the prior, likelihood and posterior with their settings) and one file of
-    safetensors, parameters and buffers bit for bit.  Not written are the training mode, ``requires_grad``, hooks, and
-    the code of networks, functions and classes of one's own: :func:`load` takes those from its caller.  The folder can
-    be read at any moment, also after a crash halfway; there may be one writer at a time.
+    ``save`` writes ``vae.json`` (versions, sizes, the prior, likelihood and posterior with their settings) and one file
+    of safetensors with all parameters and buffers, bit for bit.  It doesn't write the training mode,
+    ``requires_grad``, hooks, and the code of networks, functions and classes of your own: :func:`load` takes those as
+    arguments.  The folder can be read at any moment, also after a crash; only one process may write at a time.
 
     Args:
-        vae: on any device; the folder has no memory of it.
-        folder: a path.
+        vae: on any device; the device is not saved.
+        folder: a path; the folder is made if it doesn't exist.
 
     Raises:
         TypeError: for a subclass of :class:`~pyro_aevb.VAE`, which a description can't rebuild.
-        ValueError: where ``folder`` is a file, or a network's state is no tensor that safetensors can hold.
-        OSError: where the folder can't be written to.
+        ValueError: if ``folder`` is a file, or the state of a network is not made of tensors that safetensors can hold.
+        OSError: if the folder can't be written to.
 
     >>> vae = VAE(64, 5, hidden_dims=(100,), prior="mixture")
     >>> save(vae, "saved")
@@ -66,8 +66,8 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
     """
     if type(vae) is not VAE:
         raise TypeError(
-            f"expected a VAE, got a {type(vae).__name__}, which load couldn't build; put what is its own into parts of "
-            "a VAE: encoder=..., likelihood=..., ..."
+            f"expected a VAE, got a {type(vae).__name__}, which load couldn't build; move its code into parts of a "
+            "VAE: encoder=..., likelihood=..., ..."
         )
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -107,19 +107,19 @@ def load(
 ) -> VAE:
     """Return the VAE that :func:`save` wrote: the same tensors bit for bit, in training mode, as a new VAE is.
 
-    Nothing in the folder is run, whoever wrote it, and torch's random numbers stay where they are.
+    No code in the folder is run, and torch's random state stays as it is.
 
     Args:
-        folder: what ``save`` was given.
-        device: where to put it; torch's default device without.
-        prior: one like the VAE's, where that was of one's own; likewise the others.
+        folder: the path that was passed to ``save``.
+        device: of the VAE's tensors; by default torch's default device.
+        prior: a prior like the saved one, if that was a class of your own; likewise the other parts.
         likelihood: likewise.
         posterior: likewise.
-        encoder: likewise; the module is filled with the saved weights.
+        encoder: likewise; the module's weights are replaced by the saved ones.
         decoder: likewise.
 
     Raises:
-        FileNotFoundError: where the folder or one of its files isn't there.
+        FileNotFoundError: if the folder or one of its files doesn't exist.
         ValueError: for files that are damaged, of a newer version, or don't fit together, and for parts that are
             missing or superfluous.
 
@@ -142,7 +142,7 @@ def load(
 
 
 def _describe_part(vae: VAE, name: str) -> Any:
-    """Return the part as plain JSON, ``{"custom": ...}`` for one that the caller of ``load`` supplies."""
+    """Return the part as plain JSON; ``{"custom": ...}`` for one that the caller of ``load`` passes."""
     part = getattr(vae, name)
     if name in ("encoder", "decoder"):
         if vae.own_layers.get(name) == layers_of(part):
@@ -155,7 +155,7 @@ def _describe_part(vae: VAE, name: str) -> Any:
 
 
 def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.device) -> VAE:
-    """Return the VAE of the description, its weights as they come."""
+    """Return the VAE of the description, with initial weights."""
     described = record["vae"]
     custom = {name: described[name]["custom"] for name in PARTS if "custom" in (described[name] or {})}
     for name, part in given.items():
@@ -174,7 +174,7 @@ def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.de
     try:
         parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
         return VAE(**described | parts).to(device, DTYPES[record["dtype"]])
-    except Exception as error:  # whatever a made-up description can come upon
+    except Exception as error:  # anything, if the description was not written by `save`
         remedy = f"check {', '.join(f'{name}=' for name in custom)}, or else: {DAMAGED}" if custom else DAMAGED
         raise ValueError(
             f"expected a VAE that can be built from vae.json, got {type(error).__name__}: {error}; {remedy}"
@@ -238,7 +238,7 @@ def _fill(vae: VAE, weights: Mapping[str, Tensor], tied: list[list[str]]) -> Non
 
 
 def _kind(tensor: Tensor | None) -> str:
-    """Say what a tensor is, less its precision."""
+    """Return the kind and shape of a tensor in words, without its precision."""
     if tensor is None:
         return "nothing"
     return f"{'floating point' if tensor.is_floating_point() else tensor.dtype} of shape {tuple(tensor.shape)}"
@@ -252,7 +252,7 @@ def _weights_name(digest: str) -> str:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what ``vae.json`` says and the tensors it points to, both checked."""
+    """Return the checked contents of ``vae.json`` and of its weights."""
     if not folder.exists():
         raise FileNotFoundError(f"expected a folder that save made, got {folder}, which isn't there; check the path")
     if not folder.is_dir():
@@ -298,7 +298,7 @@ VAE_FIELDS: dict[str, tuple[type, ...]] = {
 
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
-    """Return what ``vae.json`` says, with every field of its type."""
+    """Return the contents of ``vae.json``, with the type of every field checked."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -115,9 +115,8 @@ class VAE(nn.Module):
     @torch.no_grad()
     def _check_parts(self) -> None:
         z = torch.full((2, self.latent_dim), 1 / self.latent_dim)
-        samples = {"decoder": checks.different_latents(self.latent_dim)}
-        if not self._per_datapoint:
-            samples["encoder"] = checks.different_rows(self.x_dim)
+        samples = {} if self._per_datapoint else {"encoder": checks.different_rows(self.x_dim)}
+        samples["decoder"] = checks.different_latents(self.latent_dim)
         sizes = {
             "encoder": self.posterior.num_outputs,
             "decoder": count_outputs(self.likelihood, self.x_dim),
