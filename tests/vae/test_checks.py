@@ -18,14 +18,16 @@ OUTPUTS = 2 * J
 
 
 class Counter(nn.Module):
-    """Counts its runs in a buffer and draws a random number in each, in evaluation mode too."""
+    """Counts its runs in a buffer and draws a random number in each, in evaluation mode too; notes its modes."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("runs", torch.zeros(()))
+        self.modes = []
 
     def forward(self, x):
         self.runs = self.runs + 1
+        self.modes.append(self.training)
         torch.randn(())
         return x
 
@@ -38,6 +40,7 @@ def encoder():
     network = nn.Sequential(nn.Linear(D, 8), nn.BatchNorm1d(8), nn.Dropout(), Counter(), nn.Linear(8, OUTPUTS))
     network(torch.randn(20, D))
     network[2].eval()
+    network[3].modes.clear()
     return network
 
 
@@ -54,6 +57,8 @@ def test_building_leaves_a_pretrained_encoder_as_it_is(prior):
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert network[3].runs is runs
+    assert network[3].modes
+    assert not any(network[3].modes)
     assert [module.training for module in network.modules()] == modes
     if prior == "normal":  # a VampPrior runs the encoder outside of the check's own random numbers
         assert torch.equal(*states)
