@@ -17,14 +17,11 @@ KNOWN_BEGINNINGS = {
     "cli/config.py",
     "cli/options.py",
     "cli/reports.py",
-    "evidence/estimator.py",
-    "evidence/importance_weights.py",
     "learners/fused_adam.py",
     "learners/learner.py",
     "learners/mcem_with_guide.py",
     "learners/minibatch_share.py",
     "model_guide/contract.py",
-    "objectives/objective.py",
     "objectives/particles.py",
     "training/data_source.py",
     "training/fit.py",
@@ -33,8 +30,6 @@ KNOWN_BEGINNINGS = {
     "training/progress.py",
     "training/ranks.py",
     "training/validation.py",
-    "vae/posteriors.py",
-    "vae/priors.py",
 }
 KNOWN_WITHOUT_ARGS = {
     "learners/learner.py",
@@ -46,11 +41,6 @@ KNOWN_WITHOUT_ARGS = {
     "training/ranks.py",
 }
 KNOWN_WITHOUT_RAISES = {
-    "evidence/annealing.py",
-    "evidence/estimates.py",
-    "evidence/importance.py",
-    "evidence/posterior_density.py",
-    "evidence/quadrature.py",
     "learners/aevb.py",
     "learners/learner.py",
     "learners/mcem.py",
@@ -59,10 +49,6 @@ KNOWN_WITHOUT_RAISES = {
     "learners/reweighted_wake_sleep.py",
     "learners/wake_sleep.py",
     "model_guide/contract.py",
-    "objectives/iwae.py",
-    "objectives/objective.py",
-    "objectives/score_function.py",
-    "objectives/sgvb.py",
     "training/checkpoint.py",
     "training/tensorboard.py",
 }

@@ -3,8 +3,6 @@
 import inspect
 
 import pytest
-from pyro.infer.elbo import ELBO
-from torch import nn
 
 import pyro_aevb.evidence
 import pyro_aevb.objectives
@@ -22,7 +20,6 @@ INTERFACES = {
     Likelihood: {"__call__"},
     Posterior: {"setup", "forward"},
 }
-FOREIGN = (object, nn.Module, ELBO, tuple)
 
 
 def below(interface):
@@ -45,7 +42,7 @@ def test_what_is_abstract_is_public_and_documented(interface):
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_class_is_abstract_or_final(cls):
-    assert inspect.isabstract(cls) or not cls.__subclasses__()
+    assert inspect.isabstract(cls) or not list(below(cls))
     ancestors = [parent for parent in cls.__mro__[1:] if parent.__module__.startswith("pyro_aevb.")]
     for name, member in vars(cls).items():
         if inspect.isfunction(member) and name != "__init__" and not getattr(member, "__isabstractmethod__", False):

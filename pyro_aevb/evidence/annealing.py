@@ -73,7 +73,11 @@ class AIS(Estimator):
         return evaluate
 
     def path(self, model: PyroCallable, problem: Problem, *more: Tensor) -> AnnealedPath:
-        """Return the path for ``model``, which takes the problem's arguments and ``more``."""
+        """Return the path for ``model``, which takes the problem's arguments and ``more``.
+
+        Raises:
+            ValueError: for a start from the guide in a problem without one.
+        """
         if self.start == "guide" and problem.guide is None:
             raise ValueError("expected a guide to start from, got None; start from the prior: AIS(start='prior')")
         gradients = 2 * problem.num_batches * (len(self.betas()) - 1) * (self.num_leapfrog + 1)

@@ -6,7 +6,7 @@ Shapes: N datapoints.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -75,7 +75,8 @@ class Evidence:
     def gap(self) -> Estimate:
         """Return ``upper`` minus this, (N,): in expectation no less than the errors of both sides together.
 
-        Raises ``ValueError`` for evidence without an upper side.
+        Raises:
+            ValueError: for evidence without an upper side.
         """
         if self.upper is None:
             raise ValueError("expected evidence with an upper side, got none; use method='bdmc'")
@@ -85,16 +86,21 @@ class Evidence:
 
 def concatenate(parts: Sequence[Evidence]) -> Evidence:
     """Return the evidence of the datapoints of all parts, in their order."""
+    first = parts[0]
 
-    def joined(values: list[object]) -> object:
-        first = values[0]
-        if isinstance(first, Tensor):
-            return torch.cat(values, -1)  # type: ignore[arg-type]
-        if isinstance(first, Evidence):
-            return concatenate(values)  # type: ignore[arg-type]
-        if isinstance(first, dict):
-            return {name: torch.cat([value[name] for value in values]) for name in first}  # type: ignore[index]
-        return first
+    def joined(field: str) -> Tensor | None:
+        values: list[Tensor | None] = [getattr(part, field) for part in parts]
+        tensors = [value for value in values if value is not None]
+        return torch.cat(tensors, -1) if tensors else None
 
-    changes = {f.name: joined([getattr(part, f.name) for part in parts]) for f in fields(Evidence)}
-    return replace(parts[0], **changes)  # type: ignore[arg-type]
+    uppers = [part.upper for part in parts if part.upper is not None]
+    data = [part.data for part in parts if part.data is not None]
+    return Evidence(
+        torch.cat([part.value for part in parts], -1),
+        torch.cat([part.standard_error for part in parts], -1),
+        first.direction,
+        joined("effective_sample_size"),
+        joined("pareto_k"),
+        concatenate(uppers) if uppers else None,
+        {name: torch.cat([each[name] for each in data]) for name in data[0]} if data else None,
+    )

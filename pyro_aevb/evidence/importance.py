@@ -32,7 +32,11 @@ class Importance(Estimator):
     rows_per_pass: int = 5000
 
     def prepare(self, problem: Problem) -> Evaluate:
-        """Return the function that draws from the guide; raise ``ValueError`` if there is no guide."""
+        """Return the function that draws from the guide of a minibatch.
+
+        Raises:
+            ValueError: for a problem without a guide.
+        """
         if problem.guide is None:
             raise ValueError("expected a guide to draw from, got None; use method='ais', which starts from the prior")
         num_particles = problem.num_particles or 1000

@@ -84,7 +84,8 @@ class PosteriorDensity(Estimator):
     def prepare(self, problem: Problem) -> Evaluate:
         """Return the function that samples the posterior of a minibatch, fits and weighs.
 
-        Raises ``ValueError`` for fewer samples than a density of this dimension needs.
+        Raises:
+            ValueError: for fewer samples than a density of this dimension needs.
         """
         half = self.num_chains // 2
         draws = -(-(problem.num_particles or 50) // half)  # of each chain

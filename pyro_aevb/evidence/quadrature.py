@@ -59,7 +59,8 @@ class Quadrature(Estimator):
     def prepare(self, problem: Problem) -> Evaluate:
         """Return the function that sums over the grids of a minibatch.
 
-        Raises ``ValueError`` for more latent dimensions than a grid can cover.
+        Raises:
+            ValueError: for more latent dimensions than a grid can cover.
         """
         path = AnnealedPath(
             problem.model,

@@ -1,7 +1,22 @@
 """The paper's model and guide, made of parts: networks, priors, likelihoods, posteriors; saved and loaded."""
 
 from pyro_aevb.vae import columns, likelihoods, networks, posteriors, priors
+from pyro_aevb.vae.likelihoods import Likelihood
+from pyro_aevb.vae.posteriors import Posterior
+from pyro_aevb.vae.priors import Prior
 from pyro_aevb.vae.saving import load, save
 from pyro_aevb.vae.vae import VAE
 
-__all__ = ["VAE", "columns", "likelihoods", "load", "networks", "posteriors", "priors", "save"]
+__all__ = [
+    "VAE",
+    "Likelihood",
+    "Posterior",
+    "Prior",
+    "columns",
+    "likelihoods",
+    "load",
+    "networks",
+    "posteriors",
+    "priors",
+    "save",
+]
