@@ -124,6 +124,7 @@ def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tens
         num_particles: K.
         eps: the relative precision that the log weights were computed in.
 
+    >>> from pyro_aevb.evidence.importance_weights import pareto_k
     >>> pareto_k(torch.zeros(95, 1), num_particles=1000)
     tensor([-inf])
     """

@@ -55,6 +55,7 @@ def count_outputs(likelihood: Callable[[Tensor], dist.TorchDistribution], x_dim:
     Raises:
         ValueError: for a likelihood of another number of dimensions.
 
+    >>> from pyro_aevb.vae.likelihoods import Gaussian, count_outputs
     >>> count_outputs(Gaussian(), 784)
     1568
     """

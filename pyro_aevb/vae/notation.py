@@ -22,6 +22,8 @@ SUPPORTS = {
 def support_in_words(support: Any) -> str:
     """Return the name of the kind of numbers in a support, whatever its shape.
 
+    >>> from torch.distributions import constraints
+    >>> from pyro_aevb.vae.notation import support_in_words
     >>> support_in_words(constraints.independent(constraints.positive, 1))
     'positive'
     """
@@ -36,6 +38,8 @@ def support_in_words(support: Any) -> str:
 def network_in_words(network: nn.Module) -> str:
     """Return the sizes of a perceptron's layers, or another network's name.
 
+    >>> from torch import nn
+    >>> from pyro_aevb.vae.notation import network_in_words
     >>> network_in_words(nn.Sequential(nn.Linear(784, 500), nn.Tanh(), nn.Linear(500, 40)))
     '784-500-40'
     """
