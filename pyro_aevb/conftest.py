@@ -29,7 +29,7 @@ def _prelude(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[None]:
     request.node.dtest.globs.clear()  # of the names of the example's module
-    doctest_namespace.update({name: getattr(pyro_aevb, name) for name in pyro_aevb.__all__})
+    doctest_namespace.update({name: getattr(pyro_aevb, name) for name in dir(pyro_aevb)})
     doctest_namespace.update(__name__="__main__", functools=functools, torch=torch, pyro=pyro, dist=dist)
     monkeypatch.chdir(tmp_path)
     pyro.set_rng_seed(0)

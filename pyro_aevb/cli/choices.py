@@ -22,6 +22,7 @@ def choices(module: str, table: str) -> tuple[str, ...]:
         module: its name within the package.
         table: the name that is assigned, at the top level of the module.
 
+    >>> from pyro_aevb.cli.choices import choices
     >>> choices("vae.networks", "INITIALIZATIONS")
     ('paper', 'modern')
     """

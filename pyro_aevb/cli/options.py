@@ -85,7 +85,8 @@ def configured(*, without: Iterable[str] = ()) -> Callable[[Callable[..., None]]
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         fields = [field for field in dataclasses.fields(TrainingConfig) if field.name not in {"data", *without}]
-        command.__signature__ = signature.replace(parameters=own + [_parameter(field) for field in fields])  # type: ignore[attr-defined]
+        parameters = own + [_parameter(field) for field in fields]
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # PEP 362 has it
         return command
 
     return decorate
