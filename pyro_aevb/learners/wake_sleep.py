@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from pyro import poutine
-from pyro.optim import PyroOptim
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
+from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.sites import PyroCallable, latent_sites
 
@@ -33,6 +33,7 @@ class WakeSleepInfo(NamedTuple):
     elbo: Tensor
 
 
+@final
 class WakeSleep(Learner):
     r"""Alternate between the two halves of a pair, for latents of any kind, discrete ones too.
 
@@ -81,43 +82,45 @@ class WakeSleep(Learner):
         dream_arguments: DreamArguments | None = None,
         compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior, compile)
-        if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
-            raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
-        self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
-        self._dream_arguments = dream_arguments
-        if dream_arguments is not None:
-            self._watched.append(dream_arguments)
-        self._wake, self._sleep = self._capture(self._wake_gradients), self._capture(self._sleep_gradients)
+        optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
+        super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile)
+        self.dream_arguments = dream_arguments
+        self._wake = self.capture(self._wake_gradients)
+        self._sleep = self.capture(self._sleep_gradients, watched=[dream_arguments])
 
-    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+    def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return theta or phi."""
         return self.theta if optimizer == "model_optim" else self.phi
 
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> WakeSleepInfo:
+    def update(self, batch: Minibatch, settings: StepSettings) -> WakeSleepInfo:
+        """Make a wake phase and a sleep phase."""
+        args = batch.args()
         loss, elbo = self._wake(*args)
-        self._descend(loss, "model_optim")
+        self.descend(loss, settings, "model_optim")
         (sleep_loss,) = self._sleep(*args)
-        self._descend(sleep_loss, "guide_optim")
+        self.descend(sleep_loss, settings, "guide_optim")
         return WakeSleepInfo(loss, sleep_loss, elbo)
 
     def _wake_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            guide_trace = poutine.trace(self._guide).get_trace(*args)
+            guide_trace = poutine.trace(self.traced_guide).get_trace(*args)
             log_q = guide_trace.log_prob_sum()
-        model_trace = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(self.traced_model, trace=guide_trace)).get_trace(*args)
         log_joint = torch.as_tensor(model_trace.log_prob_sum())
-        loss = self._add_prior(-log_joint)
-        loss.backward()
+        loss = self.add_prior(-log_joint)
+        if loss.requires_grad:  # a model without parameters: the sleep phase alone trains
+            loss.backward()
         return loss.detach(), (log_joint.detach() - log_q) / self.dataset_size
 
     def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:
-        loss = sleep_loss(self._model, self._guide, args, self._dream_arguments)
-        loss.backward()
+        loss = sleep_loss(self.traced_model, self.traced_guide, args, self.dream_arguments)
+        if loss.requires_grad:
+            loss.backward()
         return (loss.detach(),)
 
 
 def sleep_loss(
-    model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None
+    model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None
 ) -> Tensor:
     """Dream (z, x) ~ p(z) p(x|z) and return -N/M sum log q(z|x), in nats for the whole data set."""
     with torch.no_grad():
