@@ -250,7 +250,7 @@ def line(x):
 def test_guides_that_remember_the_first_minibatch(guide, n, batch_size):
     history = fit(AEVB(line, guide(), ADAM), torch.randn(n), epochs=2, batch_size=batch_size, progress=False)
     assert history.samples == 2 * n
-    assert len(pyro.param("loc") if guide() is one_entry_a_datapoint else next(iter(pyro.get_param_store().values())))
+    assert any(value.shape == (batch_size,) for value in pyro.get_param_store().values())
 
 
 def test_guides_that_look_up_their_datapoints():
