@@ -144,8 +144,8 @@ class Learner(ABC):
         """Return ``fn`` on the fast path.
 
         Args:
-            fn: a function of tensors that returns a tuple of tensors and may leave gradients in theta and phi.  It is
-                traced, so it must not store tensors, and its random numbers come from torch.
+            fn: a function of tensors that returns a tuple of tensors, no ``None`` among them, and may leave gradients
+                in theta and phi.  It is traced, so it must not store tensors, and its random numbers come from torch.
             watched: objects with settings that ``fn`` reads, besides model, guide and objective; when one of them
                 changes, ``fn`` is traced anew.
             calls_a_step: how often a step calls it.

@@ -428,16 +428,16 @@ class Scaled(Learner):
         return self.theta
 
     def update(self, batch, settings):
-        info = self._gradients.of(batch)
-        self.descend(info.loss, settings, "optim")
-        return info
+        (loss,) = self._gradients.of(batch)
+        self.descend(loss, settings, "optim")
+        return Scaling(loss, None)
 
     def _loss(self, *args):
         guide_trace = pyro.poutine.trace(self.traced_guide).get_trace(*args)
         model_trace = pyro.poutine.trace(pyro.poutine.replay(self.traced_model, trace=guide_trace)).get_trace(*args)
         loss = -self._settings.factor * model_trace.log_prob_sum()
         loss.backward()
-        return Scaling(loss.detach(), None)
+        return (loss.detach(),)
 
 
 class Scaling(NamedTuple):
