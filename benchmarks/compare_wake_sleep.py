@@ -46,7 +46,6 @@ from pyro_aevb import AEVB, MCEM, VAE, WakeSleep
 from pyro_aevb.capture import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
-from pyro_aevb.learners import MCEMWithGuide
 from pyro_aevb.training import fit
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
@@ -73,8 +72,8 @@ ADAGRAD, ADAGRAD_SLEEP = 0.02, 0.01
 
 
 def make_learner(
-    name: str, vae: VAE, preset: str, learning_rate: float | None = None
-) -> AEVB | WakeSleep | MCEMWithGuide:
+    name: str, vae: VAE, preset: str, learning_rate: float | None = None, *, guide_beside_mcem: bool = True
+) -> AEVB | WakeSleep | MCEM:
     """Return the learner over ``vae`` with the optimizers and the prior on theta of a preset."""
     if preset == "paper":
         step, prior = functools.partial(torch.optim.Adagrad, fused=True), dist.Normal(0.0, 1.0)
@@ -86,8 +85,9 @@ def make_learner(
     if name == "wake-sleep":
         return WakeSleep(vae.model, vae.guide, optim, sleep_optim, theta_prior=prior)
     if name == "mcem":
-        guide_fit = AEVB(vae.model, vae.guide, optim, TraceMeanField_ELBO(), update="guide")
-        return MCEMWithGuide(MCEM(vae.model, optim, theta_prior=prior), guide_fit)
+        if not guide_beside_mcem:
+            return MCEM(vae.model, optim, theta_prior=prior)
+        return MCEM(vae.model, optim, vae.guide, optim, guide_objective=TraceMeanField_ELBO(), theta_prior=prior)
     objective = Trace_ELBO() if name == "aevb-a" else TraceMeanField_ELBO()
     return AEVB(vae.model, vae.guide, optim, objective, theta_prior=prior)
 

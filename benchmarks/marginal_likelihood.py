@@ -43,7 +43,7 @@ from harness import Benchmark, Plan, Task, aligned, positive
 
 from pyro_aevb import VAE, PosteriorDensity, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
-from pyro_aevb.learners import MCEMWithGuide
+from pyro_aevb.learners import MCEM
 from pyro_aevb.training import fit
 
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
@@ -71,11 +71,11 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     train = data.train[:num_train]
     pyro.set_rng_seed(seed)
     vae = VAE(train.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), init=args.preset, dataset_size=len(train))
-    learner = make_learner(name, vae, args.preset)
-    guide = None if isinstance(learner, MCEMWithGuide) else vae.guide
+    learner = make_learner(name, vae, args.preset, guide_beside_mcem=False)
+    guide = None if isinstance(learner, MCEM) else vae.guide
     first = min(args.samples, max(10 * BATCH_SIZE, args.samples // 30))
     history = fit(
-        learner.mcem if isinstance(learner, MCEMWithGuide) else learner,
+        learner,
         train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(train)),

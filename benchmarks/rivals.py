@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from pyro_aevb import AEVB, IWAE
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.datasets import Binarized
+from pyro_aevb.learners import Minibatch, StepSettings
 
 RATE = 1e-3
 
@@ -57,9 +58,8 @@ def ours(case: Case, objective: Any, **options: Any) -> Block:
     adam = functools.partial(torch.optim.Adam, lr=RATE, fused=True)
     learner = AEVB(networks.model, networks.guide, adam, objective)
     learner.configure(**options)
-    if case.dynamic:
-        learner.draw.fn = lambda x: (Binarized.draw(x),)
-    return blocks(lambda x: learner.step(x).loss, case)
+    draw = (lambda x: (Binarized.draw(x),)) if case.dynamic else None
+    return blocks(lambda x: learner.step_on(Minibatch((x,), draw=draw), StepSettings()).loss, case)
 
 
 def numpyro_blocks(case: Case, scan: bool) -> Block:

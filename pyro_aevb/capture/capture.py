@@ -87,7 +87,7 @@ class Capture:
         compile: Compile = "auto",
         precision: Precision = "float32",
     ) -> None:
-        _check_compile(compile)
+        check_compile(compile)
         check_precision(precision)
         self.compile, self.precision, self.expected_calls = compile, precision, 0
         self.compile_seconds = 0.0
@@ -115,7 +115,7 @@ class Capture:
         """
         before = self.compile, self.precision
         if compile is not None:
-            _check_compile(compile)
+            check_compile(compile)
         if precision is not None:
             check_precision(precision)
         self.compile = self.compile if compile is None else compile
@@ -288,7 +288,7 @@ class _Surroundings:
             buffer.copy_(value)
 
 
-def _check_compile(compile: Any) -> None:
+def check_compile(compile: Any) -> None:
     """Raise ``ValueError`` for an unknown way to compile."""
     if not (isinstance(compile, bool) or compile in ("auto", "graph")):
         raise ValueError(f"expected compile to be 'auto', True, False or 'graph', got {compile!r}")

@@ -14,11 +14,9 @@ from pyro_aevb.cli.objectives import OBJECTIVES, SEVERAL
 from pyro_aevb.learners.aevb import AEVB
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.mcem import MCEM
-from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.learners.optimizer import OptimizerFactory
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep
 from pyro_aevb.learners.wake_sleep import WakeSleep
-from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.vae.vae import VAE
 
 
@@ -39,7 +37,7 @@ def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape:
     ).to(config.device)
 
 
-def make_learner(config: TrainingConfig, vae: VAE) -> Learner | MCEMWithGuide:
+def make_learner(config: TrainingConfig, vae: VAE) -> Learner:
     """Return the learner over the VAE."""
     optimizer = make_optimizer(config)
     prior = None
@@ -55,8 +53,7 @@ def make_learner(config: TrainingConfig, vae: VAE) -> Learner | MCEMWithGuide:
             vae.model, vae.guide, optimizer, optimizer, num_particles=particles, theta_prior=prior
         )
     if config.learner == "mcem":
-        guide = AEVB(vae.model, vae.guide, optimizer, SGVB(kl="analytic"), update="guide")
-        return MCEMWithGuide(MCEM(vae.model, optimizer, theta_prior=prior), guide)
+        return MCEM(vae.model, optimizer, vae.guide, optimizer, theta_prior=prior)
     make, particles = OBJECTIVES[config.objective or "sgvb-b"]
     objective = make(particles if config.num_particles is None else config.num_particles)
     return AEVB(vae.model, vae.guide, optimizer, objective, theta_prior=prior)

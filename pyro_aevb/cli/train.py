@@ -19,7 +19,6 @@ from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
 from pyro_aevb.plots import write_figure
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
@@ -95,7 +94,7 @@ def train(
     return history
 
 
-def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner | MCEMWithGuide]:
+def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner]:
     """Return VAE and learner, from the configuration's seed, tried on the first datapoints."""
     pyro.set_rng_seed(config.seed)
     vae = make_vae(config, data.x_dim, len(data.train), data.image_shape)

@@ -1,11 +1,13 @@
 """Algorithms that train a model and a guide, one a file: AEVB, wake-sleep, reweighted wake-sleep, Monte Carlo EM."""
 
 from pyro_aevb.learners.aevb import AEVB, AEVBInfo
-from pyro_aevb.learners.learner import Learner, StepInfo
+from pyro_aevb.learners.fast_path import FastPath
+from pyro_aevb.learners.learner import Learner, Stateful
 from pyro_aevb.learners.mcem import MCEM, MCEMInfo
-from pyro_aevb.learners.mcem_with_guide import MCEMWithGuide
-from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
+from pyro_aevb.learners.minibatch_share import Share
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, PyroOptimizer, TorchOptimizer
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
+from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
@@ -13,13 +15,19 @@ __all__ = [
     "MCEM",
     "AEVBInfo",
     "AnyOptimizer",
+    "FastPath",
     "Learner",
     "MCEMInfo",
-    "MCEMWithGuide",
+    "Minibatch",
     "Optimizer",
+    "PyroOptimizer",
     "ReweightedWakeSleep",
     "ReweightedWakeSleepInfo",
+    "Share",
+    "Stateful",
     "StepInfo",
+    "StepSettings",
+    "TorchOptimizer",
     "WakeSleep",
     "WakeSleepInfo",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from pyro.infer import Trace_ELBO
@@ -12,10 +13,13 @@ from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
+from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
+from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.objective import Objective, Terms
+from pyro_aevb.objectives.sgvb import SGVB
 
 
 class AEVBInfo(NamedTuple):
@@ -31,6 +35,7 @@ class AEVBInfo(NamedTuple):
     terms: Terms | tuple[()] = ()
 
 
+@final
 class AEVB(Learner):
     r"""Maximize a stochastic lower bound over theta and phi together.
 
@@ -68,8 +73,6 @@ class AEVB(Learner):
     True
     """
 
-    _draws_inside = True
-
     def __init__(
         self,
         model: PyroCallable,
@@ -81,44 +84,75 @@ class AEVB(Learner):
         update: Literal["both", "model", "guide"] = "both",
         compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior, compile)
-        if objective is not None and not isinstance(objective, ELBO):
-            raise TypeError(f"expected a Pyro ELBO object, got {objective!r}; for example pyro.infer.Trace_ELBO()")
         if update not in ("both", "model", "guide"):
             raise ValueError(f"expected update to be 'both', 'model' or 'guide', got {update!r}")
-        self.objective = objective if objective is not None else Trace_ELBO()
-        self.update = update
-        self.optimizers = {"optim": Optimizer(optim)}
-        self._watched.append(self.objective)  # type: ignore[arg-type]  # its settings are part of the signature
-        self._gradients = self._capture(self._loss_and_gradients)
+        super().__init__(
+            model,
+            guide,
+            {"optim": optim},
+            objective=Trace_ELBO() if objective is None else objective,
+            theta_prior=theta_prior,
+            compile=compile,
+        )
+        self.trains = update
+        self._gradients = self.capture(self._loss_and_gradients)
+        self._weighted_gradients = self.capture(self._weighted_loss_and_gradients)
 
-    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
-        if self.update == "guide":
+    def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return theta and phi, or what ``update`` says."""
+        if self.trains == "guide":
             return {n: p for n, p in self.phi.items() if n not in self.theta}
-        if self.update == "model":
+        if self.trains == "model":
             return {n: p for n, p in self.theta.items() if n not in self.phi}
         return self.theta | self.phi
 
+    def update(self, batch: Minibatch, settings: StepSettings) -> AEVBInfo:
+        """Follow the gradient of the bound on a minibatch."""
+        weight = settings.kl_weight
+        info = self._gradients.of(batch) if weight is None else self._weighted_gradients.of(batch, weight)
+        self.descend(info.loss, settings, "optim")
+        return info
+
     def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
-        objective: Any = self.objective  # Pyro's base class does not declare loss_and_grads
-        terms: Terms | tuple[()] = ()
-        args = self.draw(*args)
-        if isinstance(objective, Objective):
-            assert self._guide is not None
-            terms = objective.terms(self._model, self._guide, *args)
-            terms.loss.backward()
-            result = terms.loss.detach()
-            terms = terms._replace(loss=result)
-        else:
-            result = objective.loss_and_grads(self._model, self._guide, *args)
-        negative_bound = loss = torch.as_tensor(result, dtype=torch.float64)
+        assert self.objective is not None
+        return self._follow(self.objective, args)
+
+    def _weighted_loss_and_gradients(self, kl_weight: Tensor, *args: Tensor) -> AEVBInfo:
+        if not isinstance(self.objective, SGVB):
+            raise ValueError(
+                f"expected an objective that weighs its KL, got {type(self.objective).__name__}; pass SGVB()"
+            )
+        return self._follow(self.objective.with_kl_weight(kl_weight), args)
+
+    def _follow(self, objective: ELBO, args: tuple[Tensor, ...]) -> AEVBInfo:
+        """Leave the gradients of the loss in theta and phi."""
+        negative_bound, terms = bound_gradients(objective, self.traced_model, self.traced_guide, args, self.unchecked)
+        loss = negative_bound
         if self.theta_prior is not None:
             penalty = -log_prior(self.theta, self.theta_prior)
             penalty.backward()
             loss = loss + penalty.detach()
         return AEVBInfo(loss, -negative_bound / self.dataset_size, terms)
 
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> AEVBInfo:
-        info = self._gradients(*args)
-        self._descend(info.loss, "optim")
-        return info
+
+def bound_gradients(
+    objective: ELBO,
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Tensor, ...],
+    unchecked: Collection[str] = (),
+) -> tuple[Tensor, Terms | tuple[()]]:
+    """Leave the gradients of -L^M in the parameters of model and guide; return -L^M in nats, and what L^M is made of.
+
+    The second is empty for Pyro's own objectives.  Data outside of the likelihood's support make the loss NaN, but at
+    the ``unchecked`` sites.
+    """
+    if isinstance(objective, Objective):
+        terms = objective.terms(model, guide, *args)
+        terms.loss.backward()
+        loss = terms.loss.detach()
+        return torch.as_tensor(loss, dtype=torch.float64), terms._replace(loss=loss)
+    pyros: Any = objective  # Pyro's base class does not declare loss_and_grads
+    with Inside(unchecked) as inside:
+        loss = pyros.loss_and_grads(model, guide, *args)
+    return inside.or_nan(torch.as_tensor(loss, dtype=torch.float64)), ()

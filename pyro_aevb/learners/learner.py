@@ -1,4 +1,4 @@
-"""What AEVB, wake-sleep and Monte Carlo EM have in common: a model, a step, a state.
+"""The abstract learner: a model, a guide, optimizers, and a step that trains them on one minibatch.
 
 A learner sees two Pyro callables, theta (the parameters that run in the model) and phi (those that run in the guide).
 """
@@ -7,102 +7,229 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, final
 
 import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.elbo import ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Capture, Compile
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.learners.minibatch_share import Share
-from pyro_aevb.learners.optimizer import Optimizer
-from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, non_finite_terms, read
+from pyro_aevb.learners.fast_path import Computation, FastPath
+from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
+from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
+from pyro_aevb.learners.trained_pair import TrainedPair
+from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, non_finite_terms, read, unchecked_sites
 from pyro_aevb.model_guide.modes import evaluating
-from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder, log_prior, zero_grad
+from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
 
 LOSSES_UNREAD = 100  # on a GPU
 
 
-class StepInfo(Protocol):
-    """What every step returns: a NamedTuple of named terms, the first of them ``loss``, 0-dim tensors."""
+class Stateful(Protocol):
+    """An object whose state is part of a learner's, such as MCEM's chains."""
 
-    @property
-    def loss(self) -> Tensor:
-        """The objective that was minimized, in nats for the whole data set."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers, lists and dicts."""
         ...
 
-
-class Draw:
-    """What makes a minibatch of the arguments of a step: ``fn``, or nothing."""
-
-    def __init__(self) -> None:
-        self.fn: Callable[..., tuple[Tensor, ...]] | None = None
-
-    def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Return ``fn(*rows)``."""
-        return rows if self.fn is None else self.fn(*rows)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        ...
 
 
 class Learner(ABC):
     """Trains theta and phi of a (model, guide) pair, one minibatch a :meth:`step`.
 
-    Subclasses say what one update is (:meth:`_update`) and which optimizers there are (``optimizers``); what costs time
-    in it they hand to :meth:`_capture`.
+    A subclass says what one update is (:meth:`update`) and which parameters an optimizer updates
+    (:meth:`parameters_of`); what costs time in an update it hands to :meth:`capture` once, in its constructor.  Public
+    attributes with plain values (numbers, text, distributions) are the learner's settings: ``fit`` refuses to resume a
+    run with other ones.  ``docs/extending_learner.md`` shows one from beginning to end.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x), or ``None``.
+        optimizers: by name, each a factory such as ``partial(torch.optim.Adam, lr=1e-3)``, a torch optimizer, or a Pyro
+            one.
+        objective: the ELBO object that is maximized, if there is one; its KL counts ``StepSettings.kl_weight`` times.
+        theta_prior: p(theta), each element's distribution.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        inspect: called with the arguments that the pair was checked on, before the first update, with modules in
+            evaluation mode and random numbers that are given back: to see what a learner must know of its pair.
+        kept: what else has a state to be saved and restored with the learner's, by name.
 
     Attributes:
-        model, guide: as they were given; ``guide`` is ``None`` for a learner that needs none.
+        model, guide, objective, theta_prior: as they were given.
         optimizers: by name.
-        clip_norm: the largest norm that the gradient of ``loss`` / N may have over one optimizer's parameters; longer
-            ones are scaled down to it.
-        share: which part of the minibatch this process has, where several work on one.
-        draw: makes a minibatch of what :meth:`step` is given; as it is, unless ``draw.fn`` says how (pixels drawn from
-            grey levels at each visit).
+        unchecked: the observed sites whose distributions were made with ``validate_args=False``.
+
+    Raises:
+        TypeError: for what isn't callable, an optimizer or a distribution.
+        ValueError: for the same optimizer given twice.
     """
 
-    # Whether `draw` belongs to what is captured: so it can be where a step runs model and guide once.
-    _draws_inside = False
-
     def __init__(
-        self, model: PyroCallable, guide: PyroCallable | None, theta_prior: Distribution | None, compile: Compile
+        self,
+        model: PyroCallable,
+        guide: PyroCallable | None,
+        optimizers: Mapping[str, AnyOptimizer],
+        *,
+        objective: ELBO | None = None,
+        theta_prior: Distribution | None = None,
+        compile: Compile = "auto",
+        inspect: Callable[..., None] | None = None,
+        kept: Mapping[str, Stateful] | None = None,
     ) -> None:
         for name, fn in (("model", model), ("guide", guide)):
             if fn is not None and not callable(fn):
                 raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
         if theta_prior is not None and not isinstance(theta_prior, Distribution):
             raise TypeError(f"expected theta_prior to be a distribution, got {theta_prior!r}; e.g. dist.Normal(0., 1.)")
-        self.model, self.guide, self.theta_prior = model, guide, theta_prior
-        self.optimizers: dict[str, Optimizer] = {}
-        self._theta, self._phi = ParameterRecorder(), ParameterRecorder()
-        self._model = self._theta(model)
-        self._guide = self._phi(guide) if guide is not None else None
-        self.clip_norm: float | None = None
-        self.share: Share | None = None
-        self.draw = Draw()
-        self._compile, self._watched = compile, [fn for fn in (model, guide, self.draw) if fn is not None]
-        self._captures: dict[Capture, int] = {}  # and how often a step calls each
+        if objective is not None and not isinstance(objective, ELBO):
+            raise TypeError(f"expected a Pyro ELBO object, got {objective!r}; for example pyro.infer.Trace_ELBO()")
+        _check_different(optimizers)
+        self.model, self.guide, self.objective, self.theta_prior = model, guide, objective, theta_prior
+        self.optimizers: dict[str, Optimizer] = {name: as_optimizer(each) for name, each in optimizers.items()}
+        self._inspect, self._kept = inspect, dict(kept or {})
+        self._computation = Computation(compile)
+        self._watched: list[Any] = [part for part in (model, guide, objective) if part is not None]
+        self._pair = TrainedPair(model, guide, self._watched)
+        self._fast_paths: list[FastPath] = []
         self._unread: list[Tensor] = []
-        self._prepared = False
+        self._dataset_size: int | None = None
+        self._sizes: dict[tuple[torch.Size, ...], int | None] = {}  # N by the shapes of a minibatch
+        self.unchecked: frozenset[str] = frozenset()
+        self._prepared = self._has_gradient = False
         self._pending: dict[str, Any] | None = None
+
+    # -- What a subclass says ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def update(self, batch: Minibatch, settings: StepSettings) -> StepInfo:
+        """Compute losses and gradients on a minibatch and step the optimizers, by :meth:`descend`.
+
+        Args:
+            batch: the minibatch; ``batch.args()`` is what model and guide take.
+            settings: for :meth:`descend`, and ``kl_weight`` for the objective.
+
+        Returns:
+            A NamedTuple of 0-dim tensors: ``loss`` first, in nats for the whole data set, and ``elbo`` among the
+            others, in nats per datapoint or ``None``.
+        """
+
+    @abstractmethod
+    def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return the parameters that the optimizer of this name updates, out of :attr:`theta` and :attr:`phi`."""
+
+    # -- What a subclass calls --------------------------------------------------------------------------------------
+
+    @property
+    def traced_model(self) -> PyroCallable:
+        """The model, and its parameters are noted in :attr:`theta` as it runs: what an update runs."""
+        return self._pair.model
+
+    @property
+    def traced_guide(self) -> PyroCallable:
+        """The guide, and its parameters are noted in :attr:`phi` as it runs: what an update runs.
+
+        Raises ``ValueError`` for a learner without a guide.
+        """
+        if self._pair.guide is None:
+            raise ValueError(f"expected a guide, got none; pass guide= to {type(self).__name__}")
+        return self._pair.guide
+
+    @final
+    def capture(self, fn: Callable[..., Any], *, watched: Sequence[Any] = (), calls_a_step: int = 1) -> FastPath:
+        """Return ``fn`` on the fast path.
+
+        Args:
+            fn: a function of tensors that returns a tuple of tensors, no ``None`` among them, and may leave gradients
+                in theta and phi.  It is traced, so it must not store tensors, and its random numbers come from torch.
+            watched: objects with settings that ``fn`` reads, besides model, guide and objective; when one of them
+                changes, ``fn`` is traced anew.
+            calls_a_step: how often a step calls it.
+        """
+        watched = [part for part in watched if part is not None]
+        path = FastPath(fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step)
+        self._fast_paths.append(path)
+        return path
+
+    @final
+    def add_prior(self, loss: Tensor) -> Tensor:
+        """Return loss - log p(theta): the MAP objective, whose prior is weighed against the whole data set."""
+        return loss if self.theta_prior is None else loss - log_prior(self.theta, self.theta_prior)
+
+    @final
+    def descend(self, loss: Tensor, settings: StepSettings, *optimizers: str) -> None:
+        """Step the optimizers of these names along the gradients that are there, and drop all gradients.
+
+        Args:
+            loss: the loss of these gradients, in nats for the whole data set; checked to be finite.
+            settings: those of the step.
+            optimizers: names.
+
+        Raises:
+            NonFiniteLossError: for a loss that is NaN or infinite.
+        """
+        parameters = {name: self.parameters_of(name) for name in optimizers}
+        if settings.share is not None:
+            loss = settings.share.combine(loss, [p for each in parameters.values() for p in each.values()])
+        self._check(loss)
+        for name, each in parameters.items():
+            leaves = [p.unconstrained for p in each.values()]
+            self._has_gradient = self._has_gradient or any(leaf.grad is not None for leaf in leaves)
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(leaves, settings.clip_norm * self.dataset_size)
+            self.optimizers[name].step(each, settings.learning_rate_factor)
+        zero_grad((self.theta | self.phi).values())
+
+    # -- What a user or a training loop calls -----------------------------------------------------------------------
 
     @property
     def theta(self) -> dict[str, Parameter]:
         """The model's parameters; empty before the first step."""
-        return self._theta.parameters
+        return self._pair.theta
 
     @property
     def phi(self) -> dict[str, Parameter]:
         """The guide's parameters; empty before the first step."""
-        return self._phi.parameters
+        return self._pair.phi
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules that model and guide can reach, each once."""
-        return PythonState(self._watched).modules
+        """The modules that model, guide and objective can reach, each once."""
+        return self._pair.modules
 
+    @property
+    def dataset_size(self) -> int:
+        """N of Eq. (8), as the model's plate gives it; raise ``RuntimeError`` before the first step."""
+        size = self._dataset_size
+        if size is None:
+            raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
+        return size
+
+    @property
+    def captures(self) -> list[Capture]:
+        """What runs on the fast path so far."""
+        return [capture for path in self._fast_paths for capture in path.captures]
+
+    @property
+    def compile_seconds(self) -> float:
+        """The seconds that tracing and compiling took so far."""
+        return sum(path.compile_seconds for path in self._fast_paths)
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of matrix products in a step."""
+        return self._computation.precision
+
+    @final
     def configure(
         self, *, compile: Compile | None = None, precision: Precision | None = None, expected_steps: int | None = None
     ) -> None:
@@ -112,31 +239,29 @@ class Learner(ABC):
             compile: as for :class:`~pyro_aevb.capture.Capture`: ``"auto"``, ``True``, ``"graph"`` or ``False``.
             precision: ``"float32"``, or ``"bf16"`` for matrix products of bfloat16 factors.
             expected_steps: how many steps will be made, for ``"auto"`` to weigh compilation against.
+
+        Raises:
+            ValueError: for another ``compile`` or ``precision``; nothing is changed then.
         """
-        for capture, calls_a_step in self._captures.items():
-            calls = None if expected_steps is None else expected_steps * calls_a_step
-            capture.configure(compile=compile, precision=precision, expected_calls=calls)
+        self._computation.change(compile, precision, expected_steps)
+        for path in self._fast_paths:
+            path.configure()
 
-    @property
-    def compile_seconds(self) -> float:
-        """What tracing and compiling took so far."""
-        return sum(capture.compile_seconds for capture in self._captures)
+    @final
+    @contextmanager
+    def configured(
+        self, *, compile: Compile | None = None, precision: Precision | None = None, expected_steps: int | None = None
+    ) -> Iterator[None]:
+        """Compute steps in this way inside the block, and as before after it; arguments as for :meth:`configure`."""
+        before = self._computation.change(compile, precision, expected_steps)
+        try:
+            for path in self._fast_paths:
+                path.configure()
+            yield
+        finally:
+            self._computation.put(before)  # graphs are given up only when a step needs others
 
-    def _capture(self, fn: Callable[..., Any], calls_a_step: int = 1) -> Capture:
-        """Return ``fn`` on the fast path: a function of tensors that may leave gradients in theta and phi."""
-        capture = Capture(fn, self._leaves, self._watched, compile=self._compile)
-        self._captures[capture] = calls_a_step
-        return capture
-
-    def _leaves(self) -> dict[str, Tensor]:
-        return {name: parameter.unconstrained for name, parameter in (self.theta | self.phi).items()}
-
-    @property
-    def dataset_size(self) -> int:
-        """N of Eq. (8), as the model's plate gives it."""
-        assert self._theta.dataset_size is not None
-        return self._theta.dataset_size
-
+    @final
     def step(self, *args: Tensor, index: Tensor | None = None) -> StepInfo:
         """Update the parameters from one minibatch.
 
@@ -149,46 +274,120 @@ class Learner(ABC):
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
                 On a GPU losses are read, all together, at every hundredth step.
         """
-        if not self._prepared:
-            with torch.random.fork_rng():
-                drawn = self.draw(*args)
-            self.prepare(*drawn)
+        return self.step_on(Minibatch(args, index), StepSettings())
+
+    @final
+    def step_on(self, batch: Minibatch, settings: StepSettings) -> StepInfo:
+        """Update the parameters from one minibatch with the settings of a training loop; see :meth:`step`."""
+        self._see(batch)
         random_state = torch.get_rng_state()
         try:
-            return self._update(args if self._draws_inside else self.draw(*args), index)
+            info = self.update(batch, settings)
         except (NonFiniteLossError, ValueError) as error:
             torch.set_rng_state(random_state)
-            args = self.draw(*args)
-            terms = non_finite_terms(self._model, self._guide, args, self.theta | self.phi)
+            args = batch.args()
+            self.check(*args)  # data outside of the likelihood's support have their own error
+            terms = non_finite_terms(self._pair.model, self._pair.guide, args, self.theta | self.phi)
             if isinstance(error, ValueError) and terms == "none when run again":
                 raise
             raise NonFiniteLossError(
                 f"expected a finite loss, got NaN or infinity; not finite: {terms}. No parameter was updated from it; "
                 "lower the learning rate, or bound the scales in the model"
             ) from error
+        if not self._has_gradient:
+            self._check_trained()
+        return info
 
+    @final
+    def check(self, *args: Tensor) -> None:
+        """Raise unless data and pair keep to the contract.  Nothing is trained and no random number is used up."""
+        check_data(*args)
+        reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
+        if not isinstance(self.objective, TraceEnum_ELBO) and (enumerated := reading.sites("model", "enumerated")):
+            raise ValueError(
+                f"expected a guide that samples every latent of the model, got none for {sorted(enumerated)}; sum them "
+                "out with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample them in the guide"
+            )
+        self._dataset_size, self.unchecked = reading.plate.full_size, unchecked_sites(reading)
+
+    def _see(self, batch: Minibatch) -> None:
+        """Check a minibatch with shapes that haven't been seen yet, and take note of the N that its plate gives."""
+        shapes = tuple(row.shape for row in batch.rows)
+        if not self._prepared or shapes not in self._sizes:
+            with torch.random.fork_rng():
+                args = batch.args()
+            if self._prepared:
+                self.check(*args)
+            else:
+                self.prepare(*args)
+            self._sizes[shapes] = self._dataset_size
+        self._dataset_size = self._sizes[shapes]
+
+    @final
     def prepare(self, *args: Tensor) -> None:
         """Check data and pair, take note of the parameters, and put any loaded state in place.
 
         The first :meth:`step` does this by itself.  Nothing is trained and no random number is used up.
+
+        Raises:
+            ValueError, TypeError: for data or a pair that breaks the contract, or has nothing to train.
         """
-        check_data(*args)
-        with evaluating(self.modules):  # running averages are not for the check
-            read(self._model, self._guide, args, modules=self.modules)
+        self.check(*args)
+        if self._inspect is not None:
+            with torch.random.fork_rng(), evaluating(self.modules):
+                self._inspect(*args)
+        self._check_parameters()
         for name, optimizer in self.optimizers.items():
-            optimizer.prepare(self._parameters_of(name))
+            optimizer.prepare(self.parameters_of(name))
         if self._pending is not None:
             self._load(self._pending)
             self._pending = None
         self._prepared = True
 
-    @abstractmethod
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> StepInfo:
-        """Compute the loss and step the optimizers."""
+    @final
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, optimizers and whatever else the learner keeps: tensors, numbers, lists and dicts.
 
-    def _add_prior(self, loss: Tensor) -> Tensor:
-        """Return loss - log p(theta): the MAP objective, whose prior is weighed against the whole data set."""
-        return loss if self.theta_prior is None else loss - log_prior(self.theta, self.theta_prior)
+        Raises ``RuntimeError`` before the first step, when the parameters are not known yet.
+        """
+        if not self._prepared:
+            raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
+        return {
+            **self.copy_parameters(),
+            "optimizers": {n: o.state_dict(self.parameters_of(n)) for n, o in self.optimizers.items()},
+            "calls": [list(path.calls.items()) for path in self._fast_paths],
+            **{name: kept.state_dict() for name, kept in self._kept.items()},
+        }
+
+    @final
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`; a learner that has not run yet takes it in on its first step.
+
+        Raises ``ValueError`` for a state with other parameters than the model and guide have.
+        """
+        if self._prepared:
+            self._load(state)
+        else:
+            self._pending = state
+
+    @final
+    def copy_parameters(self) -> dict[str, Any]:
+        """Return a copy of theta and phi, unconstrained, and of the buffers of the modules."""
+        return self._pair.copy()
+
+    @final
+    def put_parameters(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`copy_parameters` gave; raise ``ValueError`` where it comes from another pair."""
+        self._pair.put(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.put_parameters(state)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name], self.parameters_of(name))
+        for path, calls in zip(self._fast_paths, state["calls"], strict=True):
+            path.load_calls(calls)
+        for name, kept in self._kept.items():
+            kept.load_state_dict(state[name])
 
     def _check(self, loss: Tensor) -> None:
         if loss.is_cuda:  # to look at each loss would make the processor wait for the device
@@ -201,79 +400,37 @@ class Learner(ABC):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
 
-    def _descend(self, loss: Tensor, *optimizers: str) -> None:
-        """Step the optimizers of these names along the gradients of ``loss``, and drop them."""
-        if self.share is not None:
-            loss = self.share.combine(loss, [p for name in optimizers for p in self._parameters_of(name).values()])
-        self._check(loss)
-        for name in optimizers:
-            parameters = self._parameters_of(name)
-            if self.clip_norm is not None:
-                leaves = [p.unconstrained for p in parameters.values()]
-                nn.utils.clip_grad_norm_(leaves, self.clip_norm * self.dataset_size)
-            self.optimizers[name].step(parameters)
-        zero_grad((self.theta | self.phi).values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return parameters, optimizers and whatever else the learner keeps: tensors, numbers, lists and dicts.
-
-        Raises ``RuntimeError`` before the first step, when the parameters are not known yet.
-        """
-        if not self._prepared:
-            raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
-        return {
-            **self.copy_parameters(),
-            "optimizers": {n: o.state_dict(self._parameters_of(n)) for n, o in self.optimizers.items()},
-            "calls": [list(capture.calls.items()) for capture in self._captures],
-        }
-
-    def copy_parameters(self) -> dict[str, Any]:
-        """Return a copy of theta and phi, unconstrained, and of the buffers of the modules."""
-        return {
-            "parameters": {n: p.unconstrained.detach().clone() for n, p in (self.theta | self.phi).items()},
-            "buffers": [buffer.clone() for buffer in self._buffers()],
-        }
-
-    @torch.no_grad()
-    def put_parameters(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`copy_parameters` gave; raise ``ValueError`` where it comes from another pair."""
-        parameters, buffers = self.theta | self.phi, self._buffers()
-        mine = {n: tuple(p.unconstrained.shape) for n, p in parameters.items()}
-        theirs = {n: tuple(v.shape) for n, v in state["parameters"].items()}
-        if mine != theirs:
+    def _check_parameters(self) -> None:
+        """Raise ``ValueError`` if there is nothing to train, or nothing that the prior on theta is about."""
+        remedy = "register them with pyro.module(name, module), pyro.param or a PyroModule"
+        if self.theta_prior is not None and not self.theta:
             raise ValueError(
-                f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide"
+                f"expected a model with parameters for theta_prior, got none: there is nothing to train; {remedy}, or "
+                "leave theta_prior out"
             )
-        shapes = [tuple(b.shape) for b in buffers], [tuple(b.shape) for b in state["buffers"]]
-        if shapes[0] != shapes[1]:
+        if self.optimizers and not any(self.parameters_of(name) for name in self.optimizers):
             raise ValueError(
-                f"expected a state with buffers of shapes {shapes[0]}, got {shapes[1]}; load it over the same modules"
+                f"expected parameters for {type(self).__name__} to train, got none: there is nothing to train; {remedy}"
             )
-        for name, value in state["parameters"].items():
-            parameters[name].unconstrained.copy_(value)
-        for buffer, value in zip(buffers, state["buffers"], strict=True):
-            buffer.copy_(value)
 
-    def _buffers(self) -> list[Tensor]:
-        return PythonState(self._watched).buffers()
+    def _check_trained(self) -> None:
+        """Raise ``ValueError`` if no parameter that is to be trained has had a gradient."""
+        names = sorted({name for each in self.optimizers for name in self.parameters_of(each)})
+        if names:
+            raise ValueError(
+                f"expected a gradient for some of the parameters {names}, got one for none: nothing was trained. These "
+                "names belong to older modules, and model and guide compute with others; call "
+                "pyro.clear_param_store() before the new ones are made, or give pyro.module other names"
+            )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`; a learner that has not run yet takes it in on its first step.
 
-        Raises ``ValueError`` for a state with other parameters than the model and guide have.
-        """
-        if self._prepared:
-            self._load(state)
-        else:
-            self._pending = state
-
-    @abstractmethod
-    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
-        """Return the parameters that the optimizer of this name updates."""
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.put_parameters(state)
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name], self._parameters_of(name))
-        for capture, calls in zip(self._captures, state["calls"], strict=True):
-            capture.calls = dict(calls)
+def _check_different(optimizers: Mapping[str, AnyOptimizer]) -> None:
+    seen: dict[int, str] = {}
+    for name, optimizer in optimizers.items():
+        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer):
+            continue
+        if id(optimizer) in seen:
+            raise ValueError(
+                f"expected one optimizer for {seen[id(optimizer)]} and another for {name}, got the same object twice"
+            )
+        seen[id(optimizer)] = name

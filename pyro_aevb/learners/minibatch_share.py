@@ -19,14 +19,13 @@ from pyro_aevb.model_guide.parameters import Parameter
 class Share:
     """One rank's part of a minibatch: the datapoints from ``begin`` to ``end`` of ``total``.
 
-    ``whole`` are all of their places in the data set.  ``sums`` says that the model's plate has no N: its loss then is
-    a sum over the minibatch, and the parts are added up as they are.
+    ``sums`` says that the model's plate has no N: its loss then is a sum over the minibatch, and the parts are added up
+    as they are.
     """
 
     begin: int
     end: int
     total: int
-    whole: Tensor | None
     sums: bool
 
     @property

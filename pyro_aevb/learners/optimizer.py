@@ -1,13 +1,16 @@
-"""One optimizer, torch's or Pyro's, over parameters that come to light only when the model runs."""
+"""Optimizers, torch's and Pyro's, over parameters that come to light only when the model runs."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
 
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyro_aevb.learners.fused_adam import FusedAdam
@@ -15,90 +18,211 @@ from pyro_aevb.model_guide.parameters import Parameter
 
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 AnyOptimizer = PyroOptim | torch.optim.Optimizer | OptimizerFactory
+# Options of a torch optimizer that choose an implementation of the same update.
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
-class Optimizer:
-    """One optimizer over parameters that may appear late, behind a single ``step``.
+class Optimizer(ABC):
+    """An optimizer over named parameters that may appear late."""
 
-    ``optimizer`` is one of:
+    @property
+    @abstractmethod
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups, the place to change a learning rate; empty before the first step."""
 
-    * a factory that makes a torch optimizer from parameters: ``partial(torch.optim.Adam, lr=1e-3)``;
-    * a ``torch.optim.Optimizer`` over parameters that exist already; what it doesn't hold is left as it is;
-    * a ``pyro.optim.PyroOptim``.
+    @abstractmethod
+    def prepare(self, parameters: Mapping[str, Parameter]) -> None:
+        """Take in those of ``parameters`` that are new."""
 
-    Raises ``TypeError`` for anything else.
+    @abstractmethod
+    def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
+        """Update ``parameters`` from their gradients, with the learning rates times the factor."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return the optimizer's class and its numbers, as plain values: what a resumed run must have in common."""
+
+    @abstractmethod
+    def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Return a copy of the optimizer's state, plain tensors and numbers."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
+        """Restore what :meth:`state_dict` gave for the same parameters; raise ``ValueError`` for others."""
+
+
+def as_optimizer(optimizer: AnyOptimizer) -> Optimizer:
+    """Return ``optimizer`` as an :class:`Optimizer`.
+
+    Args:
+        optimizer: a factory that makes a torch optimizer from parameters (``partial(torch.optim.Adam, lr=1e-3)``), a
+            ``torch.optim.Optimizer`` over parameters that exist already, or a ``pyro.optim.PyroOptim``.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(optimizer, PyroOptim):
+        return PyroOptimizer(optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return TorchOptimizer(None, optimizer)
+    if not callable(optimizer):
+        raise TypeError(
+            "expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, "
+            f"got {optimizer!r}; for example functools.partial(torch.optim.Adam, lr=1e-3)"
+        )
+    return TorchOptimizer(optimizer, None)
+
+
+@final
+class TorchOptimizer(Optimizer):
+    """A torch optimizer, made by ``factory`` when the first parameters are known, or made already.
+
+    Parameters that an optimizer made already doesn't hold are left as they are.
     """
 
-    def __init__(self, optimizer: AnyOptimizer) -> None:
-        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer) and not callable(optimizer):
-            raise TypeError(
-                "expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, "
-                f"got {optimizer!r}; for example functools.partial(torch.optim.Adam, lr=1e-3)"
-            )
-        self._pyro: Any = optimizer if isinstance(optimizer, PyroOptim) else None
-        self._torch: Any = optimizer if isinstance(optimizer, torch.optim.Optimizer) else None
-        self._factory: Any = None if self._pyro or self._torch else optimizer
+    def __init__(self, factory: OptimizerFactory | None, optimizer: torch.optim.Optimizer | None) -> None:
+        self._factory, self._optimizer = factory, optimizer
         self._adam: FusedAdam | None = None
         self._names: list[str] = []
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The torch optimizer's parameter groups, the place to change a learning rate; empty before the first step."""
-        if self._pyro is not None:
-            raise TypeError(
-                "expected a torch optimizer to set a learning rate on, got a Pyro one; pass a factory such as "
-                "functools.partial(torch.optim.Adam, lr=1e-3), or use pyro.optim's own schedulers"
-            )
-        return self._torch.param_groups if self._torch is not None else []
+        """The torch optimizer's parameter groups."""
+        return [] if self._optimizer is None else self._optimizer.param_groups
 
     def prepare(self, parameters: Mapping[str, Parameter]) -> None:
-        """Take in those of ``parameters`` that are new."""
+        """Make the optimizer, or add a parameter group to it."""
         new = [name for name in parameters if name not in self._names]
         if not new:
             return
         self._names += new
         tensors = [parameters[name].unconstrained for name in new]
-        if self._factory is not None and self._torch is None:
-            self._torch = self._factory(tensors)
-        elif self._factory is not None:
-            self._torch.add_param_group({"params": tensors})
-        elif self._pyro is not None:
-            for tensor in tensors:  # PyroOptim makes these on its first step; loading a state needs them earlier
-                if tensor not in self._pyro.optim_objs:
-                    self._pyro.optim_objs[tensor] = self._pyro._get_optim(tensor)
-                    self._pyro.grad_clip[tensor] = self._pyro._get_grad_clip(tensor)
+        if self._factory is not None and self._optimizer is None:
+            self._optimizer = self._factory(tensors)
+        elif self._factory is not None and self._optimizer is not None:
+            self._optimizer.add_param_group({"params": tensors})
 
-    def step(self, parameters: Mapping[str, Parameter]) -> None:
-        """Update ``parameters`` from their gradients."""
+    def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
+        """Make one step; the learning rates are afterwards what they were."""
         self.prepare(parameters)
-        if self._pyro is not None:
-            self._pyro([p.unconstrained for p in parameters.values()])
-        elif self._adam is not None and self._adam.step():
+        if self._optimizer is None:  # there is nothing to update: a guide whose parameters are all the model's
             return
-        elif self._torch is not None:  # there may be nothing to update: a guide whose parameters are all the model's
-            self._torch.step()
-            self._adam = FusedAdam.over(self._torch)
+        with self._scaled(learning_rate_factor):
+            if self._adam is None or not self._adam.step():
+                self._optimizer.step()
+                self._adam = FusedAdam.over(self._optimizer)
+
+    @contextmanager
+    def _scaled(self, factor: float) -> Iterator[None]:
+        """Multiply the learning rates inside the block."""
+        groups = self.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate if factor == 1.0 else rate * factor
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def settings(self) -> dict[str, Any]:
+        """Return the class and each parameter group's numbers, without those that choose an implementation."""
+        if self._optimizer is None:
+            return {}
+        left_out = {"params", "initial_lr", *IMPLEMENTATION}
+        groups = [{k: v for k, v in group.items() if k not in left_out} for group in self.param_groups]
+        numbers = groups[0] if all(group == groups[0] for group in groups) else {"param_groups": groups}
+        return {"optimizer": type(self._optimizer).__name__, **numbers}
 
     def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-        """Return a copy of the optimizer's state, plain tensors and numbers."""
+        """Return the parameters' names and the torch optimizer's state."""
         self.prepare(parameters)
-        if self._pyro is not None:
-            optimizers = self._pyro.optim_objs
-            return copy.deepcopy({n: optimizers[p.unconstrained].state_dict() for n, p in parameters.items()})
-        return {"names": list(self._names), "state": copy.deepcopy(self._torch.state_dict()) if self._torch else None}
+        state = None if self._optimizer is None else copy.deepcopy(self._optimizer.state_dict())
+        return {"names": list(self._names), "state": state}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
-        """Restore what :meth:`state_dict` gave for the same parameters; raise ``ValueError`` for others."""
+        """Restore a :meth:`state_dict`."""
         self.prepare(parameters)
-        state = copy.deepcopy(state)  # torch takes over the tensors it is given
-        names = list(state) if self._pyro is not None else state["names"]
-        if names != self._names:
-            raise ValueError(
-                f"expected optimizer state for the parameters {self._names}, got {names}; "
-                "load it into a learner over the same model and guide"
-            )
-        if self._pyro is not None:
-            for name, parameter in parameters.items():
-                self._pyro.optim_objs[parameter.unconstrained].load_state_dict(state[name])
-        elif self._torch is not None:
-            self._torch.load_state_dict(state["state"])
+        _check_names(self._names, state["names"])
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(copy.deepcopy(state["state"]))  # torch takes over the tensors it is given
+
+
+@final
+class PyroOptimizer(Optimizer):
+    """A Pyro optimizer, which has a torch optimizer, or a scheduler around one, for each parameter."""
+
+    def __init__(self, optimizer: PyroOptim) -> None:
+        self._optimizer: Any = optimizer
+        self._names: list[str] = []
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Raise ``TypeError``: a learning rate is pyro.optim's own business."""
+        raise TypeError(
+            "expected a torch optimizer to set a learning rate on, got a Pyro one; pass a factory such as "
+            "functools.partial(torch.optim.Adam, lr=1e-3), or use pyro.optim's own schedulers"
+        )
+
+    def prepare(self, parameters: Mapping[str, Parameter]) -> None:
+        """Make the parameters' torch optimizers: loading a state needs them before Pyro's first step."""
+        made = self._optimizer.optim_objs
+        for name, parameter in parameters.items():
+            if name in self._names:
+                continue
+            self._names.append(name)
+            if parameter.unconstrained not in made:
+                made[parameter.unconstrained] = self._optimizer._get_optim(parameter.unconstrained)
+                clip = self._optimizer._get_grad_clip(parameter.unconstrained)
+                self._optimizer.grad_clip[parameter.unconstrained] = clip
+
+    def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
+        """Make one step; raise ``TypeError`` for a factor other than 1."""
+        if learning_rate_factor != 1.0:
+            _ = self.param_groups
+        self.prepare(parameters)
+        self._optimizer([p.unconstrained for p in parameters.values()])
+
+    def settings(self) -> dict[str, Any]:
+        """Return the classes of optimizer and scheduler, and what they are made with."""
+        optimizer = self._optimizer
+        settings = {
+            "optimizer": optimizer.pt_optim_constructor.__name__,
+            "optim_args": optimizer.pt_optim_args,
+            "clip_args": optimizer.pt_clip_args,
+        }
+        if isinstance(optimizer, PyroLRScheduler):
+            settings |= {"scheduler": optimizer.pt_scheduler_constructor.__name__, "scheduler_args": optimizer.kwargs}
+        return settings
+
+    def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
+        """Return for each parameter the state of its torch optimizer, and of a scheduler around that."""
+        self.prepare(parameters)
+        made = self._optimizer.optim_objs
+        return {
+            name: {part: copy.deepcopy(each.state_dict()) for part, each in _parts(made[p.unconstrained]).items()}
+            for name, p in parameters.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
+        """Restore a :meth:`state_dict`."""
+        self.prepare(parameters)
+        _check_names(self._names, list(state))
+        for name, parameter in parameters.items():
+            for part, each in _parts(self._optimizer.optim_objs[parameter.unconstrained]).items():
+                each.load_state_dict(copy.deepcopy(state[name][part]))
+
+
+def _parts(made: Any) -> dict[str, Any]:
+    """Return what has a state of what Pyro makes for a parameter: an optimizer, or a scheduler around one."""
+    if isinstance(made, torch.optim.Optimizer):
+        return {"optimizer": made}
+    return {"optimizer": made.optimizer, "scheduler": made}
+
+
+def _check_names(mine: list[str], theirs: list[str]) -> None:
+    if mine != theirs:
+        raise ValueError(
+            f"expected optimizer state for the parameters {mine}, got {theirs}; "
+            "load it into a learner over the same model and guide"
+        )

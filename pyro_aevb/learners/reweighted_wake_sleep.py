@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
-from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
-from pyro_aevb.learners.wake_sleep import DreamArguments, sleep_loss
+from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.particles import draw, log_mean_exp
@@ -35,6 +34,7 @@ class ReweightedWakeSleepInfo(NamedTuple):
     effective_sample_size: Tensor
 
 
+@final
 class ReweightedWakeSleep(Learner):
     r"""Wake-sleep with importance weights, for latents of any kind, discrete ones too.
 
@@ -55,7 +55,7 @@ class ReweightedWakeSleep(Learner):
         insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
         theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
         dream_arguments: as for :class:`~pyro_aevb.learners.WakeSleep`.
-        vectorize_particles: see :class:`~pyro_aevb.objectives.Objective`.
+        vectorize: see :class:`~pyro_aevb.objectives.Objective`.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> def model(x):
@@ -76,8 +76,6 @@ class ReweightedWakeSleep(Learner):
     (True, True)
     """
 
-    _draws_inside = True
-
     def __init__(
         self,
         model: PyroCallable,
@@ -89,12 +87,9 @@ class ReweightedWakeSleep(Learner):
         insomnia: float = 1.0,
         theta_prior: Distribution | None = None,
         dream_arguments: DreamArguments | None = None,
-        vectorize_particles: bool = True,
+        vectorize: bool = True,
         compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior, compile)
-        if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
-            raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
         if num_particles < 2:
             raise ValueError(
                 f"expected num_particles of 2 or more, got {num_particles}; the weights of a single particle are 1: "
@@ -102,46 +97,48 @@ class ReweightedWakeSleep(Learner):
             )
         if not 0 <= insomnia <= 1:
             raise ValueError(f"expected insomnia between 0 (sleep-phi) and 1 (wake-phi), got {insomnia}")
-        self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
-        self.num_particles, self.insomnia, self.vectorize_particles = num_particles, insomnia, vectorize_particles
-        self._dream_arguments = dream_arguments
-        if dream_arguments is not None:
-            self._watched.append(dream_arguments)
+        optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
+        super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
+        self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
+        self.dream_arguments = dream_arguments
         self._depth: int | None = None
-        self._gradients = self._capture(self._phases)
+        self._dreams: Dreams | None = None
+        self._gradients = self.capture(self._phases, watched=[dream_arguments])
 
-    def prepare(self, *args: Tensor) -> None:
-        """Check data and pair, see how deep their plates are, and put any loaded state in place."""
-        super().prepare(*args)
-        if self.vectorize_particles:
-            assert self._guide is not None
-            with evaluating(self.modules):
-                self._depth = read(self._model, self._guide, args).depth
-
-    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+    def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return theta, or what of phi isn't theta's."""
         return self.theta if optimizer == "model_optim" else {n: p for n, p in self.phi.items() if n not in self.theta}
 
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> ReweightedWakeSleepInfo:
-        info = self._gradients(*args)
-        self._descend(info.loss + info.guide_loss, "model_optim", "guide_optim")
+    def update(self, batch: Minibatch, settings: StepSettings) -> ReweightedWakeSleepInfo:
+        """Make all phases at once."""
+        info = self._gradients.of(batch)
+        self.descend(info.loss + info.guide_loss, settings, "model_optim", "guide_optim")
         return info
+
+    def _see_pair(self, *args: Tensor) -> None:
+        """See how deep the pair's plates are, and what there is to dream."""
+        if self.vectorize:
+            self._depth = read(self.traced_model, self.traced_guide, args, modules=self.modules).depth
+        if self.insomnia < 1:
+            self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
-        assert self._guide is not None
-        args = self.draw(*args)
+        model, guide = self.traced_model, self.traced_guide
         particles = draw(
-            self._model, self._guide, args, {}, num_particles=self.num_particles, depth=self._depth, flow="score"
-        )
+            model, guide, args, {},
+            num_particles=self.num_particles, depth=self._depth, flow="score", unchecked=self.unchecked,
+        )  # fmt: skip
         log_weight = particles.log_weight.detach()
         weight = torch.softmax(log_weight, 0)
-        loss = self._add_prior(-particles.scale * (weight * particles.weighted_log_p).sum())
+        loss = self.add_prior(-(particles.scale * (weight * particles.weighted_log_p)).sum() - particles.given)
         guide_loss = torch.zeros_like(loss)
         if self.insomnia > 0:
-            guide_loss = guide_loss - self.insomnia * particles.scale * (weight * particles.weighted_log_q).sum()
+            awake = -(particles.scale * (weight * particles.weighted_log_q)).sum()
+            guide_loss = guide_loss + self.insomnia * awake
         if self.insomnia < 1:
-            asleep = sleep_loss(self._model, self._guide, args, self._dream_arguments)
-            guide_loss = guide_loss + (1 - self.insomnia) * asleep
+            assert self._dreams is not None
+            guide_loss = guide_loss + (1 - self.insomnia) * self._dreams.loss(*args)
         (loss + guide_loss).backward()
         return ReweightedWakeSleepInfo(
             loss.detach(),

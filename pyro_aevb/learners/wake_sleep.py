@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from pyro import poutine
-from pyro.optim import PyroOptim
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer
+from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter
-from pyro_aevb.model_guide.traces import PyroCallable
-
-DreamArguments = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
+from pyro_aevb.model_guide.reading import read_traces
+from pyro_aevb.model_guide.supports import Inside
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
 
 
 class WakeSleepInfo(NamedTuple):
@@ -33,6 +32,7 @@ class WakeSleepInfo(NamedTuple):
     elbo: Tensor
 
 
+@final
 class WakeSleep(Learner):
     r"""Alternate between the two halves of a pair, for latents of any kind, discrete ones too.
 
@@ -48,8 +48,9 @@ class WakeSleep(Learner):
         model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or Pyro optimizer.
         guide_optim: for phi, another one.
         theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
-        dream_arguments: makes the guide's arguments from the dreamed values {observed site: value}.  Without it, an
-            argument that a site observes is replaced by the dream, and the others are kept.
+        dream_arguments: ``dream_arguments(sites, *args)`` makes the arguments of model and guide for a dream, from
+            {observed site: dreamed value} and the minibatch's arguments.  Without it an argument, or the view of one,
+            that a site observes is replaced; labels, masks and lengths that the model reads are kept.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
     >>> def model(x):
@@ -81,68 +82,47 @@ class WakeSleep(Learner):
         dream_arguments: DreamArguments | None = None,
         compile: Compile = "auto",
     ) -> None:
-        super().__init__(model, guide, theta_prior, compile)
-        if model_optim is guide_optim and isinstance(model_optim, PyroOptim | torch.optim.Optimizer):
-            raise ValueError("expected an optimizer for the model and another for the guide, got the same object twice")
-        self.optimizers = {"model_optim": Optimizer(model_optim), "guide_optim": Optimizer(guide_optim)}
-        self._dream_arguments = dream_arguments
-        if dream_arguments is not None:
-            self._watched.append(dream_arguments)
-        self._wake, self._sleep = self._capture(self._wake_gradients), self._capture(self._sleep_gradients)
+        optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
+        super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_dreams)
+        self.dream_arguments = dream_arguments
+        self._dreams: Dreams | None = None
+        self._wake = self.capture(self._wake_gradients)
+        self._sleep = self.capture(self._sleep_gradients, watched=[dream_arguments])
 
-    def _parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+    def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
+        """Return theta or phi."""
         return self.theta if optimizer == "model_optim" else self.phi
 
-    def _update(self, args: tuple[Tensor, ...], index: Tensor | None) -> WakeSleepInfo:
+    def update(self, batch: Minibatch, settings: StepSettings) -> WakeSleepInfo:
+        """Make a wake phase and a sleep phase."""
+        args = batch.args()
         loss, elbo = self._wake(*args)
-        self._descend(loss, "model_optim")
+        self.descend(loss, settings, "model_optim")
         (sleep_loss,) = self._sleep(*args)
-        self._descend(sleep_loss, "guide_optim")
+        self.descend(sleep_loss, settings, "guide_optim")
         return WakeSleepInfo(loss, sleep_loss, elbo)
+
+    def _see_dreams(self, *args: Tensor) -> None:
+        """See what there is to dream."""
+        self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _wake_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            guide_trace = poutine.trace(self._guide).get_trace(*args)
-            log_q = guide_trace.log_prob_sum()
-        model_trace = poutine.trace(poutine.replay(self._model, trace=guide_trace)).get_trace(*args)
-        log_joint = torch.as_tensor(model_trace.log_prob_sum())
-        loss = self._add_prior(-log_joint)
-        loss.backward()
-        return loss.detach(), (log_joint.detach() - log_q) / self.dataset_size
+            guide_trace = poutine.trace(self.traced_guide).get_trace(*args)
+        with Inside(self.unchecked) as inside:
+            model_trace = trace_model(self.traced_model, guide_trace, args)
+        reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
+        loss = inside.or_nan(self.add_prior(-reading.total("model", "observation", "local", "given")))
+        if loss.requires_grad:  # a model without parameters: the sleep phase alone trains
+            loss.backward()
+        with torch.no_grad():
+            log_joint = reading.sum_log_prob((reading.latents | reading.observations).values())
+            elbo = (log_joint - reading.sum_log_prob(reading.proposals.values())).mean()
+        return loss.detach(), elbo
 
     def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:
-        loss = sleep_loss(self._model, self._guide, args, self._dream_arguments)
-        loss.backward()
+        assert self._dreams is not None
+        loss = self._dreams.loss(*args)
+        if loss.requires_grad:
+            loss.backward()
         return (loss.detach(),)
-
-
-def sleep_loss(
-    model: PyroCallable, guide: PyroCallable | None, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None
-) -> Tensor:
-    """Dream (z, x) ~ p(z) p(x|z) and return -N/M sum log q(z|x), in nats for the whole data set."""
-    with torch.no_grad():
-        dream = poutine.trace(poutine.uncondition(model)).get_trace(*args)
-    dreamed = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(*_imagine(dream, args, dream_arguments))
-    return -torch.as_tensor(dreamed.log_prob_sum())
-
-
-def _imagine(dream: Trace, args: tuple[Tensor, ...], dream_arguments: DreamArguments | None) -> tuple[Tensor, ...]:
-    """Return the guide's arguments for a dream."""
-    sites = {n: s for n, s in dream.nodes.items() if s["type"] == "sample" and s["infer"].get("was_observed")}
-    if dream_arguments is not None:
-        return dream_arguments({n: s["value"] for n, s in sites.items()})
-    result, placed = list(args), 0
-    for site in sites.values():
-        observed = site["infer"]["obs"]
-        for i, arg in enumerate(args):
-            if isinstance(arg, Tensor) and arg.data_ptr() == observed.data_ptr() and arg.numel() == observed.numel():
-                result[i] = site["value"].reshape(arg.shape).to(arg.dtype)
-                placed += 1
-                break
-    if placed < len(sites):
-        raise ValueError(
-            f"expected each observed site to observe one of the arguments as it is, got {sorted(sites)} of which "
-            f"{placed} do; pass dream_arguments=lambda sites: (...), which makes the guide's arguments from "
-            "{site: dreamed value}"
-        )
-    return tuple(result)

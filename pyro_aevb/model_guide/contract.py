@@ -85,7 +85,7 @@ def read(
     if modules is None:
         modules = PythonState([fn for fn in (model, guide) if fn is not None]).modules
     with evaluating(modules):
-        guide_trace, model_trace = on_a_side(lambda: _run(model, guide, args, kwargs))
+        guide_trace, model_trace = on_a_side(lambda: run_pair(model, guide, args, kwargs))
     reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample" and site["is_observed"]:
@@ -93,9 +93,10 @@ def read(
     return reading
 
 
-def _run(
-    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs
+def run_pair(
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS
 ) -> tuple[Trace | None, Trace]:
+    """Return a run's traces, (guide, model); the first is ``None`` without a guide."""
     return (None, trace_model(model, None, args, kwargs)) if guide is None else trace_pair(model, guide, args, kwargs)
 
 
@@ -111,7 +112,7 @@ def non_finite_terms(
     """Return which parameters, latents and log probabilities aren't finite when the pair is run from here, in words."""
     found = [f"parameter {n!r}" for n, p in parameters.items() if not torch.isfinite(p.unconstrained).all()]
     with pyro.validation_enabled(False), poutine.block():
-        guide_trace, model_trace = _run(model, guide, args, NO_KWARGS)
+        guide_trace, model_trace = run_pair(model, guide, args, NO_KWARGS)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
         for where, sites in (("guide", reading.guide), ("model", reading.model)):
             for name, site in sites.items():

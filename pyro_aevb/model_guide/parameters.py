@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -30,10 +31,9 @@ class Parameter(NamedTuple):
 
 
 class ParameterRecorder(Messenger):
-    """Wrap a Pyro callable so that each run notes its parameters, and how many datapoints its plate stands for.
+    """Wrap a Pyro callable so that each run notes its parameters: ``parameters`` maps names to :class:`Parameter`.
 
-    ``parameters`` maps names to :class:`Parameter`; ``dataset_size`` is N, the full size of the plate (dim=-1) of
-    the last observed site that ran, or ``None`` before the first one.
+    The constraint is the one that the parameter was declared with, wherever that was.
 
     >>> from pyro_aevb.model_guide import ParameterRecorder
     >>> recorder = ParameterRecorder()
@@ -48,17 +48,11 @@ class ParameterRecorder(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.parameters: dict[str, Parameter] = {}
-        self.dataset_size: int | None = None
 
     def _pyro_post_param(self, msg: Any) -> None:
-        constraint = msg["kwargs"].get("constraint", constraints.real)
+        declared = pyro.get_param_store()._constraints.get(msg["name"])
+        constraint = msg["kwargs"].get("constraint", constraints.real) if declared is None else declared
         self.parameters[msg["name"]] = Parameter(msg["value"].unconstrained(), constraint)
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if msg["is_observed"]:
-            for frame in msg["cond_indep_stack"]:
-                if frame.dim == -1:
-                    self.dataset_size = frame.full_size or frame.size
 
 
 def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tensor:

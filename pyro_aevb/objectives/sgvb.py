@@ -5,6 +5,7 @@ Kingma & Welling 2013, Section 2.3; sticking the landing: Roeder, Wu & Duvenaud 
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, final
 
 from torch import Tensor
@@ -67,7 +68,18 @@ class SGVB(Objective):
         if not float(beta) >= 0 or not free_bits >= 0:
             raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
         self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
+        self.kl = kl
         self.needs_closed_forms = kl == "analytic"
+
+    def with_kl_weight(self, weight: Tensor) -> SGVB:
+        """Return this objective with every KL multiplied by ``weight`` besides: a 0-dim tensor, for KL warm-up.
+
+        Args:
+            weight: of shape ().
+        """
+        weighted = copy.copy(self)
+        weighted.beta = self.beta * weight
+        return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return -beta KL(q || p) + E log p(x|z), twice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -85,12 +86,10 @@ class DataSet:
         return tuple(args)
 
     @property
-    def draw(self) -> Callable[..., tuple[Tensor, ...]] | None:
+    def draw(self) -> DrawParts | None:
         """What draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn."""
-        draws = [part.draw if isinstance(part, Drawn) else None for part in self.parts]
-        if not any(draws):
-            return None
-        return lambda *rows: tuple(row if f is None else f(row) for row, f in zip(rows, draws, strict=True))
+        draws = tuple(part.draw if isinstance(part, Drawn) else None for part in self.parts)
+        return DrawParts(draws) if any(draws) else None
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield all of it once, from the first to the last."""
@@ -101,6 +100,17 @@ class DataSet:
     def index_device(self) -> torch.device | None:
         """Where indices belong."""
         return self.parts[0].device if isinstance(self.parts[0], Tensor) else None
+
+
+@dataclass(frozen=True)
+class DrawParts:
+    """Draws those parts of a minibatch that are drawn; equal to another that draws by the same functions."""
+
+    draws: tuple[Callable[[Tensor], Tensor] | None, ...]
+
+    def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows of each part, drawn where they are drawn."""
+        return tuple(row if draw is None else draw(row) for row, draw in zip(rows, self.draws, strict=True))
 
 
 class Stream:

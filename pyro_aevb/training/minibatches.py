@@ -9,35 +9,33 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.training.data_source import DataSet, Stream
 
 PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of it that this process takes
 
 
-class Minibatch(NamedTuple):
-    """What model and guide take (this process's part of it), and the places of datapoints that have one.
+class Taken(NamedTuple):
+    """A minibatch, this process's part of it, and ``size``, the datapoints that all processes have of it."""
 
-    A data set that draws its datapoints anew at each visit leaves that to the learner: ``args`` are what to draw from.
-    ``size`` counts the datapoints of all processes; ``places`` and ``whole`` are the places of this one's and of all,
-    ``None`` for a stream.
-    """
-
-    args: tuple[Tensor, ...]
-    places: Tensor | None
+    batch: Minibatch
     size: int
-    whole: Tensor | None
 
 
 class Permutations:
-    """A :class:`DataSet` pass after pass, each a permutation, all drawn from one seed."""
+    """A :class:`DataSet` pass after pass, each a permutation, all drawn from one seed.
 
-    def __init__(self, data: DataSet, batch_size: int, seed: int) -> None:
+    With ``drop_last``, datapoints that are left of a pass and don't make a whole minibatch are left out.
+    """
+
+    def __init__(self, data: DataSet, batch_size: int, seed: int, drop_last: bool) -> None:
         if batch_size > len(data):
             warnings.warn(
                 f"batch_size {batch_size} is larger than the data set: all {len(data)} datapoints at a time",
                 stacklevel=3,
             )
         self.data, self.batch_size = data, min(batch_size, len(data))
+        self._one_pass = len(data) - (len(data) % self.batch_size if drop_last else 0)
         self._generator = torch.Generator().manual_seed(seed)
         self._begin()
 
@@ -46,19 +44,25 @@ class Permutations:
         order = torch.randperm(len(self.data), generator=self._generator)
         self._order, self._place = order.to(self.data.index_device), 0
 
-    def to_check(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield what to try model and guide on before training: everything, or the beginning of what is on disk."""
-        chunks = self.data.in_order(1000)
-        return iter([next(chunks)]) if self.data.on_disk else chunks
+    def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
+        """Return a minibatch of each size that a run over ``total`` datapoints has, the usual size first."""
+        usual, rest = min(self.batch_size, total or self.batch_size), (total or 0) % self._one_pass
+        last = [self._one_pass % self.batch_size] if total is None or total >= self._one_pass else []
+        sizes = dict.fromkeys([usual, *(size for size in (*last, rest % self.batch_size) if size)])
+        return [self.data.at(self._order[: self.batch_size][:size][part_of(size)]) for size in sizes]
 
-    def next(self, most: int | None, part_of: PartOf) -> Minibatch | None:
+    def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield all of the data in chunks; none of what is on disk."""
+        return iter(()) if self.data.on_disk else self.data.in_order(chunk)
+
+    def next(self, most: int | None, part_of: PartOf) -> Taken | None:
         """Return the next minibatch, of ``most`` datapoints at most; the last one of a pass may be smaller."""
-        if self._place >= len(self.data):
+        if self._place >= self._one_pass:
             self._begin()
-        whole = self._order[self._place : self._place + self.batch_size][:most]
-        self._place += len(whole)
-        index = whole[part_of(len(whole))]
-        return Minibatch(self.data.at(index, drawn=False), index, len(whole), whole)
+        places = self._order[self._place : min(self._place + self.batch_size, self._one_pass)][:most]
+        self._place += len(places)
+        part = places[part_of(len(places))]
+        return Taken(Minibatch(self.data.at(part, drawn=False), part, places, self.data.draw), len(places))
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
@@ -85,12 +89,16 @@ class Passes:
         self._done, self._taken = 0, 0  # passes, and minibatches of this one
         self._stateful = hasattr(data.data, "load_state_dict") and hasattr(data.data, "state_dict")
 
-    def to_check(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the first minibatch, which :meth:`next` will return again."""
+    def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
+        """Return the first minibatch, which :meth:`next` will return again."""
         self._look_ahead()
-        yield self._ahead[0]
+        return [tuple(a[part_of(len(a))] for a in self._ahead[0])]
 
-    def next(self, most: int | None, part_of: PartOf) -> Minibatch | None:
+    def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield nothing: a stream is checked as it comes."""
+        return iter(())
+
+    def next(self, most: int | None, part_of: PartOf) -> Taken | None:
         """Return the next minibatch, cut off after ``most`` datapoints; ``None`` when there are no more."""
         args = self._item()
         if args is None:
@@ -103,7 +111,7 @@ class Passes:
         self._taken += 1
         args = tuple(a[:most] for a in args)
         size = len(args[0])
-        return Minibatch(tuple(a[part_of(size)] for a in args), None, size, None)
+        return Taken(Minibatch(tuple(a[part_of(size)] for a in args)), size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
@@ -145,6 +153,10 @@ class Passes:
         return next(self._items, None)
 
 
-def minibatches(data: DataSet | Stream, batch_size: int, seed: int, passes: int | None) -> Permutations | Passes:
+def minibatches(
+    data: DataSet | Stream, batch_size: int, seed: int, passes: int | None, drop_last: bool
+) -> Permutations | Passes:
     """Return the minibatches of ``data``; ``passes`` is how often to go through a stream."""
-    return Permutations(data, batch_size, seed) if isinstance(data, DataSet) else Passes(data, passes)
+    if isinstance(data, DataSet):
+        return Permutations(data, batch_size, seed, drop_last)
+    return Passes(data, passes)

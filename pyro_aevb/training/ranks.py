@@ -40,9 +40,9 @@ class Ranks:
         begin, end = self.bounds(size)
         return slice(begin, end) if begin < end else slice(0, 1)
 
-    def share(self, size: int, whole: Tensor | None, sums: bool) -> Share | None:
-        """Return this rank's share of a minibatch of ``size`` datapoints; ``None`` where there is one rank."""
-        return None if self.size == 1 else Share(*self.bounds(size), size, whole, sums)
+    def share(self, size: int, sums: bool) -> Share | None:
+        """Return this rank's share of a minibatch of ``size`` datapoints; ``None`` if there is one rank."""
+        return None if self.size == 1 else Share(*self.bounds(size), size, sums)
 
     def any(self, *flags: bool) -> list[bool]:
         """Tell for each flag whether it is up on any rank."""

@@ -1,21 +1,84 @@
-"""A training run as it stands between two steps: all that a checkpoint holds."""
+"""A training run as it stands between two steps: named parts with a state, all that a checkpoint holds."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pyro_aevb.learners.learner import Learner
 from pyro_aevb.random_state import random_state, set_random_state
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.history import History, Record
-from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.run_settings import differences
 from pyro_aevb.training.validation import Best, ValidationBound
+
+
+class Part(Protocol):
+    """What a run is made of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors, numbers, lists and dicts."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        ...
+
+
+class RunningMean:
+    """The mean of the steps' bounds since the last record."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
+
+    def add(self, bound: Tensor) -> None:
+        """Take in a step's bound."""
+        self._sum, self._count = self._sum.to(bound.device).add_(bound), self._count + 1
+
+    def take(self) -> float:
+        """Return the mean, NaN of nothing, and begin anew."""
+        mean = self._sum.item() / self._count if self._count else math.nan
+        self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sum and count."""
+        return {"sum": self._sum.item(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        self._sum, self._count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
+
+
+class Noise:
+    """The random states of all ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    def begin(self) -> None:
+        """Give each rank noise of its own."""
+        if self.ranks.size > 1:
+            torch.manual_seed(self.ranks.from_first(torch.initial_seed()) + self.ranks.rank)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states in the order of ranks."""
+        return {"ranks": self.ranks.of_all(random_state())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`; with another number of ranks, go on from the first one's."""
+        states = state["ranks"]
+        if len(states) == self.ranks.size:
+            set_random_state(states[self.ranks.rank])
+            return
+        set_random_state(states[0])
+        torch.manual_seed(int(torch.randint(2**62, ())) + self.ranks.rank)
 
 
 class Run:
@@ -24,33 +87,42 @@ class Run:
     Args:
         learner: what is trained.
         feed: where its minibatches come from.
-        bound: the validation bound, where there is validation data.
+        bound: the validation bound, if there is validation data.
         evaluate: further values to record.
-        best: what tells the best evaluation.
-        callbacks: what is called after each.
+        best: tells the best evaluation.
+        callbacks: called after each.
         ranks: the processes that train together.
         checkpoints: where to write, if anywhere.
         settings: what a run must have in common with the one that it resumes.
+
+    Attributes:
+        parts: what has a state, by name; a checkpoint holds them all, and they are restored in this order.
     """
 
     def __init__(
         self,
-        learner: Any,
-        feed: Permutations | Passes,
-        *,
+        learner: Learner,
+        feed: Part,
         bound: ValidationBound | None,
         evaluate: Callable[[], Mapping[str, float]] | None,
         best: Best,
         callbacks: Sequence[Callable[[History], bool | None]],
         ranks: Ranks,
         checkpoints: Checkpoints | None,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any],
     ) -> None:
-        self.learner, self.feed, self.bound, self.evaluate = learner, feed, bound, evaluate
-        self.best, self.callbacks, self.ranks, self.checkpoints = best, callbacks, ranks, checkpoints
-        self.settings = settings
-        self.history = History()
-        self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
+        self.learner, self.best, self.ranks, self.checkpoints = learner, best, ranks, checkpoints
+        self.bound, self.evaluate, self.callbacks, self.settings = bound, evaluate, callbacks, dict(settings)
+        self.history, self._training, self._noise = History(), RunningMean(), Noise(ranks)
+        self.parts: dict[str, Part] = {
+            "learner": learner,
+            "feed": feed,
+            "history": self.history,
+            "training": self._training,
+            "best": best,
+            **({} if bound is None else {"validation": bound}),
+            "random": self._noise,  # last: a stream that is gone through again draws from it
+        }
         self._earlier, self._start = 0.0, time.perf_counter()
         self._written: tuple[int, int] | None = None
 
@@ -61,31 +133,22 @@ class Run:
                 state = self.learner.copy_parameters()
                 self.ranks.copy_first([*state["parameters"].values(), *state["buffers"]])
                 self.learner.put_parameters(state)
-            torch.manual_seed(self.ranks.from_first(torch.initial_seed()) + self.ranks.rank)
+        self._noise.begin()
         self.write()
 
     def resume(self) -> bool:
-        """Go to where the newest checkpoint was written; ``False`` where there is none.
+        """Go to where the newest checkpoint was written; return whether there is one.
 
-        Raises ``ValueError`` for a checkpoint of another run.
+        Raises:
+            ValueError: for a checkpoint of another run; the message names what differs.
         """
         state = None if self.checkpoints is None else self.checkpoints.newest()
         if state is None:
             return False
         self._check_settings(state["settings"])
-        self.learner.load_state_dict(state["learner"])
-        self.feed.load_state_dict(state["feed"])
-        self.history.load_state_dict(state["history"])
-        total, self._count = state["training"]
-        self._sum = torch.tensor(total, dtype=torch.float64)
-        self.best.parameters = state["best"]
-        if self.bound is not None:
-            self.bound.density.calls = dict(state["validation_calls"])
-        if len(state["random"]) == self.ranks.size:
-            set_random_state(state["random"][self.ranks.rank])
-        else:  # another number of processes: new noise, from where the first one's was
-            set_random_state(state["random"][0])
-            torch.manual_seed(int(torch.randint(2**62, ())) + self.ranks.rank)
+        for name, part in self.parts.items():
+            if name in state["parts"]:  # validation may be new
+                part.load_state_dict(state["parts"][name])
         self._earlier, self._start = self.history.seconds, time.perf_counter()
         self._written = self._place()
         return True
@@ -94,30 +157,19 @@ class Run:
         """Write a checkpoint, unless nothing has changed since the last one."""
         if self.checkpoints is None or self._written == self._place():
             return
-        random = self.ranks.of_all(random_state())
+        self.history.seconds = self.seconds()
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
         if self.ranks.rank == 0:
-            self.history.seconds = self.seconds()
-            self.checkpoints.write(
-                {
-                    "settings": self.settings | self._parameters(),
-                    "learner": self.learner.state_dict(),
-                    "feed": self.feed.state_dict(),
-                    "history": self.history.state_dict(),
-                    "training": (self._sum.item(), self._count),
-                    "best": self.best.parameters,
-                    "validation_calls": [] if self.bound is None else list(self.bound.density.calls.items()),
-                    "random": random,
-                }
-            )
+            self.checkpoints.write({"settings": self.settings, "parts": parts})
         self._written = self._place()
 
     def stepped(self, bound: Tensor, samples: int) -> None:
         """Count a step, and its bound."""
         self.history.samples += samples
-        self._sum, self._count = self._sum.to(bound.device).add_(bound), self._count + 1
+        self._training.add(bound)
 
     def record(self) -> bool:
-        """Evaluate, and tell whether that ends the run."""
+        """Evaluate, and return whether that ends the run."""
         began, values = time.perf_counter(), {}
         if self.ranks.rank == 0:
             values = {**(self.bound() if self.bound else {}), **(self.evaluate() if self.evaluate else {})}
@@ -125,8 +177,7 @@ class Run:
         history = self.history
         history.evaluation_seconds += time.perf_counter() - began
         history.seconds = self.seconds()
-        training = self.ranks.mean(self._sum.item() / self._count if self._count else math.nan)
-        self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
+        training = self.ranks.mean(self._training.take())
         history.records.append(Record(history.samples, history.seconds, values, training))
         self.best.update(history, self.learner)
         asked = [bool(callback(history)) for callback in self.callbacks] if self.ranks.rank == 0 else []
@@ -139,17 +190,10 @@ class Run:
     def _place(self) -> tuple[int, int]:
         return self.history.samples, len(self.history.records)
 
-    def _parameters(self) -> dict[str, Any]:
-        parameters = self.learner.theta | self.learner.phi
-        return {
-            "parameters": {n: [str(p.unconstrained.dtype), *p.unconstrained.shape] for n, p in parameters.items()},
-        }
-
-    def _check_settings(self, theirs: dict[str, Any]) -> None:
-        mine = self.settings | self._parameters()
-        if differences := [name for name in mine if mine[name] != theirs.get(name)]:
-            expected = ", ".join(f"{name}={mine[name]}" for name in differences)
-            got = ", ".join(f"{name}={theirs.get(name)}" for name in differences)
+    def _check_settings(self, theirs: Mapping[str, Any]) -> None:
+        if names := differences(self.settings, theirs):
+            expected = ", ".join(f"{name}={self.settings.get(name)}" for name in names)
+            got = ", ".join(f"{name}={theirs.get(name)}" for name in names)
             raise ValueError(
                 f"expected a checkpoint of this run, with {expected}, got one with {got}; resume with the same model, "
                 "data and arguments, or begin anew in another checkpoint_dir"

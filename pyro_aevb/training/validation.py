@@ -29,7 +29,7 @@ class ValidationBound:
             again.
         num_particles: draws from the guide for each datapoint.
         device: where minibatches go.
-        compile: the fast path.
+        compile: the fast path; ``None`` for ``"auto"``.
         seed: of the draws.
     """
 
@@ -42,7 +42,7 @@ class ValidationBound:
         *,
         num_particles: int = 1,
         device: torch.device | str | None = None,
-        compile: Compile = "auto",
+        compile: Compile | None = None,
         seed: int = 0,
     ) -> None:
         model, guide = learner.model, learner.guide
@@ -61,7 +61,9 @@ class ValidationBound:
                 raise ValueError("expected at least one validation datapoint, got none")
             check_data(*first)
             read(model, guide, first)
-        self.density = capture_log_density(model, guide, num_particles=num_particles, compile=compile)
+        self.density = capture_log_density(
+            model, guide, num_particles=num_particles, compile="auto" if compile is None else compile
+        )
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
@@ -69,6 +71,14 @@ class ValidationBound:
         with evaluating(self.learner.modules), seeded(self.seed):
             value, error = estimate(self.density, self.data.in_order(self.batch_size)).mean()
         return {"validation": value, "validation" + ERROR: error}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the fast path goes by: how often it was called with which shapes."""
+        return {"calls": list(self.density.calls.items())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        self.density.calls = dict(state["calls"])
 
 
 class Best:
@@ -85,7 +95,7 @@ class Best:
         self.monitor, self.patience, self.keep = monitor, patience, keep
         self.parameters: dict[str, Any] | None = None
 
-    def update(self, history: History, learner: Any) -> None:
+    def update(self, history: History, learner: Learner) -> None:
         """Look at the last record."""
         if self.monitor is None:
             return
@@ -107,3 +117,11 @@ class Best:
             return False
         best = -1 if history.best is None else history.best.samples
         return sum(record.samples > best for record in history.records) >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best parameters."""
+        return {"parameters": self.parameters}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        self.parameters = state["parameters"]

@@ -69,7 +69,7 @@ def batch(step, size=10):
 
 
 def only(learner):
-    (capture,) = learner._captures
+    (capture,) = learner.captures
     return capture
 
 
@@ -97,7 +97,7 @@ def both(learner, model, steps, compile):
             made = LEARNERS[learner](pair, compile=how) if isinstance(learner, str) else learner(pair, compile=how)
             pyro.set_rng_seed(1)
             results.append(train(made, x, steps))
-            captures += made._captures
+            captures += made.captures
     return *results, captures
 
 
@@ -133,7 +133,7 @@ def test_steps_and_gradients_are_those_of_eager_pyro(learner, model, steps):
 def assert_gradients(made, x, takes_noise):
     shapes = made._space._shapes.values() if takes_noise else ()
     u = torch.randn(10, sum(s.numel() for s in shapes)).double()
-    for capture in made._captures:
+    for capture in made.captures:
         args = (u, x[batch(1)]) if takes_noise else (x[batch(1)],)
         capture(*args), clear(made)  # traces
         (entry,) = capture._entries.values()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyro_aevb.learners.fused_adam import FusedAdam
-from pyro_aevb.learners.optimizer import Optimizer
+from pyro_aevb.learners.optimizer import as_optimizer
 from pyro_aevb.model_guide.parameters import Parameter
 
 ROUNDS = 6
@@ -17,7 +17,7 @@ def make(factory, **options):
     torch.manual_seed(0)
     tensors = {name: torch.randn(shape, requires_grad=True) for name, shape in (("w", (4, 3)), ("b", (3,)))}
     parameters = {name: Parameter(t, torch.distributions.constraints.real) for name, t in tensors.items()}
-    return parameters, Optimizer(lambda p: factory(p, lr=0.1, fused=True, **options))
+    return parameters, as_optimizer(lambda p: factory(p, lr=0.1, fused=True, **options))
 
 
 def steps_of(monkeypatch, parameters, optimizer, between=lambda i, parameters, optimizer: None, plain=False):
@@ -61,7 +61,7 @@ def load_an_older_state(i, parameters, optimizer):
 
 def add_a_hook(i, parameters, optimizer):
     if i == 2:
-        optimizer._torch.register_step_pre_hook(lambda o, args, kwargs: o.param_groups[0].update(lr=0.5))
+        optimizer._optimizer.register_step_pre_hook(lambda o, args, kwargs: o.param_groups[0].update(lr=0.5))
 
 
 def add_a_parameter(i, parameters, optimizer):
@@ -112,8 +112,8 @@ def test_a_step_that_was_wrapped_is_called(monkeypatch):
 
     def wrap(i, parameters, optimizer):
         if i == 2:
-            step = optimizer._torch.step
-            optimizer._torch.step = lambda: (calls.append(i), step())
+            step = optimizer._optimizer.step
+            optimizer._optimizer.step = lambda: (calls.append(i), step())
 
     assert steps_of(monkeypatch, parameters, optimizer, wrap)[2] == 1 + ROUNDS - 2
     assert len(calls) == ROUNDS - 2

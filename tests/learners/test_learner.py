@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -12,6 +13,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
 
 from pyro_aevb import AEVB, MCEM, VIMCO, DReG, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
+from pyro_aevb.learners import Learner
 from pyro_aevb.model_guide.contract import check_data
 from pyro_aevb.training import fit
 
@@ -23,6 +25,7 @@ LEARNERS = {
     ),
     "wake-sleep": lambda p, optim: WakeSleep(p.model, p.guide, optim(), optim(), theta_prior=dist.Normal(0.0, 1.0)),
     "mcem": lambda p, optim: MCEM(p.model, optim(), num_leapfrog=3, theta_prior=dist.Normal(0.0, 1.0)),
+    "mcem-guide": lambda p, optim: MCEM(p.model, optim(), p.guide, optim(), num_leapfrog=3),
     "dreg": lambda p, optim: AEVB(p.model, p.guide, optim(), DReG(3)),
     "vimco": lambda p, optim: AEVB(p.model, p.guide, optim(), VIMCO(3)),
     "reweighted": lambda p, optim: ReweightedWakeSleep(p.model, p.guide, optim(), optim(), num_particles=3),
@@ -261,7 +264,7 @@ def test_what_isnt_an_optimizer_or_an_objective_is_refused():
     with pytest.raises(TypeError, match="theta_prior"):
         AEVB(vae.model, vae.guide, ADAM, theta_prior=1.0)
     optim = pyro.optim.Adam({"lr": 0.01})
-    with pytest.raises(ValueError, match="another for the guide"):
+    with pytest.raises(ValueError, match="another for guide_optim"):
         WakeSleep(vae.model, vae.guide, optim, optim)
     with pytest.raises(RuntimeError, match="has run"):
         AEVB(vae.model, vae.guide, ADAM).state_dict()
@@ -284,3 +287,188 @@ def test_a_model_without_observations_is_refused():
 
     with pytest.raises(ValueError, match="no observed site"):
         AEVB(model, model, ADAM).step(torch.zeros(3))
+
+
+# -- What trains nothing ---------------------------------------------------------------------------------------------
+
+
+def networks_in_a_cell():
+    """A notebook cell: new networks under the names of the last time it was run."""
+    encoder, decoder = torch.nn.Linear(5, 4), torch.nn.Linear(2, 5)
+
+    def model(x):
+        pyro.module("cell_decoder", decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 0.3).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("cell_encoder", encoder)
+        loc, log_scale = encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    return model, guide, decoder
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model, guide, compile: AEVB(model, guide, ADAM, compile=compile),
+        lambda model, guide, compile: WakeSleep(model, guide, ADAM, ADAM, compile=compile),
+        lambda model, guide, compile: MCEM(model, ADAM, num_leapfrog=2, compile=compile),
+    ],
+)
+def test_new_networks_under_old_names_are_told(make, compile):
+    x, index = torch.randn(20, 5), torch.arange(20)
+    model, guide, _ = networks_in_a_cell()
+    make(model, guide, compile).step(x, index=index)
+    model, guide, decoder = networks_in_a_cell()
+    first = decoder.weight.clone()
+    with pytest.raises(ValueError, match=r"These names belong to older modules.* call pyro.clear_param_store\(\)"):
+        make(model, guide, compile).step(x, index=index)
+    assert torch.equal(decoder.weight, first)
+    pyro.clear_param_store()  # the remedy
+    model, guide, decoder = networks_in_a_cell()
+    first = decoder.weight.clone()
+    make(model, guide, compile).step(x, index=index)
+    assert not torch.equal(decoder.weight, first)
+
+
+def simulator(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+
+def line_guide(x):
+    a, b = pyro.param("half_a", torch.tensor(0.0)), pyro.param("half_b", torch.tensor(0.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(a * x, b.exp()).to_event(1))
+
+
+def still_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.8 * x, 0.2**0.5).to_event(1))
+
+
+def shifted(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z + pyro.param("half_shift", torch.tensor(0.0)), 0.5).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+@pytest.mark.parametrize("learner", ["wake-sleep", "aevb"])
+def test_a_model_without_parameters_has_its_guide_trained(learner, compile):
+    """x|z ~ N(z, 1/4): the posterior is N(0.8 x, 0.2), and q finds it from dreams alone."""
+    adam = functools.partial(torch.optim.Adam, lr=0.03)
+    if learner == "wake-sleep":
+        trained = WakeSleep(simulator, line_guide, adam, adam, compile=compile)
+    else:
+        trained = AEVB(simulator, line_guide, adam, compile=compile)
+    x = torch.randn(300, 1) * 1.25**0.5
+    for _ in range(300):
+        trained.step(x)
+    assert pyro.param("half_a").item() == pytest.approx(0.8, abs=0.05)
+    assert pyro.param("half_b").exp().item() == pytest.approx(0.2**0.5, rel=0.1)
+
+
+def test_a_guide_without_parameters_has_its_model_trained():
+    for make in (
+        lambda: WakeSleep(shifted, still_guide, ADAM, ADAM),
+        lambda: ReweightedWakeSleep(shifted, still_guide, ADAM, ADAM),
+    ):
+        pyro.clear_param_store()
+        learner = make()
+        for _ in range(3):
+            learner.step(torch.randn(50, 1) + 1.0)
+        assert pyro.param("half_shift") > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MCEM(simulator, ADAM), "expected a model with parameters for MCEM, got none: there is nothing to"),
+        (
+            lambda: AEVB(simulator, line_guide, ADAM, theta_prior=dist.Normal(0.0, 1.0)),
+            "expected a model with parameters for theta_prior, got none: there is nothing to train",
+        ),
+        (
+            lambda: WakeSleep(simulator, line_guide, ADAM, ADAM, theta_prior=dist.Normal(0.0, 1.0)),
+            "expected a model with parameters for theta_prior, got none: there is nothing to train",
+        ),
+        (lambda: AEVB(simulator, still_guide, ADAM), "expected parameters for AEVB to train, got none"),
+        (lambda: AEVB(simulator, line_guide, ADAM, update="model"), "expected parameters for AEVB to train, got none"),
+    ],
+)
+def test_nothing_to_train_is_told(make, message):
+    with pytest.raises(ValueError, match=message):
+        make().step(torch.randn(10, 1), index=torch.arange(10))
+
+
+# -- A learner of one's own ------------------------------------------------------------------------------------------
+
+
+class Settings:
+    def __init__(self):
+        self.factor = 1.0
+
+
+class Scaled(Learner):
+    """Minus log p(x, z) times a number that may change, at latents from the guide."""
+
+    def __init__(self, model, guide, optim, settings, compile):
+        super().__init__(model, guide, {"optim": optim}, compile=compile)
+        self._settings = settings
+        self._gradients = self.capture(self._loss, watched=[settings])
+
+    def parameters_of(self, optimizer):
+        return self.theta
+
+    def update(self, batch, settings):
+        (loss,) = self._gradients.of(batch)
+        self.descend(loss, settings, "optim")
+        return Scaling(loss, None)
+
+    def _loss(self, *args):
+        guide_trace = pyro.poutine.trace(self.traced_guide).get_trace(*args)
+        model_trace = pyro.poutine.trace(pyro.poutine.replay(self.traced_model, trace=guide_trace)).get_trace(*args)
+        loss = -self._settings.factor * model_trace.log_prob_sum()
+        loss.backward()
+        return (loss.detach(),)
+
+
+class Scaling(NamedTuple):
+    loss: torch.Tensor
+    elbo: torch.Tensor | None
+
+
+def test_what_a_function_watches_is_an_argument():
+    vae, x = bernoulli_vae()
+    settings = Settings()
+    learner = Scaled(vae.model, vae.guide, functools.partial(torch.optim.SGD, lr=0.0), settings, "graph")
+    for _ in range(4):
+        torch.manual_seed(1)
+        before = learner.step(x).loss
+    settings.factor = 10.0
+    torch.manual_seed(1)
+    assert learner.step(x).loss == pytest.approx(10 * before)
+    assert [capture.obstacle for capture in learner.captures] == [None]
+
+
+def test_a_learner_of_ones_own_trains_in_fit(tmp_path):
+    vae, x = bernoulli_vae()
+    learner = Scaled(vae.model, vae.guide, ADAM, Settings(), "auto")
+    history = fit(learner, x, epochs=3, batch_size=10, checkpoint_dir=tmp_path, progress=False)
+    again = Scaled(vae.model, vae.guide, ADAM, Settings(), "auto")
+    longer = fit(again, x, epochs=4, batch_size=10, checkpoint_dir=tmp_path, resume=True, progress=False)
+    assert longer.records[:3] == history.records
+    assert longer.records[-1].training > history.records[0].training
+
+
+def test_every_learner_is_final_and_the_door_has_two_methods():
+    assert Learner.__abstractmethods__ == {"update", "parameters_of"}
+    for learner in (AEVB, WakeSleep, ReweightedWakeSleep, MCEM):
+        assert learner.__final__

@@ -6,8 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pairs import bernoulli_vae
 
-from pyro_aevb import MCEM
+from pyro_aevb import AEVB, MCEM, SGVB
+from pyro_aevb.learners import Minibatch, StepSettings
 from pyro_aevb.training import fit
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
@@ -47,12 +49,12 @@ def test_every_datapoint_keeps_its_chain():
     learner = MCEM(gamma_poisson(n), functools.partial(torch.optim.SGD, lr=0.0), step_size=1e-4)
     index = torch.tensor([3, 17, 8])
     learner.step(x[index], index=index)
-    chains = learner.state_dict()["chains"].clone()
+    chains = learner.state_dict()["chains"]["positions"].clone()
     assert chains.shape == (n, 1)
     assert (~chains.isnan()).nonzero()[:, 0].tolist() == [3, 8, 17]
     other = torch.tensor([17, 20])
     learner.step(x[other], index=other)
-    after = learner.state_dict()["chains"]
+    after = learner.state_dict()["chains"]["positions"]
     assert torch.equal(after[[3, 8]], chains[[3, 8]])  # not visited
     assert 0 < (after[17] - chains[17]).abs() < 0.1  # goes on from where it was, in tiny steps
     assert not after[20].isnan()
@@ -69,9 +71,9 @@ def test_trajectories_do_not_come_back_to_where_they_began():
     x, index = torch.randn(2000).double(), torch.arange(2000)
     learner = MCEM(model, ADAM, num_updates=1, step_size=2 * torch.pi / 10)
     learner.step(x, index=index)
-    before = learner.state_dict()["chains"]
+    before = learner.state_dict()["chains"]["positions"]
     learner.step(x, index=index)
-    after = learner.state_dict()["chains"]
+    after = learner.state_dict()["chains"]["positions"]
     correlation = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
     assert correlation < 0.2, correlation
 
@@ -99,7 +101,61 @@ def test_five_updates_a_visit_and_ten_leapfrog_steps_are_the_default():
     assert len(calls) == 1 + (1 + 10) + 5  # the latents' shapes, the gradient at the start and after each step, updates
 
 
+def test_a_guide_beside_it_is_aevb_on_phi_and_changes_nothing_for_theta():
+    """The parameters after three steps are those of MCEM and AEVB(update="guide") in turn, to the last bit."""
+    results, sgd = [], functools.partial(torch.optim.SGD, lr=1e-3)
+    for together in (True, False):
+        pyro.set_rng_seed(0)
+        vae, x = bernoulli_vae()
+        if together:
+            learners = [MCEM(vae.model, sgd, vae.guide, ADAM)]
+        else:
+            learners = [MCEM(vae.model, sgd), AEVB(vae.model, vae.guide, ADAM, SGVB(kl="analytic"), update="guide")]
+        for _ in range(3):
+            infos = [learner.step(x, index=torch.arange(len(x))) for learner in learners]
+        results.append((list(vae.parameters()), infos[0].loss, infos[-1].elbo))
+    (ours, loss, bound), (expected, expected_loss, expected_bound) = results
+    assert all(map(torch.equal, ours, expected))
+    assert loss == expected_loss
+    assert bound == expected_bound
+
+
+def test_phi_moves_and_theta_does_not_when_only_the_guide_is_trained():
+    vae, x = bernoulli_vae()
+    before = {name: p.clone() for name, p in vae.named_parameters()}
+    learner = MCEM(vae.model, functools.partial(torch.optim.SGD, lr=0.0), vae.guide, ADAM)
+    learner.step(x, index=torch.arange(len(x)))
+    for name, value in vae.named_parameters():
+        assert torch.equal(before[name], value) == name.startswith("decoder"), name
+
+
+def test_one_draw_of_pixels_serves_both():
+    vae, x = bernoulli_vae()
+    drawn = []
+    batch = Minibatch((x,), torch.arange(len(x)), draw=lambda x: drawn.append(1) or (x,))
+    MCEM(vae.model, ADAM, vae.guide, ADAM, compile=False).step_on(batch, StepSettings())
+    assert len(drawn) == 2  # one for the check before the first step
+
+
+def test_its_history_is_in_nats_per_datapoint():
+    """x is two bits and log p(x, z) of the order of one: minus N times that was there before."""
+    vae, x = bernoulli_vae()
+    step, losses = (learner := MCEM(vae.model, ADAM)).step_on, []
+    learner.step_on = lambda *given: losses.append((info := step(*given)).loss.item()) or info
+    history = fit(learner, x, epochs=1, batch_size=10, progress=False)
+    assert history.records[-1].training == pytest.approx(-sum(losses) / len(losses) / len(x))
+
+
 def test_what_it_refuses():
+    vae, _ = bernoulli_vae()
+    with pytest.raises(ValueError, match=r"expected guide and guide_optim, or neither, got guide alone; pass MCEM\("):
+        MCEM(vae.model, ADAM, vae.guide)
+    with pytest.raises(ValueError, match="expected guide and guide_optim, or neither, got guide_optim alone"):
+        MCEM(vae.model, ADAM, guide_optim=ADAM)
+    with pytest.raises(ValueError, match="expected a guide for guide_objective"):
+        MCEM(vae.model, ADAM, guide_objective=SGVB())
+    with pytest.raises(TypeError, match="Pyro ELBO object"):
+        MCEM(vae.model, ADAM, vae.guide, ADAM, guide_objective="elbo")
     x = torch.ones(10).double()
     with pytest.raises(ValueError, match="index="):
         MCEM(gamma_poisson(10), ADAM).step(x)

@@ -524,7 +524,7 @@ def test_beta_can_be_warmed_up_in_place_on_the_fast_path():
         info = learner.step(lg.x)
         kl = info.terms.kl["z"].mean()
         torch.testing.assert_close(info.elbo, info.terms.reconstruction["x"].mean() - value * kl)
-    (capture,) = learner._captures
+    (capture,) = learner.captures
     assert capture._traces <= 2
     assert capture.obstacle is None
 

@@ -8,15 +8,19 @@ import sys
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from pairs import bernoulli_vae
+from pairs import batch_norm_vae, bernoulli_vae
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from spy import DATA, Spy
 
-from pyro_aevb import AEVB
+from pyro_aevb import AEVB, SGVB
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.training import fit
+from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.run_settings import run_settings
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 
@@ -62,16 +66,17 @@ def test_ctrl_c_keeps_what_there_is():
 
 def test_the_schedule_multiplies_every_learning_rate():
     vae, x = bernoulli_vae()
-    learner, rates = AEVB(vae.model, vae.guide, ADAM), []
-    step = learner.step
+    rates = []
 
-    def spy(*args, **kwargs):
-        rates.append(learner.optimizers["optim"].param_groups[0]["lr"])
-        return step(*args, **kwargs)
+    def adam(parameters):
+        optimizer = ADAM(parameters)
+        optimizer.register_step_pre_hook(lambda self, args, kwargs: rates.append(self.param_groups[0]["lr"]))
+        return optimizer
 
-    learner.step = spy
+    learner = AEVB(vae.model, vae.guide, adam)
     fit(learner, x, epochs=1, batch_size=10, schedule=lambda done: 0.5 * (1 + math.cos(math.pi * done)), progress=False)
     assert rates == pytest.approx([0.01 * 0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+    assert learner.optimizers["optim"].param_groups[0]["lr"] == 0.01, "the last rate was left behind"
     stock = AEVB(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}))
     with pytest.raises(TypeError, match="expected a torch optimizer"):
         fit(stock, x, epochs=1, schedule=lambda done: 1.0, batch_size=10, progress=False)
@@ -143,3 +148,163 @@ def test_a_signal_that_comes_while_the_ranks_agree_is_not_lost(monkeypatch):
         signal.signal(signal.SIGINT, before)
     assert history.interrupted
     assert history.samples == 15
+
+
+# -- Nothing of a run stays --------------------------------------------------------------------------------------------
+
+
+def parameters_of(vae):
+    return torch.cat([p.detach().flatten() for p in vae.parameters()])
+
+
+def test_a_run_with_every_option_leaves_only_what_was_learned(tmp_path):
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM, SGVB(kl="analytic", beta=2.0))
+    learner.prepare(x)
+
+    def plain_settings():
+        settings = run_settings(learner)
+        computation = vars(learner._computation)
+        return settings, dict(computation), vars(learner.objective).keys(), vars(learner).keys()
+
+    before = plain_settings()
+    fit(
+        learner, Binarized(0.8 * x + 0.1), epochs=2, batch_size=16, schedule=lambda done: 1 - done, clip_norm=1.0,
+        kl_warm_up=30, precision="bf16", compile="graph", checkpoint_dir=tmp_path, drop_last=True, progress=False,
+    )  # fmt: skip
+    assert plain_settings() == before
+    assert learner.optimizers["optim"].param_groups[0]["lr"] == 0.01
+
+
+def test_what_a_run_set_ends_when_it_fails():
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    with pytest.raises(ZeroDivisionError):
+        fit(learner, x, epochs=1, batch_size=10, precision="bf16", callbacks=[lambda h: 1 / 0], progress=False)
+    assert learner.precision == "float32"
+
+
+def test_the_second_run_has_the_precision_that_its_checkpoint_says(tmp_path):
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    for precision, written in (("bf16", "bf16"), (None, "float32")):
+        folder = tmp_path / written
+        fit(learner, x, epochs=1, batch_size=10, precision=precision, compile="graph", checkpoint_dir=folder,
+            progress=False)  # fmt: skip
+        assert Checkpoints(folder).newest()["settings"]["precision"] == written
+        assert [capture.precision for capture in learner.captures] == [written]
+    learner.configure(precision="bf16")  # the learner's own choice is written too
+    fit(learner, x, epochs=1, batch_size=10, checkpoint_dir=tmp_path / "own", progress=False)
+    assert Checkpoints(tmp_path / "own").newest()["settings"]["precision"] == "bf16"
+
+
+def test_a_second_run_trains_at_the_full_rate():
+    moved = []
+    for schedule in (None, lambda done: 1e-9):
+        pyro.set_rng_seed(0)
+        vae, x = bernoulli_vae()
+        learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.SGD, lr=1e-3))
+        learner.prepare(x)
+        if schedule is not None:
+            fit(learner, x, epochs=1, batch_size=10, schedule=schedule, progress=False)
+            pyro.set_rng_seed(0)
+            bernoulli_vae()
+        fit(learner, x, epochs=1, batch_size=10, progress=False)
+        moved.append(parameters_of(vae))
+    torch.testing.assert_close(*moved)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, Binarized, lambda x: (Binarized(x), x)])
+def test_several_runs_trace_a_step_once(wrap):
+    def model(x, *rest):
+        return vae.model(x)
+
+    def guide(x, *rest):
+        return vae.guide(x)
+
+    vae, x = bernoulli_vae()
+    learner = AEVB(model, guide, ADAM, compile="graph")
+    for _ in range(4):  # each with a data source of its own
+        fit(learner, wrap(x), epochs=1, batch_size=10, progress=False)
+    (capture,) = learner.captures
+    assert (capture._traces, capture.obstacle) == (1, None)
+
+
+# -- The dry run -------------------------------------------------------------------------------------------------------
+
+
+def one_entry_a_datapoint(x):
+    loc = pyro.param("loc", lambda: torch.zeros(len(x)))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(loc, 1.0))
+
+
+def line(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("guide", [lambda: one_entry_a_datapoint, lambda: AutoNormal(line), lambda: AutoDelta(line)])
+@pytest.mark.parametrize(("n", "batch_size"), [(1500, 1500), (1500, 300), (30, 30)])
+def test_guides_that_remember_the_first_minibatch(guide, n, batch_size):
+    history = fit(AEVB(line, guide(), ADAM), torch.randn(n), epochs=2, batch_size=batch_size, progress=False)
+    assert history.samples == 2 * n
+    assert any(value.shape == (batch_size,) for value in pyro.get_param_store().values())
+
+
+def test_guides_that_look_up_their_datapoints():
+    n = 1500
+
+    def model(x, index):
+        with pyro.plate("data", n, subsample=index):
+            z = pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = AutoNormal(model, create_plates=lambda x, index: pyro.plate("data", n, subsample=index))
+    data = (torch.randn(n), torch.arange(n))
+    fit(AEVB(model, guide, ADAM, compile=False), data, epochs=2, batch_size=400, progress=False)
+    assert guide.locs.z.shape == (n,)
+
+
+def test_a_last_minibatch_that_model_and_guide_cant_take_is_told_before_training():
+    learner = AEVB(line, one_entry_a_datapoint, ADAM)
+    with pytest.raises(ValueError, match=r"for one of 10 datapoints, where the others have 20; pass drop_last=True"):
+        fit(learner, torch.randn(50), epochs=1, batch_size=20, progress=False)
+    assert (pyro.param("loc") == 0).all()
+    assert fit(learner, torch.randn(50), epochs=3, batch_size=20, drop_last=True, progress=False).samples == 120
+    assert fit(learner, torch.randn(50), samples=40, batch_size=20, progress=False).samples == 40
+
+
+def test_data_of_the_whole_set_are_checked_for_such_guides_too():
+    x = torch.randn(3000)
+    x[2345] = math.nan
+    with pytest.raises(ValueError, match="got 1 NaN"):
+        fit(AEVB(line, one_entry_a_datapoint, ADAM), x, epochs=1, batch_size=300, progress=False)
+
+
+def test_a_last_minibatch_of_one_and_batch_normalization():
+    vae, x = batch_norm_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM)
+    for data, options in ((x, {"batch_size": 13}), (x, {"samples": 41, "epochs": None}), (x[:1], {})):
+        before = learner.copy_parameters() if learner.theta else None
+        with pytest.raises(ValueError, match=r"two datapoints or more .*BatchNorm1d, got one of a single datapoint"):
+            fit(learner, data, **({"epochs": 2, "batch_size": len(data)} | options), progress=False)
+        assert before is None or all(map(torch.equal, before["buffers"], learner.copy_parameters()["buffers"]))
+    assert fit(learner, x, epochs=2, batch_size=13, drop_last=True, progress=False).samples == 2 * 39
+    fit(learner, x, samples=26, batch_size=13, progress=False)  # the last one of the pass does not come
+    vae.eval()
+    fit(learner, x, epochs=1, batch_size=13, progress=False)  # and in evaluation mode one is enough
+
+
+def test_what_is_left_of_a_pass_can_be_dropped():
+    spy = Spy()
+    history = fit(spy, DATA, epochs=3, batch_size=10, drop_last=True, evaluate=lambda: {"a": 1.0}, progress=False)
+    assert [len(i) for i in spy.seen] == [10] * 6
+    assert history.samples == 60
+    assert [r.samples for r in history.records] == [20, 40, 60]
+    assert not torch.equal(*(torch.cat(spy.seen[i : i + 2]).sort().values for i in (0, 2)))
+    spy = Spy()
+    assert fit(spy, DATA, samples=37, batch_size=10, drop_last=True, progress=False).samples == 30
+    with pytest.raises(ValueError, match=r"got a stream.*pass DataLoader\(..., drop_last=True\)"):
+        fit(Spy(), iter(DATA.split(10)), drop_last=True, progress=False)

@@ -197,8 +197,8 @@ def noise(folder, rank):
     torch.nn.init.normal_(vae.decoder[0].weight)
     pyro.set_rng_seed(0)
     learner, seen = AEVB(vae.model, vae.guide, ADAM), []
-    step = learner.step
-    learner.step = lambda x, index: seen.append(index) or step(x, index=index)
+    step = learner.step_on
+    learner.step_on = lambda batch, settings: seen.append(batch.places) or step(batch, settings)
     history = fit(learner, x, x[:20], epochs=2, batch_size=25, checkpoint_dir=Path(folder) / "c", progress=False)
     chains = MCEM(vae.model, ADAM, num_leapfrog=2)
     fit(chains, x, epochs=2, batch_size=25, progress=False)
@@ -211,8 +211,8 @@ def noise(folder, rank):
             "random": torch.get_rng_state(),
             "records": [(r.samples, r.values) for r in history.records],
             "training": [r.training for r in history.records],
-            "chains": chains.state_dict()["chains"],
-            "step_size": chains.step_size,
+            "chains": chains.state_dict()["chains"]["positions"],
+            "step_size": chains.state_dict()["chains"]["step_size"],
             "theta": chains.copy_parameters()["parameters"],
         },
     )
@@ -240,7 +240,7 @@ def test_ranks_share_parameters_and_data_but_no_noise(tmp_path):
 def long_run(folder, rank, epochs, crash_at=0):
     vae, x = make_vae()
     learner, count = AEVB(vae.model, vae.guide, ADAM), [0]
-    step = learner.step
+    step = learner.step_on
 
     def crashing(*args, **kwargs):
         count[0] += 1
@@ -248,7 +248,7 @@ def long_run(folder, rank, epochs, crash_at=0):
             raise RuntimeError("a crash")
         return step(*args, **kwargs)
 
-    learner.step = crashing
+    learner.step_on = crashing
     fit(
         learner, x, x[:20], epochs=int(epochs), batch_size=25, checkpoint_dir=Path(folder) / "c", checkpoint_every=0.0,
         resume=True, compile=False, progress=False,
@@ -261,7 +261,7 @@ def crash_and_resume(folder, rank):
     with pytest.raises(RuntimeError, match="a crash"):
         long_run(folder, rank, 4, crash_at=7)
     torch.distributed.barrier()
-    samples = Checkpoints(Path(folder) / "c").newest()["history"]["samples"]
+    samples = Checkpoints(Path(folder) / "c").newest()["parts"]["history"]["samples"]
     torch.distributed.barrier()
     give(folder, rank, [expected, samples, long_run(folder, rank, 4)])
 
@@ -272,7 +272,7 @@ def test_ranks_resume_exactly_and_in_another_number(tmp_path):
         for name, value in expected.items():
             assert torch.equal(resumed[name], value)
     longer = long_run(tmp_path, 0, 6)
-    assert Checkpoints(tmp_path / "c").newest()["history"]["samples"] == 600
+    assert Checkpoints(tmp_path / "c").newest()["parts"]["history"]["samples"] == 600
     assert not any(torch.equal(longer[name], value) for name, value in expected.items())
 
 
@@ -287,10 +287,10 @@ def test_a_rank_that_is_killed_leaves_a_checkpoint(kind, victim, tmp_path):
     out, errors = process.communicate(timeout=120)
     codes = [int(code) for code in out.split()]
     assert codes == ([143, 143] if kind == signal.SIGTERM else [1, -9]), errors
-    samples = Checkpoints(tmp_path / "c").newest()["history"]["samples"]
+    samples = Checkpoints(tmp_path / "c").newest()["parts"]["history"]["samples"]
     assert samples > 0
     long_run(tmp_path, 0, samples // N + 2)
-    assert Checkpoints(tmp_path / "c").newest()["history"]["samples"] == (samples // N + 2) * N
+    assert Checkpoints(tmp_path / "c").newest()["parts"]["history"]["samples"] == (samples // N + 2) * N
 
 
 def number(path):
@@ -343,7 +343,7 @@ def test_one_process_is_one_rank():
     ranks = Ranks()
     assert (ranks.rank, ranks.size) == (0, 1)
     assert ranks.part_of(7) == slice(0, 7)
-    assert ranks.share(7, None, False) is None
+    assert ranks.share(7, False) is None
     assert ranks.any(True, False) == [True, False]
     assert ranks.from_first("a") == "a"
     assert ranks.of_all(3) == [3]

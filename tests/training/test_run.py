@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import batch_norm_vae, bernoulli_vae
@@ -19,7 +20,7 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.utils._pytree import tree_leaves_with_path
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
+from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.files.safetensors_state import pack, unpack
 from pyro_aevb.training import fit
@@ -40,6 +41,7 @@ LEARNERS = {
     "wake-sleep": lambda p: WakeSleep(p.model, p.guide, ADAM, ADAM),
     "reweighted": lambda p: ReweightedWakeSleep(p.model, p.guide, ADAM, ADAM, num_particles=3),
     "mcem": lambda p: MCEM(p.model, ADAM, num_leapfrog=3),
+    "mcem-guide": lambda p: MCEM(p.model, ADAM, p.guide, ADAM, num_leapfrog=3),
 }
 DATA = {
     "tensor": lambda x: x,
@@ -54,8 +56,8 @@ def run(learner, data, folder=None, *, crash_at=None, make=bernoulli_vae, **kwar
     """Train five passes with everything that has a state, and return history and parameters."""
     pyro.set_rng_seed(0)
     pair, x = make()
-    built = LEARNERS[learner](pair)
-    step, count = built.step, [0]
+    built = LEARNERS.get(learner, learner)(pair)
+    step, count = built.step_on, [0]
 
     def crashing(*args, **kwargs):
         count[0] += 1
@@ -63,7 +65,7 @@ def run(learner, data, folder=None, *, crash_at=None, make=bernoulli_vae, **kwar
             raise Crash
         return step(*args, **kwargs)
 
-    built.step = crashing
+    built.step_on = crashing
     options = {"epochs": 5, "batch_size": 8, "checkpoint_every": 0.0, "evaluate_every": 24, "progress": False}
     if data == "generator":
         options["epochs"] = 1
@@ -71,9 +73,9 @@ def run(learner, data, folder=None, *, crash_at=None, make=bernoulli_vae, **kwar
         options |= {"schedule": lambda done: 1 - done / 2, "dataset_size": 40}
     if learner == "warm-up":
         options["kl_warm_up"] = 100
-    if learner != "mcem":
+    if built.guide is not None:
         options |= {"keep_best": True, "patience": 100}
-    validation = None if learner == "mcem" else x[:10]
+    validation = None if built.guide is None else x[:10]
     with pyro.get_param_store().scope():
         history = fit(built, DATA[data](x), validation, checkpoint_dir=folder, **(options | kwargs))
         return history, built.copy_parameters()
@@ -114,8 +116,8 @@ def test_every_part_of_the_last_checkpoint_is_that_of_a_run_without_a_stop(tmp_p
         run("aevb", "tensor", tmp_path / "parts", crash_at=12)
     run("aevb", "tensor", tmp_path / "parts", resume=True)
     whole, parts = (Checkpoints(tmp_path / folder).newest() for folder in ("whole", "parts"))
-    del whole["history"], parts["history"]  # compared above, but for the clock
-    assert sum(calls for _, calls in whole["validation_calls"]) > 1
+    del whole["parts"]["history"], parts["parts"]["history"]  # compared above, but for the clock
+    assert sum(calls for _, calls in whole["parts"]["validation"]["calls"]) > 1
     expected, found = tree_leaves_with_path(whole), tree_leaves_with_path(parts)
     assert [path for path, _ in found] == [path for path, _ in expected]
     for (path, a), (_, b) in zip(expected, found, strict=True):
@@ -142,20 +144,72 @@ def test_a_folder_in_use_is_not_written_over(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"make": lambda: (VAE(6, 3, hidden_dims=(5,), dataset_size=40).double(), bernoulli_vae()[1])}, "parameters="),
-        ({"batch_size": 4}, "batch_size=4, got one with batch_size=8"),
-        ({"seed": 5}, "seed=5, got one with seed=0"),
-        ({"learner": "wake-sleep"}, "learner=WakeSleep, got one with learner=AEVB"),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path):
-    run("aevb", "tensor", tmp_path)
-    arguments = {"learner": "aevb", "data": "tensor", "folder": tmp_path, "resume": True} | change
-    with pytest.raises(ValueError, match=message):
-        run(**arguments)
+def cosine(done):
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def aevb(objective=SGVB, optim=ADAM, **options):
+    return lambda p: AEVB(p.model, p.guide, optim, objective(), **options)
+
+
+# What is changed, and how the error names it: mine, then the checkpoint's.
+OTHER_RUNS = {
+    "parameters": ({"make": lambda: (VAE(6, 3, hidden_dims=(5,), dataset_size=40).double(), bernoulli_vae()[1])},
+                   "parameters="),
+    "batch size": ({"batch_size": 4}, "batch_size=4, got one with batch_size=8"),
+    "seed": ({"seed": 5}, "seed=5, got one with seed=0"),
+    "learner": ({"learner": lambda p: WakeSleep(p.model, p.guide, ADAM, ADAM)},
+                "learner=WakeSleep.* got one with learner=AEVB"),
+    "learner's setting": ({"learner": aevb(update="model")}, "learner.trains=model, got one with learner.trains=both"),
+    "prior": ({"learner": aevb(theta_prior=dist.Normal(0.0, 1.0))},
+              "learner.theta_prior=Normal, got one with learner.theta_prior=None"),
+    "objective": ({"learner": aevb(functools.partial(IWAE, 3))},
+                  "learner.objective=IWAE, got one with learner.objective=SGVB"),
+    "kl": ({"learner": aevb(functools.partial(SGVB, kl="analytic"))}, "learner.objective.kl=analytic, got .*=sampled"),
+    "beta": ({"learner": aevb(functools.partial(SGVB, beta=2.0))}, "learner.objective.beta=2.0, got .*beta=1.0"),
+    "free bits": ({"learner": aevb(functools.partial(SGVB, free_bits=0.1))}, "learner.objective.free_bits=0.1, got"),
+    "particles": ({"learner": aevb(functools.partial(SGVB, 3))}, "learner.objective.num_particles=3, got .*=1"),
+    "rate": ({"learner": aevb(optim=functools.partial(torch.optim.Adam, lr=0.02))},
+             "optim.lr=0.02, got one with optim.lr=0.01"),
+    "betas": ({"learner": aevb(optim=functools.partial(torch.optim.Adam, lr=0.01, betas=(0.5, 0.9)))}, "optim.betas="),
+    "decay": ({"learner": aevb(optim=functools.partial(torch.optim.Adam, lr=0.01, weight_decay=0.1))},
+              "optim.weight_decay=0.1, got one with optim.weight_decay=0"),
+    "optimizer": ({"learner": aevb(optim=functools.partial(torch.optim.Adagrad, lr=0.01))},
+                  "optim=Adagrad, got one with optim=Adam"),
+    "pyro's optimizer": ({"learner": aevb(optim=pyro.optim.Adam({"lr": 0.01})), "schedule": None}, "optim"),
+    "schedule": ({"schedule": cosine}, "schedule=cosine, got one with schedule=.*lambda"),
+    "no schedule": ({"schedule": None}, "schedule=None, got one with schedule=.*lambda"),
+    "clip norm": ({"clip_norm": 3.0}, "clip_norm=3.0, got one with clip_norm=None"),
+    "warm-up": ({"kl_warm_up": 30}, "kl_warm_up=30, got one with kl_warm_up=None"),
+    "precision": ({"precision": "bf16"}, "precision=bf16, got one with precision=float32"),
+    "dropped": ({"drop_last": True, "batch_size": 9}, "batch_size=9, datapoints=36, got one with .*datapoints=40"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHER_RUNS)
+def test_a_checkpoint_of_another_run_is_refused(other, tmp_path):
+    change, message = OTHER_RUNS[other]
+    options = {"epochs": 1, "keep_best": False}
+    run(aevb(), "tensor", tmp_path, **options)
+    with pytest.raises(ValueError, match=f"expected a checkpoint of this run, with .*{message}"):
+        run(**({"learner": aevb(), "data": "tensor", "folder": tmp_path, "resume": True} | options | change))
+
+
+def test_an_implementation_of_the_same_update_is_no_other_run(tmp_path):
+    options = {"epochs": 1, "keep_best": False}
+    run(aevb(), "tensor", tmp_path, **options)
+    fused = functools.partial(torch.optim.Adam, lr=0.01, fused=True)
+    run(aevb(optim=fused), "tensor", tmp_path, resume=True, compile="graph", **options)
+
+
+@pytest.mark.parametrize("setting", ["num_leapfrog", "step_size", "target_acceptance"])
+def test_mcems_settings_are_its_own_and_not_what_it_adapted(setting, tmp_path):
+    options = {"epochs": 1, "folder": tmp_path, "data": "tensor"}
+    run(lambda p: MCEM(p.model, ADAM, num_leapfrog=2), **options)
+    run(lambda p: MCEM(p.model, ADAM, num_leapfrog=2), resume=True, **options)
+    other = {"num_leapfrog": 2} | {setting: {"num_leapfrog": 3, "step_size": 0.2, "target_acceptance": 0.8}[setting]}
+    with pytest.raises(ValueError, match=f"learner.{setting}=.*, got one with learner.{setting}="):
+        run(lambda p: MCEM(p.model, ADAM, **other), resume=True, **options)
 
 
 def damaged(path, kind, generator):
@@ -219,7 +273,7 @@ def test_what_is_no_number_leaves_the_last_good_checkpoint(tmp_path):
         fit(learner, x, epochs=9, batch_size=8, callbacks=[spoil], checkpoint_dir=tmp_path, checkpoint_every=1e9,
             progress=False)  # fmt: skip
     state = Checkpoints(tmp_path).newest()
-    assert all(value.isfinite().all() for value in state["learner"]["parameters"].values())
+    assert all(value.isfinite().all() for value in state["parts"]["learner"]["parameters"].values())
 
 
 def test_a_full_disk_is_an_error_and_leaves_what_was_there(tmp_path):
@@ -338,7 +392,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(kind, code, tmp_path):
     process.send_signal(kind)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == code
-    samples = Checkpoints(tmp_path).newest()["history"]["samples"]
+    samples = Checkpoints(tmp_path).newest()["parts"]["history"]["samples"]
     assert samples > 0
     assert out.split() == ([] if code else ["interrupted", "True", str(samples)])
     longer = PLAIN | {"samples": samples + 100, "epochs": None}

@@ -150,8 +150,8 @@ def test_callbacks_see_the_history_and_may_end_the_run():
 
 def test_the_training_bound_is_the_mean_over_the_steps_since():
     learner, x = learner_and_data()
-    step, bounds = learner.step, []
-    learner.step = lambda *args, **kwargs: bounds.append((info := step(*args, **kwargs)).elbo.item()) or info
+    step, bounds = learner.step_on, []
+    learner.step_on = lambda *args, **kwargs: bounds.append((info := step(*args, **kwargs)).elbo.item()) or info
     history = fit(learner, x, epochs=2, batch_size=10, progress=False)
     assert [r.training for r in history.records] == pytest.approx([sum(bounds[:4]) / 4, sum(bounds[4:]) / 4])
 
@@ -161,7 +161,7 @@ def test_the_weight_of_the_kl_warms_up(compile):
     """Loss(beta) = reconstruction + beta KL: each step's own terms tell which beta it had."""
     vae, x = bernoulli_vae()
     learner = AEVB(vae.model, vae.guide, ADAM, SGVB(kl="analytic", beta=2.0), compile=compile)
-    step, betas = learner.step, []
+    step, betas = learner.step_on, []
 
     def spy(*args, **kwargs):
         info = step(*args, **kwargs)
@@ -169,7 +169,7 @@ def test_the_weight_of_the_kl_warms_up(compile):
         betas.append(((likelihood - info.elbo) / kl).item())
         return info
 
-    learner.step = spy
+    learner.step_on = spy
     fit(learner, x, samples=80, batch_size=10, kl_warm_up=50, progress=False)
     assert betas == pytest.approx([0.0, 0.4, 0.8, 1.2, 1.6, 2.0, 2.0, 2.0], abs=1e-6)
     assert learner.objective.beta == 2.0
@@ -185,7 +185,6 @@ def test_gradients_are_clipped_to_a_norm_per_datapoint(prior):
     after = learner.copy_parameters()["parameters"]
     moved = torch.cat([(after[n] - before[n]).flatten() for n in before]).norm()
     assert moved.item() == pytest.approx(1e-3 * len(x), rel=1e-4)
-    assert learner.clip_norm is None
 
 
 @pytest.mark.parametrize(
@@ -205,11 +204,11 @@ def test_gradients_are_clipped_to_a_norm_per_datapoint(prior):
 )
 def test_bad_options_are_told_before_training(options, message):
     learner, x = learner_and_data()
-    before = learner.step
-    learner.step = lambda *args, **kwargs: pytest.fail("it trained")
+    before = learner.step_on
+    learner.step_on = lambda *args, **kwargs: pytest.fail("it trained")
     with pytest.raises(ValueError, match=message):
         fit(learner, x, epochs=1, batch_size=10, progress=False, **options)
-    learner.step = before
+    learner.step_on = before
 
 
 def test_a_stream_has_no_length_to_schedule_by():

@@ -89,7 +89,7 @@ def test_it_runs_on_the_fast_path(prior, posterior):
     learner.configure(compile="graph")
     for i in range(3):
         learner.step(data()[10 * i : 10 * i + 10])
-    (capture,) = learner._captures
+    (capture,) = learner.captures
     assert capture.obstacle is None
     assert capture._traces >= 1
 

@@ -1,0 +1,81 @@
+"""A model and a guide under training: their parameters, noted as they run, and the buffers of their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
+from pyro_aevb.model_guide.traces import PyroCallable
+
+
+@final
+class TrainedPair:
+    """A model and a guide whose parameters are noted as they run.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x), or ``None``.
+        watched: model, guide and what else has modules that belong to them.
+
+    Attributes:
+        model, guide: those given, and what they run is noted.
+    """
+
+    def __init__(self, model: PyroCallable, guide: PyroCallable | None, watched: Sequence[Any]) -> None:
+        self._theta, self._phi, self._watched = ParameterRecorder(), ParameterRecorder(), list(watched)
+        self.model: PyroCallable = self._theta(model)
+        self.guide: PyroCallable | None = None if guide is None else self._phi(guide)
+
+    @property
+    def theta(self) -> dict[str, Parameter]:
+        """The parameters that ran in the model."""
+        return self._theta.parameters
+
+    @property
+    def phi(self) -> dict[str, Parameter]:
+        """The parameters that ran in the guide."""
+        return self._phi.parameters
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that can be reached, each once."""
+        return PythonState(self._watched).modules
+
+    def leaves(self) -> dict[str, Tensor]:
+        """Return the unconstrained tensors of theta and phi."""
+        return {name: parameter.unconstrained for name, parameter in (self.theta | self.phi).items()}
+
+    def copy(self) -> dict[str, Any]:
+        """Return a copy of theta and phi, unconstrained, and of the buffers."""
+        return {
+            "parameters": {name: leaf.detach().clone() for name, leaf in self.leaves().items()},
+            "buffers": [buffer.clone() for buffer in self._buffers()],
+        }
+
+    @torch.no_grad()
+    def put(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`copy` gave; raise ``ValueError`` if it comes from another pair."""
+        leaves, buffers = self.leaves(), self._buffers()
+        mine = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
+        theirs = {name: tuple(value.shape) for name, value in state["parameters"].items()}
+        if mine != theirs:
+            raise ValueError(
+                f"expected a state with parameters {mine}, got {theirs}; load it over the same model and guide"
+            )
+        shapes = [tuple(b.shape) for b in buffers], [tuple(b.shape) for b in state["buffers"]]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"expected a state with buffers of shapes {shapes[0]}, got {shapes[1]}; load it over the same modules"
+            )
+        for name, value in state["parameters"].items():
+            leaves[name].copy_(value)
+        for buffer, value in zip(buffers, state["buffers"], strict=True):
+            buffer.copy_(value)
+
+    def _buffers(self) -> list[Tensor]:
+        return PythonState(self._watched).buffers()

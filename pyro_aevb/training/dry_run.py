@@ -1,0 +1,103 @@
+"""Model, guide and data, tried before anything is trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pyro_aevb.learners.learner import Learner
+from pyro_aevb.model_guide.contract import check_data, run_pair
+from pyro_aevb.training.minibatches import Passes, Permutations
+from pyro_aevb.training.ranks import Ranks
+
+Args = tuple[Tensor, ...]
+CHUNK = 1000  # datapoints at a time, for a pair that takes any number of them
+
+
+@torch.no_grad()
+def dry_run(learner: Learner, feed: Permutations | Passes, ranks: Ranks, total: int | None) -> bool:
+    """Prepare the learner on the first minibatch, and check pair and data on the others.
+
+    The first minibatch comes first and has its real size: parameters of one entry a datapoint, and Pyro's AutoGuides,
+    take their shapes from it.  Then come the smaller minibatches that the run will have, then all of the data.
+    Everything is as it was afterwards but for parameters that came into being.
+
+    Returns:
+        Whether the model's loss is a sum over the minibatch, without an N; told only where several processes share it.
+
+    Raises:
+        ValueError, TypeError: for data or a pair that breaks the contract.
+    """
+    with torch.random.fork_rng():
+        first, *smaller = feed.to_try(total, ranks.part_of)
+        learner.prepare(*first)
+        for args in smaller:
+            _check_smaller(learner, args, len(first[0]))
+        _check_batch_norm(learner, [first, *smaller])
+        _check_all(learner, feed, len(first[0]))
+        return ranks.size > 1 and _sums(learner, first)
+
+
+def _check_smaller(learner: Learner, args: Args, usual: int) -> None:
+    try:
+        learner.check(*args)
+    except Exception as error:
+        if str(error).startswith("expected "):  # a fault of the data or the pair, which has its own remedy
+            raise
+        raise ValueError(
+            f"expected model and guide to take every minibatch of this run, got the error below for one of "
+            f"{len(args[0])} datapoints, where the others have {usual}; pass drop_last=True, or a batch_size that "
+            "divides the data"
+        ) from error
+
+
+def _check_all(learner: Learner, feed: Permutations | Passes, batch_size: int) -> None:
+    """Check the pair on all data in RAM: in chunks, or in minibatches of the real size where it takes only those."""
+    any_size = True
+    for args in feed.everything(max(CHUNK, batch_size)):
+        check_data(*args)
+        if any_size:
+            try:
+                learner.check(*args)
+            except Exception:  # whether it is the size or the data, the real size tells
+                any_size = False
+        if not any_size:
+            for part in zip(*(arg.split(batch_size) for arg in args), strict=True):
+                if len(part[0]) == batch_size:
+                    learner.check(*part)
+
+
+def _check_batch_norm(learner: Learner, minibatches: list[Args]) -> None:
+    """Raise ``ValueError`` for a minibatch of one datapoint that a batch normalization can't be trained on."""
+    norms = [module for module in learner.modules if isinstance(module, _BatchNorm) and module.training]
+    alone = [args for args in minibatches if len(args[0]) == 1]
+    if not norms or not alone:
+        return
+    buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    try:
+        run_pair(learner.model, learner.guide, alone[0])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"expected two datapoints or more in each minibatch, for {type(norms[0]).__name__}, got one of a single "
+            "datapoint; pass drop_last=True, or another batch_size"
+        ) from error
+    finally:
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _sums(learner: Learner, args: Args) -> bool:
+    """Return whether N is only the minibatch's size; raise where a prior on theta would then count several times."""
+    sizes = []
+    for some in (args, tuple(a[: (len(a) + 1) // 2] for a in args)):
+        learner.check(*some)
+        sizes.append(learner.dataset_size)
+    if sizes[0] != sizes[1] and learner.theta_prior is not None:
+        raise ValueError(
+            "expected a plate that knows N, for several processes and a prior on theta, got one of the minibatch's "
+            "size; write pyro.plate('data', N, subsample_size=len(x))"
+        )
+    return sizes[0] != sizes[1]

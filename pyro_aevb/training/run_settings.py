@@ -1,0 +1,93 @@
+"""What makes a run the run that it is, as plain values: what a checkpoint and the run that resumes it must share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pyro.infer.elbo import ELBO
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_aevb.learners.learner import Learner
+
+LARGEST_TENSOR = 100  # numbers that are compared one by one
+FOUND_IN_USE = "max_plate_nesting"  # Pyro's ELBOs set it when they first run
+PLAIN = (bool, int, float, str, type(None))
+
+
+def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
+    """Return learner, objective, optimizers, parameters and the loop's own arguments, under dotted names.
+
+    A learner's and an objective's settings are their public attributes with plain values.
+
+    >>> import pyro, pyro.distributions as dist, torch
+    >>> from pyro_aevb import AEVB, SGVB
+    >>> def pair(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0), obs=x)
+    >>> learner = AEVB(pair, lambda x: None, functools.partial(torch.optim.Adam, lr=0.1), SGVB(beta=2.0))
+    >>> learner.prepare(torch.zeros(3))
+    >>> settings = run_settings(learner, seed=0)
+    >>> [settings[name] for name in ("learner", "learner.objective", "learner.objective.beta", "optim.lr", "seed")]
+    ['AEVB', 'SGVB', 2.0, 0.1, 0]
+    >>> del pyro.get_param_store()["loc"]
+    """
+    parameters = learner.theta | learner.phi
+    shapes = {name: [str(p.unconstrained.dtype), *p.unconstrained.shape] for name, p in parameters.items()}
+    settings: dict[str, Any] = {"learner": type(learner).__name__}
+    for name, value in _public(learner).items():
+        if name not in ("model", "guide", "optimizers"):  # a pair is compared by its parameters
+            settings |= _flat(f"learner.{name}", value)
+    for name, optimizer in learner.optimizers.items():
+        for option, value in optimizer.settings().items():
+            settings |= _flat(name if option == "optimizer" else f"{name}.{option}", value)
+    for name, value in of_the_loop.items():
+        settings |= _flat(name, value)
+    return settings | {"precision": learner.precision, "parameters": shapes}
+
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return the names under which two runs' settings differ: the outermost, where one is inside of another.
+
+    >>> differences({"learner": "AEVB", "learner.objective": "SGVB", "seed": 0}, {"learner": "MCEM", "seed": 0})
+    ['learner']
+    """
+    names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+    return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+
+
+def _public(owner: object) -> dict[str, Any]:
+    return {name: value for name, value in vars(owner).items() if name[0] != "_" and name != FOUND_IN_USE}
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Return a value, and what it is made of, as plain values."""
+    if isinstance(value, PLAIN):
+        return {name: value}
+    if isinstance(value, Tensor):
+        return {name: value.tolist() if value.numel() <= LARGEST_TENSOR else f"a tensor of {tuple(value.shape)}"}
+    if isinstance(value, list | tuple) and all(isinstance(each, PLAIN) for each in value):
+        return {name: list(value)}
+    if isinstance(value, Mapping):
+        parts = dict(value)
+    elif isinstance(value, list | tuple):
+        parts = dict(enumerate(value))
+    elif isinstance(value, functools.partial):
+        parts = {"function": value.func, **dict(enumerate(value.args)), **value.keywords}
+    elif isinstance(value, ELBO):
+        parts = _public(value)
+    elif isinstance(value, Distribution):
+        parts = {key: getattr(value, key) for key in value.arg_constraints if key in vars(value)}
+    else:
+        return {name: _name_of(value)}
+    result: dict[str, Any] = {name: type(value).__name__}
+    for key, part in parts.items():
+        result |= _flat(f"{name}.{key}", part)
+    return result
+
+
+def _name_of(value: Callable[..., Any] | object) -> str:
+    """Return the name of a function or a class, or of an object's class."""
+    return getattr(value, "__qualname__", type(value).__name__)

@@ -1,0 +1,99 @@
+"""Optimizers behind one interface: the learning rate for a step, the whole state, the numbers that make a run."""
+
+import functools
+
+import pyro
+import pyro.optim
+import pytest
+import torch
+from pairs import bernoulli_vae
+from pyro.optim import ExponentialLR, MultiStepLR, ReduceLROnPlateau
+
+from pyro_aevb import AEVB
+from pyro_aevb.files.safetensors_state import pack, unpack
+from pyro_aevb.learners import StepSettings
+from pyro_aevb.learners.optimizer import as_optimizer
+from pyro_aevb.learners.step import Minibatch
+from pyro_aevb.model_guide.parameters import Parameter
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.1)
+SCHEDULERS = {
+    "exponential": lambda: ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "gamma": 0.5}),
+    "steps": lambda: MultiStepLR(
+        {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.1, "momentum": 0.9}, "milestones": [2, 4], "gamma": 0.1}
+    ),
+    "plateau": lambda: ReduceLROnPlateau(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.1}, "factor": 0.1, "patience": 0}
+    ),
+}
+
+
+def steps(learner, scheduler, x, numbers):
+    for i in numbers:
+        learner.step(x)
+        if "Plateau" in scheduler.pt_scheduler_constructor.__name__:
+            scheduler.step(float(i))  # what gets worse and worse
+        else:
+            scheduler.step()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_pyro_scheduler_goes_on_where_it_was(name):
+    """Six steps at a falling rate are three, a state, and three more in a new learner."""
+    results = []
+    for stops in (False, True):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            vae, x = bernoulli_vae()
+            scheduler = SCHEDULERS[name]()
+            learner = AEVB(vae.model, vae.guide, scheduler)
+            steps(learner, scheduler, x, range(3))
+            if stops:
+                state = unpack(pack(learner.state_dict()))
+                noise = torch.get_rng_state()
+                vae, scheduler = bernoulli_vae()[0], SCHEDULERS[name]()
+                learner = AEVB(vae.model, vae.guide, scheduler)
+                learner.load_state_dict(state)
+                learner.prepare(x)
+                torch.set_rng_state(noise)  # a new VAE drew its weights
+            steps(learner, scheduler, x, range(3, 6))
+            rates = [each.optimizer.param_groups[0]["lr"] for each in scheduler.optim_objs.values()]
+            results.append((torch.cat([p.detach().flatten() for p in vae.parameters()]), rates))
+    assert max(results[0][1]) < 0.1, "the rate did not fall"
+    assert results[0][1] == results[1][1]
+    assert torch.equal(results[0][0], results[1][0])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_factor_holds_for_one_step(fused):
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = as_optimizer(functools.partial(torch.optim.Adam, lr=0.1, fused=fused))
+    parameters = {"w": Parameter(weight, torch.distributions.constraints.real)}
+    moves = []
+    for factor in (1.0, 0.5, 1.0):
+        before, weight.grad = weight.detach().clone(), torch.ones(3)
+        optimizer.step(parameters, factor)
+        moves.append((before - weight.detach())[0].item())
+    assert moves == pytest.approx([0.1, 0.05, 0.1], rel=1e-5)  # Adam's step under a constant gradient is its rate
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_pyro_optimizer_has_no_factor():
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}))
+    with pytest.raises(TypeError, match="expected a torch optimizer to set a learning rate on, got a Pyro one"):
+        learner.step_on(Minibatch((x,)), StepSettings(learning_rate_factor=0.5))
+
+
+def test_the_numbers_are_those_of_the_update():
+    parameters = {"w": Parameter(torch.ones(3, requires_grad=True), torch.distributions.constraints.real)}
+    settings = []
+    for fused in (True, False):
+        optimizer = as_optimizer(functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3, fused=fused))
+        optimizer.prepare(parameters)
+        settings.append(optimizer.settings())
+    assert settings[0] == settings[1], "an implementation is no other run"
+    assert settings[0].items() >= {"optimizer": "AdamW", "lr": 0.1, "weight_decay": 0.3, "betas": (0.9, 0.999)}.items()
+    pyros = as_optimizer(SCHEDULERS["exponential"]()).settings()
+    assert pyros.items() >= {"optimizer": "Adam", "optim_args": {"lr": 0.1}, "scheduler": "ExponentialLR"}.items()
+    assert pyros["scheduler_args"] == {"gamma": 0.5}
