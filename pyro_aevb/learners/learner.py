@@ -24,7 +24,7 @@ from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
-from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, non_finite_terms, read, unchecked_sites
+from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, check_supports, non_finite_terms, read, unchecked_sites
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -103,7 +103,7 @@ class Learner(ABC):
         self._fast_paths: list[FastPath] = []
         self._unread: list[Tensor] = []
         self._dataset_size: int | None = None
-        self._sizes: dict[tuple[torch.Size, ...], int | None] = {}  # N by the shapes of a minibatch
+        self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch
         self.unchecked: frozenset[str] = frozenset()
         self._prepared = self._has_gradient = False
         self._pending: dict[str, Any] | None = None
@@ -286,7 +286,7 @@ class Learner(ABC):
         except (NonFiniteLossError, ValueError) as error:
             torch.set_rng_state(random_state)
             args = batch.args()
-            self.check(*args)  # data outside of the likelihood's support have their own error
+            check_supports(self._pair.model, self._pair.guide, args, self.unchecked)  # what has an error of its own
             terms = non_finite_terms(self._pair.model, self._pair.guide, args, self.theta | self.phi)
             if isinstance(error, ValueError) and terms == "none when run again":
                 raise
@@ -312,7 +312,7 @@ class Learner(ABC):
 
     def _see(self, batch: Minibatch) -> None:
         """Check a minibatch with shapes that haven't been seen yet, and take note of the N that its plate gives."""
-        shapes = tuple(row.shape for row in batch.rows)
+        shapes = tuple(getattr(row, "shape", None) for row in batch.rows)
         if not self._prepared or shapes not in self._sizes:
             with torch.random.fork_rng():
                 args = batch.args()

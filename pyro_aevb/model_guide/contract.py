@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -15,7 +15,7 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.supports import check_support, is_unchecked
+from pyro_aevb.model_guide.supports import check_support, is_unchecked, outside, outside_error
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
@@ -98,6 +98,19 @@ def run_pair(
 ) -> tuple[Trace | None, Trace]:
     """Return a run's traces, (guide, model); the first is ``None`` without a guide."""
     return (None, trace_model(model, None, args, kwargs)) if guide is None else trace_pair(model, guide, args, kwargs)
+
+
+def check_supports(
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], unchecked: Collection[str]
+) -> None:
+    """Raise ``ValueError`` for data outside of the likelihood's support, whatever else is wrong with the pair."""
+    with pyro.validation_enabled(False):
+        _, model_trace = on_a_side(lambda: run_pair(model, guide, args))
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and name not in unchecked:
+            wrong = outside(site)
+            if wrong is not None and wrong.any():
+                raise outside_error(name, site["fn"], site["value"])
 
 
 def unchecked_sites(reading: Reading) -> frozenset[str]:

@@ -290,6 +290,8 @@ def _kind(site: Any) -> str:
         return "subsample"
     if site["infer"] and site["infer"].get("_deterministic"):
         return "deterministic"
+    if site["infer"] and site["infer"].get("dreamed"):
+        return "observed"  # though it was sampled, in a dream
     return "observed" if site["is_observed"] else "latent"
 
 

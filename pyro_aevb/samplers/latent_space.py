@@ -87,7 +87,8 @@ class LatentSpace:
             for name, site in latents.items()
         }
         self.dim = sum(shape.numel() for shape in self._shapes.values())
-        self._check_masked(args)
+        if any(isinstance(site.mask, Tensor) or site.mask is False for site in latents.values()):
+            self._check_masked(args)
 
     def prior_draw(self, *args: Any) -> Tensor:
         """Return latents drawn from the prior, (M, J); what is masked is drawn from N(0, I)."""
@@ -197,8 +198,6 @@ class LatentSpace:
             m = number_of_datapoints(args)
             u = self.position(trace, m)
             sites = read_traces(trace, None, m).latents
-            if not any(isinstance(site.mask, Tensor) or site.mask is False for site in sites.values()):
-                return []
             keep = [
                 torch.as_tensor(True if site.mask is None else site.mask).reshape(-1, 1).expand(m, shape.numel())
                 for site, shape in zip(sites.values(), self._shapes.values(), strict=True)
@@ -207,7 +206,7 @@ class LatentSpace:
             return [self.log_joint(v, *args) - _standard_normal(v, torch.cat(keep, -1)) for v in (u, other)]
 
         found = on_a_side(likelihoods)
-        if found and not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-4, equal_nan=True):
+        if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-4, equal_nan=True):
             raise ValueError(
                 "expected sites that don't depend on a masked latent, got some that do: what is masked off isn't there "
                 "for that datapoint; mask what depends on it too, or take the mask away"

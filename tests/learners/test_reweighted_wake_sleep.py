@@ -11,7 +11,7 @@ from pyro import poutine
 from statistics_tools import SIGMAS
 
 from pyro_aevb import IWAE, ReweightedWakeSleep
-from pyro_aevb.learners.wake_sleep import sleep_loss
+from pyro_aevb.learners.dreams import Dreams
 
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
 
@@ -51,7 +51,7 @@ def test_the_gradient_of_theta_is_that_of_the_iwae_bound_and_of_phi_the_weighted
     lg = LinearGaussian(50, 2, 4)
     x = lg.x[:10]
     learner = ReweightedWakeSleep(
-        lg.model, lg.guide, STILL, STILL, num_particles=5, vectorize_particles=vectorize, compile=False
+        lg.model, lg.guide, STILL, STILL, num_particles=5, vectorize=vectorize, compile=False
     )
     learner.prepare(x)
     ours = gradients(learner, x, 3)
@@ -96,10 +96,11 @@ def test_insomnia_mixes_the_two_gradients_of_phi():
     for name in ("A", "r"):
         mixed = 0.25 * found[1.0][name] + 0.75 * found[0.0][name]
         torch.testing.assert_close(found[0.25][name], mixed)
+    dreams = Dreams(lg.model, lg.guide, (x,))
     pyro.set_rng_seed(3)
     with torch.no_grad(), pyro.plate("k", 4, dim=-2):
         lg.guide(x)  # the wake phase's draw comes first
-    sleep_loss(lg.model, lg.guide, (x,), None).backward()
+    dreams.loss(x).backward()
     for name in ("A", "r"):
         torch.testing.assert_close(found[0.0][name], lg.param(name).grad)
 

@@ -91,7 +91,7 @@ def test_reweighted_wake_sleep(vectorize, insomnia):
     learner = ReweightedWakeSleep(
         lg.model, lg.guide, STILL, STILL,
         num_particles=K, insomnia=insomnia, theta_prior=dist.Normal(0.0, 1.0),
-        vectorize_particles=vectorize, compile=False,
+        vectorize=vectorize, compile=False,
     )  # fmt: skip
     info = learner.step(x)
     awake = lg.seen["guide"] if insomnia == 1.0 else lg.seen["guide"][:-1]
