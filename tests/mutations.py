@@ -337,6 +337,30 @@ MUTATIONS = [
         (f"{INFOS}::test_the_acceptance_and_the_step_size_of_mcem",),
     ),
     Mutation(
+        "learners/mcem.py",
+        "return loss, -loss / self.dataset_size",
+        "return loss, -loss",
+        (f"{INFOS}::test_the_bound_of_the_guide_beside_mcem",),
+    ),
+    Mutation(
+        "learners/mcem.py",
+        "{n: p for n, p in self.phi.items() if n not in self.theta}",
+        "self.theta | self.phi",
+        ("tests/learners/test_mcem.py::test_phi_moves_and_theta_does_not_when_only_the_guide_is_trained",),
+    ),
+    Mutation(
+        "learners/optimizer.py",
+        '                group["lr"] = rate\n\n    def settings',
+        "                pass\n\n    def settings",
+        ("tests/training/test_fit.py::test_a_run_with_every_option_leaves_only_what_was_learned",),
+    ),
+    Mutation(
+        "learners/learner.py",
+        "self._computation.put(before)",
+        "pass",
+        ("tests/training/test_fit.py::test_what_a_run_set_ends_when_it_fails",),
+    ),
+    Mutation(
         "learners/aevb.py",
         "-negative_bound / self.dataset_size",
         "-loss / self.dataset_size",
@@ -472,9 +496,33 @@ MUTATIONS = [
     # -- training -----------------------------------------------------------------------------------------------------
     Mutation(
         "training/minibatches.py",
-        "self._place += len(whole)",
+        "self._place += len(places)",
         "self._place += self.batch_size + 1",
         ("tests/training/test_fit.py::test_every_pass_is_a_permutation",),
+    ),
+    Mutation(
+        "training/loop.py",
+        "-info.loss / learner.dataset_size",
+        "-info.loss",
+        ("tests/learners/test_mcem.py::test_its_history_is_in_nats_per_datapoint",),
+    ),
+    Mutation(
+        "training/run.py",
+        'self._check_settings(state["settings"])',
+        "pass",
+        ("tests/training/test_run.py::test_a_checkpoint_of_another_run_is_refused",),
+    ),
+    Mutation(
+        "training/dry_run.py",
+        "        _check_all(learner, feed, len(first[0]))\n",
+        "",
+        ("tests/learners/test_learner.py::test_one_grey_image_in_ten_thousand_is_found_before_the_first_step",),
+    ),
+    Mutation(
+        "training/data_source.py",
+        "return DrawParts(draws) if any(draws) else None",
+        "return (lambda *rows: DrawParts(draws)(*rows)) if any(draws) else None",
+        ("tests/training/test_fit.py::test_several_runs_trace_a_step_once",),
     ),
     Mutation(
         "training/validation.py",

@@ -17,40 +17,17 @@ KNOWN_BEGINNINGS = {
     "cli/config.py",
     "cli/options.py",
     "cli/reports.py",
-    "learners/fused_adam.py",
-    "learners/learner.py",
-    "learners/mcem_with_guide.py",
-    "learners/minibatch_share.py",
     "model_guide/contract.py",
     "objectives/particles.py",
-    "training/data_source.py",
-    "training/fit.py",
-    "training/history.py",
-    "training/minibatches.py",
-    "training/progress.py",
-    "training/ranks.py",
-    "training/validation.py",
 }
 KNOWN_WITHOUT_ARGS = {
-    "learners/learner.py",
-    "learners/optimizer.py",
     "model_guide/contract.py",
     "model_guide/log_density.py",
     "model_guide/modes.py",
     "objectives/particles.py",
-    "training/ranks.py",
 }
 KNOWN_WITHOUT_RAISES = {
-    "learners/aevb.py",
-    "learners/learner.py",
-    "learners/mcem.py",
-    "learners/mcem_with_guide.py",
-    "learners/optimizer.py",
-    "learners/reweighted_wake_sleep.py",
-    "learners/wake_sleep.py",
     "model_guide/contract.py",
-    "training/checkpoint.py",
-    "training/tensorboard.py",
 }
 
 

@@ -37,6 +37,8 @@ HELD = {
     "MCEMInfo.loss": f"{INFOS}::test_the_loss_of_mcem",
     "MCEMInfo.acceptance": f"{INFOS}::test_the_acceptance_and_the_step_size_of_mcem",
     "MCEMInfo.step_size": f"{INFOS}::test_the_acceptance_and_the_step_size_of_mcem",
+    "MCEMInfo.elbo": f"{INFOS}::test_the_bound_of_the_guide_beside_mcem",
+    "MCEMInfo.guide_loss": f"{INFOS}::test_the_bound_of_the_guide_beside_mcem",
     "Terms.loss": f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass",
     "Terms.bound": f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass",
     "Terms.reconstruction": f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass",

@@ -56,6 +56,10 @@ class AEVB(Learner):
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
+    Raises:
+        ValueError: for another ``update``.
+        TypeError: for an objective that is no Pyro ELBO object.
+
     >>> def model(x):
     ...     mean = pyro.param("mean", torch.tensor(0.0))
     ...     with pyro.plate("data", 100, subsample_size=len(x)):

@@ -90,7 +90,7 @@ class _Group(NamedTuple):
     step: list[Tensor]
 
     def is_plain(self, gradients: list[Tensor | None]) -> bool:
-        """Tell whether one call updates them all."""
+        """Return whether one call updates them all."""
         options = self.options
         special = options["amsgrad"] or options["capturable"] or options["differentiable"] or not options["fused"]
         numbers = options["lr"], *options["betas"]

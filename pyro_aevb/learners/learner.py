@@ -24,7 +24,14 @@ from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
-from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, check_supports, non_finite_terms, read, unchecked_sites
+from pyro_aevb.model_guide.contract import (
+    NonFiniteLossError,
+    check_data,
+    check_supports,
+    non_finite_terms,
+    read,
+    unchecked_sites,
+)
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -50,7 +57,7 @@ class Learner(ABC):
     A subclass says what one update is (:meth:`update`) and which parameters an optimizer updates
     (:meth:`parameters_of`); what costs time in an update it hands to :meth:`capture` once, in its constructor.  Public
     attributes with plain values (numbers, text, distributions) are the learner's settings: ``fit`` refuses to resume a
-    run with other ones.  ``docs/extending_learner.md`` shows one from beginning to end.
+    run with other ones.  ``docs/extending.md`` shows one from beginning to end.
 
     Args:
         model: p(x, z).
@@ -125,7 +132,14 @@ class Learner(ABC):
 
     @abstractmethod
     def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
-        """Return the parameters that the optimizer of this name updates, out of :attr:`theta` and :attr:`phi`."""
+        """Return the parameters that an optimizer updates.
+
+        Args:
+            optimizer: its name, one of those that the constructor was given.
+
+        Returns:
+            A part of :attr:`theta` and :attr:`phi`.
+        """
 
     # -- What a subclass calls --------------------------------------------------------------------------------------
 
@@ -138,7 +152,8 @@ class Learner(ABC):
     def traced_guide(self) -> PyroCallable:
         """The guide, and its parameters are noted in :attr:`phi` as it runs: what an update runs.
 
-        Raises ``ValueError`` for a learner without a guide.
+        Raises:
+            ValueError: for a learner without a guide.
         """
         if self._pair.guide is None:
             raise ValueError(f"expected a guide, got none; pass guide= to {type(self).__name__}")
@@ -208,7 +223,11 @@ class Learner(ABC):
 
     @property
     def dataset_size(self) -> int:
-        """N of Eq. (8), as the model's plate gives it; raise ``RuntimeError`` before the first step."""
+        """N of Eq. (8), as the model's plate gives it.
+
+        Raises:
+            RuntimeError: before the first step.
+        """
         size = self._dataset_size
         if size is None:
             raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
@@ -216,7 +235,7 @@ class Learner(ABC):
 
     @property
     def captures(self) -> list[Capture]:
-        """What runs on the fast path so far."""
+        """The functions that were captured so far."""
         return [capture for path in self._fast_paths for capture in path.captures]
 
     @property
@@ -278,7 +297,15 @@ class Learner(ABC):
 
     @final
     def step_on(self, batch: Minibatch, settings: StepSettings) -> StepInfo:
-        """Update the parameters from one minibatch with the settings of a training loop; see :meth:`step`."""
+        """Update the parameters from one minibatch with the settings of a training loop.
+
+        Args:
+            batch: the minibatch.
+            settings: those of this step.
+
+        Raises:
+            ValueError, TypeError, NonFiniteLossError: as :meth:`step`.
+        """
         self._see(batch)
         random_state = torch.get_rng_state()
         try:
@@ -348,7 +375,8 @@ class Learner(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return parameters, optimizers and whatever else the learner keeps: tensors, numbers, lists and dicts.
 
-        Raises ``RuntimeError`` before the first step, when the parameters are not known yet.
+        Raises:
+            RuntimeError: before the first step, when the parameters are not known yet.
         """
         if not self._prepared:
             raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")

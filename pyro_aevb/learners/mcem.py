@@ -119,7 +119,11 @@ class MCEM(Learner):
         return self.theta if optimizer == "optim" else {n: p for n, p in self.phi.items() if n not in self.theta}
 
     def update(self, batch: Minibatch, settings: StepSettings) -> MCEMInfo:
-        """Move the minibatch's chains, update theta on where they are, and phi by the bound."""
+        """Move the minibatch's chains, update theta on where they are, and phi by the bound.
+
+        Raises:
+            ValueError: for a minibatch without places.
+        """
         number = len(batch.rows[0])
         if batch.places is None or batch.places.shape != (number,):
             raise ValueError(

@@ -30,7 +30,7 @@ class Share:
 
     @property
     def weight(self) -> float:
-        """What this rank's loss counts."""
+        """The factor that this rank's loss counts with."""
         if self.sums:
             return float(self.end > self.begin)
         return (self.end - self.begin) / self.total

@@ -75,9 +75,11 @@ def as_optimizer(optimizer: AnyOptimizer) -> Optimizer:
 
 @final
 class TorchOptimizer(Optimizer):
-    """A torch optimizer, made by ``factory`` when the first parameters are known, or made already.
+    """A torch optimizer, made when the first parameters are known, or made already.
 
-    Parameters that an optimizer made already doesn't hold are left as they are.
+    Args:
+        factory: makes it from parameters; ``None`` for one that is made already.
+        optimizer: the one that is made already; parameters that it doesn't hold are left as they are.
     """
 
     def __init__(self, factory: OptimizerFactory | None, optimizer: torch.optim.Optimizer | None) -> None:
@@ -150,7 +152,11 @@ class TorchOptimizer(Optimizer):
 
 @final
 class PyroOptimizer(Optimizer):
-    """A Pyro optimizer, which has a torch optimizer, or a scheduler around one, for each parameter."""
+    """A Pyro optimizer, which has a torch optimizer, or a scheduler around one, for each parameter.
+
+    Args:
+        optimizer: the Pyro optimizer.
+    """
 
     def __init__(self, optimizer: PyroOptim) -> None:
         self._optimizer: Any = optimizer
@@ -158,7 +164,11 @@ class PyroOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Raise ``TypeError``: a learning rate is pyro.optim's own business."""
+        """None: a learning rate is pyro.optim's own business.
+
+        Raises:
+            TypeError: always.
+        """
         raise TypeError(
             "expected a torch optimizer to set a learning rate on, got a Pyro one; pass a factory such as "
             "functools.partial(torch.optim.Adam, lr=1e-3), or use pyro.optim's own schedulers"

@@ -58,6 +58,9 @@ class ReweightedWakeSleep(Learner):
         vectorize: see :class:`~pyro_aevb.objectives.Objective`.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 
+    Raises:
+        ValueError: for fewer than two particles, an ``insomnia`` outside [0, 1], the same optimizer twice.
+
     >>> def model(x):
     ...     logit = pyro.param("logit", torch.tensor(0.0))
     ...     with pyro.plate("data", len(x)):

@@ -1,4 +1,4 @@
-"""What a step of a learner is given, a minibatch and the settings of this step, and what it returns."""
+"""The arguments of a learner's step, a minibatch and the settings of this step, and the protocol of its result."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Minibatch(NamedTuple):
     def args(self) -> tuple[Tensor, ...]:
         """Return the arguments of model and guide, drawn anew if they are drawn.
 
+        >>> from pyro_aevb.learners import Minibatch
         >>> Minibatch((torch.tensor([1.0]),), draw=lambda x: (2 * x,)).args()
         (tensor([2.]),)
         """
@@ -38,7 +39,7 @@ class Minibatch(NamedTuple):
 
 
 class StepSettings(NamedTuple):
-    """What a training loop decides for one step; the defaults are those of a step alone.
+    """The decisions of a training loop for one step; the defaults are those of a step alone.
 
     Attributes:
         learning_rate_factor: multiplies the learning rates of all optimizers, for this step.
@@ -56,7 +57,7 @@ class StepSettings(NamedTuple):
 
 
 class StepInfo(Protocol):
-    """What every step returns: a NamedTuple of named terms, ``loss`` first; 0-dim tensors."""
+    """The result of every step: a NamedTuple of named terms, ``loss`` first; 0-dim tensors."""
 
     @property
     def loss(self) -> Tensor:

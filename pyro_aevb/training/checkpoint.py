@@ -24,6 +24,9 @@ class Checkpoints:
         folder: made where it is missing.
         keep: how many to keep, 2 or more: the one before the last is what is left when the last can't be read.
 
+    Raises:
+        ValueError: for fewer.
+
     >>> from pyro_aevb.training import Checkpoints
     >>> checkpoints = Checkpoints("run")
     >>> for samples in (100, 200, 300):
@@ -41,7 +44,11 @@ class Checkpoints:
         return len(self._paths())
 
     def check_empty(self) -> None:
-        """Raise ``ValueError`` where there are checkpoints already."""
+        """Check that there are no checkpoints yet.
+
+        Raises:
+            ValueError: if there are some.
+        """
         if len(self):
             raise ValueError(
                 f"expected no checkpoints in {self.folder}, got {len(self)}; pass resume=True to go on from them, or "
@@ -61,7 +68,10 @@ class Checkpoints:
     def newest(self) -> Any:
         """Return the state of the newest checkpoint that is whole, with a warning about newer ones that aren't.
 
-        ``None`` where there is no checkpoint at all; ``ValueError`` where there are some and none can be read.
+        ``None`` if there is no checkpoint at all.
+
+        Raises:
+            ValueError: if there are some and none can be read.
         """
         problems: list[str] = []
         for path in reversed(self._paths()):

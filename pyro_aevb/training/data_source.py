@@ -1,4 +1,4 @@
-"""What can be trained on: tensors, arrays, memory-mapped files, Datasets, and streams of minibatches."""
+"""The kinds of data to train on: tensors, arrays, memory-mapped files, Datasets, and streams of minibatches."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class DataSet:
 
     @property
     def draw(self) -> DrawParts | None:
-        """What draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn."""
+        """The function that draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn."""
         draws = tuple(part.draw if isinstance(part, Drawn) else None for part in self.parts)
         return DrawParts(draws) if any(draws) else None
 
@@ -121,7 +121,7 @@ class Stream:
 
     @property
     def once(self) -> bool:
-        """Whether it can be gone through once only, as a generator."""
+        """True for what can be gone through once only, as a generator."""
         return isinstance(self.data, Iterator)
 
     def in_order(self, batch_size: int = 0) -> Iterator[tuple[Tensor, ...]]:

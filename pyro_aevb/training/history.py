@@ -1,4 +1,4 @@
-"""What a training run did: its evaluations, as a table and as a picture."""
+"""The history of a training run: its evaluations, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Record(NamedTuple):
 
 @dataclass
 class History:
-    """What :func:`~pyro_aevb.training.fit` did.
+    """The history of one :func:`~pyro_aevb.training.fit`.
 
     Attributes:
         records: its evaluations, in order.

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a progress bar with the bound, the speed and the time left."""
+"""The display of a run while it goes on: a progress bar with the bound, the speed and the time left."""
 
 from __future__ import annotations
 

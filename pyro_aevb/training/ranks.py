@@ -45,7 +45,7 @@ class Ranks:
         return None if self.size == 1 else Share(*self.bounds(size), size, sums)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Tell for each flag whether it is up on any rank."""
+        """Return for each flag whether it is up on any rank."""
         if self.size == 1:
             return list(flags)
         numbers = torch.tensor([float(flag) for flag in flags], device=self._device)
@@ -90,6 +90,9 @@ def process_group(device: str) -> Iterator[str]:
     """Join the processes that torchrun started, inside the block; give the device that this one works on.
 
     Without torchrun there is nothing to join, and the device is the one that was given.
+
+    Args:
+        device: "cpu", or "cuda" for the GPU of this process's local rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device

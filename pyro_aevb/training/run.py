@@ -20,7 +20,7 @@ from pyro_aevb.training.validation import Best, ValidationBound
 
 
 class Part(Protocol):
-    """What a run is made of."""
+    """A part of a run that has a state."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors, numbers, lists and dicts."""

@@ -1,4 +1,4 @@
-"""What makes a run the run that it is, as plain values: what a checkpoint and the run that resumes it must share."""
+"""The settings of a run as plain values: those that a checkpoint and the run that resumes it must share."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
 
     A learner's and an objective's settings are their public attributes with plain values.
 
-    >>> import pyro, pyro.distributions as dist, torch
-    >>> from pyro_aevb import AEVB, SGVB
+    >>> from pyro_aevb.training.run_settings import run_settings
     >>> def pair(x):
     ...     with pyro.plate("data", len(x)):
     ...         pyro.sample("x", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0), obs=x)
@@ -32,7 +31,6 @@ def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
     >>> settings = run_settings(learner, seed=0)
     >>> [settings[name] for name in ("learner", "learner.objective", "learner.objective.beta", "optim.lr", "seed")]
     ['AEVB', 'SGVB', 2.0, 0.1, 0]
-    >>> del pyro.get_param_store()["loc"]
     """
     parameters = learner.theta | learner.phi
     shapes = {name: [str(p.unconstrained.dtype), *p.unconstrained.shape] for name, p in parameters.items()}
@@ -51,6 +49,7 @@ def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Return the names under which two runs' settings differ: the outermost, where one is inside of another.
 
+    >>> from pyro_aevb.training.run_settings import differences
     >>> differences({"learner": "AEVB", "learner.objective": "SGVB", "seed": 0}, {"learner": "MCEM", "seed": 0})
     ['learner']
     """

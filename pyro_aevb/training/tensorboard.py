@@ -16,7 +16,8 @@ class TensorBoard:
     Args:
         log_dir: a folder for the event files.
 
-    Raises ``ImportError`` without the package tensorboard.
+    Raises:
+        ImportError: without the package tensorboard.
     """
 
     def __init__(self, log_dir: str | Path) -> None:

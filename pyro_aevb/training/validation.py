@@ -112,7 +112,7 @@ class Best:
                 self.parameters = learner.copy_parameters()
 
     def is_stale(self, history: History) -> bool:
-        """Tell whether the last ``patience`` evaluations were no better."""
+        """Return whether the last ``patience`` evaluations were no better."""
         if self.patience is None:
             return False
         best = -1 if history.best is None else history.best.samples

@@ -50,9 +50,7 @@ def gradients(learner, x, seed):
 def test_the_gradient_of_theta_is_that_of_the_iwae_bound_and_of_phi_the_weighted_score(vectorize):
     lg = LinearGaussian(50, 2, 4)
     x = lg.x[:10]
-    learner = ReweightedWakeSleep(
-        lg.model, lg.guide, STILL, STILL, num_particles=5, vectorize=vectorize, compile=False
-    )
+    learner = ReweightedWakeSleep(lg.model, lg.guide, STILL, STILL, num_particles=5, vectorize=vectorize, compile=False)
     learner.prepare(x)
     ours = gradients(learner, x, 3)
 

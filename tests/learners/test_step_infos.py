@@ -143,6 +143,24 @@ def test_the_loss_of_mcem(theta_prior):
     close(info.loss, -N / M * log_joint.sum() - (lg.log_theta() if theta_prior else 0.0))
 
 
+def test_the_bound_of_the_guide_beside_mcem():
+    """elbo = mean log p(x|z) - KL(q || N(0, I)) at the guide's latents, guide_loss = -N elbo."""
+    lg = Recorded(N)
+    x = lg.x[:M]
+    learner = MCEM(lg.model, STILL, lg.guide, STILL, theta_prior=dist.Normal(0.0, 1.0), compile=False)
+    info = learner.step(x, index=torch.arange(M))
+    z, (loc, r) = lg.seen["guide"][-1][1], ((x - lg.value("c")) @ lg.value("A").T, lg.value("r"))
+    kl = 0.5 * ((2 * r).exp() + loc.square() - 1 - 2 * r).sum(-1)
+    log_prior = dist.Normal(torch.zeros(2).double(), 1.0).log_prob(z).sum(-1)
+    bound = (lg.log_joint(x, z) - log_prior - kl).mean()
+    close(info.elbo, bound)
+    close(info.guide_loss, -N * bound)
+    losses = torch.stack([-N / M * lg.log_joint(*seen).sum() for seen in lg.seen["model"]]) - lg.log_theta()
+    assert losses.isclose(info.loss, rtol=1e-9).sum() == 1  # MCEM's own
+    without = MCEM(lg.model, STILL, compile=False).step(x, index=torch.arange(M))
+    assert (without.elbo, without.guide_loss) == (None, None)
+
+
 def test_the_acceptance_and_the_step_size_of_mcem():
     """Where x says nothing about z, chains start in the posterior: the acceptance of one leapfrog step is known."""
     lg = Recorded(4000, latent_dim=1, data_dim=2)

@@ -87,7 +87,9 @@ def test_an_observation_that_is_no_argument_needs_to_be_told():
     x, labels = torch.full((6, 1), 100.0), torch.arange(6)
     with pytest.raises(ValueError, match="pass dream_arguments"):
         WakeSleep(model, guide, ADAM, ADAM).step(x, labels)
-    learner = WakeSleep(model, guide, ADAM, ADAM, dream_arguments=lambda sites, x, labels: (2 * sites["x"][:, None], labels))
+    learner = WakeSleep(
+        model, guide, ADAM, ADAM, dream_arguments=lambda sites, x, labels: (2 * sites["x"][:, None], labels)
+    )
     learner.step(x, labels)
     assert (seen[-1][0] < 50).all()
 
