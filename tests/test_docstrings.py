@@ -17,7 +17,6 @@ KNOWN_BEGINNINGS = {
     "cli/config.py",
     "cli/options.py",
     "cli/reports.py",
-    "model_guide/contract.py",
     "objectives/particles.py",
 }
 KNOWN_WITHOUT_ARGS = {

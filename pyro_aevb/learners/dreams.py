@@ -16,8 +16,10 @@ import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -74,7 +76,7 @@ class Dreams:
         for number in range(self._passes):
             known = set(self._sites[:number])
             trace = self._run(imagined, trace, known)
-            imagined = self._imagine(trace, args)
+            imagined = self._imagine(trace, imagined, args)
         assert trace is not None
         return trace, imagined
 
@@ -89,20 +91,21 @@ class Dreams:
             dreaming = poutine.replay(dreaming, trace=kept)
         return poutine.trace(dreaming).get_trace(*args)
 
-    def _imagine(self, dream: Trace, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _imagine(self, dream: Trace, ran: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments of a dream that ran on the arguments ``ran``, ``args`` being the minibatch's."""
         nodes: Mapping[str, Any] = dream.nodes
         if self._dream_arguments is not None:
             return self._dream_arguments({name: nodes[name]["value"] for name in self._sites}, *args)
         result = list(args)
         for name in self._sites:
             observed, value = nodes[name]["infer"]["obs"], nodes[name]["value"]
-            index = _place(observed, args)
+            index = _place(observed, ran)
             if index is None:
                 raise ValueError(
                     f"expected each observed site to observe one of the arguments or a view of one, got {name!r}, "
                     f"which observes something made from them; {REMEDY}"
                 )
-            result[index] = _replaced(result[index], args[index], observed, value)
+            result[index] = _replaced(result[index], ran[index], observed, value)
         return tuple(result)
 
     def _prepare(self, args: tuple[Any, ...]) -> None:
@@ -152,8 +155,10 @@ class Dreams:
             if index in observed or not isinstance(arg, Tensor):
                 continue
             changed = (*args[:index], _changed(arg), *args[index + 1 :])
-            in_model = _depends(self._model, guide_trace, args, changed)
-            in_guide = _depends(self._guide, guide_trace, args, changed)
+            in_model, in_guide = (
+                _reads(fn, guide_trace, args, index) or _depends(fn, guide_trace, args, changed)
+                for fn in (self._model, self._guide)
+            )
             whole = not arg.dtype.is_floating_point
             like_x = any(i is not None and args[i].shape == arg.shape and args[i].dtype == arg.dtype for i in observed)
             if (in_model and not (whole and not like_x)) or (in_guide and not in_model):
@@ -223,6 +228,22 @@ def _changed(arg: Tensor) -> Tensor:
     if arg.dtype == torch.bool:
         return ~arg
     return arg + 1 if arg.dtype.is_floating_point or len(arg.unique()) < 2 else arg.roll(1, 0)
+
+
+def _reads(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], index: int) -> bool:
+    """Return whether densities or masks of ``fn`` are computed from an argument, whatever its weight is now."""
+    noted = ProvenanceTensor(args[index], frozenset({"argument"}))
+    try:
+        nodes: dict[str, Any] = trace_model(fn, latents, (*args[:index], noted, *args[index + 1 :])).nodes
+        terms = [
+            part
+            for site in nodes.values()
+            if site["type"] == "sample" and not site_is_subsample(site)
+            for part in (site["fn"].log_prob(detach_provenance(site["value"])), site["mask"])
+        ]
+    except (TypeError, NotImplementedError, RuntimeError):  # what can't be followed is tried with other values
+        return False
+    return any("argument" in get_provenance(term) for term in terms if isinstance(term, Tensor))
 
 
 def _depends(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], changed: tuple[Any, ...]) -> bool:

@@ -327,7 +327,14 @@ class Learner(ABC):
 
     @final
     def check(self, *args: Tensor) -> None:
-        """Raise unless data and pair keep to the contract.  Nothing is trained and no random number is used up."""
+        """Check data and pair against the contract.  Nothing is trained and no random number is used up.
+
+        Args:
+            args: a minibatch, as for :meth:`step`.
+
+        Raises:
+            ValueError, TypeError: for data or a pair that breaks the contract.
+        """
         check_data(*args)
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
         if not isinstance(self.objective, TraceEnum_ELBO) and (enumerated := reading.sites("model", "enumerated")):
@@ -336,10 +343,11 @@ class Learner(ABC):
                 "out with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample them in the guide"
             )
         self._dataset_size, self.unchecked = reading.plate.full_size, unchecked_sites(reading)
+        self._sizes[_shapes(args)] = self._dataset_size
 
     def _see(self, batch: Minibatch) -> None:
         """Check a minibatch with shapes that haven't been seen yet, and take note of the N that its plate gives."""
-        shapes = tuple(getattr(row, "shape", None) for row in batch.rows)
+        shapes = _shapes(batch.rows)
         if not self._prepared or shapes not in self._sizes:
             with torch.random.fork_rng():
                 args = batch.args()
@@ -462,3 +470,7 @@ def _check_different(optimizers: Mapping[str, AnyOptimizer]) -> None:
                 f"expected one optimizer for {seen[id(optimizer)]} and another for {name}, got the same object twice"
             )
         seen[id(optimizer)] = name
+
+
+def _shapes(rows: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(row, "shape", None) for row in rows)

@@ -50,9 +50,11 @@ class ParameterRecorder(Messenger):
         self.parameters: dict[str, Parameter] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
-        declared = pyro.get_param_store()._constraints.get(msg["name"])
-        constraint = msg["kwargs"].get("constraint", constraints.real) if declared is None else declared
-        self.parameters[msg["name"]] = Parameter(msg["value"].unconstrained(), constraint)
+        unconstrained = msg["value"].unconstrained()
+        constraint = msg["kwargs"].get("constraint", constraints.real)
+        if constraint is constraints.real and unconstrained is not msg["value"]:  # fetched by its name alone
+            constraint = pyro.get_param_store().get_state()["constraints"].get(msg["name"], constraint)
+        self.parameters[msg["name"]] = Parameter(unconstrained, constraint)
 
 
 def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tensor:

@@ -85,7 +85,7 @@ class DataPlate(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the terms of a bound count in training; in evaluation they count once.
+    """The weights of a bound's terms in training; in evaluation each counts once.
 
     ``by_site``: the weight of each log likelihood, and of each latent's log p(z) - log q(z|x).  ``scale``: what the
     bound of a datapoint counts, N/M; a scale that stands around every site alike is part of it, a number or (M,).
@@ -133,7 +133,11 @@ class Reading:
         return self.sites("guide", "local", "auxiliary")
 
     def weights(self) -> Weights:
-        """Return what each site and each bound counts in training; raise ``ValueError`` if a KL has two weights."""
+        """Return the weights of the sites and of the bound in training.
+
+        Raises:
+            ValueError: if the two sides of a latent's KL have different ones.
+        """
         by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
         for name, site in self.latents.items():
             other = self.guide[name].weight if name in self.guide else site.weight
@@ -149,7 +153,14 @@ class Reading:
         return self.per_datapoint(scale_and_mask(term, mask=site.mask))
 
     def sum_log_prob(self, sites: Iterable[Site]) -> Tensor:
-        """Return the sum of the sites' log probabilities, (K, M), in nats."""
+        """Return the sum of the sites' log probabilities, (K, M), in nats.
+
+        Args:
+            sites: in the order in which they are added up.
+
+        Raises:
+            ValueError: if there are none.
+        """
         total = None
         for site in sites:
             term = self.log_prob(site)
@@ -182,7 +193,11 @@ class Reading:
         return term.reshape(shape).expand(k, self.plate.size)
 
     def require_local(self) -> None:
-        """Raise ``ValueError`` for what stands outside the data plate or is to be summed out."""
+        """Refuse latents that stand outside the data plate or are to be summed out.
+
+        Raises:
+            ValueError: for the first one, with what to do.
+        """
         for name in self.sites("model", "global"):
             raise ValueError(
                 f"expected site {name!r} in the data plate, got it outside any; a local latent goes inside `with "
@@ -196,7 +211,11 @@ class Reading:
             )
 
     def require_density(self) -> None:
-        """Raise ``ValueError`` where log p(x) isn't that of a density: a factor among the observations."""
+        """Refuse a factor among the observations, with which p(x) needn't be a density.
+
+        Raises:
+            ValueError: for the first one, with what to do.
+        """
         for name, site in self.observations.items():
             if isinstance(innermost(site.fn), dist.Unit):
                 raise ValueError(

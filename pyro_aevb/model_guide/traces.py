@@ -30,7 +30,8 @@ def trace_pair(
     if is_messenger(guide):
         with _shapes_in_words():
             guide(*args, **kwargs)
-        model_trace, guide_trace = poutine.unwrap(guide).get_traces()  # type: ignore[attr-defined]
+        messenger: Any = poutine.unwrap(guide)
+        model_trace, guide_trace = messenger.get_traces()
         return guide_trace, model_trace
     with _shapes_in_words():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)

@@ -167,7 +167,7 @@ def test_a_factor_cannot_be_dreamed():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    with pytest.raises(ValueError, match="observations that can be dreamed, got pyro.factor"):
+    with pytest.raises(ValueError, match=r"observations that can be dreamed, got pyro\.factor"):
         Dreams(model, guide, (torch.randn(5).double(),))
 
 
