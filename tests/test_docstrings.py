@@ -20,14 +20,11 @@ KNOWN_BEGINNINGS = {
     "objectives/particles.py",
 }
 KNOWN_WITHOUT_ARGS = {
-    "model_guide/contract.py",
     "model_guide/log_density.py",
     "model_guide/modes.py",
     "objectives/particles.py",
 }
-KNOWN_WITHOUT_RAISES = {
-    "model_guide/contract.py",
-}
+KNOWN_WITHOUT_RAISES = {}
 
 
 def public(path):

@@ -340,7 +340,6 @@ def test_functions_can_be_taken_in_at_once():
 
 
 KNOWN_IGNORED = {
-    "pyro_aevb/objectives/particles.py",
     "pyro_aevb/training/data_source.py",
     "pyro_aevb/training/minibatches.py",
 }

@@ -99,13 +99,15 @@ class Dreams:
         result = list(args)
         for name in self._sites:
             observed, value = nodes[name]["infer"]["obs"], nodes[name]["value"]
-            index = _place(observed, ran)
-            if index is None:
+            source = next((each for each in (ran, args) if _place(observed, each) is not None), None)
+            if source is None:
                 raise ValueError(
                     f"expected each observed site to observe one of the arguments or a view of one, got {name!r}, "
                     f"which observes something made from them; {REMEDY}"
                 )
-            result[index] = _replaced(result[index], ran[index], observed, value)
+            index = _place(observed, source)
+            assert index is not None
+            result[index] = _replaced(result[index], source[index], observed, value)
         return tuple(result)
 
     def _prepare(self, args: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What a learner checks before it trains on anything, and what it says when a loss is no longer a number."""
+"""The checks that every entry point begins with, and the error for a loss that is no longer a number."""
 
 from __future__ import annotations
 
