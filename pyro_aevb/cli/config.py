@@ -34,7 +34,7 @@ def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What to train on what, and how; each field's help is in its metadata.
+    """The options of a training run; each field's help is in its metadata.
 
     Raises ``ValueError`` for values that no run can have.
 

@@ -1,4 +1,4 @@
-"""What the commands of :mod:`pyro_aevb.cli` share: how they fail, and options out of a configuration."""
+"""The parts that the commands of :mod:`pyro_aevb.cli` share: how they fail, and options out of a configuration."""
 
 from __future__ import annotations
 

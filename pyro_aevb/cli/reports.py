@@ -1,4 +1,4 @@
-"""What the commands of :mod:`pyro_aevb.cli` print: a short table, or one JSON object."""
+"""The output of the commands of :mod:`pyro_aevb.cli`: a short table, or one JSON object."""
 
 from __future__ import annotations
 

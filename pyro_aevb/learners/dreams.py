@@ -72,13 +72,11 @@ class Dreams:
 
     def draw(self, args: tuple[Any, ...]) -> tuple[Trace, tuple[Any, ...]]:
         """Return a trace of the model with its observations dreamed, and the arguments of the dream."""
-        imagined, trace = args, None
-        for number in range(self._passes):
-            known = set(self._sites[:number])
-            trace = self._run(imagined, trace, known)
-            imagined = self._imagine(trace, imagined, args)
-        assert trace is not None
-        return trace, imagined
+        trace = self._run(args, None, ())
+        views = {} if self._dream_arguments is not None else self._views(trace, args)
+        for number in range(1, self._passes):
+            trace = self._run(self._imagine(trace, views, args), trace, set(self._sites[:number]))
+        return trace, self._imagine(trace, views, args)
 
     def _run(self, args: tuple[Any, ...], earlier: Trace | None, known: Collection[str]) -> Trace:
         """Run the model with the sites dreamed, its latents and the ``known`` sites as they were in the earlier run."""
@@ -91,23 +89,27 @@ class Dreams:
             dreaming = poutine.replay(dreaming, trace=kept)
         return poutine.trace(dreaming).get_trace(*args)
 
-    def _imagine(self, dream: Trace, ran: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the arguments of a dream that ran on the arguments ``ran``, ``args`` being the minibatch's."""
-        nodes: Mapping[str, Any] = dream.nodes
-        if self._dream_arguments is not None:
-            return self._dream_arguments({name: nodes[name]["value"] for name in self._sites}, *args)
-        result = list(args)
+    def _views(self, dream: Trace, args: tuple[Any, ...]) -> dict[str, _View]:
+        """Return which argument each site observes a view of; raise ``ValueError`` if there is none."""
+        views, nodes = {}, _nodes(dream)
         for name in self._sites:
-            observed, value = nodes[name]["infer"]["obs"], nodes[name]["value"]
-            source = next((each for each in (ran, args) if _place(observed, each) is not None), None)
-            if source is None:
+            view = _view(nodes[name]["infer"]["obs"], args)
+            if view is None:
                 raise ValueError(
                     f"expected each observed site to observe one of the arguments or a view of one, got {name!r}, "
                     f"which observes something made from them; {REMEDY}"
                 )
-            index = _place(observed, source)
-            assert index is not None
-            result[index] = _replaced(result[index], source[index], observed, value)
+            views[name] = view
+        return views
+
+    def _imagine(self, dream: Trace, views: Mapping[str, _View], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the arguments of a dream."""
+        dreamed = {name: _nodes(dream)[name]["value"] for name in self._sites}
+        if self._dream_arguments is not None:
+            return self._dream_arguments(dreamed, *args)
+        result = list(args)
+        for name, view in views.items():
+            result[view.argument] = view.put(result[view.argument], dreamed[name])
         return tuple(result)
 
     def _prepare(self, args: tuple[Any, ...]) -> None:
@@ -152,7 +154,8 @@ class Dreams:
 
     def _check_other_arguments(self, args: tuple[Any, ...], reading: Reading, guide_trace: Trace) -> None:
         """Raise ``ValueError`` if the pair reads an argument that may be made from x, which a dream would leave."""
-        observed = {_place(site.value, args) for site in reading.observations.values()}
+        views = [_view(site.value, args) for site in reading.observations.values()]
+        observed = {view.argument for view in views if view is not None}
         for index, arg in enumerate(args):
             if index in observed or not isinstance(arg, Tensor):
                 continue
@@ -162,13 +165,17 @@ class Dreams:
                 for fn in (self._model, self._guide)
             )
             whole = not arg.dtype.is_floating_point
-            like_x = any(i is not None and args[i].shape == arg.shape and args[i].dtype == arg.dtype for i in observed)
+            like_x = any(args[i].shape == arg.shape and args[i].dtype == arg.dtype for i in observed)
             if (in_model and not (whole and not like_x)) or (in_guide and not in_model):
                 raise ValueError(
                     f"expected arguments that stay as they are in a dream, got argument {index} ({arg.dtype}, shape "
                     f"{tuple(arg.shape)}), which the {'model' if in_model else 'guide'} reads and which may be made "
                     f"from x; {REMEDY} (return it unchanged if it doesn't depend on x)"
                 )
+
+
+def _nodes(trace: Trace) -> Mapping[str, Any]:
+    return trace.nodes
 
 
 class _Dreaming(Messenger):
@@ -184,46 +191,46 @@ class _Dreaming(Messenger):
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
-class _Region(NamedTuple):
-    """Where a tensor's numbers are: its storage, and the first and last place in it."""
+class _View(NamedTuple):
+    """The place of an observation in one of the arguments: the whole of it, or a view with strides and an offset."""
 
-    storage: int
-    first: int
-    last: int
+    argument: int
+    whole: bool
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: int
 
-    @classmethod
-    def of(cls, x: Tensor) -> _Region:
-        span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True) if size)
-        first = int(x.storage_offset())
-        return cls(x.untyped_storage().data_ptr(), first, first + span)
+    def put(self, arg: Tensor, value: Tensor) -> Tensor:
+        """Return the argument with ``value`` in this place."""
+        value = value.to(arg.dtype)
+        if self.whole:
+            return value
+        return torch.as_strided_scatter(
+            arg.contiguous().clone(), value.expand(self.shape), self.shape, self.stride, self.offset
+        )
 
 
-def _place(observed: Any, args: tuple[Any, ...]) -> int | None:
-    """Return the argument that ``observed`` is, or is a view of; ``None`` if there is none."""
+def _region(x: Tensor) -> tuple[int, int, int]:
+    """Return where a tensor's numbers are: its storage, and the first and last place in it."""
+    span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True) if size)
+    first = int(x.storage_offset())
+    return x.untyped_storage().data_ptr(), first, first + int(span)
+
+
+def _view(observed: Any, args: tuple[Any, ...]) -> _View | None:
+    """Return the place of ``observed`` in the argument that it is, or is a view of; ``None`` if there is none."""
     if not isinstance(observed, Tensor):
         return None
-    region = _Region.of(observed)
+    storage, first, last = _region(observed)
     for index, arg in enumerate(args):
         if not isinstance(arg, Tensor) or arg.dtype != observed.dtype or not arg.numel():
             continue
-        whole = _Region.of(arg)
-        if region.storage == whole.storage and whole.first <= region.first and region.last <= whole.last:
-            same = arg.shape == observed.shape and arg.stride() == observed.stride()
-            if same or arg.is_contiguous():
-                return index
+        its_storage, its_first, its_last = _region(arg)
+        if storage == its_storage and its_first <= first and last <= its_last:
+            whole = arg.shape == observed.shape and arg.stride() == observed.stride()
+            if whole or arg.is_contiguous():
+                return _View(index, whole, observed.shape, observed.stride(), first - its_first)
     return None
-
-
-def _replaced(current: Tensor, arg: Tensor, observed: Tensor, value: Tensor) -> Tensor:
-    """Return the argument with the dreamed ``value`` where ``observed`` is a view of it."""
-    value = value.to(arg.dtype)
-    if observed.shape == arg.shape and observed.stride() == arg.stride():
-        return value
-    offset = observed.storage_offset() - arg.storage_offset()
-    current = current.contiguous()
-    return torch.as_strided_scatter(
-        current.clone(), value.expand(observed.shape), observed.shape, observed.stride(), offset
-    )
 
 
 def _changed(arg: Tensor) -> Tensor:

@@ -32,9 +32,14 @@ class NonFiniteLossError(FloatingPointError):
 
 
 def check_data(*args: Any) -> None:
-    """Raise unless every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
+    """Check that every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
 
-    Raises ``TypeError`` for what isn't a tensor and ``ValueError`` for the rest.
+    Args:
+        args: a minibatch.
+
+    Raises:
+        TypeError: for what isn't a tensor.
+        ValueError: for the rest.
 
     >>> from pyro_aevb.model_guide import check_data
     >>> check_data(torch.tensor([[1.0], [float("nan")]]))
@@ -44,9 +49,15 @@ def check_data(*args: Any) -> None:
     """
     for i, x in enumerate(args):
         if not isinstance(x, Tensor):
-            raise TypeError(f"expected tensors, got {type(x).__name__} as argument {i}; use torch.as_tensor(...)")
+            raise TypeError(
+                f"expected tensors, got {type(x).__name__} as argument {i}; use torch.as_tensor(...) for data; bind "
+                "what isn't data beforehand: functools.partial(model, name=value), and the guide likewise"
+            )
         if x.dim() == 0 or not len(x):
-            raise ValueError(f"expected at least one datapoint, got shape {tuple(x.shape)} as argument {i}")
+            raise ValueError(
+                f"expected at least one datapoint, got shape {tuple(x.shape)} as argument {i}; a number is bound "
+                "beforehand: functools.partial(model, name=value), and the guide likewise"
+            )
         if len(x) != len(args[0]):
             raise ValueError(f"expected {len(args[0])} datapoints in argument {i} as in argument 0, got {len(x)}")
         if torch.isfinite(x.sum()):  # a thirtieth of the time of looking at each; finite numbers too large to add go on

@@ -87,7 +87,15 @@ def capture_log_density(
 ) -> Capture:
     """Return :func:`log_density` of this pair on the fast path, a function of the minibatch that keeps no gradient.
 
-    Worth it where it is called often: estimates with many particles, many minibatches, many evaluations.
+    Worth it if it is called often: estimates with many particles, many minibatches, many evaluations.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        num_particles: K.
+        vectorize: as for :func:`log_density`.
+        compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
+        precision: of matrix products.
 
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):

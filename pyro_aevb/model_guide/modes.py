@@ -10,7 +10,11 @@ from torch import nn
 
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into evaluation mode inside the block, and each back into the mode it was in."""
+    """Put modules into evaluation mode inside the block, and each back into the mode it was in.
+
+    Args:
+        modules: each by itself; what is inside one of them is not looked for.
+    """
     modes = [(module, module.training) for module in modules]
     try:
         for module, _ in modes:

@@ -105,7 +105,14 @@ def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:
-    """Return log 1/K sum_k exp(log_weight_k), (M,) of (K, M)."""
+    """Return the log of the mean weight over particles, in nats.
+
+    Args:
+        log_weight: (K, M).
+
+    Returns:
+        log 1/K sum_k exp(log_weight_k), (M,).
+    """
     return log_weight.logsumexp(0) - math.log(len(log_weight))
 
 

@@ -305,8 +305,8 @@ def test_eleven_batch_sizes():
     """The cache is bounded, and what was dropped is traced anew, with the right result."""
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
+    learner.step(x[:3])
     capture = only(learner)
-    learner.prepare(x[:3])
     for size in [*range(3, 14), *range(3, 14)]:
         pyro.set_rng_seed(size)
         expected = capture._eager(x[:size]).loss
@@ -640,8 +640,8 @@ def test_a_wrong_graph_is_refused(monkeypatch, caplog):
 def test_auto_weighs_calls_against_the_price():
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM)
-    capture = only(learner)
     train(learner, x, 240)
+    capture = only(learner)
     assert not capture._entries
     train(learner, x, 20)
     assert [e.level for e in capture._entries.values()] == ["graph"]

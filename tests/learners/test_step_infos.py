@@ -156,9 +156,8 @@ def test_the_bound_of_the_guide_beside_mcem():
     close(info.elbo, bound)
     close(info.guide_loss, -N * bound)
     losses = torch.stack([-N / M * lg.log_joint(*seen).sum() for seen in lg.seen["model"]]) - lg.log_theta()
-    own = losses.isclose(info.loss, rtol=1e-9)
-    assert own.any()  # a run of MCEM's, and not the guide's, which came last
-    assert not own[-1]
+    assert losses.isclose(info.loss, rtol=1e-9).any()  # MCEM's own, at where the chains are
+    assert not losses[-1].isclose(info.loss, rtol=1e-3)  # and not at the guide's latents
     without = MCEM(lg.model, STILL, compile=False).step(x, index=torch.arange(M))
     assert (without.elbo, without.guide_loss) == (None, None)
 

@@ -165,7 +165,7 @@ OTHER_RUNS = {
               "learner.theta_prior=Normal, got one with learner.theta_prior=None"),
     "objective": ({"learner": aevb(functools.partial(IWAE, 3))},
                   "learner.objective=IWAE, got one with learner.objective=SGVB"),
-    "kl": ({"learner": aevb(functools.partial(SGVB, kl="analytic"))}, "learner.objective.kl=analytic, got .*=sampled"),
+    "kl": ({"learner": aevb(functools.partial(SGVB, kl="analytic"))}, "objective.kl=analytic, .*objective.kl=sampled"),
     "beta": ({"learner": aevb(functools.partial(SGVB, beta=2.0))}, "learner.objective.beta=2.0, got .*beta=1.0"),
     "free bits": ({"learner": aevb(functools.partial(SGVB, free_bits=0.1))}, "learner.objective.free_bits=0.1, got"),
     "particles": ({"learner": aevb(functools.partial(SGVB, 3))}, "learner.objective.num_particles=3, got .*=1"),
