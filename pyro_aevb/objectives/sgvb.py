@@ -93,8 +93,8 @@ class SGVB(Objective):
                 if name in particles.sampled_kl:
                     raise ValueError(
                         f"expected KLs in closed form for free_bits, got a sampled one at site {name!r}, and the "
-                        "larger of a noisy number and a bound is too large on average; pass kl='analytic' and a guide whose "
-                        "KL can be written down, or weigh the KL with beta"
+                        "larger of a noisy number and a bound is too large on average; pass kl='analytic' and a guide "
+                        "whose KL can be written down, or weigh the KL with beta"
                     )
                 kl = kl.clamp(min=self.free_bits)
             kl = times(self.beta, times(particles.weight[name], kl))
