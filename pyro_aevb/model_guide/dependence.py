@@ -118,7 +118,8 @@ def _examined(
         needed = analytic_kl and len(reading.latents) > 1 and not is_messenger(guide)
         return reading, _entangled(model, guide, args, kwargs) if needed else {}
 
-    reading, entangled = on_a_side(read)
+    with evaluating(PythonState([model, guide]).modules):  # running averages are not for this
+        reading, entangled = on_a_side(read)
     closed_form = set()
     for name, site in reading.latents.items() if analytic_kl else ():
         q, p = reading.guide[name].fn, site.fn

@@ -82,7 +82,14 @@ class SGVB(Objective):
         return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Return -beta KL(q || p) + E log p(x|z), twice."""
+        """Return -beta KL(q || p) + E log p(x|z), twice.
+
+        Args:
+            particles: K draws for each of M datapoints.
+
+        Raises:
+            ValueError: for free bits of a KL that is sampled.
+        """
         bound = None
         for name, term in particles.log_likelihood.items():
             term = times(particles.weight[name], term.mean(0))
