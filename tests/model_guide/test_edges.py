@@ -70,7 +70,6 @@ def test_evaluation_leaves_modules_as_they_were():
     log_density(model, guide, x + 50, num_particles=2)
     log_marginal_likelihood(model, guide, x[:2] + 1, num_particles=20, progress=False)
     close(elbo(model, guide, x, seed=0).value, before)
-    close(elbo(model, guide, x[:1], seed=0).value, before[:1])
     assert net.training
     assert all(torch.equal(a, b) for a, b in zip(kept, net.buffers(), strict=True))
 
