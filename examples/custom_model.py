@@ -12,9 +12,9 @@ ends within 0.05 nats of log p(x) at the parameters the data came from.
 
     python examples/custom_model.py --epochs 2      # 10 seconds
     log p(x), truth: -12.5 ± 0.3 nats
-    log p(x), aevb: -15.3 ± 0.5 nats
-    log p(x), wake-sleep: -16.6 ± 0.5 nats
-    log p(x), mcem: -13.7 ± 0.5 nats
+    log p(x), aevb: -14.0 ± 0.5 nats
+    log p(x), wake-sleep: -17.7 ± 0.5 nats
+    log p(x), mcem: -13.8 ± 0.5 nats
 
 log p(x) is estimated with 1,000 importance draws from a guide that AEVB fits to the finished model.
 """

@@ -149,8 +149,9 @@ def _best_guide(
 def _independent_sites(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...]) -> Reading:
     """Return the pair's reading; raise ``ValueError`` if one site's parameters change with the draws of another."""
     first = read(model, guide, args)
-    torch.rand(())  # other draws for the second reading
-    second = read(model, guide, args)
+    with torch.random.fork_rng():
+        torch.rand(())  # other draws
+        second = read(model, guide, args)
     first.require_local()
     first.require_density()
     for name, site in first.proposals.items():

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Any, Literal, NamedTuple, final
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ReweightedWakeSleep as PyrosReweightedWakeSleep
+from pyro.infer import Trace_ELBO, TraceTailAdaptive_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor
 from torch.distributions import Distribution
@@ -90,6 +91,7 @@ class AEVB(Learner):
     ) -> None:
         if update not in ("both", "model", "guide"):
             raise ValueError(f"expected update to be 'both', 'model' or 'guide', got {update!r}")
+        _check_objective(objective)
         super().__init__(
             model,
             guide,
@@ -160,3 +162,17 @@ def bound_gradients(
     with Inside(unchecked) as inside:
         loss = pyros.loss_and_grads(model, guide, *args)
     return inside.or_nan(torch.as_tensor(loss, dtype=torch.float64)), ()
+
+
+def _check_objective(objective: object) -> None:
+    """Raise ``ValueError`` for objectives of Pyro's that give no loss to one optimizer."""
+    if isinstance(objective, TraceTailAdaptive_ELBO):
+        raise ValueError(
+            "expected an objective with a value, got TraceTailAdaptive_ELBO, whose loss Pyro doesn't compute; use "
+            "Renyi(alpha, K), or SVI with it"
+        )
+    if isinstance(objective, PyrosReweightedWakeSleep):
+        raise ValueError(
+            "expected an objective with one loss, got Pyro's ReweightedWakeSleep, which has one for each half; use the "
+            "learner ReweightedWakeSleep(model, guide, model_optim, guide_optim)"
+        )

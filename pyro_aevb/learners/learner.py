@@ -342,6 +342,7 @@ class Learner(ABC):
                 f"expected a guide that samples every latent of the model, got none for {sorted(enumerated)}; sum them "
                 "out with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample them in the guide"
             )
+        reading.require_one_n()
         self._dataset_size, self.unchecked = reading.plate.full_size, unchecked_sites(reading)
         self._sizes[_shapes(args)] = self._dataset_size
 

@@ -9,13 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
+import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.traces import (
@@ -25,6 +32,7 @@ from pyro_aevb.model_guide.traces import (
     is_messenger,
     number_of_datapoints,
     on_a_side,
+    trace_model,
     trace_pair,
 )
 
@@ -36,12 +44,28 @@ class Structure:
     """A pair as one run shows it.
 
     ``depth``: how many dimensions its plates take up.  ``closed_form``: the latents whose KL can be written down.
-    ``unchecked``: the observations whose distributions were made without validation.
+    ``unchecked``: the observations whose distributions were made without validation.  ``mixed``: a site whose log
+    probability is another if several particles are run at once; ``None`` if there is none.
     """
 
     depth: int
     closed_form: frozenset[str]
     unchecked: frozenset[str]
+    mixed: str | None
+
+    def require_particles(self) -> None:
+        """Refuse a pair that treats several particles at once differently than one by one.
+
+        Raises:
+            ValueError: if there is a site that shows it.
+        """
+        if self.mixed is not None:
+            raise ValueError(
+                "expected a pair that treats each particle by itself, got another log probability of site "
+                f"{self.mixed!r} with two at once than one by one; a module takes their dimension for another one, as "
+                "BatchNorm1d takes (K, M, C) for (N, C, L): flatten the leading dimensions around it, or pass "
+                "vectorize=False"
+            )
 
 
 def structure(
@@ -94,7 +118,8 @@ def _examined(
         needed = analytic_kl and len(reading.latents) > 1 and not is_messenger(guide)
         return reading, _entangled(model, guide, args, kwargs) if needed else {}
 
-    reading, entangled = on_a_side(read)
+    with evaluating(PythonState([model, guide]).modules):  # running averages are not for this
+        reading, entangled = on_a_side(read)
     closed_form = set()
     for name, site in reading.latents.items() if analytic_kl else ():
         q, p = reading.guide[name].fn, site.fn
@@ -113,7 +138,48 @@ def _examined(
             continue
         closed_form.add(name)
     unchecked = frozenset(name for name, site in reading.observations.items() if is_unchecked(site.fn))
-    return Structure(reading.depth, frozenset(closed_form), unchecked)
+    mixed = _mixed(model, guide, args, kwargs, reading.depth)
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed)
+
+
+def _mixed(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, depth: int) -> str | None:
+    """Return a site whose log probability depends on how many particles are run at once, in evaluation mode."""
+    if is_messenger(guide) or is_tracing():
+        return None
+    particles, num_data = (-1 - depth, 2), number_of_datapoints(args, kwargs)
+
+    def terms(reading: Reading) -> dict[str, Tensor]:
+        sites = {f"{name} of the guide": site for name, site in reading.proposals.items()}
+        sites |= reading.latents | reading.observations
+        return {name: reading.log_prob(site) for name, site in sites.items()}
+
+    def row(drawn: Trace, k: int) -> dict[str, Tensor]:
+        one = drawn.copy()
+        for name, site in _latents(drawn).items():
+            dim = particles[0] - len(site["fn"].event_shape)
+            if site["value"].dim() >= -dim:
+                one.nodes[name] = {**site, "value": site["value"].select(dim, min(k, site["value"].shape[dim] - 1))}
+        guide_trace = trace_model(guide, one, args, kwargs)
+        return terms(read_traces(trace_model(model, one, args, kwargs), guide_trace, num_data))
+
+    def found() -> str | None:
+        with pyro.plate("particles", 2, dim=particles[0]):
+            guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
+        together = terms(read_traces(model_trace, guide_trace, num_data, particles))
+        for k in range(2):
+            alone, again = row(guide_trace, k), row(guide_trace, k)
+            for name, term in alone.items():
+                if not torch.allclose(term, again[name], rtol=1e-6, atol=1e-6, equal_nan=True):
+                    return None  # something else is random in it, so that no two runs can be compared
+                if not torch.allclose(term[0], together[name][k], rtol=1e-3, atol=1e-3, equal_nan=True):
+                    return name
+        return None
+
+    try:
+        with evaluating(PythonState([model, guide]).modules), pyro.validation_enabled(False):
+            return on_a_side(found)
+    except (ValueError, RuntimeError, KeyError):  # what can't be run like that is told when it is run like that
+        return None
 
 
 def kind(fn: Any) -> str:
@@ -137,15 +203,18 @@ def parents(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] =
     """Return for each latent the latents that its distribution was computed from."""
     with _Tracked():
         trace = poutine.trace(fn).get_trace(*args, **kwargs)
-    nodes: dict[str, Any] = trace.nodes
-    latents = {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
-    }
     return {
         name: set(get_provenance(site["fn"].log_prob(detach_provenance(site["value"]))))
-        for name, site in latents.items()
+        for name, site in _latents(trace).items()
+    }
+
+
+def _latents(trace: Trace) -> dict[str, Any]:
+    nodes: dict[str, Any] = trace.nodes
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
     }
 
 

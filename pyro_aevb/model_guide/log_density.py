@@ -18,6 +18,7 @@ from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.model_guide.contract import read, unchecked_sites
+from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Particles, Reading, read_traces
@@ -72,6 +73,8 @@ def log_density(
     modules = PythonState([model, guide]).modules
     reading = read(model, guide, args, modules=modules)
     dim = -1 - reading.depth if vectorize and num_particles > 1 else None
+    if dim is not None:
+        structure(model, guide, args, analytic_kl=False).require_particles()
     with evaluating(modules):
         return _draw(model, guide, args, num_particles, dim, unchecked_sites(reading))
 
@@ -119,6 +122,8 @@ def capture_log_density(
         if first is None:
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
+            if vectorize and num_particles > 1:
+                structure(model, guide, args, analytic_kl=False).require_particles()
         dim = -1 - first.depth if vectorize and num_particles > 1 else None
         with evaluating(modules):
             return _draw(*recorded, args, num_particles, dim, unchecked_sites(first))

@@ -136,8 +136,9 @@ class Reading:
         """Return the weights of the sites and of the bound in training.
 
         Raises:
-            ValueError: if the two sides of a latent's KL have different ones.
+            ValueError: if the two sides of a latent's KL have different ones, or model and guide different N.
         """
+        self.require_one_n()
         by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
         for name, site in self.latents.items():
             other = self.guide[name].weight if name in self.guide else site.weight
@@ -210,6 +211,24 @@ class Reading:
                 "enumerated; train with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample it in the guide"
             )
 
+    def require_one_n(self) -> None:
+        """Refuse a guide whose data plate has another N than the model's, which would train another bound.
+
+        Raises:
+            ValueError: with what to do.
+        """
+        for name, site in self.proposals.items():
+            frame = _frame_of(site.frames, self.plate)
+            if frame is None:
+                continue
+            full_size = self.plate.size if frame.size == -1 else frame.full_size or frame.size
+            if full_size != self.plate.full_size:
+                raise ValueError(
+                    f"expected one N in model and guide, got {self.plate.full_size} in the model's plate "
+                    f"{self.plate.name!r} and {full_size} around site {name!r} of the guide; write pyro.plate("
+                    f"{self.plate.name!r}, {max(full_size, self.plate.full_size)}, subsample_size=len(x)) in both"
+                )
+
     def require_density(self) -> None:
         """Refuse a factor among the observations, with which p(x) needn't be a density.
 
@@ -257,7 +276,8 @@ def read_traces(
             _check_shape(made[name], half, particles, num_data)
             if of[name] in ("local", "observation"):
                 _check_data_frame(made[name], half, plate)
-            own = plate.scale if _frame_of(frames, plate) is not None else 1.0
+            frame = _frame_of(frames, plate)
+            own = 1.0 if frame is None or frame.size == -1 else (frame.full_size or frame.size) / frame.size
             made[name] = _replace(made[name], weight=_weight(name, site["scale"], own))
         readings.append(made)
     model_sites, guide_sites = readings
@@ -280,6 +300,8 @@ def density(name: str, fn: Any, value: Tensor) -> Tensor:
             raise
         raise outside_error(name, fn, value) from error
     except (KeyError, NotImplementedError) as error:
+        if str(error).startswith("expected "):  # a distribution of this library, which says it better
+            raise
         raise ValueError(
             f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
             "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
@@ -441,20 +463,13 @@ def _check_shape(site: Site, half: str, particles: Particles | None, num_data: i
 
 
 def _check_data_frame(site: Site, half: str, plate: DataPlate) -> None:
-    """Raise ``ValueError`` unless the site is in the data plate, with its N."""
+    """Raise ``ValueError`` unless the site is in the data plate."""
     frame = _frame_of(site.frames, plate)
     if frame is None:
         raise ValueError(
             f"expected site {site.name!r} of the {half} in a plate of {plate.size} datapoints at dim={plate.dim}, as "
             f"in the model's {plate.name!r}, got {[(f.name, f.size, f.dim) for f in site.frames] or 'it outside any'}; "
             f"write `with pyro.plate({plate.name!r}, N, subsample_size=len(x)):` around it in both"
-        )
-    full_size = plate.size if frame.size == -1 else frame.full_size or frame.size
-    if full_size != plate.full_size:
-        raise ValueError(
-            f"expected one N in model and guide, got {plate.full_size} in the model's plate {plate.name!r} and "
-            f"{full_size} around site {site.name!r} of the {half}; write pyro.plate({plate.name!r}, "
-            f"{max(full_size, plate.full_size)}, subsample_size=len(x)) in both"
         )
 
 

@@ -81,6 +81,7 @@ class Inside(Messenger):
     Args:
         unchecked: the sites that are not to be looked at.
 
+    >>> from pyro_aevb.model_guide.supports import Inside
     >>> with Inside() as inside:
     ...     _ = pyro.sample("x", dist.Bernoulli(0.5), obs=torch.tensor(0.5))
     >>> inside.or_nan(torch.tensor(1.0))

@@ -47,6 +47,10 @@ def trace_model(
         return poutine.trace(replayed).get_trace(*args, **kwargs)
 
 
+class PlateShapeError(ValueError):
+    """A distribution with other dimensions than the plates around it."""
+
+
 @contextmanager
 def _shapes_in_words() -> Iterator[None]:
     """Say what to do if a distribution has more dimensions than the plates around it."""
@@ -56,7 +60,7 @@ def _shapes_in_words() -> Iterator[None]:
         text = str(error).strip().splitlines()[0] if str(error).strip() else ""
         if "Shape mismatch inside plate" not in text:
             raise
-        raise ValueError(
+        raise PlateShapeError(
             f"expected distributions that fit into the plates around them, got: {text}; declare the dimensions of one "
             "datapoint with .to_event(...)"
         ) from error

@@ -33,11 +33,11 @@ class SGVB(Objective):
         beta: the weight of every KL (Higgins et al. 2017): a number, or a 0-dim tensor that may be changed in place
             while a run goes on (KL warm-up).  With a beta below 1 the value is no bound on log p(x).
         free_bits: nats of KL that cost nothing: the KL of each site and datapoint counts as max(KL, free_bits) (after
-            Kingma et al. 2016, who take the mean over a minibatch first).
+            Kingma et al. 2016, who take the mean over a minibatch first).  For KLs in closed form.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
     Raises:
-        ValueError: for another ``kl``, and a beta or free bits below 0.
+        ValueError: for another ``kl``, a beta or free bits below 0, and free bits of a sampled KL.
 
     >>> def model(x):
     ...     with pyro.plate("data", 800, subsample_size=len(x)):
@@ -82,7 +82,14 @@ class SGVB(Objective):
         return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Return -beta KL(q || p) + E log p(x|z), twice."""
+        """Return -beta KL(q || p) + E log p(x|z), twice.
+
+        Args:
+            particles: K draws for each of M datapoints.
+
+        Raises:
+            ValueError: for free bits of a KL that is sampled.
+        """
         bound = None
         for name, term in particles.log_likelihood.items():
             term = times(particles.weight[name], term.mean(0))
@@ -90,6 +97,12 @@ class SGVB(Objective):
         for name, term in particles.kl.items():
             kl = term.mean(0)
             if self.free_bits:
+                if name in particles.sampled_kl:
+                    raise ValueError(
+                        f"expected KLs in closed form for free_bits, got a sampled one at site {name!r}, and the "
+                        "larger of a noisy number and a bound is too large on average; pass kl='analytic' and a guide "
+                        "whose KL can be written down, or weigh the KL with beta"
+                    )
                 kl = kl.clamp(min=self.free_bits)
             kl = times(self.beta, times(particles.weight[name], kl))
             bound = -kl if bound is None else bound - kl

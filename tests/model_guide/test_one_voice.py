@@ -1,6 +1,7 @@
 """The same mistake gives the same sentence from every entry point: mistake x entry point."""
 
 import functools
+import warnings
 
 import pyro
 import pytest
@@ -39,8 +40,8 @@ ENTRY_POINTS = {
     "WakeSleep": lambda m, g, a: WakeSleep(m, g, ADAM, ADAM).step(*a),
     "ReweightedWakeSleep": lambda m, g, a: ReweightedWakeSleep(m, g, ADAM, ADAM, num_particles=2).step(*a),
     "MCEM": lambda m, g, a: MCEM(m, ADAM).step(*a, index=torch.arange(len(a[0]))),
-    "fit": lambda m, g, a: fit(AEVB(m, g, ADAM, SGVB()), a, epochs=1, batch_size=5, progress=False),
-    "fit's validation": lambda m, g, a: fit(AEVB(m, g, ADAM), a, a, epochs=1, batch_size=12, progress=False),
+    "fit": lambda m, g, a: fit(AEVB(m, g, ADAM, SGVB()), a, epochs=1, batch_size=len(a[0]), progress=False),
+    "fit's validation": lambda m, g, a: fit(AEVB(m, g, ADAM), a, a, epochs=1, batch_size=len(a[0]), progress=False),
     "an objective in SVI": lambda m, g, a: SVI(m, g, pyro.optim.Adam({"lr": 0.01}), SGVB()).step(*a),
     "ScoreFunction": lambda m, g, a: ScoreFunction(2).loss(m, g, *a),
     "log_density": lambda m, g, a: log_density(m, g, *a, num_particles=2),
@@ -52,11 +53,19 @@ ENTRY_POINTS = {
 }
 
 
+EVALUATION = ("log_density", "elbo", "importance", "quadrature", "ais", "evidence_gap")
+
+
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_one_sentence(mistake, entry):
     if entry == "MCEM" and mistake in NEEDS_A_GUIDE:
         pytest.skip("MCEM has no guide")
     model, guide, args, sentence = MISTAKES[mistake]()
+    if mistake == "n_in_the_model_alone" and entry in EVALUATION:  # where N doesn't count
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about k-hat and the width of posteriors, with so few draws
+            assert ENTRY_POINTS[entry](model, guide, args) is not None
+        return
     with pytest.raises(ValueError, match=rf"(?s)^expected .*{sentence}"):
         ENTRY_POINTS[entry](model, guide, args)
