@@ -69,7 +69,13 @@ class Structure:
 
 
 def structure(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS, *, analytic_kl: bool
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Kwargs = NO_KWARGS,
+    *,
+    analytic_kl: bool,
+    several: bool = False,
 ) -> Structure:
     """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
 
@@ -77,19 +83,33 @@ def structure(
 
     A KL in closed form, KL(q(z_i|...) || p(z_i|...)), is right if everything that p(z_i|...) depends on was drawn
     without looking at z_i.  A guide that draws it from z_i, directly or on the way, gets a sampled KL for that site.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        args: a minibatch.
+        kwargs: further arguments of both.
+        analytic_kl: whether KLs in closed form are wanted.
+        several: whether several particles will be run at once: raises then as :meth:`Structure.require_particles`.
+
+    Raises:
+        ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    known = _remembered(model)
-    for (other_guide, kl), found in known or ():
-        if kl == analytic_kl and other_guide() == guide:
-            return found
-    found = _examined(model, guide, args, kwargs, analytic_kl)
-    reference = _reference(guide)
-    if known is not None and reference is not None and not is_tracing():
-        known.append(((reference, analytic_kl), found))
+    known, asked = _remembered(model), (analytic_kl, several)
+    for (other_guide, earlier), found in known or ():
+        if earlier == asked and other_guide() == guide:
+            break
+    else:
+        found = _examined(model, guide, args, kwargs, *asked)
+        reference = _reference(guide)
+        if known is not None and reference is not None and not is_tracing():
+            known.append(((reference, asked), found))
+    if several:
+        found.require_particles()
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], bool], Structure]]
+Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool]], Structure]]
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
 
 
@@ -110,7 +130,12 @@ def _reference(fn: PyroCallable) -> Callable[[], Any] | None:
 
 
 def _examined(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, analytic_kl: bool
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Kwargs,
+    analytic_kl: bool,
+    several: bool,
 ) -> Structure:
     def read() -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
@@ -138,7 +163,7 @@ def _examined(
             continue
         closed_form.add(name)
     unchecked = frozenset(name for name, site in reading.observations.items() if is_unchecked(site.fn))
-    mixed = _mixed(model, guide, args, kwargs, reading.depth)
+    mixed = _mixed(model, guide, args, kwargs, reading.depth) if several else None
     return Structure(reading.depth, frozenset(closed_form), unchecked, mixed)
 
 

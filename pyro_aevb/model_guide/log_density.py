@@ -74,7 +74,7 @@ def log_density(
     reading = read(model, guide, args, modules=modules)
     dim = -1 - reading.depth if vectorize and num_particles > 1 else None
     if dim is not None:
-        structure(model, guide, args, analytic_kl=False).require_particles()
+        structure(model, guide, args, analytic_kl=False, several=True)
     with evaluating(modules):
         return _draw(model, guide, args, num_particles, dim, unchecked_sites(reading))
 
@@ -123,7 +123,7 @@ def capture_log_density(
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
             if vectorize and num_particles > 1:
-                structure(model, guide, args, analytic_kl=False).require_particles()
+                structure(model, guide, args, analytic_kl=False, several=True)
         dim = -1 - first.depth if vectorize and num_particles > 1 else None
         with evaluating(modules):
             return _draw(*recorded, args, num_particles, dim, unchecked_sites(first))

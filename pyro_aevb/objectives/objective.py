@@ -156,9 +156,8 @@ class Objective(ELBO, ABC):
     def _draw(
         self, model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Particles:
-        pair = structure(model, guide, args, kwargs, analytic_kl=self.needs_closed_forms)
-        if self.vectorize_particles and self.num_particles > 1:
-            pair.require_particles()
+        several = bool(self.vectorize_particles) and self.num_particles > 1
+        pair = structure(model, guide, args, kwargs, analytic_kl=self.needs_closed_forms, several=several)
         return draw(
             model, guide, args, kwargs,
             num_particles=self.num_particles,
