@@ -96,10 +96,9 @@ def structure(
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
     known, asked = _remembered(model), (analytic_kl, several)
-    for (other_guide, earlier), found in known or ():
-        if earlier == asked and other_guide() == guide:
-            break
-    else:
+    same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
+    found = next(same, None)
+    if found is None:
         found = _examined(model, guide, args, kwargs, *asked)
         reference = _reference(guide)
         if known is not None and reference is not None and not is_tracing():
