@@ -58,8 +58,15 @@ def test_a_header_states_commands_durations_and_numbers(script):
     assert ("--quick" in commands[-1].words) == ("benchmarks" in script)
 
 
+HALF_A_MINUTE = (
+    "benchmarks/estimators.py", "benchmarks/gradient_variance.py", "benchmarks/marginal_likelihood.py",
+    "benchmarks/swaps.py", "examples/swap_priors_likelihoods.py",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "script", [pytest.param(s, marks=pytest.mark.slow if s in SLOW_TO_COMPILE else ()) for s in SCRIPTS]
+    "script",
+    [pytest.param(s, marks=pytest.mark.slow if s in (*SLOW_TO_COMPILE, *HALF_A_MINUTE) else ()) for s in SCRIPTS],
 )
 def test_the_last_command_of_a_header_gives_its_numbers(script, tmp_path):
     command = header_commands(script)[-1]
