@@ -221,7 +221,7 @@ def draw(
 
 def _joined(rows: list[Particles]) -> Particles:
     """Return particles that were drawn one by one as they would be if drawn together."""
-    if any(vars(row).keys() != vars(rows[0]).keys() or set(row.log_q) != set(rows[0].log_q) for row in rows):
+    if any(set(row.log_q) != set(rows[0].log_q) for row in rows):
         raise ValueError(
             "expected the same sites for every particle, got others from run to run; draw a single particle, or write "
             "the model so that it always has the same sites"

@@ -243,5 +243,5 @@ def test_every_error_of_the_gap_is_the_closed_form():
         (gap.approximation, log_p - best, best_variance, at),
         (gap.amortization, best - own, variance + best_variance, 0.0),
     ):
-        torch.testing.assert_close(found.standard_error, (noise + of_log_p**2).sqrt().expand(40), rtol=0.25, atol=0)
+        torch.testing.assert_close(found.standard_error, (noise + of_log_p**2).sqrt().expand(40), rtol=0.2, atol=0)
         assert ((found.value - value).abs() < SIGMAS * noise.sqrt() + 0.01).all()
