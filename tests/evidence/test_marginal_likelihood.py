@@ -260,6 +260,7 @@ def replayable():
         with (
             mock.patch("pyro_aevb.evidence.marginal_likelihood._check_pair"),
             mock.patch("pyro_aevb.model_guide.log_density.read", return_value=mock.Mock(depth=1, model={})),
+            mock.patch("pyro_aevb.model_guide.log_density.structure"),
         ):
             options = {"progress": False, "compile": False} | options
             return log_marginal_likelihood(
