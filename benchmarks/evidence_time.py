@@ -63,7 +63,7 @@ def importance(vae: VAE, images: Tensor, num_particles: int, progress: bool) -> 
     evaluate = estimator.prepare(
         Problem(vae.model, vae.guide, (batches[0],), num_particles, len(batches), vectorize=True, compile=True)
     )
-    rows, product = estimator.rows_per_pass, fastest_product()
+    rows, product = estimator.rows_per_pass, fastest_product("cpu")
     sizes = [(BATCH_SIZE, X_DIM, HIDDEN), (BATCH_SIZE, HIDDEN, 2 * LATENT_DIM)]
     sizes += [(rows, LATENT_DIM, HIDDEN), (rows, HIDDEN, X_DIM)]
     factors = [(torch.randn(n, k), torch.randn(m, k)) for n, k, m in sizes]

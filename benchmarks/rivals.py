@@ -40,7 +40,8 @@ def by_hand(case: Case, compiled: bool) -> Block:
     """A PyTorch loop with the loss written out, and torch's fused Adam."""
     networks = Networks(case)
     optimizer = torch.optim.Adam(networks.parameters(), lr=RATE, fused=True)
-    loss_of = torch.compile(networks.loss, dynamic=False) if compiled else networks.loss
+    mode = "default" if case.device == "cpu" else "reduce-overhead"  # which makes CUDA graphs
+    loss_of = torch.compile(networks.loss, dynamic=False, mode=mode) if compiled else networks.loss
 
     def step(x: Tensor) -> Tensor:
         optimizer.zero_grad()
@@ -74,7 +75,9 @@ def numpyro_blocks(case: Case, scan: bool) -> Block:
 
     def weights(net: nn.Sequential) -> list[Any]:
         layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-        return [(jnp.asarray(w.weight.detach().numpy().T), jnp.asarray(w.bias.detach().numpy())) for w in layers]
+        return [
+            (jnp.asarray(w.weight.detach().cpu().numpy().T), jnp.asarray(w.bias.detach().cpu().numpy())) for w in layers
+        ]
 
     start = {"encoder": weights(networks.encoder.net), "decoder": weights(networks.decoder.net)}
 
@@ -101,7 +104,7 @@ def numpyro_blocks(case: Case, scan: bool) -> Block:
 
     feed = Feed(case)
     svi = SVI(model, guide, numpyro.optim.Adam(RATE), TraceMeanField_ELBO())
-    x, index = jnp.asarray(feed.x.numpy()), jnp.asarray(feed.index.numpy())
+    x, index = jnp.asarray(feed.x.cpu().numpy()), jnp.asarray(feed.index.cpu().numpy())
     state = svi.init(jax.random.PRNGKey(0), x[index[0]])
     update = jax.jit(lambda state, i: svi.update(state, x[i]))
     updates = jax.jit(lambda state, i: jax.lax.scan(lambda s, j: svi.update(s, x[j]), state, i))
@@ -220,7 +223,7 @@ RIVALS = {
     "torch by hand, compiled": Rival(functools.partial(by_hand, compiled=True)),
     "numpyro jit": Rival(functools.partial(numpyro_blocks, scan=False), plain, "numpyro"),
     "numpyro scan": Rival(functools.partial(numpyro_blocks, scan=True), plain, "numpyro"),
-    "pythae": Rival(pythae_blocks, lambda case: plain(case) and not case.gaussian, "pythae"),
+    "pythae": Rival(pythae_blocks, lambda case: plain(case) and not case.gaussian and case.device == "cpu", "pythae"),
     "ours, eager": Rival(functools.partial(own, compile=False)),
     "ours, graph": Rival(functools.partial(own, compile="graph")),
     "ours, compiled": Rival(functools.partial(own, compile=True)),
@@ -255,22 +258,25 @@ def products_of(case: Case) -> list[tuple[int, int, int]]:
     return found
 
 
-def fastest_product() -> Callable[[Tensor, Tensor], Tensor]:
+def fastest_product(device: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the fastest kernel here for float32 products a b'."""
-    if onednn_is_faster():
+    if device == "cpu" and onednn_is_faster():
         return lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return lambda a, b: a @ b.t()
 
 
 def floor(case: Case) -> Callable[[int], float]:
     """Return a block of nothing but a step's matrix products, by the fastest kernel for float32 there is."""
-    pairs = [(torch.randn(n, k), torch.randn(m, k)) for n, k, m in products_of(case)]
-    product = fastest_product()
+    new = functools.partial(torch.randn, device=case.device)
+    pairs = [(new(n, k), new(m, k)) for n, k, m in products_of(case)]
+    product = fastest_product(case.device)
 
     def block(n: int) -> float:
         for _ in range(n):
             for a, b in pairs:
                 product(a, b)
+        if case.device != "cpu":
+            torch.cuda.synchronize(case.device)
         return math.nan
 
     return block

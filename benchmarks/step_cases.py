@@ -31,6 +31,7 @@ class Case(NamedTuple):
     conv: bool = False
     flow: bool = False
     dynamic: bool = False  # pixels drawn anew in each step
+    device: str = "cpu"
 
     @property
     def outputs(self) -> int:
@@ -93,6 +94,7 @@ class Networks(nn.Module):
         torch.manual_seed(0)
         self.case, self.encoder, self.decoder = case, Encoder(case), Decoder(case)
         self.flow = AutoRegressiveNN(case.latent_dim, [100]) if case.flow else None
+        self.to(case.device)
 
     def model(self, x: Tensor) -> None:
         """p(z) p(x|z)."""
@@ -165,9 +167,9 @@ class Feed:
     """Minibatches of the same images in the same order for every variant."""
 
     def __init__(self, case: Case) -> None:
-        self.x = images(case)
+        self.x = images(case).to(case.device)
         generator = torch.Generator().manual_seed(1)
-        self.index = torch.randint(IMAGES, (200, case.batch), generator=generator)
+        self.index = torch.randint(IMAGES, (200, case.batch), generator=generator).to(case.device)
         self._next = 0
 
     def __call__(self) -> Tensor:

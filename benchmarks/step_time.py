@@ -62,14 +62,14 @@ CASES = [
 # -- Log densities: MCEM's leapfrog step, importance weights -----------------------------------------------------------
 
 
-def leapfrog_variants() -> dict[str, Callable[[], Block]]:
+def leapfrog_variants(device: str) -> dict[str, Callable[[], Block]]:
     """The gradient of log p(x, z) in z, 100 chains: what a leapfrog step costs."""
-    case = QUICK
+    case = QUICK._replace(device=device)
 
     def of(make: Callable[[Networks, Tensor], Callable[[Tensor], tuple[Tensor, Tensor]]]) -> Block:
         networks, x = Networks(case), Feed(case)()
         target = make(networks, x)
-        state = hmc.init(target, torch.randn(case.batch, case.latent_dim))
+        state = hmc.init(target, torch.randn(case.batch, case.latent_dim, device=device))
 
         def block(n: int) -> float:
             nonlocal state
@@ -100,9 +100,9 @@ def leapfrog_variants() -> dict[str, Callable[[], Block]]:
     }
 
 
-def importance_variants() -> dict[str, Callable[[], Block]]:
+def importance_variants(device: str) -> dict[str, Callable[[], Block]]:
     """Log weights of 100 images with 50 particles, no gradient: what an importance estimate is made of."""
-    case = QUICK._replace(particles=50)
+    case = QUICK._replace(particles=50, device=device)
 
     def of(make: Callable[[Networks], Callable[[Tensor], Tensor]]) -> Block:
         networks, feed = Networks(case), Feed(case)
@@ -117,7 +117,7 @@ def importance_variants() -> dict[str, Callable[[], Block]]:
     def hand(networks: Networks) -> Callable[[Tensor], Tensor]:
         def log_weight(x: Tensor) -> Tensor:
             loc, scale = networks.encoder(x)
-            eps = torch.randn(50, *loc.shape)
+            eps = torch.randn(50, *loc.shape, device=device)
             z = loc + scale * eps
             log_ratio = -0.5 * z.square().sum(-1) + 0.5 * eps.square().sum(-1) + scale.log().sum(-1)
             return networks.log_likelihood(x, z) + log_ratio
@@ -273,6 +273,7 @@ DENSITIES = {
 def options(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
     parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for PyTorch and JAX alike")
     parser.add_argument("--rounds", type=positive, default=25, help="turns of each variant")
 
 
@@ -288,6 +289,7 @@ def plan(args: argparse.Namespace) -> Plan:
     settings = {
         "ratios": "median over turns of the reference's time over the variant's: larger is faster",
         "threads": torch.get_num_threads(),
+        "device": args.device if args.device == "cpu" else torch.cuda.get_device_name(args.device),
     }
     return Plan(settings, [Task(name, {"case": name}) for name in chosen])
 
@@ -298,8 +300,8 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the rivals warn of
         if task.label in DENSITIES:
-            return {"rows": measure(task.label, DENSITIES[task.label](), None, args.rounds)}
-        (case,) = (case for case in CASES if case.name == task.label)
+            return {"rows": measure(task.label, DENSITIES[task.label](args.device), None, args.rounds)}
+        (case,) = (case._replace(device=args.device) for case in CASES if case.name == task.label)
         bare = None if case.conv or case.flow else floor(case)
         return {"rows": measure(case.name, rivals_of(case), bare, args.rounds)}
 

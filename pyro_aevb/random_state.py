@@ -23,8 +23,7 @@ def random_state() -> dict[str, Any]:
     """
     name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
     return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        **torch_state(),
         "random": random.getstate(),
         "numpy": (name, keys.tolist(), *rest),
     }
@@ -32,11 +31,22 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Put back a :func:`random_state`."""
+    set_torch_state(state)
+    random.setstate(state["random"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+
+
+def torch_state() -> dict[str, Any]:
+    """Return the state of torch's generators, of the processor and of each device in use."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_torch_state(state: dict[str, Any]) -> None:
+    """Put back a :func:`torch_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
-    random.setstate(state["random"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
 
 
 @contextmanager

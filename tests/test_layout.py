@@ -31,10 +31,9 @@ CODE = [path for folder in ("pyro_aevb", "tests", "examples", "benchmarks") for 
 
 # Bottom to top. A room imports any room of a lower floor, and none of its own floor or a higher one.
 FLOORS = (
-    {"version": "a number"},
+    {"version": "a number", "random_state": "the generators of torch, NumPy and Python"},
     {
         "files": "bytes on the disk, whatever they mean",
-        "random_state": "the generators of torch, NumPy and Python",
         "environment": "the versions of this library and of the machine's others",
         "capture": "a Pyro function and its tensors, whatever they stand for",
         "distributions": "densities, whatever they are the model of",

@@ -31,6 +31,7 @@ from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, logger, tak
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
+from pyro_aevb.random_state import set_torch_state, torch_state
 
 Compile = bool | Literal["auto", "graph"]
 LARGEST_CACHE = 8
@@ -274,16 +275,13 @@ class _Surroundings:
     """The state that a run changes besides its result: the random generators and the modules' buffers."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._noise = torch_state()
         self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the generators and the buffers back."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        set_torch_state(self._noise)
         for buffer, value in self._buffers:
             buffer.copy_(value)
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TORCH = str(Path(torch.__file__).parent)
 NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
 # The eager run's random numbers; no assertions about shapes, which are part of the signature.
 INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
+# On a GPU torch 2.11's Inductor reorders random operations too, and each then draws another one's numbers.
+IN_ORDER: dict[str, Any] = {"reorder_for_peak_memory": False, "reorder_for_locality": False}
 
 
 class CaptureError(RuntimeError):
@@ -64,37 +67,58 @@ class Graph:
 
         inputs: list[Any] = [*self._inputs, *args]
         try:
-            with torch.no_grad():
-                self._run = torch._inductor.compile(self.module, inputs, options=INDUCTOR)
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what Inductor says of itself
+                options = INDUCTOR | IN_ORDER if len(random_operations(self.module)) > 1 else INDUCTOR
+                self._run = torch._inductor.compile(self.module, inputs, options=options)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             logger.warning("the traced graph runs without Inductor, which can't compile it here: %s", reason[:300])
-        if args and args[0].is_cuda:
-            self._run = _CudaGraph(self._run, inputs, len(args))
+        if args and all(tensor.is_cuda for tensor in inputs):  # what lies elsewhere would stay as it is now
+            try:
+                self._run = _CudaGraph(self._run, inputs, len(args))
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                logger.warning("the traced graph runs without a CUDA graph, which can't be made here: %s", reason[:300])
 
 
 class _CudaGraph:
-    """A function of tensors on a GPU, launched as one CUDA graph; the last ``num_args`` inputs change between calls."""
+    """A function of tensors on a GPU, launched as one CUDA graph; the last ``num_args`` inputs change between calls.
+
+    The graph reads the other inputs where they lay when it was made; if one has moved, it is made again.
+    """
 
     def __init__(self, fn: Callable[..., Any], inputs: list[Tensor], num_args: int) -> None:
-        self._num_args = num_args
+        self._fn, self._num_args = fn, num_args
         self._static = [tensor.clone() for tensor in inputs[-num_args:]]
-        inputs = [*inputs[:-num_args], *self._static]
+        self._record(inputs[:-num_args])
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        kept, args = inputs[: -self._num_args], inputs[-self._num_args :]
+        if [tensor.data_ptr() for tensor in kept] != self._places:
+            self._record(list(kept))
+        for static, tensor in zip(self._static, args, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self._graph.replay()
+        return [output.clone() for output in self._outputs]
+
+    @torch.no_grad()
+    def _record(self, kept: list[Tensor]) -> None:
+        """Make the graph; what it runs to warm up changes neither a generator nor a running average."""
+        inputs, noise, values = [*kept, *self._static], torch.cuda.get_rng_state(), [tensor.clone() for tensor in kept]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                fn(*inputs)
+                self._fn(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.set_rng_state(noise)
+        for tensor, value in zip(kept, values, strict=True):
+            tensor.copy_(value)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._outputs = fn(*inputs)
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        for static, tensor in zip(self._static, inputs[-self._num_args :], strict=True):
-            static.copy_(tensor, non_blocking=True)
-        self._graph.replay()
-        return [output.clone() for output in self._outputs]
+            self._outputs = self._fn(*inputs)
+        self._places = [tensor.data_ptr() for tensor in kept]
 
 
 def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...]) -> Graph:
@@ -139,6 +163,12 @@ def is_tracing() -> bool:
     """Return whether tensors are being traced here, so that their values can't be read."""
     module = sys.modules.get("torch.fx.experimental.proxy_tensor")  # not imported as long as nothing is traced
     return module is not None and module.get_proxy_mode() is not None
+
+
+def random_operations(module: GraphModule) -> list[Node]:
+    """Return the nodes that draw random numbers, in the order of the eager run."""
+    operations = (node for node in module.graph.nodes if isinstance(node.target, OpOverload))
+    return [node for node in operations if torch.Tag.nondeterministic_seeded in node.target.tags]
 
 
 def _size_depends_on_values(node: Node) -> bool:

@@ -161,7 +161,7 @@ def bound_gradients(
     pyros: Any = objective  # Pyro's base class does not declare loss_and_grads
     with Inside(unchecked) as inside:
         loss = pyros.loss_and_grads(model, guide, *args)
-    return inside.or_nan(torch.as_tensor(loss, dtype=torch.float64)), ()
+    return inside.or_nan(torch.as_tensor(loss, dtype=torch.float64, device=args[0].device)), ()  # Pyro's is a float
 
 
 def _check_objective(objective: object) -> None:

@@ -35,6 +35,7 @@ from pyro_aevb.model_guide.contract import (
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.random_state import set_torch_state, torch_state
 
 LOSSES_UNREAD = 100  # on a GPU
 
@@ -307,11 +308,11 @@ class Learner(ABC):
             ValueError, TypeError, NonFiniteLossError: as :meth:`step`.
         """
         self._see(batch)
-        random_state = torch.get_rng_state()
+        noise = torch_state()
         try:
             info = self.update(batch, settings)
         except (NonFiniteLossError, ValueError) as error:
-            torch.set_rng_state(random_state)
+            set_torch_state(noise)
             args = batch.args()
             check_supports(self._pair.model, self._pair.guide, args, self.unchecked)  # what has an error of its own
             terms = non_finite_terms(self._pair.model, self._pair.guide, args, self.theta | self.phi)
@@ -321,9 +322,29 @@ class Learner(ABC):
                 f"expected a finite loss, got NaN or infinity; not finite: {terms}. No parameter was updated from it; "
                 "lower the learning rate, or bound the scales in the model"
             ) from error
+        if len(self._unread) >= LOSSES_UNREAD:
+            self.read_losses()
         if not self._has_gradient:
             self._check_trained()
         return info
+
+    @final
+    def read_losses(self) -> None:
+        """Read the losses of the last steps if they are still on a device, as those of a GPU are for a hundred steps.
+
+        :func:`~pyro_aevb.training.fit` does so before each evaluation and checkpoint, and at the end.
+
+        Raises:
+            NonFiniteLossError: for one that is NaN or infinite.
+        """
+        losses, self._unread = self._unread, []
+        wrong = [] if not losses else (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            raise NonFiniteLossError(
+                f"expected finite losses, got NaN or infinity {len(losses) - wrong[0]} steps ago; the parameters were "
+                "updated from it. Go back to an earlier checkpoint with a lower learning rate, or bound the scales in "
+                "the model"
+            )
 
     @final
     def check(self, *args: Tensor) -> None:
@@ -427,13 +448,9 @@ class Learner(ABC):
             kept.load_state_dict(state[name])
 
     def _check(self, loss: Tensor) -> None:
-        if loss.is_cuda:  # to look at each loss would make the processor wait for the device
+        if _is_on_a_device(loss):  # to look at each loss would make the processor wait for the device
             self._unread.append(loss)
-            if len(self._unread) < LOSSES_UNREAD:
-                return
-            loss = torch.stack(self._unread).sum()
-            self._unread.clear()
-        if not math.isfinite(loss.item()):
+        elif not math.isfinite(loss.item()):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
 
@@ -471,6 +488,11 @@ def _check_different(optimizers: Mapping[str, AnyOptimizer]) -> None:
                 f"expected one optimizer for {seen[id(optimizer)]} and another for {name}, got the same object twice"
             )
         seen[id(optimizer)] = name
+
+
+def _is_on_a_device(loss: Tensor) -> bool:
+    """Return whether reading the loss would wait for a device."""
+    return loss.is_cuda
 
 
 def _shapes(rows: tuple[Any, ...]) -> tuple[Any, ...]:

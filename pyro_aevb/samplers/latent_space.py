@@ -199,7 +199,9 @@ class LatentSpace:
             u = self.position(trace, m)
             sites = read_traces(trace, None, m).latents
             keep = [
-                torch.as_tensor(True if site.mask is None else site.mask).reshape(-1, 1).expand(m, shape.numel())
+                torch.as_tensor(True if site.mask is None else site.mask, device=u.device)
+                .reshape(-1, 1)
+                .expand(m, shape.numel())
                 for site, shape in zip(sites.values(), self._shapes.values(), strict=True)
             ]
             other = torch.where(torch.cat(keep, -1), u, u + 1.0)

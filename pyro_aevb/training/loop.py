@@ -68,6 +68,7 @@ class Loop:
         run, history = self.run, self.run.history
         if signals.at_once and run.ranks.size > 1:
             raise KeyboardInterrupt  # the others are in the middle of something too
+        run.learner.read_losses()
         history.interrupted, terminated = run.ranks.any(signals.interrupted, signals.terminated)
         if (history.interrupted or terminated) and not signals.at_once:
             run.write()

@@ -157,6 +157,7 @@ class Run:
         """Write a checkpoint, unless nothing has changed since the last one."""
         if self.checkpoints is None or self._written == self._place():
             return
+        self.learner.read_losses()
         self.history.seconds = self.seconds()
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if self.ranks.rank == 0:
@@ -170,6 +171,7 @@ class Run:
 
     def record(self) -> bool:
         """Evaluate, and return whether that ends the run."""
+        self.learner.read_losses()
         began, values = time.perf_counter(), {}
         if self.ranks.rank == 0:
             values = {**(self.bound() if self.bound else {}), **(self.evaluate() if self.evaluate else {})}

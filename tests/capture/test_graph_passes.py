@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pyro_aevb import VAE
 from pyro_aevb.capture import Capture, trace
+from pyro_aevb.capture.graph import random_operations
 from pyro_aevb.capture.graph_passes import keep_eager_noise, send_to_onednn, without_log1p
 from pyro_aevb.model_guide.log_density import capture_log_density
 
@@ -200,3 +201,19 @@ def test_a_captured_step_draws_what_the_eager_one_draws():
         expected = step(x)
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1])
+
+
+@pytest.mark.parametrize(("draws", "kept"), [(1, False), (2, True)])
+def test_several_random_operations_stay_in_their_order(monkeypatch, draws, kept):
+    """Inductor may reorder them, and did on a GPU under torch 2.11; then one draws the other's numbers."""
+    seen = {}
+    monkeypatch.setattr("torch._inductor.compile", lambda module, inputs, options: seen.update(options) or module)
+
+    def fn(x):
+        return (sum(pyro.sample(f"z{i}", dist.Normal(x, 1.0)) for i in range(draws)),)
+
+    graph = trace(fn, {}, (torch.zeros(3),))
+    assert len(random_operations(graph.module)) == draws
+    graph.compile((torch.zeros(3),))
+    assert ("reorder_for_locality" in seen) is kept
+    assert ("reorder_for_peak_memory" in seen) is kept

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.files.safetensors_state import pack, unpack
+from pyro_aevb.learners.aevb import AEVBInfo
 from pyro_aevb.training import fit
 from pyro_aevb.training.checkpoint import Checkpoints
 
@@ -397,3 +398,54 @@ def test_a_signal_ends_the_run_with_a_checkpoint(kind, code, tmp_path):
     assert out.split() == ([] if code else ["interrupted", "True", str(samples)])
     longer = PLAIN | {"samples": samples + 100, "epochs": None}
     assert_same(run("aevb", "tensor", tmp_path, resume=True, **longer), run("aevb", "tensor", **longer))
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_loss_that_is_read_late_is_read_before_anything_is_kept(tmp_path, monkeypatch, late):
+    """On a GPU losses are read a hundred at a time: a NaN between two readings reaches no checkpoint and no end."""
+    monkeypatch.setattr("pyro_aevb.learners.learner._is_on_a_device", lambda loss: late)
+    factor, reached = torch.tensor(1.0), []
+
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(2))
+        with pyro.plate("data", 40, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(loc + z[:, None] * factor, 1.0, validate_args=False).to_event(1), obs=x)
+
+    def guide(x):
+        shift = pyro.param("shift", torch.zeros(2))
+        with pyro.plate("data", 40, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x @ shift, 1.0))
+
+    def evaluate():
+        reached.append(1)
+        factor.fill_(math.nan if len(reached) == 3 else 1.0)
+        return {}
+
+    learner = AEVB(model, guide, ADAM, compile=False)
+    with pytest.raises(NonFiniteLossError, match="1 steps ago" if late else "not finite"):
+        fit(
+            learner, torch.randn(40, 2), samples=400, batch_size=10, evaluate=evaluate, evaluate_every=40,
+            checkpoint_dir=tmp_path, checkpoint_every=0.0, progress=False,
+        )  # fmt: skip
+    kept = Checkpoints(tmp_path).newest()
+    assert kept["parts"]["history"]["samples"] == 120
+    assert all(value.isfinite().all() for value in kept["parts"]["learner"]["parameters"].values())
+    learner.read_losses()  # they have been read
+
+
+@pytest.mark.parametrize("ending", ["the end", "an evaluation", "a hundred steps"])
+def test_losses_are_read_at(monkeypatch, ending):
+    monkeypatch.setattr("pyro_aevb.learners.learner._is_on_a_device", lambda loss: True)
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
+    learner.prepare(x)
+    monkeypatch.setattr(learner._gradients, "of", lambda batch: AEVBInfo(torch.tensor(math.nan), torch.tensor(0.0), ()))
+    learner._has_gradient = True
+    steps = {"the end": 3, "an evaluation": 2, "a hundred steps": 100}[ending]
+    with pytest.raises(NonFiniteLossError, match=f"{steps} steps ago"):
+        fit(
+            learner, x, samples={"the end": 30}.get(ending, 5000), batch_size=10, progress=False,
+            evaluate_at=[20] if ending == "an evaluation" else [5000],
+        )  # fmt: skip
