@@ -524,7 +524,7 @@ MUTATIONS = [
         ("tests/learners/test_learner.py::test_one_grey_image_in_ten_thousand_is_found_before_the_first_step",),
     ),
     Mutation(
-        "training/data_source.py",
+        "data_source.py",
         "return DrawParts(draws) if any(draws) else None",
         "return (lambda *rows: DrawParts(draws)(*rows)) if any(draws) else None",
         ("tests/training/test_fit.py::test_several_runs_trace_a_step_once",),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.estimates import Estimate
-from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
@@ -19,7 +20,7 @@ from pyro_aevb.random_state import seeded
 def elbo(
     model: PyroCallable,
     guide: PyroCallable,
-    *args: Tensor,
+    *args: Data,
     num_particles: int = 1,
     batch_size: int = 1000,
     seed: int | None = None,
@@ -34,7 +35,8 @@ def elbo(
     Args:
         model: p(x, z), called as ``model(*minibatch)``.
         guide: q(z|x), called likewise.
-        args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; ``args[0]`` is x, of
+            shape (N, ...), or all of the data, a ``Dataset`` or a ``DataLoader``.
         num_particles: K, draws for each datapoint.
         batch_size: datapoints evaluated at a time; bounds memory, and changes which draw a datapoint gets.
         seed: a seed for the draws; the global generators are then left as they were.
@@ -56,24 +58,21 @@ def elbo(
     >>> [round(v, 4) for v in bound.value.tolist()], round(bound.mean().value, 4)
     ([-1.2655, -2.2655], -1.7655)
     """
-    if not len(args) or not len(args[0]):
-        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
-    if batch_size < 1:
-        raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
+    check_callables(model, guide)
+    batches = minibatches(args, batch_size)
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
-    density.expected_calls = -(-len(args[0]) // batch_size)
-    minibatches = list(zip(*(a.split(batch_size) for a in args), strict=True))
+    density.expected_calls = len(batches)
     with seeded(seed):
-        result = estimate(density, minibatches)
+        result = estimate(density, batches)
     if result.value.isnan().any():  # data outside the likelihood's support make it so, on the fast path too
-        for minibatch in minibatches:
-            read(model, guide, minibatch)
+        for batch in batches:
+            read(model, guide, batch)
     return result
 
 
-def estimate(density: Callable[..., LogDensity], minibatches: Iterable[tuple[Tensor, ...]]) -> Estimate:
+def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor, ...]]) -> Estimate:
     """Return the mean of ``density``'s log weights over particles, for each datapoint of the minibatches."""
-    weights = [density(*minibatch).log_weight for minibatch in minibatches]
+    weights = [density(*batch).log_weight for batch in batches]
     value = torch.cat([w.mean(0) for w in weights])
     error = torch.cat([w.std(0) / len(w) ** 0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])
     return Estimate(value, error)

@@ -64,3 +64,10 @@ class Estimator(ABC):
         Raises:
             ValueError: for a problem that the estimator is not for.
         """
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Raise ``ValueError`` unless every size that is given is 1 or more."""
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {size}")

@@ -22,9 +22,11 @@ from torch import Tensor
 from torch.distributions import transform_to
 from tqdm import tqdm
 
+from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
-from pyro_aevb.model_guide.contract import check_sizes, read
+from pyro_aevb.evidence.estimator import check_sizes
+from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.reading import DataPlate, Reading, Site
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -44,7 +46,7 @@ class EvidenceGap(NamedTuple):
 def evidence_gap(
     model: PyroCallable,
     guide: PyroCallable,
-    *args: Tensor,
+    *args: Data,
     evidence: Evidence,
     num_steps: int = 500,
     learning_rate: float = 0.01,
@@ -64,7 +66,7 @@ def evidence_gap(
     Args:
         model: p(x, z).
         guide: q(z|x).
-        args: the data, datapoints first.
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes.
         evidence: log p(x) of the same data, by :func:`~pyro_aevb.log_marginal_likelihood`.
         num_steps: steps of Adam, 10 draws each.
         learning_rate: Adam's, falling linearly to zero.
@@ -92,10 +94,12 @@ def evidence_gap(
     >>> bool(gap.approximation.value.abs().max() < 0.01)
     True
     """
-    check_sizes(args, num_particles=num_particles, batch_size=batch_size, num_steps=num_steps)
-    if len(evidence.value) != len(args[0]):
-        raise ValueError(f"expected evidence of the same {len(args[0])} datapoints, got {len(evidence.value)}")
-    batches = list(zip(*(a.split(batch_size) for a in args), strict=True))
+    check_sizes(num_particles=num_particles, num_steps=num_steps)
+    check_callables(model, guide)
+    batches = minibatches(args, batch_size)
+    num_data = sum(len(batch[0]) for batch in batches)
+    if len(evidence.value) != num_data:
+        raise ValueError(f"expected evidence of the same {num_data} datapoints, got {len(evidence.value)}")
     bar = tqdm(
         total=len(batches) * num_steps, desc="evidence gap", unit=" steps", delay=1, disable=not progress, leave=False,
         dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,

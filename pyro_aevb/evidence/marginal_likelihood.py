@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,14 +17,15 @@ from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.estimates import Evidence, concatenate
-from pyro_aevb.evidence.estimator import Estimator, Problem
+from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
-from pyro_aevb.model_guide.contract import check_sizes, read
+from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
@@ -41,7 +43,7 @@ METHODS: dict[str, type[Estimator]] = {
 def log_marginal_likelihood(
     model: PyroCallable,
     guide: PyroCallable | None,
-    *args: Tensor,
+    *args: Data,
     method: str | Estimator = "importance",
     num_particles: int | None = None,
     batch_size: int = 100,
@@ -68,7 +70,8 @@ def log_marginal_likelihood(
     Args:
         model: p(x, z), called as ``model(*minibatch)``.
         guide: q(z|x), called likewise; ``None`` for a model without one (all methods but importance).
-        args: the data, datapoints first; ``args[0]`` is x, of shape (N, ...).
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; ``args[0]`` is x, of
+            shape (N, ...), or all of the data, a ``Dataset`` or a ``DataLoader``.
         method: a name, or an :class:`~pyro_aevb.evidence.Estimator` with its options:
             :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.PosteriorDensity`,
             :class:`~pyro_aevb.evidence.AIS`, :class:`~pyro_aevb.evidence.BDMC`,
@@ -101,14 +104,15 @@ def log_marginal_likelihood(
     ([-1.2655, -2.2655], 'exact')
     """
     estimator = _estimator(method)
-    check_sizes(args, num_particles=num_particles, batch_size=batch_size)
-    batches = list(zip(*(a.split(batch_size) for a in args), strict=True))
-    problem = Problem(model, guide, batches[0], num_particles, len(batches), vectorize, compile)
+    check_sizes(num_particles=num_particles)
+    check_callables(model, guide)
+    batches = minibatches(args, batch_size)
+    problem = Problem(model, guide, next(iter(batches)), num_particles, len(batches), vectorize, compile)
     _check_pair(problem, batches, isinstance(estimator, Importance))
     with evaluating(PythonState([fn for fn in (model, guide) if fn is not None]).modules), seeded(seed):
         evaluate = estimator.prepare(problem)
         with tqdm(
-            total=float(len(args[0])),
+            total=float(sum(len(batch[0]) for batch in batches)),
             desc="log p(x)",
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]",
             delay=1,
@@ -140,7 +144,7 @@ def _estimator(method: str | Estimator) -> Estimator:
     return method
 
 
-def _check_pair(problem: Problem, batches: list[tuple[Any, ...]], draws_from_guide: bool) -> None:
+def _check_pair(problem: Problem, batches: Iterable[tuple[Any, ...]], draws_from_guide: bool) -> None:
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
     for batch in batches:
         reading = read(problem.model, problem.guide, batch)

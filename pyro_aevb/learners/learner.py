@@ -20,13 +20,14 @@ from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.precision import Precision
+from pyro_aevb.data_source import check_data
 from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
 from pyro_aevb.model_guide.contract import (
     NonFiniteLossError,
-    check_data,
+    check_callables,
     check_supports,
     non_finite_terms,
     read,
@@ -94,9 +95,7 @@ class Learner(ABC):
         inspect: Callable[..., None] | None = None,
         kept: Mapping[str, Stateful] | None = None,
     ) -> None:
-        for name, fn in (("model", model), ("guide", guide)):
-            if fn is not None and not callable(fn):
-                raise TypeError(f"expected a callable {name}, got {fn!r}; pass a Pyro function such as vae.{name}")
+        check_callables(model, guide)
         if theta_prior is not None and not isinstance(theta_prior, Distribution):
             raise TypeError(f"expected theta_prior to be a distribution, got {theta_prior!r}; e.g. dist.Normal(0., 1.)")
         if objective is not None and not isinstance(objective, ELBO):

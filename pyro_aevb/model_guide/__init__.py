@@ -1,6 +1,7 @@
 """A model and its guide, read: sites, parameters, modules and log densities."""
 
-from pyro_aevb.model_guide.contract import NonFiniteLossError, check_data, read
+from pyro_aevb.data_source import check_data
+from pyro_aevb.model_guide.contract import NonFiniteLossError, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder

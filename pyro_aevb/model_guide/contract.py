@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import _bound_partial, _context_wrap
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
@@ -31,47 +34,6 @@ class NonFiniteLossError(FloatingPointError):
     """A loss that is NaN or infinite; the message names the sites and parameters that are."""
 
 
-def check_data(*args: Any) -> None:
-    """Check that every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
-
-    Args:
-        args: a minibatch.
-
-    Raises:
-        TypeError: for what isn't a tensor.
-        ValueError: for the rest.
-
-    >>> from pyro_aevb.model_guide import check_data
-    >>> check_data(torch.tensor([[1.0], [float("nan")]]))
-    Traceback (most recent call last):
-    ...
-    ValueError: expected finite data, got 1 NaN or infinite value in argument 0, the first in datapoint 1; ...
-    """
-    for i, x in enumerate(args):
-        if not isinstance(x, Tensor):
-            raise TypeError(
-                f"expected tensors, got {type(x).__name__} as argument {i}; use torch.as_tensor(...) for data; bind "
-                "what isn't data beforehand: functools.partial(model, name=value), and the guide likewise"
-            )
-        if x.dim() == 0 or not len(x):
-            raise ValueError(
-                f"expected at least one datapoint, got shape {tuple(x.shape)} as argument {i}; a number is bound "
-                "beforehand: functools.partial(model, name=value), and the guide likewise"
-            )
-        if len(x) != len(args[0]):
-            raise ValueError(f"expected {len(args[0])} datapoints in argument {i} as in argument 0, got {len(x)}")
-        if torch.isfinite(x.sum()):  # a thirtieth of the time of looking at each; finite numbers too large to add go on
-            continue
-        bad = ~torch.isfinite(x)
-        if bad.any():
-            count, first = int(bad.sum()), int(bad.reshape(len(x), -1).any(1).nonzero()[0])
-            raise ValueError(
-                f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
-                f"the first in datapoint {first}; "
-                "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
-            )
-
-
 def read(
     model: PyroCallable,
     guide: PyroCallable | None,
@@ -93,6 +55,8 @@ def read(
     Raises:
         ValueError: for a pair that breaks the contract, and for data outside of the likelihood's support.
     """
+    for half, fn in (("model", model), ("guide", guide)):
+        check_call(half, fn, args, kwargs)
     if modules is None:
         modules = PythonState([fn for fn in (model, guide) if fn is not None]).modules
     with evaluating(modules):
@@ -102,6 +66,54 @@ def read(
         if site["type"] == "sample" and site["is_observed"]:
             check_support(name, site)
     return reading
+
+
+def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> None:
+    """Raise ``TypeError`` unless ``fn`` can be called with these arguments, as far as its signature tells.
+
+    Args:
+        half: "model" or "guide".
+        fn: the model or the guide; ``None`` is a guide that there isn't.
+        args: what it is called with.
+        kwargs: likewise.
+    """
+    if fn is None:
+        return
+    bare = _without_handlers(fn)
+    try:
+        signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)
+    except (TypeError, ValueError):
+        return  # it has none that could be looked at
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
+        raise TypeError(
+            f"expected what {half}{signature} takes, got {len(args)} arguments {shapes}: {error}; give model and guide "
+            "the same arguments, and a loader of (x, label) pairs for model(x) a collate_fn that leaves the label out"
+        ) from error
+
+
+def check_callables(model: Any, guide: Any) -> None:
+    """Raise ``TypeError`` unless both are callable; the guide may be ``None``."""
+    for half, fn in (("model", model), ("guide", guide)):
+        if fn is not None and not callable(fn):
+            raise TypeError(
+                f"expected a callable {half}, got {type(fn).__name__}; pass two Pyro functions, then the data: "
+                "(vae.model, vae.guide, x)"
+            )
+
+
+def _without_handlers(fn: Any) -> Any:
+    """Return the function inside of Pyro's handlers."""
+    while isinstance(fn, functools.partial):
+        if isinstance(fn, _bound_partial):
+            fn = fn.func
+        elif fn.func is _context_wrap:
+            fn = fn.args[1]
+        else:
+            break
+    return fn
 
 
 def run_pair(
@@ -147,13 +159,3 @@ def non_finite_terms(
                 elif not torch.isfinite(site.fn.log_prob(site.value)).all():
                     found.append(f"log probability of site {name!r} in the {where}")
     return ", ".join(found) or "none when run again"
-
-
-def check_sizes(args: tuple[Tensor, ...], **sizes: int | None) -> None:
-    """Raise unless there are data, finite ones, and every size that is given is 1 or more."""
-    if not args:
-        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
-    check_data(*args)
-    for name, size in sizes.items():
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {size}")

@@ -1,7 +1,7 @@
 """The training loop: data in, checkpoints and history out."""
 
+from pyro_aevb.data_source import Data
 from pyro_aevb.training.checkpoint import Checkpoints
-from pyro_aevb.training.data_source import Data
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History, Record
 from pyro_aevb.training.ranks import process_group

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pyro_aevb.data_source import check_data
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.model_guide.contract import check_data, run_pair
+from pyro_aevb.model_guide.contract import run_pair
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
 

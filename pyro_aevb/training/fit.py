@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import Precision
+from pyro_aevb.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.training.checkpoint import Checkpoints
-from pyro_aevb.training.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.training.dry_run import dry_run
 from pyro_aevb.training.history import History
 from pyro_aevb.training.loop import Loop

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_aevb.data_source import DataSet, Stream
 from pyro_aevb.learners.step import Minibatch
-from pyro_aevb.training.data_source import DataSet, Stream
 
 PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of it that this process takes
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import Data, check_data, data_source
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.learners.learner import Learner
-from pyro_aevb.model_guide.contract import check_data, read
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.random_state import seeded
-from pyro_aevb.training.data_source import Data, data_source
 from pyro_aevb.training.history import ERROR, History
 
 

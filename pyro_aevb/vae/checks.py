@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words
 from pyro_aevb.vae.posteriors import Posterior
@@ -156,6 +158,27 @@ def check_x(x: Tensor, x_dim: int, dtype: torch.dtype) -> None:
         raise ValueError(f"expected x of shape (M, {x_dim}), got {tuple(x.shape)}; flatten with x.flatten(1)")
     if x.dtype != dtype:
         raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
+
+
+def observed_entries(likelihood: Any, observed: Tensor) -> Any:
+    """Return p(x_observed|z), the likelihood of those entries that are observed.
+
+    Args:
+        likelihood: p(x|z), of independent entries: a ``ColumnsDistribution``, or one made by ``.to_event(1)``.
+        observed: (M, D) of bool.
+
+    Raises:
+        ValueError: for a likelihood whose entries depend on one another.
+    """
+    if isinstance(likelihood, ColumnsDistribution):
+        return likelihood.where(observed)
+    if isinstance(likelihood, dist.Independent) and likelihood.reinterpreted_batch_ndims == 1:
+        return likelihood.base_dist.mask(observed).to_event(1)
+    raise ValueError(
+        f"expected a likelihood of independent entries for observed=, made by .to_event(1), got "
+        f"{type(likelihood).__name__}, of which single entries can't be left out; use another likelihood, or write a "
+        "model that integrates them out"
+    )
 
 
 def named_arguments(

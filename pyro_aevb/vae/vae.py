@@ -11,13 +11,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_aevb.distributions.table import ColumnsDistribution
+from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
 from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
 from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
+
+ENCODED_AT_ONCE = 1000  # datapoints
 
 
 class VAE(nn.Module):
@@ -157,9 +159,7 @@ class VAE(nn.Module):
                 if isinstance(likelihood, nn.Module)
                 else likelihood(outputs)
             )
-            if observed is not None:
-                p = p.where(observed) if isinstance(p, ColumnsDistribution) else p.base_dist.mask(observed).to_event(1)
-            return pyro.sample("x", p, obs=x)
+            return pyro.sample("x", p if observed is None else checks.observed_entries(p, observed), obs=x)
 
     def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Sample z ~ q(z|x), Eq. (9); the encoder sees 0 for an entry that isn't observed.
@@ -172,8 +172,8 @@ class VAE(nn.Module):
 
     def encode(
         self,
-        x: Tensor,
-        *unnamed: Tensor,
+        x: Data,
+        *unnamed: Any,
         observed: Tensor | None = None,
         index: Tensor | None = None,
         num_samples: int = 100,
@@ -181,7 +181,7 @@ class VAE(nn.Module):
         """Return the mean of q(z|x), (M, J).
 
         Args:
-            x: (M, D).
+            x: (M, D); an array, a frame, a ``Dataset`` or a ``DataLoader`` too, which is encoded a minibatch at a time.
             unnamed: as for :meth:`model`.
             observed: likewise.
             index: likewise.
@@ -190,6 +190,21 @@ class VAE(nn.Module):
         Raises:
             ValueError: as for :meth:`model`.
         """
+        if isinstance(x, Tensor):
+            return self._posterior_mean(num_samples, x, unnamed, observed, index)
+        args = (x, *unnamed, *(each for each in (observed, index) if each is not None))
+        device = next((parameter.device for parameter in self.parameters()), None)
+        batches = ([rows.to(device) for rows in batch] for batch in minibatches(args, ENCODED_AT_ONCE))
+        return torch.cat([self._posterior_mean(num_samples, x, rest) for x, *rest in batches])
+
+    def _posterior_mean(
+        self,
+        num_samples: int,
+        x: Tensor,
+        unnamed: Sequence[Tensor],
+        observed: Tensor | None = None,
+        index: Tensor | None = None,
+    ) -> Tensor:
         observed, index = checks.named_arguments(x, unnamed, observed, index, self._per_datapoint)
         outputs = self._by_rows("encoder", self.encoder, _encoder_input(x, observed, index))
         q = self.posterior(outputs)

@@ -1,4 +1,7 @@
-"""The kinds of data to train on: tensors, arrays, memory-mapped files, Datasets, and streams of minibatches."""
+"""Data sets and streams: tensors, arrays, frames, memory-mapped files, Datasets, and loaders.
+
+Training and evaluation take the same kinds of data, and both take them from here.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
-
-from pyro_aevb.model_guide.contract import check_data
 
 READ_AHEAD = 2**16  # bytes that the system may map around each row that is read
 LARGEST_MAPPED = 2**28
@@ -44,7 +45,16 @@ class Drawn(Indexed, Protocol):
         ...
 
 
-Part = Tensor | np.ndarray | Indexed
+@runtime_checkable
+class Frame(Protocol):
+    """A table of numbers: a pandas or polars frame or series."""
+
+    def to_numpy(self) -> np.ndarray:
+        """Return the numbers, (N, columns) or (N,)."""
+        ...
+
+
+Part = Tensor | np.ndarray | Frame | Indexed
 Data = Part | tuple[Part, ...] | Dataset[Any] | Iterable[Any]
 
 
@@ -60,7 +70,7 @@ class DataSet:
             data = data.tensors
         self.device = device
         self.parts = [_part(part, device) for part in (data if isinstance(data, tuple) else (data,))]
-        sizes = [len(part) for part in self.parts]  # type: ignore[arg-type]
+        sizes = [len(part) for part in self.parts]
         if not sizes or set(sizes) != {sizes[0]}:
             raise ValueError(f"expected as many datapoints in each part of the data, got {sizes}")
         if sizes[0] == 0:
@@ -70,7 +80,7 @@ class DataSet:
             check_data(*self.parts)
 
     def __len__(self) -> int:
-        return len(self.parts[0])  # type: ignore[arg-type]
+        return len(self.parts[0])
 
     def at(self, index: Tensor, *, drawn: bool = True) -> tuple[Tensor, ...]:
         """Return the datapoints at ``index`` (M,), or what :meth:`draw` makes them from."""
@@ -153,6 +163,51 @@ def data_source(data: Data, batch_size: int, device: torch.device | str | None =
     )
 
 
+class InOrder:
+    """Minibatches of a data set, from the first datapoint to the last, as often as they are asked for."""
+
+    def __init__(self, data: DataSet, batch_size: int) -> None:
+        self.data, self.batch_size = data, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self.data.in_order(self.batch_size)
+
+
+def minibatches(args: tuple[Any, ...], batch_size: int) -> InOrder | list[tuple[Tensor, ...]]:
+    """Return the data of an evaluation in minibatches.
+
+    Args:
+        args: what model and guide take, each a :data:`Part`; or one ``Dataset``, ``DataLoader`` or iterable that gives
+            all of it.  A stream has minibatches of its own sizes, and is read into memory.
+        batch_size: M.
+
+    Raises:
+        ValueError, TypeError: for data that can't be used: none at all, or not finite.
+
+    >>> import numpy as np
+    >>> from pyro_aevb.data_source import minibatches
+    >>> [len(x) for (x,) in minibatches((np.zeros((5, 2)),), 2)]
+    [2, 2, 1]
+    """
+    if not args:
+        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
+    for i, part in enumerate(args if len(args) > 1 else ()):
+        if not isinstance(part, Tensor | np.ndarray | Frame | Dataset | Indexed) or isinstance(part, dict | list | str):
+            raise not_a_tensor(part, i)
+    source = data_source(args if len(args) > 1 else args[0], batch_size)
+    if isinstance(source, DataSet):
+        return InOrder(source, batch_size)
+    found = list(source.in_order())
+    if not found:
+        raise ValueError("expected at least one datapoint, got a stream without minibatches")
+    return found
+
+
 class MemoryMapped:
     """A memory-mapped array that is copied row by row, and whose pages go back to the system now and then.
 
@@ -195,6 +250,8 @@ class Items:
 def _part(part: Any, device: torch.device | str | None) -> Any:
     if isinstance(part, np.memmap):
         return MemoryMapped(part)
+    if isinstance(part, Frame):
+        part = _numbers(part)
     if isinstance(part, np.ndarray):
         part = torch.as_tensor(part)
     if isinstance(part, Tensor):
@@ -202,6 +259,20 @@ def _part(part: Any, device: torch.device | str | None) -> Any:
             raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
         return part if device is None else part.to(device)
     return Items(part) if isinstance(part, Dataset) else part
+
+
+def _numbers(frame: Frame) -> Tensor:
+    """Return a frame's numbers in torch's default dtype, whole numbers too."""
+    array = frame.to_numpy()
+    if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+        try:
+            array = array.astype(float)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"expected a frame of numbers, got one with other columns ({error}); drop these, or write them as "
+                "numbers: pandas.get_dummies(frame) for categories"
+            ) from error
+    return torch.as_tensor(array, dtype=torch.get_default_dtype())
 
 
 def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
@@ -216,3 +287,49 @@ def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
             "what model and guide take"
         )
     return [item if device is None else item.to(device)]
+
+
+def check_data(*args: Any) -> None:
+    """Check that every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
+
+    Args:
+        args: a minibatch.
+
+    Raises:
+        TypeError: for what isn't a tensor.
+        ValueError: for the rest.
+
+    >>> from pyro_aevb.model_guide import check_data
+    >>> check_data(torch.tensor([[1.0], [float("nan")]]))
+    Traceback (most recent call last):
+    ...
+    ValueError: expected finite data, got 1 NaN or infinite value in argument 0, the first in datapoint 1; ...
+    """
+    for i, x in enumerate(args):
+        if not isinstance(x, Tensor):
+            raise not_a_tensor(x, i)
+        if x.dim() == 0 or not len(x):
+            raise ValueError(
+                f"expected at least one datapoint, got shape {tuple(x.shape)} as argument {i}; a number is bound "
+                "beforehand: functools.partial(model, name=value), and the guide likewise"
+            )
+        if len(x) != len(args[0]):
+            raise ValueError(f"expected {len(args[0])} datapoints in argument {i} as in argument 0, got {len(x)}")
+        if torch.isfinite(x.sum()):  # a thirtieth of the time of looking at each; finite numbers too large to add go on
+            continue
+        bad = ~torch.isfinite(x)
+        if bad.any():
+            count, first = int(bad.sum()), int(bad.reshape(len(x), -1).any(1).nonzero()[0])
+            raise ValueError(
+                f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
+                f"the first in datapoint {first}; "
+                "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
+            )
+
+
+def not_a_tensor(value: Any, position: int) -> TypeError:
+    """Return the error for an argument that holds no datapoints."""
+    return TypeError(
+        f"expected tensors, got {type(value).__name__} as argument {position}; use torch.as_tensor(...) for data; bind "
+        "what isn't data beforehand: functools.partial(model, name=value), and the guide likewise"
+    )
