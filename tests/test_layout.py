@@ -339,6 +339,56 @@ def test_functions_can_be_taken_in_at_once():
     assert not found, f"functions of more than {LONGEST} lines of code: {sorted(found)}"
 
 
+SOURCES = [path for path in CODE if path.is_relative_to(PACKAGE)]
+# What decides about a site is read off a trace in one place.  These take values from one, to replay them.
+DECIDE = {"cond_indep_stack", "scale", "mask"}
+NODES = ("nodes", "stochastic_nodes", "observation_nodes", "iter_stochastic_nodes")
+DECIDED_IN = {"pyro_aevb/model_guide/reading.py", "pyro_aevb/model_guide/supports.py"}
+TAKE_VALUES = {
+    "pyro_aevb/learners/dreams.py",
+    "pyro_aevb/objectives/particles.py",
+    "pyro_aevb/samplers/latent_space.py",
+    "pyro_aevb/evidence/annealing.py",
+    "pyro_aevb/plots.py",
+    "pyro_aevb/cli/trained_run.py",
+}
+
+
+def keys_read(path: Path) -> set[str]:
+    """Return the string keys that a file reads: ``site["mask"]``, ``site.get("mask")``."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        key: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            key = node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+            key = node.args[0] if node.args else None
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            found.add(key.value)
+    return found
+
+
+def test_one_record_decides_scales_masks_and_plates():
+    """Roles, plates, scales, masks: a second reader of a trace's nodes would be a second rule."""
+    found = {
+        f"{name_of(path)} reads {key!r}" for path in SOURCES if name_of(path) not in DECIDED_IN
+        for key in keys_read(path) & DECIDE
+    }  # fmt: skip
+    assert not found, f"read model_guide.reading's record instead: {sorted(found)}"
+    for path in DECIDED_IN:
+        assert keys_read(ROOT / path) & DECIDE, path
+
+
+def test_traces_are_read_in_one_room():
+    found = {
+        name_of(path)
+        for path in SOURCES
+        if room_of(module_of(path)) not in ("model_guide", "capture")  # which has the nodes of torch's graphs
+        and any(isinstance(node, ast.Attribute) and node.attr in NODES for node in ast.walk(tree(path)))
+    }
+    assert_known(found, TAKE_VALUES, "a trace's nodes read outside model_guide")
+
+
 KNOWN_IGNORED = {
     "pyro_aevb/training/minibatches.py",
 }

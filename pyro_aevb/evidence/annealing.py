@@ -141,7 +141,8 @@ class BDMC(Estimator):
         model, method, num_chains = problem.model, self.annealing, problem.num_particles or 16
         num_args = len(problem.args)
         with torch.random.fork_rng(), torch.no_grad():
-            names = list(read(model, None, problem.args).observations)
+            reading = read(model, None, problem.args)
+            names, dim = list(reading.observations), reading.plate.dim
             first = _simulate(model, problem.args, names)[1].values()
 
         def simulated(*args: Tensor) -> Any:
@@ -168,7 +169,7 @@ class BDMC(Estimator):
                 tick=lambda part: tick(part / 3),
             )
             value, error, ess = log_mean(log_weight).result()
-            data = {name: site["value"].movedim(-1 - site["fn"].event_dim, 0) for name, site in sites.items()}
+            data = {name: site["value"].movedim(dim - site["fn"].event_dim, 0) for name, site in sites.items()}
             return replace(lower, upper=Evidence(-value, error, "upper", ess), data=data)
 
         return evaluate

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.reading import Reading, masked_log_prob, read_traces
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 
@@ -245,14 +244,13 @@ def _reads(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], index: int) 
     try:
         nodes: dict[str, Any] = trace_model(fn, latents, (*args[:index], noted, *args[index + 1 :])).nodes
         terms = [
-            part
+            masked_log_prob(site, detach_provenance(site["value"]))
             for site in nodes.values()
             if site["type"] == "sample" and not site_is_subsample(site)
-            for part in (site["fn"].log_prob(detach_provenance(site["value"])), site["mask"])
         ]
     except (TypeError, NotImplementedError, RuntimeError):  # what can't be followed is tried with other values
         return False
-    return any("argument" in get_provenance(term) for term in terms if isinstance(term, Tensor))
+    return any("argument" in get_provenance(term) for term in terms)
 
 
 def _depends(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], changed: tuple[Any, ...]) -> bool:
@@ -270,5 +268,5 @@ def _depends(fn: PyroCallable, latents: Trace, args: tuple[Any, ...], changed: t
 
 def _close(a: Any, b: Any) -> bool:
     """Return whether two runs of a site give its value the same density."""
-    one, other = (scale_and_mask(torch.as_tensor(s["fn"].log_prob(a["value"])), mask=s["mask"]) for s in (a, b))
+    one, other = (masked_log_prob(site, a["value"]) for site in (a, b))
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
