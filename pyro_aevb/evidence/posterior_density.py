@@ -41,7 +41,7 @@ def gaussian(samples: Tensor) -> MultivariateNormal:
     >>> fitted.batch_shape, fitted.event_shape, bool((fitted.covariance_matrix - torch.eye(3)).abs().max() < 0.2)
     (torch.Size([2]), torch.Size([3]), True)
     """
-    return MultivariateNormal(samples.mean(0), _covariance(samples))
+    return MultivariateNormal(samples.mean(0), scale_tril=_factor(samples))
 
 
 @final
@@ -166,10 +166,23 @@ def _resampled(position: Tensor, log_weight: Tensor) -> Tensor:
     return position.gather(0, chosen.expand_as(position))
 
 
-def _covariance(samples: Tensor) -> Tensor:
-    """Return the covariance (M, J, J) of samples (L, M, J)."""
+def _factor(samples: Tensor) -> Tensor:
+    """Return the Cholesky factor (M, J, J) of the covariance of samples (L, M, J).
+
+    Raises:
+        ValueError: for samples that don't vary in every direction.
+    """
     centred = samples - samples.mean(0)
-    return torch.einsum("lmi,lmj->mij", centred, centred) / (len(samples) - 1)
+    covariance = torch.einsum("lmi,lmj->mij", centred, centred) / (len(samples) - 1)
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    flat = (info != 0) | ~factor.isfinite().all(-1).all(-1)
+    if flat.any():
+        raise ValueError(
+            f"expected posterior samples that vary in every latent dimension, got {int(flat.sum())} of {len(flat)} "
+            f"datapoints where they don't, the first at {int(flat.nonzero()[0])}: chains that don't move, or a "
+            f"posterior narrower than {samples.dtype} resolves; raise num_warmup, use float64, or method='ais'"
+        )
+    return factor
 
 
 def _warn_if_wide(covariance: Tensor, samples: Tensor) -> None:
@@ -178,7 +191,7 @@ def _warn_if_wide(covariance: Tensor, samples: Tensor) -> None:
     In a direction of its choice the ratio of two sample covariances is up to ((1 + h) / (1 - y))^2 where they are
     equal, with y = J / L and h^2 = 2 y - y^2 (Wachter 1980).
     """
-    factor = torch.linalg.cholesky(_covariance(samples))
+    factor = _factor(samples)
     inner = torch.linalg.solve_triangular(factor, covariance, upper=False)
     ratio = torch.linalg.eigvalsh(torch.linalg.solve_triangular(factor, inner.mT, upper=False))[:, -1]
     y = samples.shape[-1] / len(samples)

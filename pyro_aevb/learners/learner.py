@@ -319,7 +319,8 @@ class Learner(ABC):
                 raise
             raise NonFiniteLossError(
                 f"expected a finite loss, got NaN or infinity; not finite: {terms}. No parameter was updated from it; "
-                "lower the learning rate, or bound the scales in the model"
+                "lower the learning rate, bound the scales in the model, or let it give what the guide draws a density "
+                "above zero"
             ) from error
         if len(self._unread) >= LOSSES_UNREAD:
             self.read_losses()

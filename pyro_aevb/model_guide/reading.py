@@ -167,7 +167,10 @@ class Reading:
             term = self.log_prob(site)
             total = term if total is None else total + term
         if total is None:
-            raise ValueError("expected a model and a guide with pyro.sample statements in the data plate, got none")
+            raise ValueError(
+                "expected a model with local latents and a guide that samples them, got none; add pyro.sample('z', "
+                "...) in the plate of both, or train without latents by AEVB"
+            )
         return total
 
     def total(self, half: Literal["model", "guide"], *roles: Role) -> Tensor:

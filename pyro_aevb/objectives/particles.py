@@ -97,8 +97,8 @@ class Particles:
 
 
 def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
-    """Add up the terms of the sites."""
-    first, *rest = terms.values()
+    """Add up the terms of the sites; 0 for none, as for a model without latents."""
+    first, *rest = terms.values() or (torch.zeros(()),)
     for term in rest:
         first = first + term
     return first

@@ -83,7 +83,8 @@ class VIMCO(Objective):
 
     .. math:: \nabla = \sum_k (\hat{L} - \hat{L}_{-k}) \nabla_\phi \log q(z_k|x) + \sum_k \tilde{w}_k \nabla \log w_k
 
-    with L the bound and L_{-k} the bound in which the geometric mean of the other weights replaces the k-th.
+    with L the bound and L_{-k} the bound in which the geometric mean of the other weights replaces the k-th; where the
+    others are all zero nothing is subtracted.
 
     Args:
         num_particles: K, two or more.
@@ -114,9 +115,16 @@ class VIMCO(Objective):
 
 
 def _without_each(log_weight: Tensor) -> Tensor:
-    """Return the bound with the k-th log weight replaced by the mean of the others, for each k, (K, M)."""
-    none = torch.full_like(log_weight[:1], -math.inf)
+    """Return the bound with the k-th log weight replaced by the mean of the others, for each k, (K, M).
+
+    Weights of zero count as they are: the geometric mean with one is zero.  If all of the others are zero the result
+    is 0, a baseline like any that doesn't look at the k-th particle.
+    """
+    none, others = torch.full_like(log_weight[:1], -math.inf), len(log_weight) - 1
     before = torch.cat([none, log_weight[:-1].logcumsumexp(0)])
     after = torch.cat([log_weight[1:].flip(0).logcumsumexp(0).flip(0), none])
-    mean = (log_weight.sum(0) - log_weight) / (len(log_weight) - 1)
-    return torch.logaddexp(torch.logaddexp(before, after), mean) - math.log(len(log_weight))
+    zero = log_weight == -math.inf
+    finite = log_weight.masked_fill(zero, 0.0)
+    mean = torch.where(zero.sum(0) > zero.long(), -math.inf, (finite.sum(0) - finite) / others)
+    without = torch.logaddexp(torch.logaddexp(before, after), mean) - math.log(len(log_weight))
+    return without.masked_fill(without == -math.inf, 0.0)
