@@ -457,9 +457,15 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/score_function.py",
-        "mean = (log_weight.sum(0) - log_weight)",
-        "mean = log_weight.sum(0)",
+        "(finite.sum(0) - finite) / others",
+        "finite.sum(0).expand_as(finite) / others",
         (f"{OBJECTIVE}::test_gradients_of_a_discrete_guide_are_those_of_the_enumerated_bound",),
+    ),
+    Mutation(
+        "objectives/score_function.py",
+        "zero = log_weight == -math.inf",
+        "zero = torch.zeros_like(log_weight, dtype=torch.bool)",
+        ("tests/objectives/test_score_function.py::test_a_particle_of_weight_zero_is_no_error",),
     ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
@@ -516,6 +522,19 @@ MUTATIONS = [
         'self._check_settings(state["settings"])',
         "pass",
         ("tests/training/test_run.py::test_a_checkpoint_of_another_run_is_refused",),
+    ),
+    Mutation(
+        "training/run.py",
+        """        self.learner.read_losses()
+        self.history.seconds""",
+        "        self.history.seconds",
+        ("tests/training/test_run.py::test_a_loss_that_is_read_late_is_read_before_anything_is_kept",),
+    ),
+    Mutation(
+        "data_source.py",
+        "    return torch.as_tensor(array, dtype=torch.get_default_dtype())",
+        "    return torch.as_tensor(array[:-1], dtype=torch.get_default_dtype())",
+        ("tests/evidence/test_kinds_of_data.py::test_every_kind_of_data_gives_log_p",),
     ),
     Mutation(
         "training/dry_run.py",

@@ -5,7 +5,6 @@ A learner sees two Pyro callables, theta (the parameters that run in the model) 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ from typing import Any, Protocol, final
 import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.elbo import ELBO
-from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import check_data
+from pyro_aevb.learners.checks import check_different, check_parameters, check_trained
 from pyro_aevb.learners.fast_path import Computation, FastPath
+from pyro_aevb.learners.losses import Losses
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
@@ -37,8 +37,6 @@ from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import set_torch_state, torch_state
-
-LOSSES_UNREAD = 100  # on a GPU
 
 
 class Stateful(Protocol):
@@ -100,7 +98,7 @@ class Learner(ABC):
             raise TypeError(f"expected theta_prior to be a distribution, got {theta_prior!r}; e.g. dist.Normal(0., 1.)")
         if objective is not None and not isinstance(objective, ELBO):
             raise TypeError(f"expected a Pyro ELBO object, got {objective!r}; for example pyro.infer.Trace_ELBO()")
-        _check_different(optimizers)
+        check_different(optimizers)
         self.model, self.guide, self.objective, self.theta_prior = model, guide, objective, theta_prior
         self.optimizers: dict[str, Optimizer] = {name: as_optimizer(each) for name, each in optimizers.items()}
         self._inspect, self._kept = inspect, dict(kept or {})
@@ -108,7 +106,7 @@ class Learner(ABC):
         self._watched: list[Any] = [part for part in (model, guide, objective) if part is not None]
         self._pair = TrainedPair(model, guide, self._watched)
         self._fast_paths: list[FastPath] = []
-        self._unread: list[Tensor] = []
+        self._losses = Losses()
         self._dataset_size: int | None = None
         self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch
         self.unchecked: frozenset[str] = frozenset()
@@ -195,7 +193,9 @@ class Learner(ABC):
         parameters = {name: self.parameters_of(name) for name in optimizers}
         if settings.share is not None:
             loss = settings.share.combine(loss, [p for each in parameters.values() for p in each.values()])
-        self._check(loss)
+        if not self._losses.add(loss):
+            zero_grad((self.theta | self.phi).values())
+            raise NonFiniteLossError
         for name, each in parameters.items():
             leaves = [p.unconstrained for p in each.values()]
             self._has_gradient = self._has_gradient or any(leaf.grad is not None for leaf in leaves)
@@ -322,10 +322,9 @@ class Learner(ABC):
                 "lower the learning rate, bound the scales in the model, or let it give what the guide draws a density "
                 "above zero"
             ) from error
-        if len(self._unread) >= LOSSES_UNREAD:
-            self.read_losses()
+        self._losses.read_if_many()
         if not self._has_gradient:
-            self._check_trained()
+            check_trained({name for each in self.optimizers for name in self.parameters_of(each)})
         return info
 
     @final
@@ -337,14 +336,7 @@ class Learner(ABC):
         Raises:
             NonFiniteLossError: for one that is NaN or infinite.
         """
-        losses, self._unread = self._unread, []
-        wrong = [] if not losses else (~torch.stack(losses).isfinite()).nonzero().flatten().tolist()
-        if wrong:
-            raise NonFiniteLossError(
-                f"expected finite losses, got NaN or infinity {len(losses) - wrong[0]} steps ago; the parameters were "
-                "updated from it. Go back to an earlier checkpoint with a lower learning rate, or bound the scales in "
-                "the model"
-            )
+        self._losses.read()
 
     @final
     def check(self, *args: Tensor) -> None:
@@ -393,7 +385,8 @@ class Learner(ABC):
         if self._inspect is not None:
             with torch.random.fork_rng(), evaluating(self.modules):
                 self._inspect(*args)
-        self._check_parameters()
+        trained = not self.optimizers or any(self.parameters_of(name) for name in self.optimizers)
+        check_parameters(type(self).__name__, trained, bool(self.theta), self.theta_prior is not None)
         for name, optimizer in self.optimizers.items():
             optimizer.prepare(self.parameters_of(name))
         if self._pending is not None:
@@ -446,53 +439,6 @@ class Learner(ABC):
             path.load_calls(calls)
         for name, kept in self._kept.items():
             kept.load_state_dict(state[name])
-
-    def _check(self, loss: Tensor) -> None:
-        if _is_on_a_device(loss):  # to look at each loss would make the processor wait for the device
-            self._unread.append(loss)
-        elif not math.isfinite(loss.item()):
-            zero_grad((self.theta | self.phi).values())
-            raise NonFiniteLossError
-
-    def _check_parameters(self) -> None:
-        """Raise ``ValueError`` if there is nothing to train, or nothing that the prior on theta is about."""
-        remedy = "register them with pyro.module(name, module), pyro.param or a PyroModule"
-        if self.theta_prior is not None and not self.theta:
-            raise ValueError(
-                f"expected a model with parameters for theta_prior, got none: there is nothing to train; {remedy}, or "
-                "leave theta_prior out"
-            )
-        if self.optimizers and not any(self.parameters_of(name) for name in self.optimizers):
-            raise ValueError(
-                f"expected parameters for {type(self).__name__} to train, got none: there is nothing to train; {remedy}"
-            )
-
-    def _check_trained(self) -> None:
-        """Raise ``ValueError`` if no parameter that is to be trained has had a gradient."""
-        names = sorted({name for each in self.optimizers for name in self.parameters_of(each)})
-        if names:
-            raise ValueError(
-                f"expected a gradient for some of the parameters {names}, got one for none: nothing was trained. These "
-                "names belong to older modules, and model and guide compute with others; call "
-                "pyro.clear_param_store() before the new ones are made, or give pyro.module other names"
-            )
-
-
-def _check_different(optimizers: Mapping[str, AnyOptimizer]) -> None:
-    seen: dict[int, str] = {}
-    for name, optimizer in optimizers.items():
-        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer):
-            continue
-        if id(optimizer) in seen:
-            raise ValueError(
-                f"expected one optimizer for {seen[id(optimizer)]} and another for {name}, got the same object twice"
-            )
-        seen[id(optimizer)] = name
-
-
-def _is_on_a_device(loss: Tensor) -> bool:
-    """Return whether reading the loss would wait for a device."""
-    return loss.is_cuda
 
 
 def _shapes(rows: tuple[Any, ...]) -> tuple[Any, ...]:

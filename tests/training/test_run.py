@@ -404,7 +404,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(kind, code, tmp_path):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_loss_that_is_read_late_is_read_before_anything_is_kept(tmp_path, monkeypatch, late):
     """On a GPU losses are read a hundred at a time: a NaN between two readings reaches no checkpoint and no end."""
-    monkeypatch.setattr("pyro_aevb.learners.learner._is_on_a_device", lambda loss: late)
+    monkeypatch.setattr("pyro_aevb.learners.losses._is_on_a_device", lambda loss: late)
     factor, reached = torch.tensor(1.0), []
 
     def model(x):
@@ -437,7 +437,7 @@ def test_a_loss_that_is_read_late_is_read_before_anything_is_kept(tmp_path, monk
 
 @pytest.mark.parametrize("ending", ["the end", "an evaluation", "a hundred steps"])
 def test_losses_are_read_at(monkeypatch, ending):
-    monkeypatch.setattr("pyro_aevb.learners.learner._is_on_a_device", lambda loss: True)
+    monkeypatch.setattr("pyro_aevb.learners.losses._is_on_a_device", lambda loss: True)
     vae, x = bernoulli_vae()
     learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
     learner.prepare(x)
