@@ -4,23 +4,27 @@ A step of Pyro's spends most of its time in Python: handlers, messages, validati
 so :class:`Capture` runs it once, records its tensor operations, forward and backward, and from then on runs just those:
 as a plain graph, or compiled by Inductor, on a GPU as a CUDA graph.
 
-A graph must never run that isn't the function any more.  Four guards see to that:
+A graph must never run that isn't the function any more.  Five guards see to that:
 
 * code that reads a traced value in Python (``if z.sum() > 0``, ``.tolist()``) can't be traced, and is named;
 * shapes, dtypes, train or eval mode, and every Python value that the callables can reach
   (:mod:`pyro_aevb.capture.guards`) make up the signature: another value, another trace;
 * the first two calls of a graph, and from then on each whose number is a power of two, are made eagerly as well, with
   the same noise, and outputs and gradients compared;
+* an eager run that writes any of these values, or draws from another generator than torch's own, is no function of them
+  and stays eager;
 * a function that fails a guard goes on eagerly, and one line in the log says why.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pyro
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
@@ -29,7 +33,7 @@ from torch.utils import _pytree as pytree
 
 from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, logger, take_gradients, trace
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.guards import PythonState, by_value
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
 from pyro_aevb.random_state import set_torch_state, torch_state
 
@@ -57,6 +61,9 @@ class Capture:
             compiler, ``False`` leaves ``fn`` eager.  ``"auto"`` goes from one to the next when the number of calls,
             made or expected, is worth its price.
         precision: ``"bf16"`` rounds the factors of matrix products and convolutions to bfloat16.
+        reads: returns the values that ``fn`` depends on, told by whoever knows them: scalars are compared by value,
+            anything else by identity, and what these reach is watched too.  With this and no ``watched`` a signature
+            costs next to nothing.
 
     Attributes:
         expected_calls: the number of calls to expect with arguments shaped like the first ones, if it is known.
@@ -87,6 +94,7 @@ class Capture:
         *,
         compile: Compile = "auto",
         precision: Precision = "float32",
+        reads: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
         check_compile(compile)
         check_precision(precision)
@@ -94,11 +102,13 @@ class Capture:
         self.compile_seconds = 0.0
         self.calls: dict[tuple[tuple[int, ...], ...], int] = {}
         self.obstacle: str | None = None
-        self._fn, self._parameters, self._watched = fn, parameters, list(watched)
-        self._state = PythonState(self._watched)
+        self._fn, self._parameters, self._watched, self._reads = fn, parameters, list(watched), reads
+        self._state = PythonState([*self._watched, *reads()])
+        self._written: list[Tensor] = []  # tensors of the model's own that a run changes in place
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._last: tuple[Any, _Entry] | None = None
-        self._traces = self._changes = 0
+        self._traces = 0
+        self._begun: set[tuple[torch.Size, ...]] = set()  # shapes whose first call has been made
 
     def configure(
         self,
@@ -124,7 +134,8 @@ class Capture:
         self.expected_calls = self.expected_calls if expected_calls is None else expected_calls
         if (self.compile, self.precision) != before:
             self._drop()
-            self._traces, self._changes, self.obstacle = 0, 0, None
+            self._traces, self.obstacle = 0, None
+            self._begun.clear()
         for entry in self._entries.values():
             entry.runs = 0
 
@@ -158,7 +169,9 @@ class Capture:
             *(id(p) for _, p in pyro.get_param_store().named_parameters()),
             *(id(p) for p in parameters),
             *(p.dtype for p in parameters),
-            *((a.shape, a.stride(), a.dtype, a.device) for a in args),
+            *(p.requires_grad for p in parameters),
+            *((a.shape, a.stride(), a.dtype, a.device, a.requires_grad) for a in args),
+            *map(by_value, self._reads()),
             torch.is_autocast_enabled("cpu"),
             torch.is_autocast_enabled("cuda"),
         )
@@ -166,7 +179,9 @@ class Capture:
         if self._last is not None and key[1] is self._last[0][1] and tensors == self._last[0][0]:
             return self._last[1]  # the usual case, without hashing some hundred values
         if key not in self._entries:
-            self._state = PythonState(self._watched)  # with the values, what there is to watch may have changed
+            self._state = PythonState(
+                [*self._watched, *self._reads()]
+            )  # with the values, what there is to watch may have changed
             key = (tensors, self._state.key())
         if key not in self._entries:
             self._entries[key] = _Entry([*parameters, *self._state.values()])
@@ -188,16 +203,24 @@ class Capture:
 
     def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
         """Run ``fn``, then the graph (made if there is none) on the same noise; return the graph's result if equal."""
-        before, key = _Surroundings(self._state.buffers()), self._state.key()
+        before, key = _Surroundings(self._state, self._written), self._state.key()
         expected = self._eager(*args)
         parameters = self._parameters()
         gradients = take_gradients(parameters)
-        after = _Surroundings(self._state.buffers())
+        after = _Surroundings(self._state, self._written)
         try:
+            if self._state.unwatchable:
+                raise CaptureError(self._state.unwatchable)
+            if drawn := before.drawn_from():
+                raise CaptureError(f"each call draws from {drawn}; draw from torch's global generator")
             if changed := self._state.difference(key):
-                self._changes += 1  # once is a beginning: a size that was guessed, a parameter that came to be
-                if self._changes > 3:
+                shapes = tuple(a.shape for a in args)
+                if shapes in self._begun:
                     raise CaptureError(f"each call changes {changed}")
+                self._begun.add(shapes)  # the first call may: a size that was guessed, a parameter that came to be
+                return self._give(expected, gradients)
+            if written := before.written():  # they are saved from now on
+                self._written += written
                 return self._give(expected, gradients)
             before.restore()
             if entry.graph is None or entry.level != level:
@@ -238,7 +261,7 @@ class Capture:
         if self._traces > max(TRACES_ON_TRIAL, calls / RUNS_A_TRACE):
             raise CaptureError(f"{self._traces} traces in {calls} calls: {self._unsteady()} changes between calls")
         start = time.perf_counter()
-        graph = trace(self._eager, parameters, args)
+        graph = trace(self._eager, parameters, args, self._state.tensors)
         if self.precision == "float32" and onednn_is_faster():
             send_to_onednn(graph.module)
         if level == "inductor":
@@ -272,18 +295,53 @@ class _Entry:
 
 
 class _Surroundings:
-    """The state that a run changes besides its result: the random generators and the modules' buffers."""
+    """The state that a run may change besides its result: random generators, buffers, other tensors of the model's.
 
-    def __init__(self, buffers: list[Tensor]) -> None:
+    Args:
+        state: what the run can reach.
+        written: the tensors beside buffers that are known to change.
+    """
+
+    def __init__(self, state: PythonState, written: Sequence[Tensor]) -> None:
         self._noise = torch_state()
-        self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self._saved = [(tensor, tensor.clone()) for tensor in (*state.buffers(), *written)]
+        saved = {id(tensor) for tensor, _ in self._saved}
+        self._versions = [(tensor, tensor._version) for tensor in state.tensors if id(tensor) not in saved]
+        self._generators = {"Python's random": random, **{f"{type(g).__name__}": g for g in state.generators}}
+        self._states = {name: _state_of(generator) for name, generator in self._generators.items()}
+        self._numpy = _numpy_state()
+
+    def drawn_from(self) -> str:
+        """Return the name of a generator that has moved since, other than torch's global ones; empty if none has."""
+        if self._numpy != _numpy_state():
+            return "NumPy's random"
+        return next((n for n, g in self._generators.items() if self._states[n] != _state_of(g)), "")
+
+    def written(self) -> list[Tensor]:
+        """Return the tensors that were changed in place since, and that aren't saved here."""
+        return [tensor for tensor, version in self._versions if tensor._version != version]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the generators and the buffers back."""
+        """Put torch's generators and the saved tensors back."""
         set_torch_state(self._noise)
-        for buffer, value in self._buffers:
-            buffer.copy_(value)
+        for tensor, value in self._saved:
+            tensor.copy_(value)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state().tolist()
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return str(generator.get_state())
+    return generator.getstate()
+
+
+def _numpy_state() -> Any:
+    state: Any = np.random.get_state()  # noqa: NPY002
+    return state[1].tobytes(), state[2:]
 
 
 def check_compile(compile: Any) -> None:

@@ -7,10 +7,9 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pyro
 import torch
@@ -121,13 +120,16 @@ class _CudaGraph:
         self._places = [tensor.data_ptr() for tensor in kept]
 
 
-def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...]) -> Graph:
+def trace(
+    fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ...], own: Iterable[Tensor] = ()
+) -> Graph:
     """Run ``fn(*args)`` once on real tensors and return its graph, backward passes included.
 
     Args:
         fn: a function of tensors that may leave gradients in the parameters.
         parameters: its parameters, by name.
         args: the tensors to run it on.
+        own: the tensors that the function has of its own, whose values may change: buffers.
 
     Raises:
         CaptureError: if a value is read in Python, an operation can't be traced, or a size depends on values.
@@ -140,7 +142,7 @@ def trace(fn: Callable[..., Any], parameters: Parameters, args: tuple[Tensor, ..
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         nonlocal spec, trained
-        with _tracing():
+        with _tracing(own):
             leaves, spec = pytree.tree_flatten(fn(*inputs[len(tensors) :]))
         trained = [p for p in tensors if p.grad is not None]
         return leaves + [p.grad for p in trained]
@@ -182,26 +184,40 @@ def _size_depends_on_values(node: Node) -> bool:
 
 
 @contextlib.contextmanager
-def _tracing() -> Iterator[None]:
-    """Make Pyro traceable inside the block: it doesn't validate, nor turn tensors into numbers.
-
-    Pyro's own ``torch_item`` and its warnings about NaN read values, which a trace can't; a loss that isn't finite is
-    noticed by the learner.
-    """
-    finite: dict[str, Any] = {name: lambda value: False for name in ("torch_isnan", "torch_isinf")}
-    with pyro.validation_enabled(False), mock.patch.multiple(pyro.util, **finite), _NoReading():
+def _tracing(own: Iterable[Tensor]) -> Iterator[None]:
+    """Make Pyro traceable inside the block: it doesn't validate, nor turn tensors into numbers."""
+    with pyro.validation_enabled(False), _NoReading(own):
         yield
 
 
 class _NoReading(TorchFunctionMode):
-    """``Tensor.item`` gives the tensor itself; other copies of values into Python, unseen by a trace, are errors."""
+    """Copies of tensors' values into Python, which a trace can't see, are errors.
+
+    ``Tensor.item`` gives the tensor itself, for Pyro's losses.  Pyro's warnings about NaN don't look; a loss that isn't
+    finite is noticed by the learner.  A number read off one of the model's ``own`` tensors, or off what was computed
+    from one, would stay in the graph.
+    """
+
+    copies = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+    numbers = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__)
+
+    def __init__(self, own: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._own = {id(tensor): tensor for tensor in own}  # kept, so that no other tensor gets its id
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item:
             return args[0].detach()
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+        if func is Tensor.__bool__ and sys._getframe(1).f_globals.get("__name__") == "pyro.util":
+            return False
+        if func in self.copies:
             raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
-        return func(*args, **(kwargs or {}))
+        if func in self.numbers and id(args[0]) in self._own:
+            raise CaptureError(f"Tensor.{func.__name__} reads in Python the value of a tensor that the model keeps")
+        result = func(*args, **(kwargs or {}))
+        if any(id(arg) in self._own for arg in args):
+            self._own |= {id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)}
+        return result
 
 
 def _obstacle(error: Exception) -> str:

@@ -2,38 +2,59 @@
 
 A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
 moment.  :class:`PythonState` sees within microseconds whether they are still the same.
+
+What it can't see it names: code that reads the clock has :attr:`PythonState.unwatchable` (a line in the log, and eager
+runs).  Not covered are values behind a call into C (an ``array.array``, a file, a data base), NumPy arrays of more than
+``LARGEST_ARRAY`` bytes, and containers of more than ``LARGEST_CONTAINER`` elements.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import logging
 import operator
 import os
+import random
+import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 # Code and data of these packages don't change between two calls, and are large.
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
-CLOSED = (Tensor, types.ModuleType, type, logging.Logger)  # a logger leads to every other logger of the process
+CLOSED = (logging.Logger,)  # which leads to every other logger of the process
 PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
-LARGEST_CONTAINER, MOST_SLOTS = 1000, 20_000
+TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
+GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
+INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+CLOCK = ("time", "datetime")  # modules whose functions give another value at each call
 
 
 class PythonState:
     """The Python values that ``callables`` can reach, as they are each time :meth:`key` is called.
 
-    Reached are closure cells, globals that the code names, default arguments, attributes of objects (``training`` of a
-    module among them), elements of small containers, and through these the same again; not the inside of libraries.
+    Reached are closure cells, globals that the code names, default arguments, attributes of objects, private ones and
+    slots too, and of their classes (``training`` of a module among them), attributes that the code names of the user's
+    own modules, elements of small containers and arrays, ``os.environ``, and through these the same again; not the
+    inside of libraries.
 
     Args:
         callables: functions, methods, modules and other objects that can be called.
+
+    Attributes:
+        modules: the torch modules that are reached.
+        tensors: the tensors that are reached, parameters apart, buffers among them.
+        generators: the random generators that are reached.
+        unwatchable: what can't be watched, in words; empty if there is nothing of the kind.
 
     >>> from pyro_aevb.capture import PythonState
     >>> beta = [0.5]
@@ -48,12 +69,17 @@ class PythonState:
 
     def __init__(self, callables: Iterable[Callable[..., Any]]) -> None:
         self.modules: list[nn.Module] = []
-        self._entries: list[tuple[dict[Any, Any], Any]] = []
+        self.tensors: list[Tensor] = []
+        self.generators: list[Any] = []
+        self.unwatchable = ""
+        self._entries: list[tuple[Any, Any]] = []
         self._cells: list[types.CellType] = []
         self._sizes: list[dict[Any, Any]] = []
         self._mappings: list[dict[Any, Any]] = []
         self._sequences: list[Sequence[Any]] = []
-        self._names: dict[str, list[str]] = {"entry": [], "cell": [], "size": [], "mapping": [], "sequence": []}
+        self._contents: list[_Contents] = []
+        kinds = ("entry", "cell", "size", "mapping", "sequence", "contents")
+        self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[int, Any] = {}
         self._values: list[Any] = []
         self._key: tuple[Any, ...] = ()
@@ -68,7 +94,7 @@ class PythonState:
         values = self.values()
         if not (len(values) == len(self._values) and all(map(operator.is_, values, self._values))):
             self._values = values
-            self._key = tuple(v if isinstance(v, SCALARS) else id(v) for v in values)
+            self._key = tuple(map(by_value, values))
         return self._key
 
     def values(self) -> list[Any]:
@@ -84,6 +110,7 @@ class PythonState:
         for sequence in self._sequences:
             values.append(len(sequence))
             values.extend(sequence)
+        values += [contents.read() for contents in self._contents]
         return values
 
     def difference(self, key: tuple[Any, ...]) -> str:
@@ -94,7 +121,7 @@ class PythonState:
         return changed[0] if changed else "what it reaches" if len(now) != len(key) else ""
 
     def buffers(self) -> list[Tensor]:
-        """Return the buffers of all modules reached: the tensors a run may change in place."""
+        """Return the buffers of all modules reached: the tensors that a run usually changes in place."""
         return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
 
     def _visit(self, value: Any, name: str) -> None:
@@ -111,11 +138,20 @@ class PythonState:
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._visit(part, name)
+        elif isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter):
+                self.tensors.append(value)
+        elif isinstance(value, type):
+            self._visit_class(value, name)
+        elif isinstance(value, GENERATORS):
+            self.generators.append(value)
         elif isinstance(value, dict):
             self._visit_dict(value, name + "[{!r}]")
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
-        elif hasattr(value, "__dict__"):
+        elif isinstance(value, set | collections.deque | np.ndarray):
+            self._visit_contents(value, name)
+        elif not isinstance(value, types.ModuleType):
             self._visit_object(value, name)
 
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
@@ -129,11 +165,64 @@ class PythonState:
             self._visit(_contents(cell), variable)
         for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(default, name)
-        for variable in _names_in(fn.__code__):
-            if variable in fn.__globals__ and not isinstance(fn.__globals__[variable], types.ModuleType | type):
+        self._visit_dict(fn.__dict__, name + ".{}")
+        names = dict.fromkeys(_names_in(fn.__code__))
+        for variable in names:
+            if variable not in fn.__globals__:
+                continue
+            value = fn.__globals__[variable]
+            if isinstance(value, types.ModuleType):
+                self._visit_python_module(value, variable, names, fn)
+            elif getattr(value, "__module__", None) in CLOCK and callable(value):
+                self._note_clock(fn, variable)
+            elif isinstance(value, type):
+                self._visit(value, variable)
+            else:
                 self._visit_entry(fn.__globals__, variable, variable)
 
-    def _visit_entry(self, mapping: dict[Any, Any], key: Any, name: str) -> None:
+    def _visit_python_module(
+        self, module: types.ModuleType, name: str, names: Iterable[str], fn: types.FunctionType
+    ) -> None:
+        """Take in what the code may read of a module: the attributes of the user's own that it names."""
+        if module.__name__ in CLOCK:
+            self._note_clock(fn, name)
+        elif module is os:
+            if {"environ", "getenv"} & set(names):
+                self._visit_dict(os.environ._data, "os.environ[{!r}]")  # type: ignore[attr-defined]  # the dict itself
+        elif _is_the_users(module):
+            for attribute in names:
+                value = vars(module).get(attribute)
+                if value is not None and not isinstance(value, types.ModuleType):
+                    self._visit_entry(vars(module), attribute, f"{name}.{attribute}")
+
+    def _note_clock(self, fn: types.FunctionType, name: str) -> None:
+        self.unwatchable = self.unwatchable or f"{fn.__qualname__} reads the clock ({name})"
+
+    def _visit_contents(self, value: Any, name: str) -> None:
+        if isinstance(value, np.ndarray):
+            if value.nbytes > LARGEST_ARRAY:
+                return
+        elif len(value) > LARGEST_CONTAINER:
+            return
+        self._contents.append(_Contents(value))
+        self._names["contents"].append(f"the contents of {name}")
+        if not isinstance(value, np.ndarray):
+            for element in list(value):
+                self._visit(element, name)
+
+    def _visit_class(self, cls: type, name: str) -> None:
+        """Take in the values that a class of the user's keeps, and its functions."""
+        for each in cls.__mro__:
+            if _in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
+                continue
+            for key, attribute in list(vars(each).items()):
+                function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
+                if isinstance(function, types.FunctionType):
+                    self._visit(function, f"{each.__name__}.{function.__name__}")
+                elif not key.startswith("__") and not isinstance(attribute, types.MemberDescriptorType):
+                    self._visit_entry(vars(each), key, f"{name}.{key}")
+
+    def _visit_entry(self, mapping: Any, key: Any, name: str) -> None:
         self._entries.append((mapping, key))
         self._names["entry"].append(name)
         self._visit(mapping[key], name)
@@ -158,22 +247,68 @@ class PythonState:
             self._visit(value, element_name)
 
     def _visit_object(self, value: Any, name: str) -> None:
-        for cls in type(value).__mro__:
-            if not _in_library(cls.__module__) and not cls.__module__.startswith("pyro_aevb."):
-                for attribute in list(vars(cls).values()):
-                    function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
-                    if isinstance(function, types.FunctionType):
-                        self._visit(function, f"{cls.__name__}.{function.__name__}")
+        self._visit(type(value), type(value).__name__)
+        slots = _Slots(value)
+        for key in slots.names():
+            self._visit_entry(slots, key, f"{name}.{key}")
+        if not hasattr(value, "__dict__"):
+            return
         if not isinstance(value, nn.Module):
-            return self._visit_dict(value.__dict__, name + ".{}")
+            self._visit_dict(value.__dict__, name + ".{}")
+            return
         self.modules.append(value)
         self._sizes.append(value.__dict__)
         self._names["size"].append(f"the number of {name}.*")
         for key in list(value.__dict__):
             if key in MODULE_SLOTS:  # each stays the same dict
                 self._visit(value.__dict__[key], f"{name}.{key}")
-            elif key[0] != "_":
+            elif key not in TORCHS_OWN and not key.startswith("_pyro_"):
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
+
+
+class _Slots:
+    """The slots of an object, read like a dict."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def names(self) -> list[str]:
+        """Return the slots that a class of the user's declares."""
+        classes = [cls for cls in type(self._value).__mro__ if not _in_library(cls.__module__)]
+        slots = [(cls.__dict__.get("__slots__", ()), cls.__module__) for cls in classes]
+        found = [name for names, _ in slots for name in ((names,) if isinstance(names, str) else names)]
+        return [name for name in found if name not in ("__dict__", "__weakref__") and hasattr(self._value, name)]
+
+    def get(self, name: str) -> Any:
+        """Return the slot's value, or ``None`` if it has none."""
+        return getattr(self._value, name, None)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._value, name)
+
+
+class _Contents:
+    """What a set, a deque or a small array holds; the same object as before if that is equal."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._last = _Snapshot()
+
+    def read(self) -> _Snapshot:
+        """Return the contents, as something that compares by value."""
+        if isinstance(self._value, np.ndarray):
+            now = _Snapshot((self._value.shape, self._value.dtype.str, self._value.tobytes()))
+        elif isinstance(self._value, set):
+            now = _Snapshot((frozenset(map(by_value, self._value)),))
+        else:
+            now = _Snapshot(map(by_value, self._value))
+        if now != self._last:
+            self._last = now
+        return self._last
+
+
+class _Snapshot(tuple[Any, ...]):
+    """Values that compare by value, where other tuples are told apart by identity."""
 
 
 def _contents(cell: types.CellType) -> Any:
@@ -181,6 +316,17 @@ def _contents(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet
         return None
+
+
+def by_value(value: Any) -> Any:
+    """Return a scalar as it is, and anything else's identity."""
+    return value if isinstance(value, (*SCALARS, frozenset, _Snapshot)) else id(value)
+
+
+def _is_the_users(module: types.ModuleType) -> bool:
+    """Return whether a module is neither installed nor of the standard library nor of this package."""
+    path = getattr(module, "__file__", None)
+    return bool(path) and not str(path).startswith((*INSTALLED, PACKAGE)) and not _in_library(module.__name__)
 
 
 def _names_in(code: types.CodeType) -> Iterator[str]:

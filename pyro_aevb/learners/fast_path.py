@@ -54,6 +54,7 @@ class FastPath:
         watched: the callables and objects whose Python state ``fn`` depends on; another state is another trace.
         computation: how to compute; what is changed in it holds from the next call on.
         calls_a_step: how often a step calls it.
+        reads: as for :class:`~pyro_aevb.capture.Capture`.
 
     Attributes:
         calls: how many calls there were, by the shapes of the tensors: part of a state to resume.
@@ -66,7 +67,9 @@ class FastPath:
         watched: Sequence[Any],
         computation: Computation,
         calls_a_step: int = 1,
+        reads: Callable[[], Iterable[Any]] = tuple,
     ) -> None:
+        self._reads = reads
         self._fn, self._parameters, self._watched = fn, parameters, watched
         self._computation, self._calls_a_step = computation, calls_a_step
         self.calls: dict[tuple[tuple[int, ...], ...], int] = {}
@@ -119,7 +122,7 @@ class FastPath:
             return fn(*tensors[:number], *draw(*tensors[number:]))  # type: ignore[misc]  # only with a draw
 
         fn, watched = self._fn, self._watched if draw is None else [*self._watched, draw]
-        capture = Capture(fn if draw is None else drawn, self._parameters, watched)
+        capture = Capture(fn if draw is None else drawn, self._parameters, watched, reads=self._reads)
         capture.calls = self.calls  # they are counted together
         return capture
 

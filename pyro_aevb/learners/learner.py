@@ -169,9 +169,15 @@ class Learner(ABC):
             calls_a_step: how often a step calls it.
         """
         watched = [part for part in watched if part is not None]
-        path = FastPath(fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step)
+        path = FastPath(
+            fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step, self._settings
+        )
         self._fast_paths.append(path)
         return path
+
+    def _settings(self) -> list[Any]:
+        """Return what an update reads of the learner itself: its public attributes."""
+        return [value for name, value in vars(self).items() if name[0] != "_" and name != "optimizers"]
 
     @final
     def add_prior(self, loss: Tensor) -> Tensor:

@@ -171,6 +171,19 @@ def apply_network(name: str, network: nn.Module, *inputs: Any) -> Any:
 
 
 def _announce(site: str, parameter: nn.Parameter) -> Tensor:
-    parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # what SVI asks of a param site
+    parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]  # what SVI asks of a param site
     statement = pyro.poutine.runtime.effectful(type="param")(lambda *_, **__: parameter)
     return statement(site, parameter, constraint=constraints.real, event_dim=None, name=site)
+
+
+class _Itself:
+    """A function that returns its parameter, and doesn't go along when that is copied or pickled."""
+
+    def __init__(self, parameter: nn.Parameter | None = None) -> None:
+        self._parameter = None if parameter is None else weakref.ref(parameter)
+
+    def __call__(self) -> nn.Parameter | None:
+        return None if self._parameter is None else self._parameter()
+
+    def __reduce__(self) -> tuple[type[_Itself], tuple[()]]:
+        return _Itself, ()
