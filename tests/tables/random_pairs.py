@@ -87,6 +87,12 @@ class Description:
         return 2 if self.data_left or self.has_members else 1
 
     @property
+    def undecided(self):
+        """Whether nothing tells the data plate from the members' plate if there are as many of both."""
+        inner = all(site.inner for site in (*self.latents, self.observation))
+        return self.data_left and inner and self.plate in ("len(x)", "no size")
+
+    @property
     def chained(self):
         """Whether the guide draws latents from each other."""
         return any(latent.drawn_from for latent in self.latents)
