@@ -354,7 +354,10 @@ def _is_particles(frame: CondIndepStackFrame, particles: Particles | None) -> bo
 
 
 def _data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int) -> DataPlate:
-    """Return the plate that the datapoints are in: the one of M entries that holds the most sites."""
+    """Return the plate that the datapoints are in: the one of M entries that holds the most sites.
+
+    Of several, the one that stands for more datapoints; then the one at dim=-1.
+    """
     if not any(kinds[name] == "observed" for name in inside):
         raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
     found: dict[tuple[str, int], tuple[int, CondIndepStackFrame]] = {}
@@ -365,7 +368,13 @@ def _data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[
                 found[frame.name, frame.dim] = count + 1, frame
     if not found:
         raise _no_data_plate(inside, kinds, num_data)
-    _, frame = max(found.values(), key=lambda entry: (entry[0], entry[1].dim == -1, entry[1].size != -1))
+
+    def evidence(entry: tuple[int, CondIndepStackFrame]) -> tuple[int, bool, bool, bool]:
+        count, frame = entry
+        subsampled = frame.size != -1 and frame.full_size not in (None, frame.size)
+        return count, subsampled, frame.dim == -1, frame.size != -1
+
+    _, frame = max(found.values(), key=evidence)
     assert frame.dim is not None
     full_size = num_data if frame.size == -1 else frame.full_size or frame.size
     return DataPlate(frame.name, frame.dim, num_data, full_size)
