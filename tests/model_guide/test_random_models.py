@@ -129,7 +129,7 @@ def check_objective(description, name, vectorize):
     close(terms.loss.detach(), -size / len(args[0]) * (outer * bound).sum())
 
 
-@budget(15)
+@budget(12)
 @given(descriptions(), st.sampled_from((1, 3)), st.booleans())
 @each_alone
 def test_log_density_is_the_sum_of_the_densities(description, num_particles, vectorize):
@@ -178,14 +178,14 @@ def check_captured_step(description, name):
     assert all(capture.obstacle is None for capture in learners[0].captures)
 
 
-@budget(3)
+@budget(2)
 @given(descriptions())
 @each_alone
 def test_a_graphs_densities_are_the_eager_runs(description):
     check_captured_density(description)
 
 
-@budget(4)
+@budget(3)
 @given(descriptions(), st.sampled_from(list(OBJECTIVES)))
 @each_alone
 def test_a_graphs_gradients_are_the_eager_runs(description, name):
