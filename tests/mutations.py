@@ -400,12 +400,12 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/reading.py",
-        "if _is_one(common) or not all(",
+        "if is_one(common) or not all(",
         "if True or not all(",
         (f"{RANDOM}::test_an_objectives_value_is_that_of_its_particles[IWAE]",),
     ),
     Mutation(
-        "model_guide/reading.py",
+        "model_guide/plates.py",
         "return count, subsampled, frame.dim",
         "return count, frame.dim",
         (f"{RANDOM}::test_a_minibatch_as_small_as_the_plate_of_members",),

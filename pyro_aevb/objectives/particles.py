@@ -27,7 +27,8 @@ from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
-from pyro_aevb.model_guide.reading import Reading, Scale, density, read_traces
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import Scale, density
 from pyro_aevb.model_guide.supports import Inside, innermost
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
