@@ -119,6 +119,7 @@ PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
+WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
@@ -392,6 +393,30 @@ MUTATIONS = [
         (f"{DENSITY}::test_nested_plates_are_summed_within_their_datapoint",),
     ),
     Mutation(
+        "model_guide/reading.py",
+        "mask = joint_mask(site.mask, other.mask)",
+        "mask = site.mask",
+        (f"{RANDOM}::test_log_density_is_the_sum_of_the_densities",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        "if is_one(common) or not all(",
+        "if True or not all(",
+        (f"{RANDOM}::test_an_objectives_value_is_that_of_its_particles[IWAE]",),
+    ),
+    Mutation(
+        "model_guide/plates.py",
+        "return count, subsampled, frame.dim",
+        "return count, frame.dim",
+        (f"{RANDOM}::test_a_minibatch_as_small_as_the_plate_of_members",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "if name in entangled:",
+        "if False:",
+        (f"{RANDOM}::test_an_objectives_value_is_that_of_its_particles[L^B]",),
+    ),
+    Mutation(
         "model_guide/parameters.py",
         "value.numel() * (prior.scale.log()",
         "(prior.scale.log()",
@@ -442,6 +467,33 @@ MUTATIONS = [
         " / (1 - self.alpha)\n",
         "\n",
         (f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass[Renyi]",),
+    ),
+    Mutation(
+        "objectives/iwae.py",
+        "normalized * (weight * normalized + (1 - weight)) * times",
+        "normalized * normalized * times",
+        (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
+    ),
+    Mutation(
+        "objectives/particles.py",
+        "weight = b * weight + (1 - b)",
+        "pass",
+        (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
+    ),
+    Mutation(
+        "objectives/particles.py",
+        "score=_unmasked(reading, log_q) if",
+        "score=log_q if",
+        (
+            f"{WEIGHTED}::test_the_expected_gradient_of_a_discrete_guide_is_the_enumerated_one[score function-guide]",
+            f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[VIMCO-model]",
+        ),
+    ),
+    Mutation(
+        "objectives/particles.py",
+        "and other in self.drawn_from().get(name, ())",
+        "and False",
+        (f"{WEIGHTED}::test_dreg_refuses_a_chain_of_which_one_latent_is_masked_off_and_matters",),
     ),
     Mutation(
         "objectives/sgvb.py",

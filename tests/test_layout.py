@@ -343,7 +343,7 @@ SOURCES = [path for path in CODE if path.is_relative_to(PACKAGE)]
 # What decides about a site is read off a trace in one place.  These take values from one, to replay them.
 DECIDE = {"cond_indep_stack", "scale", "mask"}
 NODES = ("nodes", "stochastic_nodes", "observation_nodes", "iter_stochastic_nodes")
-DECIDED_IN = {"pyro_aevb/model_guide/reading.py", "pyro_aevb/model_guide/supports.py"}
+DECIDED_IN = {f"pyro_aevb/model_guide/{name}.py" for name in ("reading", "sites", "supports")}
 TAKE_VALUES = {
     "pyro_aevb/learners/dreams.py",
     "pyro_aevb/objectives/particles.py",

@@ -28,7 +28,8 @@ from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import log_density
-from pyro_aevb.model_guide.reading import DataPlate, Reading, Site
+from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
 

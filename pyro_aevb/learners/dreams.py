@@ -21,7 +21,8 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_aevb.model_guide.reading import Reading, masked_log_prob, read_traces
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 

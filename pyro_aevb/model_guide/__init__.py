@@ -5,7 +5,8 @@ from pyro_aevb.model_guide.contract import NonFiniteLossError, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
-from pyro_aevb.model_guide.reading import Reading, Site
+from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import PyroCallable
 
 __all__ = [

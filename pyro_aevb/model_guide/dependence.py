@@ -233,6 +233,14 @@ def parents(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] =
     }
 
 
+def ancestors(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> dict[str, set[str]]:
+    """Return for each latent the latents that it was computed from, directly or on the way."""
+    found: dict[str, set[str]] = {}
+    for name, direct in parents(fn, args, kwargs).items():  # in the order they are drawn
+        found[name] = direct.union(*(found.get(parent, set()) for parent in direct))
+    return found
+
+
 def _latents(trace: Trace) -> dict[str, Any]:
     nodes: dict[str, Any] = trace.nodes
     return {
@@ -244,12 +252,9 @@ def _latents(trace: Trace) -> dict[str, Any]:
 
 def _entangled(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs) -> dict[str, str]:
     """Return {latent: another that the model computes it from, and the guide the other way round}."""
-    prior, proposal = parents(model, args, kwargs), parents(guide, args, kwargs)
-    ancestors: dict[str, set[str]] = {}
-    for name, direct in proposal.items():  # in the order they are drawn
-        ancestors[name] = direct.union(*(ancestors.get(parent, set()) for parent in direct))
+    prior, proposal = parents(model, args, kwargs), ancestors(guide, args, kwargs)
     found = {}
     for name, direct in prior.items():
-        if backwards := sorted(parent for parent in direct if name in ancestors.get(parent, set())):
+        if backwards := sorted(parent for parent in direct if name in proposal.get(parent, set())):
             found[name] = backwards[0]
     return found

@@ -21,7 +21,8 @@ from pyro_aevb.model_guide.contract import read, unchecked_sites
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import ParameterRecorder
-from pyro_aevb.model_guide.reading import Particles, Reading, read_traces
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import Particles
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, trace_pair
 

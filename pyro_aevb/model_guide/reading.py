@@ -8,9 +8,8 @@ Shapes: K particles, M datapoints, N of the data set.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,67 +20,19 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.model_guide.supports import innermost, outside_error
-
-Scale = float | Tensor
-Particles = tuple[int, int]  # their dimension, counted from the right, and K
-
-Role = Literal[
-    "observation",  # observed in the data plate, a factor there among them
-    "given",  # observed outside of it: a global latent that was conditioned on
-    "local",  # a latent in the data plate; in the guide, its proposal
-    "global",  # a latent outside of it; in the guide, its proposal
-    "enumerated",  # a discrete latent of the model's that Pyro sums out
-    "auxiliary",  # sampled in the guide alone, and turned into latents there: part of q's density
-    "by-product",  # sampled in the guide alone, and integrated out by sampling it: q(z|a) is a proposal as good as q(z)
-    "note",  # observed in the guide, or a factor there: part of Pyro's loss, not of q
-    "deterministic",  # a value that was written down, no density
-    "subsample",  # a plate's choice of indices
-]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A sample statement of one run.
-
-    ``weight`` is its scale beside N/M in this half; ``mask`` are the entries that count, for a latent those that
-    count in both halves.
-    """
-
-    name: str
-    role: Role
-    fn: Any
-    value: Tensor
-    frames: tuple[CondIndepStackFrame, ...]
-    weight: Scale = 1.0
-    mask: Any = None
-    infer: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def batch_shape(self) -> torch.Size:
-        """The shape of the site's log probabilities."""
-        if isinstance(innermost(self.fn), dist.Unit):
-            return self.fn.batch_shape
-        of_value = self.value.shape[: self.value.dim() - len(self.fn.event_shape)]
-        return torch.broadcast_shapes(self.fn.batch_shape, of_value)
-
-
-class DataPlate(NamedTuple):
-    """The plate of the datapoints: ``dim`` counted from the right, ``size`` M and ``full_size`` N of Eq. (8).
-
-    N is M where the plate has no size or no other.
-    """
-
-    name: str
-    dim: int
-    size: int
-    full_size: int
-
-    @property
-    def scale(self) -> float:
-        """N/M."""
-        return self.full_size / self.size
+from pyro_aevb.model_guide.plates import check_data_frame, check_shape, data_plate, frame_of, is_particles
+from pyro_aevb.model_guide.sites import (
+    DataPlate,
+    Particles,
+    Role,
+    Scale,
+    Site,
+    density,
+    joint_mask,
+    replace_site,
+)
+from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 
 class Weights(NamedTuple):
@@ -142,9 +93,9 @@ class Reading:
         by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
         for name, site in self.latents.items():
             other = self.guide[name].weight if name in self.guide else site.weight
-            by_site[name] = _one_weight(name, site.weight, other)
+            by_site[name] = one_weight(name, site.weight, other)
         common = next(iter(by_site.values()))
-        if _is_one(common) or not all(_equal(common, weight) for weight in by_site.values()):
+        if is_one(common) or not all(are_equal(common, weight) for weight in by_site.values()):
             return Weights(by_site, self.plate.scale)
         return Weights(dict.fromkeys(by_site, 1.0), self.plate.scale * common)
 
@@ -221,7 +172,7 @@ class Reading:
             ValueError: with what to do.
         """
         for name, site in self.proposals.items():
-            frame = _frame_of(site.frames, self.plate)
+            frame = frame_of(site.frames, self.plate)
             if frame is None:
                 continue
             full_size = self.plate.size if frame.size == -1 else frame.full_size or frame.size
@@ -262,9 +213,9 @@ def read_traces(
         ValueError: for a pair that breaks the contract; the message says what to change.
     """
     model, guide = dict(_samples(model_trace)), {} if guide_trace is None else dict(_samples(guide_trace))
-    inside = {n: [f for f in s["cond_indep_stack"] if not _is_particles(f, particles)] for n, s in model.items()}
+    inside = {n: [f for f in s["cond_indep_stack"] if not is_particles(f, particles)] for n, s in model.items()}
     kinds = {name: _kind(site) for name, site in model.items()}
-    plate = _data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
+    plate = data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
     roles = {name: _model_role(kinds[name], model[name], inside[name], plate, guide) for name in model}
     guide_roles = _guide_roles(guide, roles)
     _check_names(roles, guide_roles, guide_trace is not None)
@@ -272,67 +223,26 @@ def read_traces(
     for half, sites, of in (("model", model, roles), ("guide", guide, guide_roles)):
         made = {}
         for name, site in sites.items():
-            frames = tuple(f for f in site["cond_indep_stack"] if not _is_particles(f, particles))
+            frames = tuple(f for f in site["cond_indep_stack"] if not is_particles(f, particles))
             made[name] = Site(name, of[name], site["fn"], site["value"], frames, 1.0, site["mask"], site["infer"] or {})
             if of[name] in ("deterministic", "subsample"):
                 continue
-            _check_shape(made[name], half, particles, num_data)
+            check_shape(made[name], half, particles, num_data)
             if of[name] in ("local", "observation"):
-                _check_data_frame(made[name], half, plate)
-            frame = _frame_of(frames, plate)
+                check_data_frame(made[name], half, plate)
+            frame = frame_of(frames, plate)
             own = 1.0 if frame is None or frame.size == -1 else (frame.full_size or frame.size) / frame.size
-            made[name] = _replace(made[name], weight=_weight(name, site["scale"], own))
+            made[name] = replace_site(made[name], weight=weight_of(name, site["scale"], own))
         readings.append(made)
     model_sites, guide_sites = readings
     for name, site in model_sites.items():
         if site.role in ("local", "global") and name in guide_sites:
             other = guide_sites[name]
             mask = joint_mask(site.mask, other.mask)
-            model_sites[name], guide_sites[name] = _replace(site, mask=mask), _replace(other, mask=mask)
+            model_sites[name], guide_sites[name] = replace_site(site, mask=mask), replace_site(other, mask=mask)
     dims = [f.dim for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.dim is not None]
     depth = max((-dim for dim in dims), default=1)
     return Reading(model_sites, guide_sites, plate, particles, depth)
-
-
-def density(name: str, fn: Any, value: Tensor) -> Tensor:
-    """Return fn's log density of ``value``; raise ``ValueError`` if it has none there, or for its own draws alone."""
-    try:
-        return fn.log_prob(value)
-    except ValueError as error:
-        if "within the support" not in str(error) or not isinstance(value, Tensor):
-            raise
-        raise outside_error(name, fn, value) from error
-    except (KeyError, NotImplementedError) as error:
-        if str(error).startswith("expected "):  # a distribution of this library, which says it better
-            raise
-        raise ValueError(
-            f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
-            "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
-            "follows the draws, SGVB() or IWAE(K), or an invertible flow"
-        ) from error
-
-
-def masked_log_prob(node: Any, value: Tensor) -> Tensor:
-    """Return the log probability that a traced sample statement gives ``value``, masked and not weighed, in nats.
-
-    Args:
-        node: the statement's node in a trace.
-        value: of the shape of its draws.
-    """
-    return scale_and_mask(torch.as_tensor(node["fn"].log_prob(value)), mask=node["mask"])
-
-
-def joint_mask(model: Any, guide: Any) -> Any:
-    """Return the mask that holds where both do."""
-    if model is None or model is True:
-        return guide
-    if guide is None or guide is True or guide is model:
-        return model
-    return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
-
-
-def _replace(site: Site, **changes: Any) -> Site:
-    return Site(**{**site.__dict__, **changes})
 
 
 def _samples(trace: Trace) -> Iterator[tuple[str, Any]]:
@@ -349,60 +259,12 @@ def _kind(site: Any) -> str:
     return "observed" if site["is_observed"] else "latent"
 
 
-def _is_particles(frame: CondIndepStackFrame, particles: Particles | None) -> bool:
-    return particles is not None and frame.dim is not None and frame.dim <= particles[0]
-
-
-def _data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int) -> DataPlate:
-    """Return the plate that the datapoints are in: the one of M entries that holds the most sites."""
-    if not any(kinds[name] == "observed" for name in inside):
-        raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
-    found: dict[tuple[str, int], tuple[int, CondIndepStackFrame]] = {}
-    for frames in inside.values():
-        for frame in frames:
-            if frame.dim is not None and frame.size in (num_data, -1):
-                count = found.get((frame.name, frame.dim), (0, frame))[0]
-                found[frame.name, frame.dim] = count + 1, frame
-    if not found:
-        raise _no_data_plate(inside, kinds, num_data)
-    _, frame = max(found.values(), key=lambda entry: (entry[0], entry[1].dim == -1, entry[1].size != -1))
-    assert frame.dim is not None
-    full_size = num_data if frame.size == -1 else frame.full_size or frame.size
-    return DataPlate(frame.name, frame.dim, num_data, full_size)
-
-
-def _no_data_plate(
-    inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int
-) -> ValueError:
-    name, frames = next((n, f) for n, f in inside.items() if kinds[n] == "observed")
-    if any(frame.dim is None for frame in frames):
-        frame = next(frame for frame in frames if frame.dim is None)
-        return ValueError(
-            f"expected one vectorized data plate, got site {name!r} in a loop over the plate {frame.name!r}; write "
-            f"`with pyro.plate({frame.name!r}, len(x)):` around statements on all of the datapoints"
-        )
-    if not frames:
-        return ValueError(
-            f"expected site {name!r} in the data plate, got it outside any; write `with pyro.plate('data', len(x)):` "
-            "around it, and .to_event(...) for the dimensions of one datapoint alone"
-        )
-    got = ", ".join(f"{frame.name!r} of {frame.size} at dim={frame.dim}" for frame in frames)
-    return ValueError(
-        f"expected site {name!r} in a plate of {num_data} datapoints, as x has, got {got}; use pyro.plate('data', N, "
-        "subsample_size=len(x)) or pyro.plate('data', len(x)), and arguments with datapoints first"
-    )
-
-
-def _frame_of(frames: Iterable[CondIndepStackFrame], plate: DataPlate) -> CondIndepStackFrame | None:
-    return next((f for f in frames if f.dim == plate.dim and f.size in (plate.size, -1)), None)
-
-
 def _model_role(
     kind: str, site: Any, frames: list[CondIndepStackFrame], plate: DataPlate, guide: Mapping[str, Any]
 ) -> Role:
     if kind in ("deterministic", "subsample"):
         return "deterministic" if kind == "deterministic" else "subsample"
-    local = _frame_of(frames, plate) is not None
+    local = frame_of(frames, plate) is not None
     if kind == "observed":
         return "observation" if local else "given"
     if guide and site["name"] not in guide and (site["infer"] or {}).get("enumerate"):
@@ -445,87 +307,3 @@ def _check_names(model: Mapping[str, Role], guide: Mapping[str, Role], has_guide
             f"expected a guide whose sites are latents of the model, got {extra} besides; "
             "rename them, or mark them infer={'is_auxiliary': True}"
         )
-
-
-def _check_shape(site: Site, half: str, particles: Particles | None, num_data: int) -> None:
-    """Raise ``ValueError`` unless every dimension of the site's log probabilities is owned by one of its plates."""
-    sizes = {frame.dim: frame.size for frame in site.frames if frame.dim is not None}
-    try:
-        shape = site.batch_shape
-    except RuntimeError as error:
-        raise ValueError(
-            f"expected a value that site {site.name!r} of the {half} can have, got shape {tuple(site.value.shape)} for "
-            f"a distribution of batch shape {tuple(site.fn.batch_shape)} and event shape "
-            f"{tuple(site.fn.event_shape)}; declare the dimensions of one datapoint with .to_event(...)"
-        ) from error
-    for dim in range(-len(shape), 0):
-        if particles is not None and dim <= particles[0]:
-            continue
-        expected = sizes.get(dim, 1)
-        if shape[dim] != expected and expected != -1:
-            break
-    else:
-        return
-    expected_shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
-    raise ValueError(
-        f"expected log probabilities of site {site.name!r} of the {half} that have the shape of its plates, "
-        f"{expected_shape}, got {tuple(shape)}, from a distribution of batch shape {tuple(site.fn.batch_shape)} and a "
-        f"value of shape {tuple(site.value.shape)}; declare the dimensions of one datapoint with .to_event(...), and "
-        "give the value no dimensions that the distribution hasn't: y.squeeze(-1)"
-    )
-
-
-def _check_data_frame(site: Site, half: str, plate: DataPlate) -> None:
-    """Raise ``ValueError`` unless the site is in the data plate."""
-    frame = _frame_of(site.frames, plate)
-    if frame is None:
-        raise ValueError(
-            f"expected site {site.name!r} of the {half} in a plate of {plate.size} datapoints at dim={plate.dim}, as "
-            f"in the model's {plate.name!r}, got {[(f.name, f.size, f.dim) for f in site.frames] or 'it outside any'}; "
-            f"write `with pyro.plate({plate.name!r}, N, subsample_size=len(x)):` around it in both"
-        )
-
-
-def _weight(name: str, scale: Any, own: float) -> Scale:
-    """Return the site's scale without the plate's N/M."""
-    weight: Scale = scale / own
-    if isinstance(weight, Tensor):
-        if weight.dim() > 1:
-            raise ValueError(
-                f"expected a scale of one number, or one a datapoint, for site {name!r}, got {tuple(weight.shape)}; "
-                "sum it over the plates within a datapoint, or write it into the distribution"
-            )
-        return weight
-    return 1.0 if math.isclose(weight, 1.0, rel_tol=1e-12) else float(weight)
-
-
-def _is_one(weight: Scale) -> bool:
-    return isinstance(weight, float) and weight == 1.0
-
-
-def _equal(a: Scale, b: Scale) -> bool:
-    if a is b:
-        return True
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        if is_tracing():  # values can't be read; the eager runs beside a graph compare them
-            return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
-        a, b = torch.as_tensor(a), torch.as_tensor(b)
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-6, atol=0)
-    return math.isclose(a, b, rel_tol=1e-6)
-
-
-def _one_weight(name: str, model: Scale, guide: Scale) -> Scale:
-    """Return the one weight of a latent's log p and log q, from whichever side has it."""
-    for given, other in ((model, guide), (guide, model)):
-        if _is_one(other):
-            return given
-    if _equal(model, guide):
-        return model
-    raise ValueError(
-        f"expected one scale for both sides of the KL of site {name!r}, got {_shown(model)} in the model and "
-        f"{_shown(guide)} in the guide; write poutine.scale around the site in one of them, it counts for both"
-    )
-
-
-def _shown(weight: Scale) -> str:
-    return f"a tensor {tuple(weight.shape)}" if isinstance(weight, Tensor) and weight.dim() else f"{float(weight):g}"

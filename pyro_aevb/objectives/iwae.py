@@ -101,7 +101,8 @@ class DReG(Objective):
 
     with normalised weights.  The gradient has the same mean as :class:`IWAE`'s and less variance, and its signal
     doesn't drown in noise as K grows.  Guides must be reparameterised; guides of several sites and flows are treated as
-    by :class:`~pyro_aevb.objectives.STL`.
+    by :class:`~pyro_aevb.objectives.STL`.  Latents that the guide draws from each other have one scale, and one mask
+    where they have a gradient: padding is fine, and anything else an error, in the backward pass for a mask.
 
     Args:
         num_particles: K, two or more.

@@ -10,8 +10,9 @@ Shapes: K particles, M datapoints.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,14 +26,16 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.model_guide.dependence import kind, parents
-from pyro_aevb.model_guide.reading import Reading, Scale, density, read_traces
+from pyro_aevb.model_guide.dependence import ancestors, kind, parents
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import Scale, density
 from pyro_aevb.model_guide.supports import Inside, innermost
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
     broadcasting,
     is_messenger,
     number_of_datapoints,
+    on_a_side,
     trace_model,
     trace_pair,
 )
@@ -125,12 +128,14 @@ class GradientScale:
     """Multiplies the gradient that flows from the model into the particles by what is known only later.
 
     With w the normalised weights (K, M), ``weight``, and b the weight of a latent's log p - log q, ``counted``, zero
-    where it is masked, the factor is b w + 1 - b: the score term that DReG reparameterises counts b times.
+    where it is masked, the factor is b w + 1 - b: the score term that DReG reparameterises counts b times.  A latent
+    and those that the guide draws it from have one factor, or it has no gradient, as in the padding of a sequence.
     """
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None
         self.counted: dict[str, Scale] = {}
+        self.drawn_from: Callable[[], Mapping[str, set[str]]] = dict
 
     def apply(self, trace: Trace, row: int, particles: tuple[int, int] | None) -> Trace:
         """Return the guide's trace as the model is to see it."""
@@ -144,9 +149,9 @@ class GradientScale:
         return trace
 
     def note(self, reading: Reading, weights: Mapping[str, Scale]) -> None:
-        """Take each latent's b from its weight and mask."""
+        """Take each latent's b from its weight and mask, in the order that the guide draws them."""
         self.dim = reading.plate.dim
-        for name, site in reading.latents.items():
+        for name, site in ((name, reading.latents[name]) for name in reading.proposals if name in reading.latents):
             mask = site.mask if isinstance(site.mask, Tensor) else site.mask is not False
             weight = weights[name]
             if isinstance(weight, Tensor) and weight.dim():
@@ -165,9 +170,25 @@ class GradientScale:
             b = self.counted[name]
             if not (isinstance(b, float) and b == 1.0):
                 weight = b * weight + (1 - b)
+            if not is_tracing():  # values can't be read; the eager runs beside a graph read them
+                self._check_one_mask(name, gradient, event_dim)
             return gradient * weight.reshape(*weight.shape, *[1] * event_dim)
 
         return scaled
+
+    def _check_one_mask(self, name: str, gradient: Tensor, event_dim: int) -> None:
+        """Raise ``ValueError`` if a latent has a gradient where one that the guide draws it from has another b."""
+        b = self.counted[name]
+        matters = (gradient != 0).reshape(*gradient.shape[: gradient.dim() - event_dim], -1).any(-1)
+        for other in itertools.takewhile(name.__ne__, self.counted):
+            its = self.counted[other]
+            if its is b or (isinstance(its, float) and isinstance(b, float) and its == b):
+                continue
+            if (matters & torch.as_tensor(its != b)).any() and other in self.drawn_from().get(name, ()):
+                raise ValueError(
+                    f"expected one mask for latents that the guide draws from each other, got others for {other!r} and "
+                    f"{name!r}, which is drawn from it and matters there; use IWAE(K), which takes any"
+                )
 
 
 def draw(
@@ -263,6 +284,7 @@ def _one_pass(
         _check_reparameterized(reading)
     if flow == "doubly":
         gradient_scale.note(reading, weights.by_site)
+        gradient_scale.drawn_from = lambda: on_a_side(lambda: ancestors(guide, args, kwargs))
         _check_one_weight(weights.by_site, list(proposals), guide, args, kwargs)
     log_prior = {name: reading.log_prob(site) for name, site in latents.items()}
     log_q = {name: reading.log_prob(site) for name, site in proposals.items()}

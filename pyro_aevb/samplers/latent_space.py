@@ -23,7 +23,8 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.reading import Reading, Site, density, read_traces
+from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import Site, density
 from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, on_a_side, trace_pair
 

@@ -1,0 +1,107 @@
+"""The plates around a site: which of them is that of the datapoints, and whether they own its dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+
+from pyro_aevb.model_guide.sites import DataPlate, Particles, Site
+
+
+def is_particles(frame: CondIndepStackFrame, particles: Particles | None) -> bool:
+    """Return whether a plate is that of the particles."""
+    return particles is not None and frame.dim is not None and frame.dim <= particles[0]
+
+
+def data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int) -> DataPlate:
+    """Return the plate that the datapoints are in: the one of M entries that holds the most sites.
+
+    Of several, the one that stands for more datapoints; then the one at dim=-1.
+    """
+    if not any(kinds[name] == "observed" for name in inside):
+        raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
+    found: dict[tuple[str, int], tuple[int, CondIndepStackFrame]] = {}
+    for frames in inside.values():
+        for frame in frames:
+            if frame.dim is not None and frame.size in (num_data, -1):
+                count = found.get((frame.name, frame.dim), (0, frame))[0]
+                found[frame.name, frame.dim] = count + 1, frame
+    if not found:
+        raise _no_data_plate(inside, kinds, num_data)
+
+    def evidence(entry: tuple[int, CondIndepStackFrame]) -> tuple[int, bool, bool, bool]:
+        count, frame = entry
+        subsampled = frame.size != -1 and frame.full_size not in (None, frame.size)
+        return count, subsampled, frame.dim == -1, frame.size != -1
+
+    _, frame = max(found.values(), key=evidence)
+    assert frame.dim is not None
+    full_size = num_data if frame.size == -1 else frame.full_size or frame.size
+    return DataPlate(frame.name, frame.dim, num_data, full_size)
+
+
+def _no_data_plate(
+    inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int
+) -> ValueError:
+    name, frames = next((n, f) for n, f in inside.items() if kinds[n] == "observed")
+    if any(frame.dim is None for frame in frames):
+        frame = next(frame for frame in frames if frame.dim is None)
+        return ValueError(
+            f"expected one vectorized data plate, got site {name!r} in a loop over the plate {frame.name!r}; write "
+            f"`with pyro.plate({frame.name!r}, len(x)):` around statements on all of the datapoints"
+        )
+    if not frames:
+        return ValueError(
+            f"expected site {name!r} in the data plate, got it outside any; write `with pyro.plate('data', len(x)):` "
+            "around it, and .to_event(...) for the dimensions of one datapoint alone"
+        )
+    got = ", ".join(f"{frame.name!r} of {frame.size} at dim={frame.dim}" for frame in frames)
+    return ValueError(
+        f"expected site {name!r} in a plate of {num_data} datapoints, as x has, got {got}; use pyro.plate('data', N, "
+        "subsample_size=len(x)) or pyro.plate('data', len(x)), and arguments with datapoints first"
+    )
+
+
+def frame_of(frames: Iterable[CondIndepStackFrame], plate: DataPlate) -> CondIndepStackFrame | None:
+    """Return the data plate's frame among a site's."""
+    return next((f for f in frames if f.dim == plate.dim and f.size in (plate.size, -1)), None)
+
+
+def check_shape(site: Site, half: str, particles: Particles | None, num_data: int) -> None:
+    """Raise ``ValueError`` unless every dimension of the site's log probabilities is owned by one of its plates."""
+    sizes = {frame.dim: frame.size for frame in site.frames if frame.dim is not None}
+    try:
+        shape = site.batch_shape
+    except RuntimeError as error:
+        raise ValueError(
+            f"expected a value that site {site.name!r} of the {half} can have, got shape {tuple(site.value.shape)} for "
+            f"a distribution of batch shape {tuple(site.fn.batch_shape)} and event shape "
+            f"{tuple(site.fn.event_shape)}; declare the dimensions of one datapoint with .to_event(...)"
+        ) from error
+    for dim in range(-len(shape), 0):
+        if particles is not None and dim <= particles[0]:
+            continue
+        expected = sizes.get(dim, 1)
+        if shape[dim] != expected and expected != -1:
+            break
+    else:
+        return
+    expected_shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
+    raise ValueError(
+        f"expected log probabilities of site {site.name!r} of the {half} that have the shape of its plates, "
+        f"{expected_shape}, got {tuple(shape)}, from a distribution of batch shape {tuple(site.fn.batch_shape)} and a "
+        f"value of shape {tuple(site.value.shape)}; declare the dimensions of one datapoint with .to_event(...), and "
+        "give the value no dimensions that the distribution hasn't: y.squeeze(-1)"
+    )
+
+
+def check_data_frame(site: Site, half: str, plate: DataPlate) -> None:
+    """Raise ``ValueError`` unless the site is in the data plate."""
+    frame = frame_of(site.frames, plate)
+    if frame is None:
+        raise ValueError(
+            f"expected site {site.name!r} of the {half} in a plate of {plate.size} datapoints at dim={plate.dim}, as "
+            f"in the model's {plate.name!r}, got {[(f.name, f.size, f.dim) for f in site.frames] or 'it outside any'}; "
+            f"write `with pyro.plate({plate.name!r}, N, subsample_size=len(x)):` around it in both"
+        )

@@ -1,0 +1,116 @@
+"""A sample statement as it was read, the data plate, and densities at a site's value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pyro import distributions as dist
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.indep_messenger import CondIndepStackFrame
+from torch import Tensor
+
+from pyro_aevb.model_guide.supports import innermost, outside_error
+
+Scale = float | Tensor
+Particles = tuple[int, int]  # their dimension, counted from the right, and K
+
+Role = Literal[
+    "observation",  # observed in the data plate, a factor there among them
+    "given",  # observed outside of it: a global latent that was conditioned on
+    "local",  # a latent in the data plate; in the guide, its proposal
+    "global",  # a latent outside of it; in the guide, its proposal
+    "enumerated",  # a discrete latent of the model's that Pyro sums out
+    "auxiliary",  # sampled in the guide alone, and turned into latents there: part of q's density
+    "by-product",  # sampled in the guide alone, and integrated out by sampling it: q(z|a) is a proposal as good as q(z)
+    "note",  # observed in the guide, or a factor there: part of Pyro's loss, not of q
+    "deterministic",  # a value that was written down, no density
+    "subsample",  # a plate's choice of indices
+]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sample statement of one run.
+
+    ``weight`` is its scale beside N/M in this half; ``mask`` are the entries that count, for a latent those that
+    count in both halves.
+    """
+
+    name: str
+    role: Role
+    fn: Any
+    value: Tensor
+    frames: tuple[CondIndepStackFrame, ...]
+    weight: Scale = 1.0
+    mask: Any = None
+    infer: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The shape of the site's log probabilities."""
+        if isinstance(innermost(self.fn), dist.Unit):
+            return self.fn.batch_shape
+        of_value = self.value.shape[: self.value.dim() - len(self.fn.event_shape)]
+        return torch.broadcast_shapes(self.fn.batch_shape, of_value)
+
+
+class DataPlate(NamedTuple):
+    """The plate of the datapoints: ``dim`` counted from the right, ``size`` M and ``full_size`` N of Eq. (8).
+
+    N is M where the plate has no size or no other.
+    """
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+    @property
+    def scale(self) -> float:
+        """N/M."""
+        return self.full_size / self.size
+
+
+def density(name: str, fn: Any, value: Tensor) -> Tensor:
+    """Return fn's log density of ``value``; raise ``ValueError`` if it has none there, or for its own draws alone."""
+    try:
+        return fn.log_prob(value)
+    except ValueError as error:
+        if "within the support" not in str(error) or not isinstance(value, Tensor):
+            raise
+        raise outside_error(name, fn, value) from error
+    except (KeyError, NotImplementedError) as error:
+        if str(error).startswith("expected "):  # a distribution of this library, which says it better
+            raise
+        raise ValueError(
+            f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
+            "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
+            "follows the draws, SGVB() or IWAE(K), or an invertible flow; transforms after it take cache_size=1"
+        ) from error
+
+
+def masked_log_prob(node: Any, value: Tensor) -> Tensor:
+    """Return the log probability that a traced sample statement gives ``value``, masked and not weighed, in nats.
+
+    Args:
+        node: the statement's node in a trace.
+        value: of the shape of its draws.
+    """
+    return scale_and_mask(torch.as_tensor(node["fn"].log_prob(value)), mask=node["mask"])
+
+
+def joint_mask(model: Any, guide: Any) -> Any:
+    """Return the mask that holds where both do."""
+    if model is None or model is True:
+        return guide
+    if guide is None or guide is True or guide is model:
+        return model
+    return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
+
+
+def replace_site(site: Site, **changes: Any) -> Site:
+    """Return a copy of the site with other values; ``dataclasses.replace`` takes longer."""
+    return Site(**{**site.__dict__, **changes})
