@@ -119,7 +119,7 @@ def convolved(x, weight, bias):
     return y.detach(), back.detach(), *gradients
 
 
-@pytest.mark.parametrize("compile", [False, "graph", pytest.param(True, marks=COMPILER)])
+@pytest.mark.parametrize("compile", [False, "graph", pytest.param(True, marks=[COMPILER, pytest.mark.slow])])
 def test_convolutions_of_bfloat16_factors(compile):
     """Numbers of bfloat16's 8 bits in float32's clothes, close to float32's own and not equal to them."""
     generator = torch.Generator().manual_seed(0)

@@ -444,7 +444,9 @@ def test_another_process_than_the_first_says_which_it_is(monkeypatch, capsys):
 # -- Stopping and going on ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path):
     out = tmp_path / "run"
     options = [*SMALL, "--compile", "never", "--quiet"]

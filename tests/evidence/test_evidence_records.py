@@ -83,7 +83,9 @@ def test_a_log_mean_weight_by_hand():
     assert math.isclose(shifted.effective_sample_size.item(), 81 / 41)
 
 
-@pytest.mark.parametrize("method", [Importance(), AIS(num_temperatures=1, start="guide")], ids=["importance", "ais"])
+@pytest.mark.parametrize(
+    "method", [Importance(), AIS(num_temperatures=1, num_leapfrog=1, start="guide")], ids=["importance", "ais"]
+)
 def test_weights_of_known_moments(method):
     """AIS in one step from the guide is importance sampling."""
     N, K, width = 200, 2000, 1.2

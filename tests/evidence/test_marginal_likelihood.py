@@ -34,6 +34,13 @@ METHODS = {
     "ais from the guide": (AIS(50, num_leapfrog=3, start="guide"), 16),
     "quadrature": (Quadrature(), None),
 }
+# Of the methods that run chains, the models that are met by default: two that take least; the others are slow.
+CHAINS = {
+    "posterior-density": ("laplace_prior", "two_latents_in_turn"),
+    "ais": ("laplace_prior", "two_latents_in_turn"),
+    "ais from the guide": ("gamma_poisson", "mixture_prior"),
+}
+PCA = [(1, "ais"), (1, "quadrature"), (3, "importance"), (3, "importance, in passes")]  # by default, likewise
 # Tails of few posterior samples are often above 0.7 by chance; the estimates are held to the truth all the same.
 posterior_tails = pytest.mark.filterwarnings("ignore:(pareto_k|the fitted density|posterior-density is meant)")
 
@@ -56,12 +63,19 @@ def assert_near(evidence, truth, *, resolution):
 
 
 @posterior_tails
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize(
+    ("dim", "method"),
+    [
+        pytest.param(dim, method, marks=pytest.mark.slow if (dim, method) not in PCA else ())
+        for dim in (1, 3)
+        for method in METHODS
+    ],
+)
 def test_probabilistic_pca(dim, method):
     lg = LinearGaussian(100, dim, 2 * dim + 2)
     pair, (options, num_particles) = posterior_pair(lg), METHODS[method]
-    evidence = estimate(pair, lg.x, method=options, num_particles=num_particles)
+    compile = "graph" if method == "ais" else False  # its many steps take longest
+    evidence = estimate(pair, lg.x, method=options, num_particles=num_particles, compile=compile)
     assert evidence.value.shape == evidence.standard_error.shape == (100,)
     assert_near(evidence, lg.log_evidence(lg.x), resolution=0.15)
 
@@ -86,13 +100,21 @@ def test_probabilistic_pca_with_many_latents(dim, method):
 
 
 @posterior_tails
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        pytest.param(name, method, marks=() if name in CHAINS.get(method, EXACT) else pytest.mark.slow)
+        for name in EXACT
+        for method in METHODS
+    ],
+)
 def test_exact_cases(name, method):
     pair, x, truth = EXACT[name]()
     options, num_particles = METHODS[method]
     args = x if isinstance(x, tuple) else (x,)
-    evidence = estimate(pair, *args, method=options, num_particles=num_particles, batch_size=40)
+    compile = "graph" if method == "ais" else False
+    options = {"method": options, "num_particles": num_particles, "batch_size": 40, "compile": compile}
+    evidence = estimate(pair, *args, **options)
     assert_near(evidence, truth, resolution=0.2)
     directions = {"importance": "lower", "posterior": "upper", "ais": "lower", "quadrature": "exact"}
     assert evidence.direction == next(v for k, v in directions.items() if method.startswith(k))
@@ -134,7 +156,8 @@ def test_the_reciprocal_estimator_is_on_the_upper_side_and_importance_on_the_low
     pair, truth = posterior_pair(lg, 1.5), lg.log_evidence(lg.x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        upper = estimate(pair, lg.x, method=PosteriorDensity(num_chains=12), num_particles=6).value - truth
+        method = PosteriorDensity(num_chains=12)
+        upper = estimate(pair, lg.x, method=method, num_particles=6, batch_size=1000).value - truth
         lower = estimate(pair, lg.x, method="importance", num_particles=10).value - truth
     assert upper.mean() > SIGMAS * upper.std() / 1000**0.5
     assert lower.mean() < -SIGMAS * lower.std() / 1000**0.5
@@ -326,12 +349,14 @@ def test_quadrature_depends_on_no_neighbour_and_no_guide():
 def test_particles_one_by_one_and_graphs_give_the_same(method):
     lg = LinearGaussian(6, 2, 4)
     pair = posterior_pair(lg)
-    method = {"ais": AIS(20, num_leapfrog=3), "posterior-density": PosteriorDensity(num_warmup=10)}.get(method, method)
+    method = {"ais": AIS(20, num_leapfrog=3), "posterior-density": PosteriorDensity(num_warmup=10, num_chains=4)}.get(
+        method, method
+    )
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for options in ({}, {"compile": "graph"}, {"vectorize": False}):
-            results.append(estimate(pair, lg.x, method=method, num_particles=20, **options).value)
+            results.append(estimate(pair, lg.x, method=method, num_particles=6, **options).value)
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(results[2], results[0], rtol=0, atol=1e-6 if not isinstance(method, str) else 1.0)
 
@@ -504,7 +529,8 @@ def test_the_gap_of_a_diagonal_guide_has_both_its_parts():
         evidence=exact,
         num_particles=2000,
         seed=0,
-        batch_size=20,
+        batch_size=30,
+        num_steps=300,
         learning_rate=0.05,
         progress=False,
     )

@@ -23,8 +23,15 @@ def adam(lr):
     return functools.partial(torch.optim.Adam, lr=lr)
 
 
-@pytest.mark.parametrize("objective", [Trace_ELBO, TraceMeanField_ELBO])
-@pytest.mark.parametrize("num_particles", [1, 5])
+@pytest.mark.parametrize(
+    ("num_particles", "objective"),
+    [
+        (1, Trace_ELBO),
+        (5, TraceMeanField_ELBO),
+        pytest.param(1, TraceMeanField_ELBO, marks=pytest.mark.slow),
+        pytest.param(5, Trace_ELBO, marks=pytest.mark.slow),
+    ],
+)
 def test_mean_of_sgvb_is_the_closed_form_elbo(objective, num_particles):
     """L^A and L^B on minibatches of 10 out of 50 estimate the bound on all 50."""
     lg = LinearGaussian(50, 2, 4)
@@ -107,7 +114,7 @@ def test_map_adds_the_gradient_of_a_unit_gaussian_once_for_the_whole_data_set():
     torch.testing.assert_close(penalized.elbo, plain.elbo)
 
 
-@pytest.mark.parametrize("objective", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("objective", [pytest.param(Trace_ELBO, marks=pytest.mark.slow), TraceMeanField_ELBO])
 def test_aevb_reaches_the_best_diagonal_guide(objective):
     lg = LinearGaussian(50, 2, 4)
     W = lg.true["W"] @ torch.tensor([[1.0, 0.8], [0.0, 0.6]]).double()  # a posterior far from diagonal
@@ -140,8 +147,12 @@ LEARNERS = {
 }
 
 
-def evidence_gap(name, seed):
+HALF_AS_LONG = ("wake-sleep", "mcem")  # by default, since they take longest; the slow tests take all steps
+
+
+def evidence_gap(name, seed, half=False):
     make, steps, allowed = LEARNERS[name]
+    steps = steps // 2 if half else steps
     lg = LinearGaussian(200, 1, 3, seed)
     learner = make(lg)
     best = lg.maximum_likelihood()
@@ -151,10 +162,12 @@ def evidence_gap(name, seed):
     assert -1e-9 < gap < allowed, f"{gap:.2g} nats below the maximum"
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "reweighted, half asleep" else ()) for n in LEARNERS]
+)
 def test_learners_reach_the_maximum_likelihood_evidence(name):
     """One latent dimension, so that the guide holds the posterior; the gap allowed stands in the table, in nats."""
-    evidence_gap(name, 0)
+    evidence_gap(name, 0, half=name in HALF_AS_LONG)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pyro_aevb.learners.dreams import Dreams
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
 
 
-@pytest.mark.parametrize("model", [sigmoid_belief_net, bernoulli_vae])
+@pytest.mark.parametrize("model", [sigmoid_belief_net, pytest.param(bernoulli_vae, marks=pytest.mark.slow)])
 def test_the_effective_sample_size_does_not_fall_with_the_batch(model):
     """The same 40 datapoints in batches of 2, 10 and 40 have the same effective sample size; Pyro's falls to 1."""
     pair, x = model()

@@ -11,6 +11,7 @@ from pyro.infer import SVI
 
 from pyro_aevb import (
     AEVB,
+    AIS,
     IWAE,
     MCEM,
     SGVB,
@@ -48,7 +49,7 @@ ENTRY_POINTS = {
     "elbo": lambda m, g, a: elbo(m, g, *a, num_particles=2),
     "importance": lambda m, g, a: log_marginal_likelihood(m, g, *a, num_particles=4, progress=False),
     "quadrature": lambda m, g, a: log_marginal_likelihood(m, g, *a, method="quadrature", progress=False),
-    "ais": lambda m, g, a: log_marginal_likelihood(m, g, *a, method="ais", num_particles=2, progress=False),
+    "ais": lambda m, g, a: log_marginal_likelihood(m, g, *a, method=AIS(5), num_particles=2, progress=False),
     "evidence_gap": lambda m, g, a: evidence_gap(m, g, *a, evidence=evidence_of(a[0]), num_steps=1, progress=False),
 }
 

@@ -64,7 +64,9 @@ def test_bound_and_importance_are_exact(form):
     close(evidence.value, exact)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow if form in ONE_BY_ONE else ()) for form in FORMS]
+)
 def test_quadrature_is_exact_without_a_guide(form):
     model, _, args, exact = FORMS[form]()
     vectorize = form not in ONE_BY_ONE

@@ -1,5 +1,6 @@
 """What of many combinations runs by default; `pytest -m slow` runs the others."""
 
+import collections
 import itertools
 
 import pytest
@@ -14,3 +15,20 @@ def two_by_two(cases):
         kept.add(best)
         missing -= twos[best]
     return [case if case in kept else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+
+
+def two_partners(pairs):
+    """Mark all of `pairs` slow but some in which each value still meets two of those it meets in `pairs`, or its one.
+
+    Among the pairs that add as much, one comes first whose values were met least: no value has all the partners.
+    """
+    missing = {v: min(2, n) for v, n in collections.Counter(v for pair in pairs for v in enumerate(pair)).items()}
+    met, kept = collections.Counter(), set()
+    while any(missing[v] > met[v] for v in missing):
+        left = [pair for pair in pairs if pair not in kept]
+        best = max(
+            left, key=lambda p: (sum(missing[v] > met[v] for v in enumerate(p)), -sum(met[v] for v in enumerate(p)))
+        )
+        kept.add(best)
+        met.update(enumerate(best))
+    return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs]

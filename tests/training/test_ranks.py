@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,6 +83,27 @@ def give(folder, rank, value):
     (Path(folder) / f"result-{rank}").write_bytes(pack(value))
 
 
+TOGETHER = ("gradients", "one_step", "crash_and_resume", "refusals")
+
+
+def together(folder, rank):
+    """Do these one after the other, each in a folder of its own."""
+    for name in TOGETHER:
+        (Path(folder) / name).mkdir(exist_ok=True)
+        with pyro.get_param_store().scope():
+            globals()[name](Path(folder) / name, rank)
+    give(folder, rank, [])
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What each of two ranks wrote, by function, and the folder; one start of Python serves them all."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(together, folder, 2)
+    written = {n: [unpack((folder / n / f"result-{rank}").read_bytes()) for rank in range(2)] for n in TOGETHER}
+    return written | {"folder": folder}
+
+
 # -- The same noise: the same gradients --------------------------------------------------------------------------------
 
 
@@ -147,8 +169,8 @@ def gradients(folder, rank):
     give(folder, rank, results)
 
 
-def test_two_ranks_follow_the_gradients_of_one(tmp_path):
-    two = launch(gradients, tmp_path, 2)
+def test_two_ranks_follow_the_gradients_of_one(two_ranks, tmp_path):
+    two = two_ranks["gradients"]
     gradients(tmp_path, 0)
     one = unpack((tmp_path / "result-0").read_bytes())
     for name, expected in one.items():
@@ -170,9 +192,9 @@ def one_step(folder, rank):
     give(folder, rank, moved)
 
 
-def test_two_parts_of_fifty_have_the_gradient_of_a_hundred(tmp_path):
+def test_two_parts_of_fifty_have_the_gradient_of_a_hundred(two_ranks):
     """The gradient itself, by autograd."""
-    two = launch(one_step, tmp_path, 2)
+    two = two_ranks["one_step"]
     pair = Noiseless(True)
     loss = Trace_ELBO().differentiable_loss(pair.model, pair.guide, pair.x, pair.noise)
     loss.backward()
@@ -266,17 +288,20 @@ def crash_and_resume(folder, rank):
     give(folder, rank, [expected, samples, long_run(folder, rank, 4)])
 
 
-def test_ranks_resume_exactly_and_in_another_number(tmp_path):
-    for expected, samples, resumed in launch(crash_and_resume, tmp_path, 2):
+def test_ranks_resume_exactly_and_in_another_number(two_ranks, tmp_path):
+    for expected, samples, resumed in two_ranks["crash_and_resume"]:
         assert samples == 150
         for name, value in expected.items():
             assert torch.equal(resumed[name], value)
+    shutil.copytree(two_ranks["folder"] / "crash_and_resume" / "c", tmp_path / "c")
     longer = long_run(tmp_path, 0, 6)
     assert Checkpoints(tmp_path / "c").newest()["parts"]["history"]["samples"] == 600
     assert not any(torch.equal(longer[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize(("kind", "victim"), [(signal.SIGKILL, 1), (signal.SIGTERM, 1)])
+@pytest.mark.parametrize(
+    ("kind", "victim"), [(signal.SIGKILL, 1), pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow)]
+)
 def test_a_rank_that_is_killed_leaves_a_checkpoint(kind, victim, tmp_path):
     process = start(long_run, tmp_path, 2, 10**6)
     pids = [int(pid) for pid in process.stdout.readline().split()]
@@ -312,8 +337,8 @@ def refusals(folder, rank):
     give(folder, rank, messages)
 
 
-def test_what_can_not_be_shared_is_refused(tmp_path):
-    for messages in launch(refusals, tmp_path, 2):
+def test_what_can_not_be_shared_is_refused(two_ranks):
+    for messages in two_ranks["refusals"]:
         assert "expected a plate that knows N, for several processes and a prior on theta" in messages[0]
         assert "expected a DataLoader with the same order in every process" in messages[1]
 

@@ -37,7 +37,8 @@ class Crash(Exception):
 LEARNERS = {
     "aevb": lambda p: AEVB(p.model, p.guide, ADAM, TraceMeanField_ELBO()),
     "graph": lambda p: AEVB(p.model, p.guide, functools.partial(torch.optim.Adagrad, lr=0.02), compile="graph"),
-    "warm-up": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic"), compile="graph"),
+    "warm-up": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic")),
+    "warm-up, graph": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic"), compile="graph"),
     "pyro": lambda p: AEVB(p.model, p.guide, pyro.optim.ClippedAdam({"lr": 0.01})),
     "wake-sleep": lambda p: WakeSleep(p.model, p.guide, ADAM, ADAM),
     "reweighted": lambda p: ReweightedWakeSleep(p.model, p.guide, ADAM, ADAM, num_particles=3),
@@ -72,7 +73,7 @@ def run(learner, data, folder=None, *, crash_at=None, make=bernoulli_vae, **kwar
         options["epochs"] = 1
     elif learner != "pyro":
         options |= {"schedule": lambda done: 1 - done / 2, "dataset_size": 40}
-    if learner == "warm-up":
+    if learner in ("warm-up", "warm-up, graph"):
         options["kl_warm_up"] = 100
     if built.guide is not None:
         options |= {"keep_best": True, "patience": 100}
@@ -94,7 +95,13 @@ def assert_same(a, b):
     ]
 
 
-@pytest.mark.parametrize(("learner", "data"), CASES)
+@pytest.mark.parametrize(
+    ("learner", "data"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[0] in ("warm-up, graph", "mcem", "mcem-guide") else ())
+        for case in CASES
+    ],
+)
 def test_a_run_that_crashes_and_resumes_is_the_run_that_did_not(learner, data, tmp_path):
     expected = run(learner, data)
     for crash_at in (1, 4, 5, 7):  # before the first step; on its way; at the end of a pass; soon after the last resume
@@ -319,7 +326,7 @@ random.seed(0)
 def train():
     import torch
     torch.set_num_threads(1)
-    history, state = test_run.run("aevb", "tensor", folder, resume=True, epochs=40, checkpoint_every=0.005)
+    history, state = test_run.run("aevb", "tensor", folder, resume=True, epochs=20, checkpoint_every=0.005)
     (folder / "result").write_bytes(test_run.pack([state, history.samples, [tuple(r) for r in history.records]]))
 
 def child():
@@ -365,9 +372,9 @@ def python(code, *args, **kwargs):
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment(kills, tmp_path):
     assert python(CHILDREN, tmp_path, kills).wait() == 0
-    history, right = run("aevb", "tensor", epochs=40)
+    history, right = run("aevb", "tensor", epochs=20)
     state, samples, records = unpack((tmp_path / "result").read_bytes())
-    assert samples == history.samples == 1600
+    assert samples == history.samples == 800
     for name, value in right["parameters"].items():
         assert torch.equal(state["parameters"][name], value), name
     assert [(r[0], r[2], r[3]) for r in records] == [(r.samples, r.values, r.training) for r in history.records]
@@ -384,6 +391,7 @@ print("interrupted", history.interrupted, history.samples)
 """
 
 
+@pytest.mark.slow  # by default the command line is stopped and resumed (tests/cli/test_cli.py)
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
 def test_a_signal_ends_the_run_with_a_checkpoint(kind, code, tmp_path):
     process = python(SIGNALLED, tmp_path, stdout=subprocess.PIPE, text=True)
