@@ -139,6 +139,7 @@ def _examined(
     def read() -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
+        reading.require_local()  # before particles meet a plate of a global latent's own
         needed = analytic_kl and len(reading.latents) > 1 and not is_messenger(guide)
         return reading, _entangled(model, guide, args, kwargs) if needed else {}
 

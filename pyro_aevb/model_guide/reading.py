@@ -153,9 +153,10 @@ class Reading:
         Raises:
             ValueError: for the first one, with what to do.
         """
-        for name in self.sites("model", "global"):
+        for name, site in self.sites("model", "global").items():
+            where = f"in the plate {site.frames[0].name!r}" if site.frames else "outside any"
             raise ValueError(
-                f"expected site {name!r} in the data plate, got it outside any; a local latent goes inside `with "
+                f"expected site {name!r} in the data plate, got it {where}; a local latent goes inside `with "
                 "pyro.plate('data', len(x))`, a global one is given a value first: "
                 f"pyro.condition(model, {{{name!r}: value}})"
             )

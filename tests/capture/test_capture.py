@@ -669,7 +669,7 @@ def test_unknown_choices_are_named():
         fit(AEVB(pair.model, pair.guide, ADAM), x, epochs=1, batch_size=10, precision="fp8", progress=False)
 
 
-@pytest.mark.parametrize("compile", [False, "graph"])
+@pytest.mark.parametrize("compile", [False, pytest.param("graph", marks=pytest.mark.slow)])
 def test_bfloat16_products(compile):
     """Close to float32, not equal to it; parameters and losses stay what they are."""
     x = (torch.rand(N, 6) < 0.4).float()

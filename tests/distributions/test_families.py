@@ -279,7 +279,9 @@ def test_cdf_and_its_inverse_are_scipys(name):
 
 
 @every_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=["float32", "float64"]
+)
 def test_samples_fit(name, dtype):
     d, _ = build(name, dtype=dtype)
     z = d.sample((100000,))

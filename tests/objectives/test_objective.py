@@ -1,6 +1,8 @@
 """Objectives against closed forms and quadrature, float64."""
 
+import contextlib
 import functools
+import itertools
 import logging
 import math
 
@@ -539,6 +541,113 @@ def test_free_bits():
     torch.testing.assert_close(terms.kl["z"], plain)  # reported as it is
 
 
+SEVERAL = {name: make for name, make in OBJECTIVES.items() if name != "score function"}
+
+
+class Wiggly:
+    """x|z ~ N(w z + sin 2z, 0.7), q = N(a, e^r) with a, r, w for each of many equal datapoints apart."""
+
+    x, values = 1.3, (0.4, -0.3, 0.8)
+
+    def __init__(self, copies, handler, side):
+        self.leaves = [torch.full((copies,), v).double().requires_grad_() for v in self.values]
+        self.data = torch.full((copies,), self.x).double()
+        self._handlers = [handler if side in (half, "both") else contextlib.nullcontext for half in ("model", "guide")]
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            with self._handlers[0]():
+                z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(self.leaves[2] * z + torch.sin(2 * z), 0.7), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)), self._handlers[1]():
+            pyro.sample("z", dist.Normal(self.leaves[0], self.leaves[1].exp()))
+
+    @classmethod
+    def exact(cls, objective, beta):
+        """The bound and its gradient in a, r, w, with the KL weighed by beta: sums over one z, or two."""
+        a, r, w = leaves = [torch.tensor(v).double().requires_grad_() for v in cls.values]
+        e = torch.linspace(-9, 9, 1201).double()
+        mass = dist.Normal(torch.zeros(()).double(), 1.0).log_prob(e).exp() * (e[1] - e[0])
+        z = a + r.exp() * e
+        ratio = dist.Normal(torch.zeros(()).double(), 1.0).log_prob(z) - dist.Normal(a, r.exp()).log_prob(z)
+        log_w = dist.Normal(w * z + torch.sin(2 * z), 0.7).log_prob(torch.tensor(cls.x).double()) + beta * ratio
+        if isinstance(objective, (SGVB, STL, ScoreFunction)):
+            bound = (mass * log_w).sum()
+        else:
+            rest = 1 - getattr(objective, "alpha", 0.0)
+            two = torch.logaddexp(rest * log_w[:, None], rest * log_w[None]) - math.log(2)
+            bound = (mass[:, None] * mass[None] * two).sum() / rest
+        return bound.detach(), torch.autograd.grad(bound, leaves)
+
+
+@pytest.mark.parametrize(
+    ("weight", "side"), [(0.3, "model"), (4.0, "guide"), (0.3, "both"), (0.0, "model"), (0.0, "guide")]
+)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_value_and_gradients_under_a_weight_are_those_of_the_weighed_bound(name, weight, side):
+    """A weight of 0 is a mask; what has no noise at all, as a gradient that is zero, is compared as it is."""
+    copies = 200_000
+    masked = functools.partial(poutine.mask, mask=torch.zeros(copies, dtype=torch.bool))
+    pair = Wiggly(copies, functools.partial(poutine.scale, scale=weight) if weight else masked, side)
+    objective = OBJECTIVES[name](2)
+    bound, gradients = Wiggly.exact(objective, weight)
+    terms = objective.terms(pair.model, pair.guide, pair.data)
+    assert_mean(terms.bound, bound, resolution=0.3)
+    for found, exact in zip(torch.autograd.grad(-terms.loss, pair.leaves), gradients, strict=True):
+        assert_mean(found, exact, resolution=0.6)
+
+
+@pytest.mark.parametrize("objective", [ScoreFunction(2), ScoreFunction(3, baseline="leave-one-out"), VIMCO(2)])
+@pytest.mark.parametrize("values", [[0.0, 1.0], [0.0, 1.0, 2.0], [1.0, -1.0, 0.5, 2.0]])
+def test_a_masked_discrete_latent_is_taught_by_the_likelihood_that_is_not_masked(objective, values):
+    """Its own log p and log q are gone: the gradient is that of E_q[log p(x|z)], or of VIMCO's bound on two."""
+    copies, values = 200_000, torch.tensor(values).double()
+    logits = torch.linspace(-0.4, 0.5, len(values)).double()
+    leaf = logits.expand(copies, -1).clone().requires_grad_()
+    gone = poutine.mask(mask=torch.zeros(copies, dtype=torch.bool))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            with gone:
+                z = pyro.sample("z", dist.Categorical(logits=torch.zeros_like(leaf)))
+            pyro.sample("x", dist.Normal(values[z], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), gone:
+            pyro.sample("z", dist.Categorical(logits=leaf))
+
+    one = logits.clone().requires_grad_()
+    log_w, prob = dist.Normal(values, 1.0).log_prob(torch.tensor(1.2).double()), one.softmax(0)
+    if isinstance(objective, VIMCO):
+        bound = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
+        expected = (prob[:, None] * prob[None] * bound).sum()
+    else:
+        expected = (prob * log_w).sum()
+    (exact,) = torch.autograd.grad(expected, [one])
+    loss = objective.differentiable_loss(model, guide, torch.full((copies,), 1.2).double())
+    (draws,) = torch.autograd.grad(-loss, [leaf])
+    assert_mean(draws, exact, resolution=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.5, 100.0])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_scale_around_everything_multiplies_loss_and_gradients(name, factor):
+    """Not the log weights within a bound, which it would sharpen or flatten."""
+    results = []
+    for scale in (1.0, factor):
+        pair = ManyCopies(50)
+        objective = OBJECTIVES[name](4)
+        around = poutine.scale(scale=scale)
+        pyro.set_rng_seed(0)
+        terms = objective.terms(around(pair.model), around(pair.guide), pair.data)
+        gradients = torch.autograd.grad(terms.loss, [pair.m, pair.a, pair.r])
+        results.append((terms.loss.detach() / scale, terms.bound, [g / scale for g in gradients]))
+    torch.testing.assert_close(*results)
+    assert results[0][1].mean() < dist.Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)) + 0.2
+
+
 # -- closed forms that can't be had ----------------------------------------------------------------------------------
 
 
@@ -721,3 +830,40 @@ def test_two_scales_on_one_kl():
     _, _, guide = on("guide", lambda: poutine.scale(scale=0.2))
     with pytest.raises(ValueError, match=r"one scale for both sides of the KL of site 'z', got 0.1.* and 0.2"):
         SGVB().loss(model, guide, lg.x)
+
+
+# -- one objective, several learners ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize(
+    "make", [lambda: SGVB(kl="analytic"), lambda: SGVB(2, kl="analytic"), lambda: IWAE(2), lambda: DReG(2)]
+)
+def test_an_objective_that_learners_share_knows_each_pair(make, number, caplog):
+    """Each pair is looked at once, and what there is to say of it is said once."""
+    objective, runs, learners = make(), [0] * number, []
+    for i in range(number):
+
+        def model(x, i=i):
+            runs[i] += 1
+            loc = pyro.param(f"loc{i}", torch.tensor(0.0))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Laplace(loc, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.StudentT(5.0, x / 2, 1.0))
+
+        adam = functools.partial(torch.optim.Adam, lr=0.01)
+        learners.append(AEVB(model, guide, adam, objective, compile=False))
+    x = torch.randn(10)
+    after = []
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            for learner in learners:
+                learner.step(x)
+            after.append(list(runs))
+    for earlier, later in itertools.pairwise(after):
+        assert later == [n + 1 for n in earlier]  # one run a step after the first
+    assert caplog.text.count("KL of site 'z' is sampled") == (number if objective.needs_closed_forms else 0)

@@ -20,14 +20,15 @@ def two_by_two(cases):
 def two_partners(pairs):
     """Mark all of `pairs` slow but some in which each value still meets two of those it meets in `pairs`, or its one.
 
-    The values are met in turn, not all of them with the first two.
+    Among the pairs that add as much, one comes first whose values were met least: no value has all the partners.
     """
-    meetings = collections.Counter(value for pair in pairs for value in enumerate(pair))
-    missing = {value: min(2, count) for value, count in meetings.items()}
-    kept = set()
-    while any(missing.values()):
-        best = max((p for p in pairs if p not in kept), key=lambda pair: sum(missing[v] for v in enumerate(pair)))
+    missing = {v: min(2, n) for v, n in collections.Counter(v for pair in pairs for v in enumerate(pair)).items()}
+    met, kept = collections.Counter(), set()
+    while any(missing[v] > met[v] for v in missing):
+        left = [pair for pair in pairs if pair not in kept]
+        best = max(
+            left, key=lambda p: (sum(missing[v] > met[v] for v in enumerate(p)), -sum(met[v] for v in enumerate(p)))
+        )
         kept.add(best)
-        for value in enumerate(best):
-            missing[value] = max(0, missing[value] - 1)
+        met.update(enumerate(best))
     return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs]
