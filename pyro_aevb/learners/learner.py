@@ -170,12 +170,12 @@ class Learner(ABC):
         """
         watched = [part for part in watched if part is not None]
         path = FastPath(
-            fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step, self._settings
+            fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step, self._public_attributes
         )
         self._fast_paths.append(path)
         return path
 
-    def _settings(self) -> list[Any]:
+    def _public_attributes(self) -> list[Any]:
         """Return what an update reads of the learner itself: its public attributes."""
         return [value for name, value in vars(self).items() if name[0] != "_" and name != "optimizers"]
 

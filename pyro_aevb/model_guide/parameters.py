@@ -72,7 +72,7 @@ def _sum_log_prob(value: Tensor, prior: Distribution) -> Tensor:
     if not isinstance(prior, Normal) or prior.batch_shape:
         return prior.log_prob(value).sum()
     # A sum of squares needs one pass over the weights where log_prob and its gradient make ten.
-    difference = (value - prior.loc if prior.loc else value).flatten()
+    difference = (value - prior.loc).flatten()
     constant = value.numel() * (prior.scale.log() + 0.5 * math.log(2 * math.pi))
     return -0.5 * difference.dot(difference) / prior.scale**2 - constant
 
