@@ -19,12 +19,12 @@ A graph must never run that isn't the function any more.  Five guards see to tha
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import pyro
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
@@ -332,15 +332,15 @@ class _Surroundings:
 def _state_of(generator: Any) -> Any:
     if isinstance(generator, torch.Generator):
         return generator.get_state().tolist()
-    if isinstance(generator, np.random.Generator):
+    if hasattr(generator, "bit_generator"):  # NumPy's
         return str(generator.bit_generator.state)
-    if isinstance(generator, np.random.RandomState):
-        return str(generator.get_state())
-    return generator.getstate()
+    return str(generator.get_state()) if hasattr(generator, "get_state") else generator.getstate()
 
 
 def _numpy_state() -> Any:
-    state: Any = np.random.get_state()  # noqa: NPY002
+    if "numpy.random" not in sys.modules:
+        return None
+    state: Any = sys.modules["numpy.random"].get_state()
     return state[1].tobytes(), state[2:]
 
 

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ CLOSED = (logging.Logger,)  # which leads to every other logger of the process
 PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
-GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+GENERATORS = (random.Random, torch.Generator)  # and NumPy's
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
 INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 CLOCK = ("time", "datetime")  # modules whose functions give another value at each call
@@ -143,13 +142,13 @@ class PythonState:
                 self.tensors.append(value)
         elif isinstance(value, type):
             self._visit_class(value, name)
-        elif isinstance(value, GENERATORS):
+        elif isinstance(value, GENERATORS) or type(value).__module__.startswith("numpy.random"):
             self.generators.append(value)
         elif isinstance(value, dict):
             self._visit_dict(value, name + "[{!r}]")
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
-        elif isinstance(value, set | collections.deque | np.ndarray):
+        elif isinstance(value, set | collections.deque) or _is_array(value):
             self._visit_contents(value, name)
         elif not isinstance(value, types.ModuleType):
             self._visit_object(value, name)
@@ -199,14 +198,14 @@ class PythonState:
         self.unwatchable = self.unwatchable or f"{fn.__qualname__} reads the clock ({name})"
 
     def _visit_contents(self, value: Any, name: str) -> None:
-        if isinstance(value, np.ndarray):
+        if _is_array(value):
             if value.nbytes > LARGEST_ARRAY:
                 return
         elif len(value) > LARGEST_CONTAINER:
             return
         self._contents.append(_Contents(value))
         self._names["contents"].append(f"the contents of {name}")
-        if not isinstance(value, np.ndarray):
+        if not _is_array(value):
             for element in list(value):
                 self._visit(element, name)
 
@@ -259,10 +258,11 @@ class PythonState:
         self.modules.append(value)
         self._sizes.append(value.__dict__)
         self._names["size"].append(f"the number of {name}.*")
+        caches = isinstance(value, torch.distributions.Transform)  # in its private attributes, rewritten by each run
         for key in list(value.__dict__):
             if key in MODULE_SLOTS:  # each stays the same dict
                 self._visit(value.__dict__[key], f"{name}.{key}")
-            elif key not in TORCHS_OWN and not key.startswith("_pyro_"):
+            elif key not in TORCHS_OWN and not key.startswith("_" if caches else "_pyro_"):
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
 
@@ -288,7 +288,7 @@ class _Slots:
 
 
 class _Contents:
-    """What a set, a deque or a small array holds; the same object as before if that is equal."""
+    """The contents of a set, a deque or a small array; the same object as before if they are equal."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -296,7 +296,7 @@ class _Contents:
 
     def read(self) -> _Snapshot:
         """Return the contents, as something that compares by value."""
-        if isinstance(self._value, np.ndarray):
+        if _is_array(self._value):
             now = _Snapshot((self._value.shape, self._value.dtype.str, self._value.tobytes()))
         elif isinstance(self._value, set):
             now = _Snapshot((frozenset(map(by_value, self._value)),))
@@ -316,6 +316,11 @@ def _contents(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet
         return None
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether this is an array of NumPy's, which needn't have been imported."""
+    return type(value).__module__ == "numpy" and type(value).__name__ in ("ndarray", "memmap")
 
 
 def by_value(value: Any) -> Any:

@@ -18,6 +18,7 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import Site, density
 from pyro_aevb.model_guide.supports import check_support, is_unchecked, outside, outside_error
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
@@ -156,6 +157,14 @@ def non_finite_terms(
                     continue
                 if not torch.isfinite(site.value).all():
                     found.append(f"value of site {name!r} in the {where}")
-                elif not torch.isfinite(site.fn.log_prob(site.value)).all():
+                elif not _is_density_finite(site):
                     found.append(f"log probability of site {name!r} in the {where}")
     return ", ".join(found) or "none when run again"
+
+
+def _is_density_finite(site: Site) -> bool:
+    """Return whether a site's log probability is finite; one that has none has another error than that."""
+    try:
+        return bool(torch.isfinite(density(site.name, site.fn, site.value)).all())
+    except ValueError:
+        return True

