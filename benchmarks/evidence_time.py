@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from typing import Any
 import harness
 import pyro
 import torch
-from harness import Benchmark, Plan, Task, aligned, positive
+from harness import Benchmark, Plan, Task, aligned, peak_memory, positive
 from rivals import fastest_product
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -94,7 +93,7 @@ def importance(vae: VAE, images: Tensor, num_particles: int, progress: bool) -> 
         "reference_s": sum(floor),
         "ratio": statistics.median(a / b for a, b in zip(ours, floor, strict=True)),
         "first_call_s": start,
-        "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_GB": peak_memory(),
         "mean_nats": torch.cat(values).mean().item(),
     }
 
@@ -162,7 +161,7 @@ def annealing(vae: VAE, images: Tensor, temperatures: int, rounds: int, progress
         "ours_per_s": leapfrogs / mine,
         "reference_per_s": leapfrogs / theirs,
         "first_call_s": start,
-        "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+        "peak_GB": peak_memory(),
         "mean_nats": (results["ours"].logsumexp(0) - torch.tensor(float(CHAINS)).log()).mean().item(),
     }
 

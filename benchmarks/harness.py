@@ -21,6 +21,8 @@ import functools
 import io
 import json
 import math
+import re
+import resource
 import shlex
 import signal
 import sys
@@ -179,6 +181,15 @@ def parse(benchmark: Benchmark, words: list[str]) -> argparse.Namespace:
         args = parser.parse_args(words)
     args.json = args.json or args.out / "results.json"
     return args
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process has held, in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process that started this one held, too
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())[0]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def positive(text: str) -> int:

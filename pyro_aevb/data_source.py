@@ -69,7 +69,8 @@ class DataSet:
         if isinstance(data, TensorDataset):
             data = data.tensors
         self.device = device
-        self.parts = [_part(part, device) for part in (data if isinstance(data, tuple) else (data,))]
+        parts = data if isinstance(data, tuple) else (data,)
+        self.parts = [_part(part, place, device) for place, part in enumerate(parts)]
         sizes = [len(part) for part in self.parts]
         if not sizes or set(sizes) != {sizes[0]}:
             raise ValueError(f"expected as many datapoints in each part of the data, got {sizes}")
@@ -163,20 +164,24 @@ def data_source(data: Data, batch_size: int, device: torch.device | str | None =
     )
 
 
-class InOrder:
-    """Minibatches of a data set, from the first datapoint to the last, as often as they are asked for."""
+class Minibatches:
+    """All of the data of an evaluation, from the first datapoint to the last, as often as it is asked for.
 
-    def __init__(self, data: DataSet, batch_size: int) -> None:
-        self.data, self.batch_size = data, batch_size
+    Attributes:
+        num_data: N.
+    """
+
+    def __init__(self, num_data: int, number: int, each: Callable[[], Iterator[tuple[Tensor, ...]]]) -> None:
+        self.num_data, self._number, self._each = num_data, number, each
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
+        return self._number
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return self.data.in_order(self.batch_size)
+        return self._each()
 
 
-def minibatches(args: tuple[Any, ...], batch_size: int) -> InOrder | list[tuple[Tensor, ...]]:
+def minibatches(args: tuple[Any, ...], batch_size: int) -> Minibatches:
     """Return the data of an evaluation in minibatches.
 
     Args:
@@ -196,16 +201,13 @@ def minibatches(args: tuple[Any, ...], batch_size: int) -> InOrder | list[tuple[
         raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
     if batch_size < 1:
         raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
-    for i, part in enumerate(args if len(args) > 1 else ()):
-        if not isinstance(part, Tensor | np.ndarray | Frame | Dataset | Indexed) or isinstance(part, dict | list | str):
-            raise not_a_tensor(part, i)
     source = data_source(args if len(args) > 1 else args[0], batch_size)
     if isinstance(source, DataSet):
-        return InOrder(source, batch_size)
+        return Minibatches(len(source), -(-len(source) // batch_size), lambda: source.in_order(batch_size))
     found = list(source.in_order())
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
-    return found
+    return Minibatches(sum(len(batch[0]) for batch in found), len(found), lambda: iter(found))
 
 
 class MemoryMapped:
@@ -247,7 +249,7 @@ class Items:
         return default_collate(many(numbers) if many is not None else [self.dataset[i] for i in numbers])
 
 
-def _part(part: Any, device: torch.device | str | None) -> Any:
+def _part(part: Any, place: int, device: torch.device | str | None) -> Any:
     if isinstance(part, np.memmap):
         return MemoryMapped(part)
     if isinstance(part, Frame):
@@ -258,7 +260,11 @@ def _part(part: Any, device: torch.device | str | None) -> Any:
         if part.dim() == 0:
             raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
         return part if device is None else part.to(device)
-    return Items(part) if isinstance(part, Dataset) else part
+    if isinstance(part, Dataset):
+        return Items(part)
+    if isinstance(part, dict | list | str) or not isinstance(part, Indexed):
+        raise not_a_tensor(part, place)
+    return part
 
 
 def _numbers(frame: Frame) -> Tensor:

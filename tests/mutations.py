@@ -475,7 +475,7 @@ MUTATIONS = [
         (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
     ),
     Mutation(
-        "objectives/particles.py",
+        "objectives/gradient_scale.py",
         "weight = b * weight + (1 - b)",
         "pass",
         (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
@@ -490,7 +490,7 @@ MUTATIONS = [
         ),
     ),
     Mutation(
-        "objectives/particles.py",
+        "objectives/gradient_scale.py",
         "and other in self.drawn_from().get(name, ())",
         "and False",
         (f"{WEIGHTED}::test_dreg_refuses_a_chain_of_which_one_latent_is_masked_off_and_matters",),

@@ -220,3 +220,14 @@ def test_ctrl_c_at_a_random_moment(seed, tmp_path):
         assert ("the runs above are what there is" if runs else "nothing is written") in err
     assert (folder / "figure.png").exists() == bool(runs) == ("test bound of" in out)
     assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the fallback elsewhere counts the parent, as getrusage does")
+def test_a_process_peak_of_memory_is_its_own():
+    held = bytearray(2 * 10**9)
+    held[::4096] = b"x" * len(held[::4096])
+    command = [sys.executable, "-c", "from harness import peak_memory; print(peak_memory())"]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run(command, capture_output=True, text=True, env=paths)
+    assert 0.01 < float(out.stdout) < 1.5, out.stderr

@@ -346,6 +346,7 @@ NODES = ("nodes", "stochastic_nodes", "observation_nodes", "iter_stochastic_node
 DECIDED_IN = {f"pyro_aevb/model_guide/{name}.py" for name in ("reading", "sites", "supports")}
 TAKE_VALUES = {
     "pyro_aevb/learners/dreams.py",
+    "pyro_aevb/objectives/gradient_scale.py",
     "pyro_aevb/objectives/particles.py",
     "pyro_aevb/samplers/latent_space.py",
     "pyro_aevb/evidence/annealing.py",

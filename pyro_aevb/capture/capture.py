@@ -103,7 +103,7 @@ class Capture:
         self.calls: dict[tuple[tuple[int, ...], ...], int] = {}
         self.obstacle: str | None = None
         self._fn, self._parameters, self._watched, self._reads = fn, parameters, list(watched), reads
-        self._state = PythonState([*self._watched, *reads()])
+        self._state = self._look()
         self._written: list[Tensor] = []  # tensors of the model's own that a run changes in place
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._last: tuple[Any, _Entry] | None = None
@@ -154,6 +154,9 @@ class Capture:
         entry.runs += 1
         return entry.graph(args)
 
+    def _look(self) -> PythonState:
+        return PythonState([*self._watched, *self._reads()])
+
     def _drop(self) -> None:
         self._entries.clear()
         self._last = None
@@ -179,9 +182,7 @@ class Capture:
         if self._last is not None and key[1] is self._last[0][1] and tensors == self._last[0][0]:
             return self._last[1]  # the usual case, without hashing some hundred values
         if key not in self._entries:
-            self._state = PythonState(
-                [*self._watched, *self._reads()]
-            )  # with the values, what there is to watch may have changed
+            self._state = self._look()  # with the values, what there is to watch may have changed
             key = (tensors, self._state.key())
         if key not in self._entries:
             self._entries[key] = _Entry([*parameters, *self._state.values()])
@@ -203,15 +204,16 @@ class Capture:
 
     def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
         """Run ``fn``, then the graph (made if there is none) on the same noise; return the graph's result if equal."""
-        before, key = _Surroundings(self._state, self._written), self._state.key()
+        changing = [*self._state.buffers(), *self._written]
+        before, untouched, key = _Saved(changing), _Untouched(self._state, changing), self._state.key()
         expected = self._eager(*args)
         parameters = self._parameters()
         gradients = take_gradients(parameters)
-        after = _Surroundings(self._state, self._written)
+        after = _Saved(changing)
         try:
             if self._state.unwatchable:
                 raise CaptureError(self._state.unwatchable)
-            if drawn := before.drawn_from():
+            if drawn := untouched.drawn_from():
                 raise CaptureError(f"each call draws from {drawn}; draw from torch's global generator")
             if changed := self._state.difference(key):
                 shapes = tuple(a.shape for a in args)
@@ -219,7 +221,7 @@ class Capture:
                     raise CaptureError(f"each call changes {changed}")
                 self._begun.add(shapes)  # the first call may: a size that was guessed, a parameter that came to be
                 return self._give(expected, gradients)
-            if written := before.written():  # they are saved from now on
+            if written := untouched.written():  # they are saved from now on
                 self._written += written
                 return self._give(expected, gradients)
             before.restore()
@@ -294,39 +296,45 @@ class _Entry:
         return number & (number - 1) == 0 or self.doubts > 0
 
 
-class _Surroundings:
-    """The state that a run may change besides its result: random generators, buffers, other tensors of the model's.
+class _Saved:
+    """The state that a run may change besides its result, as it was: torch's generators and the model's ``tensors``."""
 
-    Args:
-        state: what the run can reach.
-        written: the tensors beside buffers that are known to change.
-    """
-
-    def __init__(self, state: PythonState, written: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._noise = torch_state()
-        self._saved = [(tensor, tensor.clone()) for tensor in (*state.buffers(), *written)]
-        saved = {id(tensor) for tensor, _ in self._saved}
-        self._versions = [(tensor, tensor._version) for tensor in state.tensors if id(tensor) not in saved]
-        self._generators = {"Python's random": random, **{f"{type(g).__name__}": g for g in state.generators}}
-        self._states = {name: _state_of(generator) for name, generator in self._generators.items()}
-        self._numpy = _numpy_state()
-
-    def drawn_from(self) -> str:
-        """Return the name of a generator that has moved since, other than torch's global ones; empty if none has."""
-        if self._numpy != _numpy_state():
-            return "NumPy's random"
-        return next((n for n, g in self._generators.items() if self._states[n] != _state_of(g)), "")
-
-    def written(self) -> list[Tensor]:
-        """Return the tensors that were changed in place since, and that aren't saved here."""
-        return [tensor for tensor, version in self._versions if tensor._version != version]
+        self._values = [(tensor, tensor.clone()) for tensor in tensors]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put torch's generators and the saved tensors back."""
+        """Put generators and tensors back."""
         set_torch_state(self._noise)
-        for tensor, value in self._saved:
+        for tensor, value in self._values:
             tensor.copy_(value)
+
+
+class _Untouched:
+    """The state that a run must leave alone: generators other than torch's global ones, tensors that aren't saved.
+
+    Args:
+        state: what the run can reach.
+        saved: the tensors that it may change.
+    """
+
+    def __init__(self, state: PythonState, saved: Sequence[Tensor]) -> None:
+        ids = {id(tensor) for tensor in saved}
+        self._versions = [(tensor, tensor._version) for tensor in state.tensors if id(tensor) not in ids]
+        self._generators = [(generator, _state_of(generator)) for generator in (random, *state.generators)]
+        self._numpy = _numpy_state()
+
+    def drawn_from(self) -> str:
+        """Return the name of a generator that has moved since; empty if none has."""
+        if self._numpy != _numpy_state():
+            return "NumPy's random"
+        moved = (generator for generator, state in self._generators if state != _state_of(generator))
+        return next(("Python's random" if each is random else type(each).__name__ for each in moved), "")
+
+    def written(self) -> list[Tensor]:
+        """Return the tensors that were changed in place since."""
+        return [tensor for tensor, version in self._versions if tensor._version != version]
 
 
 def _state_of(generator: Any) -> Any:

@@ -71,14 +71,15 @@ class Graph:
                 options = INDUCTOR | IN_ORDER if len(random_operations(self.module)) > 1 else INDUCTOR
                 self._run = torch._inductor.compile(self.module, inputs, options=options)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            logger.warning("the traced graph runs without Inductor, which can't compile it here: %s", reason[:300])
+            logger.warning(
+                "the traced graph runs without Inductor, which can't compile it here: %s", _first_line(error)
+            )
         if args and all(tensor.is_cuda for tensor in inputs):  # what lies elsewhere would stay as it is now
             try:
                 self._run = _CudaGraph(self._run, inputs, len(args))
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                logger.warning("the traced graph runs without a CUDA graph, which can't be made here: %s", reason[:300])
+                reason = _first_line(error)
+                logger.warning("the traced graph runs without a CUDA graph, which can't be made here: %s", reason)
 
 
 class _CudaGraph:
@@ -220,6 +221,10 @@ class _NoReading(TorchFunctionMode):
         return result
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
 def _obstacle(error: Exception) -> str:
     """Return one line that names the operation that can't be traced, and its place in the model."""
     while isinstance(error.__cause__, Exception):
@@ -227,7 +232,7 @@ def _obstacle(error: Exception) -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
     frames = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)] or frames[-1:]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = _first_line(error)
     if "get value out of a tracing tensor" in text:
         text = "Python control flow on a tensor's value"
     return f"{text}{where}"

@@ -100,7 +100,7 @@ class PythonState:
         """Return the values themselves."""
         # Between two steps this runs with cold caches: a container is read as a whole, since each key costs a miss.
         values = [mapping.get(key) for mapping, key in self._entries]
-        values += [_contents(cell) for cell in self._cells]
+        values += [_held(cell) for cell in self._cells]
         values += map(len, self._sizes)
         for mapping in self._mappings:
             values.append(len(mapping))
@@ -156,12 +156,12 @@ class PythonState:
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
         if _in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
             for cell in fn.__closure__ or ():  # a handler around somebody's model
-                self._visit(_contents(cell), name)
+                self._visit(_held(cell), name)
             return
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
             self._cells.append(cell)
             self._names["cell"].append(variable)
-            self._visit(_contents(cell), variable)
+            self._visit(_held(cell), variable)
         for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(default, name)
         self._visit_dict(fn.__dict__, name + ".{}")
@@ -275,8 +275,8 @@ class _Slots:
     def names(self) -> list[str]:
         """Return the slots that a class of the user's declares."""
         classes = [cls for cls in type(self._value).__mro__ if not _in_library(cls.__module__)]
-        slots = [(cls.__dict__.get("__slots__", ()), cls.__module__) for cls in classes]
-        found = [name for names, _ in slots for name in ((names,) if isinstance(names, str) else names)]
+        slots = [vars(cls).get("__slots__", ()) for cls in classes]
+        found = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
         return [name for name in found if name not in ("__dict__", "__weakref__") and hasattr(self._value, name)]
 
     def get(self, name: str) -> Any:
@@ -311,7 +311,7 @@ class _Snapshot(tuple[Any, ...]):
     """Values that compare by value, where other tuples are told apart by identity."""
 
 
-def _contents(cell: types.CellType) -> Any:
+def _held(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet

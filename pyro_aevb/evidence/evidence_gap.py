@@ -98,9 +98,8 @@ def evidence_gap(
     check_sizes(num_particles=num_particles, num_steps=num_steps)
     check_callables(model, guide)
     batches = minibatches(args, batch_size)
-    num_data = sum(len(batch[0]) for batch in batches)
-    if len(evidence.value) != num_data:
-        raise ValueError(f"expected evidence of the same {num_data} datapoints, got {len(evidence.value)}")
+    if len(evidence.value) != batches.num_data:
+        raise ValueError(f"expected evidence of the same {batches.num_data} datapoints, got {len(evidence.value)}")
     bar = tqdm(
         total=len(batches) * num_steps, desc="evidence gap", unit=" steps", delay=1, disable=not progress, leave=False,
         dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,

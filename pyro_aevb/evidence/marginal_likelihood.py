@@ -112,7 +112,7 @@ def log_marginal_likelihood(
     with evaluating(PythonState([fn for fn in (model, guide) if fn is not None]).modules), seeded(seed):
         evaluate = estimator.prepare(problem)
         with tqdm(
-            total=float(sum(len(batch[0]) for batch in batches)),
+            total=float(batches.num_data),
             desc="log p(x)",
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]",
             delay=1,

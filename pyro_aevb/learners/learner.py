@@ -103,8 +103,7 @@ class Learner(ABC):
         self.optimizers: dict[str, Optimizer] = {name: as_optimizer(each) for name, each in optimizers.items()}
         self._inspect, self._kept = inspect, dict(kept or {})
         self._computation = Computation(compile)
-        self._watched: list[Any] = [part for part in (model, guide, objective) if part is not None]
-        self._pair = TrainedPair(model, guide, self._watched)
+        self._pair = TrainedPair(model, guide, [part for part in (model, guide, objective) if part is not None])
         self._fast_paths: list[FastPath] = []
         self._losses = Losses()
         self._dataset_size: int | None = None
@@ -169,15 +168,15 @@ class Learner(ABC):
             calls_a_step: how often a step calls it.
         """
         watched = [part for part in watched if part is not None]
-        path = FastPath(
-            fn, self._pair.leaves, [*self._watched, *watched], self._computation, calls_a_step, self._public_attributes
-        )
+        reads = self._public_attributes
+        path = FastPath(fn, self._pair.leaves, watched, self._computation, calls_a_step, reads)
         self._fast_paths.append(path)
         return path
 
     def _public_attributes(self) -> list[Any]:
-        """Return what an update reads of the learner itself: its public attributes."""
-        return [value for name, value in vars(self).items() if name[0] != "_" and name != "optimizers"]
+        """Return what an update reads of the learner itself: its public attributes, model and objective among them."""
+        attributes = vars(self).items()
+        return [v for name, v in attributes if name[0] != "_" and name != "optimizers" and v is not None]
 
     @final
     def add_prior(self, loss: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
+from objectives import OBJECTIVES
 from random_pairs import (
     Description,
     Latent,
@@ -24,13 +25,6 @@ from statistics_tools import SIGMAS
 
 from pyro_aevb import (
     AEVB,
-    IWAE,
-    SGVB,
-    STL,
-    VIMCO,
-    DReG,
-    Renyi,
-    ScoreFunction,
     capture_log_density,
     elbo,
     log_density,
@@ -39,16 +33,6 @@ from pyro_aevb import (
 from pyro_aevb.model_guide.log_density import LogDensity
 
 SGD = functools.partial(torch.optim.SGD, lr=0.0)
-OBJECTIVES = {
-    "L^A": SGVB,
-    "L^B": functools.partial(SGVB, kl="analytic"),
-    "STL": STL,
-    "IWAE": IWAE,
-    "DReG": DReG,
-    "Renyi": functools.partial(Renyi, 0.5),
-    "score function": ScoreFunction,
-    "VIMCO": VIMCO,
-}
 
 
 def close(value, expected):

@@ -423,6 +423,14 @@ def test_the_leave_one_out_gradient_is_a_sample_covariance():
     torch.testing.assert_close(gradient, (centred * score).sum(0) / 2)
 
 
+def enumerated_bound(objective, log_weight, prob):
+    """The bound's expectation over a discrete latent, from its values' weights and q: VIMCO's two particles, or one."""
+    if not isinstance(objective, VIMCO):
+        return (prob * log_weight).sum()
+    bound = torch.logaddexp(log_weight[:, None], log_weight[None]) - math.log(2)
+    return (prob[:, None] * prob[None] * bound).sum()
+
+
 @pytest.mark.parametrize("objective", [ScoreFunction(2, baseline="leave-one-out"), ScoreFunction(2), VIMCO(2)])
 def test_gradients_of_a_discrete_guide_are_those_of_the_enumerated_bound(objective):
     """One bit, two particles: the bound's expectation is a sum of four terms."""
@@ -441,12 +449,7 @@ def test_gradients_of_a_discrete_guide_are_those_of_the_enumerated_bound(objecti
     one = torch.tensor(0.4).double().requires_grad_()
     q, z = dist.Bernoulli(logits=one), torch.tensor([0.0, 1.0]).double()
     joint = dist.Bernoulli(torch.tensor(0.3).double()).log_prob(z) + dist.Normal(2 * z, 1.0).log_prob(torch.tensor(1.2))
-    log_w, prob = joint - q.log_prob(z), q.log_prob(z).exp()
-    if isinstance(objective, VIMCO):
-        bound = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
-        expected = (prob[:, None] * prob[None] * bound).sum()
-    else:
-        expected = (prob * log_w).sum()
+    expected = enumerated_bound(objective, joint - q.log_prob(z), q.log_prob(z).exp())
     (exact,) = torch.autograd.grad(expected, [one])
     (draws,) = torch.autograd.grad(
         -objective.differentiable_loss(model, guide, torch.full((n,), 1.2).double()), [logit]
@@ -620,12 +623,7 @@ def test_a_masked_discrete_latent_is_taught_by_the_likelihood_that_is_not_masked
 
     one = logits.clone().requires_grad_()
     log_w, prob = dist.Normal(values, 1.0).log_prob(torch.tensor(1.2).double()), one.softmax(0)
-    if isinstance(objective, VIMCO):
-        bound = torch.logaddexp(log_w[:, None], log_w[None]) - math.log(2)
-        expected = (prob[:, None] * prob[None] * bound).sum()
-    else:
-        expected = (prob * log_w).sum()
-    (exact,) = torch.autograd.grad(expected, [one])
+    (exact,) = torch.autograd.grad(enumerated_bound(objective, log_w, prob), [one])
     loss = objective.differentiable_loss(model, guide, torch.full((copies,), 1.2).double())
     (draws,) = torch.autograd.grad(-loss, [leaf])
     assert_mean(draws, exact, resolution=0.02)

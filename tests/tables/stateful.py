@@ -590,6 +590,12 @@ def a_generator_of_pythons():
 
 
 @written
+def the_first_of_two_generators():
+    generator, other = random.Random(0), random.Random(1)
+    return lambda: 3.0 if generator.random() < 0.05 else 1.0 + 0 * len(type(other).__name__)
+
+
+@written
 def a_torch_generator():
     generator = torch.Generator().manual_seed(0)
     return lambda: 1.0 + torch.rand((), generator=generator).double()
