@@ -34,7 +34,7 @@ from pyro_aevb.model_guide.contract import (
     unchecked_sites,
 )
 from pyro_aevb.model_guide.modes import evaluating
-from pyro_aevb.model_guide.parameters import Parameter, log_prior, zero_grad
+from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import set_torch_state, torch_state
 
@@ -202,7 +202,7 @@ class Learner(ABC):
             zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
         for name, each in parameters.items():
-            leaves = [p.unconstrained for p in each.values()]
+            leaves = distinct_leaves(each.values())
             self._has_gradient = self._has_gradient or any(leaf.grad is not None for leaf in leaves)
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(leaves, settings.clip_norm * self.dataset_size)

@@ -14,7 +14,7 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
 
 from pyro_aevb.learners.fused_adam import FusedAdam
-from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves
 
 OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 AnyOptimizer = PyroOptim | torch.optim.Optimizer | OptimizerFactory
@@ -98,10 +98,11 @@ class TorchOptimizer(Optimizer):
         if not new:
             return
         self._names += new
-        tensors = [parameters[name].unconstrained for name in new]
+        held = {id(tensor) for group in self.param_groups for tensor in group["params"]}
+        tensors = [t for t in distinct_leaves(parameters[name] for name in new) if id(t) not in held]
         if self._factory is not None and self._optimizer is None:
             self._optimizer = self._factory(tensors)
-        elif self._factory is not None and self._optimizer is not None:
+        elif self._factory is not None and self._optimizer is not None and tensors:
             self._optimizer.add_param_group({"params": tensors})
 
     def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
@@ -191,7 +192,7 @@ class PyroOptimizer(Optimizer):
         if learning_rate_factor != 1.0:
             _ = self.param_groups
         self.prepare(parameters)
-        self._optimizer([p.unconstrained for p in parameters.values()])
+        self._optimizer(distinct_leaves(parameters.values()))
 
     def settings(self) -> dict[str, Any]:
         """Return the classes of optimizer and scheduler, and what they are made with."""

@@ -65,7 +65,8 @@ def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tenso
     >>> round(float(log_prior(theta, dist.Normal(0.0, 1.0))), 4)
     -2.7568
     """
-    return torch.stack([_sum_log_prob(p.value(), prior) for p in parameters.values()]).sum()
+    distinct = {id(p.unconstrained): p for p in parameters.values()}
+    return torch.stack([_sum_log_prob(p.value(), prior) for p in distinct.values()]).sum()
 
 
 def _sum_log_prob(value: Tensor, prior: Distribution) -> Tensor:
@@ -75,6 +76,17 @@ def _sum_log_prob(value: Tensor, prior: Distribution) -> Tensor:
     difference = (value - prior.loc).flatten()
     constant = value.numel() * (prior.scale.log() + 0.5 * math.log(2 * math.pi))
     return -0.5 * difference.dot(difference) / prior.scale**2 - constant
+
+
+def distinct_leaves(parameters: Iterable[Parameter]) -> list[Tensor]:
+    """Return the leaves of ``parameters``, each once: two names may stand for one, as they do for tied weights.
+
+    >>> from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves
+    >>> tied = Parameter(torch.zeros(3), dist.constraints.real)
+    >>> distinct_leaves([tied, tied])
+    [tensor([0., 0., 0.])]
+    """
+    return list({id(p.unconstrained): p.unconstrained for p in parameters}.values())
 
 
 def zero_grad(parameters: Iterable[Parameter]) -> None:

@@ -3,10 +3,12 @@
 import functools
 
 import pyro
+import pyro.distributions as dist
 import pyro.optim
 import pytest
 import torch
 from pairs import bernoulli_vae
+from pyro.infer import Trace_ELBO
 from pyro.optim import ExponentialLR, MultiStepLR, ReduceLROnPlateau
 
 from pyro_aevb import AEVB
@@ -97,3 +99,32 @@ def test_the_numbers_are_those_of_the_update():
     pyros = as_optimizer(SCHEDULERS["exponential"]()).settings()
     assert pyros.items() >= {"optimizer": "Adam", "optim_args": {"lr": 0.1}, "scheduler": "ExponentialLR"}.items()
     assert pyros["scheduler_args"] == {"gamma": 0.5}
+
+
+@pytest.mark.parametrize("optimizer", [functools.partial(torch.optim.SGD, lr=0.1), pyro.optim.SGD({"lr": 0.1})])
+def test_a_leaf_with_two_names_is_updated_once(optimizer):
+    """A layer of decoder and encoder, each a ``pyro.module``: theta and phi both name its weight."""
+    tied, prior, objective = torch.nn.Linear(1, 1, bias=False), dist.Normal(0.0, 1.0), Trace_ELBO()
+
+    def model(x):
+        pyro.module("decoder", torch.nn.Sequential(tied))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + tied(x)[:, 0], 1.0), obs=x[:, 0])
+
+    def guide(x):
+        pyro.module("encoder", torch.nn.Sequential(tied))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(tied(x)[:, 0], 1.0))
+
+    x = torch.ones(4, 1)
+    learner = AEVB(model, guide, optimizer, objective, theta_prior=prior)
+    learner.prepare(x)
+    pyro.set_rng_seed(0)
+    loss = objective.differentiable_loss(model, guide, x) - prior.log_prob(tied.weight).sum()
+    (gradient,) = torch.autograd.grad(loss, [tied.weight])
+    expected = tied.weight.detach() - 0.1 * gradient
+    pyro.set_rng_seed(0)
+    learner.step(x)
+    assert len(learner.theta | learner.phi) == 2
+    torch.testing.assert_close(tied.weight.detach(), expected)
