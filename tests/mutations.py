@@ -116,6 +116,7 @@ def _exists(test: str) -> bool:
 
 
 PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_infos.py"
+USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
@@ -130,6 +131,42 @@ MUTATIONS = [
         "if not error <= tolerance:",
         "if not error <= 1e9:",
         ("tests/capture/test_capture.py::test_a_wrong_graph_is_refused",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        "return torch.where(args[1], args[0], 0.0)",
+        "return args[0]",
+        (f"{USUAL}::{TRAINS}[Categorical, a class without probability-by_a_learner]",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        ', "torch.distributions.distribution": True',
+        "",
+        (f"{USUAL}::{TRAINS}[AutoDiagonalNormal of a Bayesian network-by_a_learner]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "self._look()  # what is watched lies in the container that was there before",
+        "pass",
+        (f"{USUAL}::test_what_is_made_anew_is_the_same_and_is_watched_from_then_on[containers]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "return type(value), value  # 1, 1.0 and True are equal",
+        "return value",
+        (f"{USUAL}::test_what_is_made_anew_with_something_else_in_it_counts[the type of a number]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        'if key != "_indices" or plate.subsample_size != plate.size:',
+        'if key != "_indices":',
+        (f"{USUAL}::test_what_is_made_anew_with_something_else_in_it_counts[a subsample]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "if key in self._named:",
+        "if not self._named:",
+        (f"{USUAL}::test_an_automatic_guides_plates_count_where_the_users_code_names_them",),
     ),
     Mutation(
         "capture/graph_passes.py",
@@ -301,6 +338,12 @@ MUTATIONS = [
         ("tests/files/test_safetensors_state.py::test_a_state_comes_back_with_its_types",),
     ),
     # -- learners -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "learners/optimizer.py",
+        "self._optimizer(distinct_leaves(parameters.values()))",
+        "self._optimizer([p.unconstrained for p in parameters.values()])",
+        ("tests/learners/test_optimizer.py::test_a_leaf_with_two_names_is_updated_once[optimizer1]",),
+    ),
     Mutation(
         "learners/wake_sleep.py",
         "(log_joint - reading.sum_log_prob(",

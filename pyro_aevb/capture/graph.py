@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -197,8 +197,13 @@ class _NoReading(TorchFunctionMode):
     ``Tensor.item`` gives the tensor itself, for Pyro's losses.  Pyro's warnings about NaN don't look; a loss that isn't
     finite is noticed by the learner.  A number read off one of the model's ``own`` tensors, or off what was computed
     from one, would stay in the graph.
+
+    Two functions are put in another way, with the same result, since they look at values: ``one_hot``, and the choice
+    of enumerated values with a positive probability in Pyro's ``Dice``, where the others count zero.
     """
 
+    # There is no NaN; not all probabilities are positive; what a distribution validates that was made before is valid.
+    answers: ClassVar = {"pyro.util": False, "pyro.infer.util": False, "torch.distributions.distribution": True}
     copies = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
     numbers = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__)
 
@@ -209,8 +214,13 @@ class _NoReading(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item:
             return args[0].detach()
-        if func is Tensor.__bool__ and sys._getframe(1).f_globals.get("__name__") == "pyro.util":
-            return False
+        caller = sys._getframe(1).f_globals.get("__name__")
+        if func is Tensor.__bool__ and caller in self.answers:
+            return self.answers[caller]
+        if func is Tensor.masked_select and caller == "pyro.infer.util":
+            return torch.where(args[1], args[0], 0.0)
+        if func is torch.nn.functional.one_hot:
+            return _one_hot(*args, **(kwargs or {}))
         if func in self.copies:
             raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
         if func in self.numbers and id(args[0]) in self._own:
@@ -219,6 +229,14 @@ class _NoReading(TorchFunctionMode):
         if any(id(arg) in self._own for arg in args):
             self._own |= {id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)}
         return result
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """Return ``one_hot``'s result; a class that isn't there is an error when the graph is run, as in the function."""
+    if num_classes < 0:
+        raise CaptureError("one_hot without num_classes gives a result whose size depends on values")
+    zeros = torch.zeros((*tensor.shape, num_classes), dtype=torch.long, device=tensor.device)
+    return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,12 +22,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 # Code and data of these packages don't change between two calls, and are large.
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
 SCALARS = (int, float, bool, str, bytes, complex, type(None))
+VALUES = (frozenset, range, torch.Size, torch.device)  # which are compared by value too
+# One of these in another's place is the same if what it holds is.
+CONTAINERS = (dict, collections.OrderedDict, list, set, tuple, pyro.plate)
+# Attributes that Pyro sets anew in each run, before it reads them.
+SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
 CLOSED = (logging.Logger,)  # which leads to every other logger of the process
 PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
 MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
@@ -44,7 +53,7 @@ class PythonState:
     Reached are closure cells, globals that the code names, default arguments, attributes of objects, private ones and
     slots too, and of their classes (``training`` of a module among them), attributes that the code names of the user's
     own modules, elements of small containers and arrays, ``os.environ``, and through these the same again; not the
-    inside of libraries.
+    inside of libraries.  A container or a plate that is made anew, with the same in it, is the same.
 
     Args:
         callables: functions, methods, modules and other objects that can be called.
@@ -67,6 +76,11 @@ class PythonState:
     """
 
     def __init__(self, callables: Iterable[Callable[..., Any]]) -> None:
+        self._callables = list(callables)
+        self._look()
+
+    def _look(self) -> None:
+        """Find what there is to watch now."""
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
@@ -80,20 +94,29 @@ class PythonState:
         kinds = ("entry", "cell", "size", "mapping", "sequence", "contents")
         self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[int, Any] = {}
+        self._containers: set[int] = set()  # those of which each element is watched
+        self._named: set[str] = set()  # in the code
+        self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
         self._values: list[Any] = []
         self._key: tuple[Any, ...] = ()
-        for fn in callables:
+        for fn in self._callables:
             self._visit(fn, getattr(fn, "__name__", type(fn).__name__))
+        for attributes, key, name in self._set_by_each_run:
+            if key in self._named:  # the user's code may read it before Pyro sets it
+                self._visit_entry(attributes, key, name)
 
     def key(self) -> tuple[Any, ...]:
-        """Return the values now: scalars as they are, anything else by identity.
+        """Return the values now: scalars as they are, containers by what they hold, anything else by identity.
 
         Whoever keeps a key keeps its :meth:`values` too: an identity says nothing once its object is gone.
         """
         values = self.values()
-        if not (len(values) == len(self._values) and all(map(operator.is_, values, self._values))):
+        if not _same(values, self._values):
+            if any(a is not b and isinstance(b, CONTAINERS) for a, b in zip(self._values, values, strict=False)):
+                self._look()  # what is watched lies in the container that was there before
+                values = self.values()
             self._values = values
-            self._key = tuple(map(by_value, values))
+            self._key = tuple(map(self._as_it_counts, values))
         return self._key
 
     def values(self) -> list[Any]:
@@ -114,17 +137,32 @@ class PythonState:
 
     def difference(self, key: tuple[Any, ...]) -> str:
         """Return the name of the first value that differs from that in ``key``; empty if none does."""
+        return self._first_change(key, self.values()) or self._first_change(key, None)
+
+    def _first_change(self, key: tuple[Any, ...], values: list[Any] | None) -> str:
+        """Return the first name, among what is watched now; with ``values``, a new container is what it replaces."""
+        now = self.key() if values is None else tuple(self._as_it_counts(value, anew=True) for value in values)
         names = [name for kind in self._names.values() for name in kind]
-        now = self.key()
         changed = [name for name, a, b in zip(names, now, key, strict=False) if a != b]
-        return changed[0] if changed else "what it reaches" if len(now) != len(key) else ""
+        return changed[0] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
 
     def buffers(self) -> list[Tensor]:
         """Return the buffers of all modules reached: the tensors that a run usually changes in place."""
         return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
 
+    def _as_it_counts(self, value: Any, anew: bool = False) -> Any:
+        """Return a value as it is compared: a container by its type, since its elements are compared themselves.
+
+        One that isn't watched is told apart from others, unless it is to be taken for one made ``anew``.
+        """
+        if id(value) not in self._containers and not (anew and _is_container(value)):
+            return by_value(value)
+        if isinstance(value, tuple):  # whose elements aren't, but may be containers
+            return type(value), *(self._as_it_counts(element, anew) for element in value)
+        return type(value)
+
     def _visit(self, value: Any, name: str) -> None:
-        if isinstance(value, (*SCALARS, *CLOSED)) or id(value) in self._seen:
+        if isinstance(value, (*SCALARS, *VALUES, *CLOSED)) or id(value) in self._seen:
             return
         if len(self._seen) > MOST_SLOTS:
             return
@@ -150,6 +188,8 @@ class PythonState:
             self._visit_sequence(value, name)
         elif isinstance(value, set | collections.deque) or _is_array(value):
             self._visit_contents(value, name)
+        elif type(value) is pyro.plate:
+            self._visit_plate(value, name)
         elif not isinstance(value, types.ModuleType):
             self._visit_object(value, name)
 
@@ -166,6 +206,7 @@ class PythonState:
             self._visit(default, name)
         self._visit_dict(fn.__dict__, name + ".{}")
         names = dict.fromkeys(_names_in(fn.__code__))
+        self._named.update(names)
         for variable in names:
             if variable not in fn.__globals__:
                 continue
@@ -203,6 +244,7 @@ class PythonState:
                 return
         elif len(value) > LARGEST_CONTAINER:
             return
+        self._note_container(value)
         self._contents.append(_Contents(value))
         self._names["contents"].append(f"the contents of {name}")
         if not _is_array(value):
@@ -229,6 +271,7 @@ class PythonState:
     def _visit_dict(self, mapping: dict[Any, Any], template: str) -> None:
         if len(mapping) > LARGEST_CONTAINER:
             return
+        self._note_container(mapping)
         names, size = [template.format(key) for key in mapping], f"the number of {template.format('*')}"
         self._mappings.append(mapping)
         self._names["mapping"] += [size, *names, *names]
@@ -238,12 +281,24 @@ class PythonState:
     def _visit_sequence(self, sequence: Sequence[Any], name: str) -> None:
         if len(sequence) > LARGEST_CONTAINER:
             return
+        self._note_container(sequence)
         names = [f"{name}[{i}]" for i in range(len(sequence))]
         if not isinstance(sequence, tuple):
             self._sequences.append(sequence)
             self._names["sequence"] += [f"len({name})", *names]
         for element_name, value in zip(names, sequence, strict=True):
             self._visit(value, element_name)
+
+    def _note_container(self, value: Any) -> None:
+        if _is_container(value):
+            self._containers.add(id(value))
+
+    def _visit_plate(self, plate: pyro.plate, name: str) -> None:
+        """Take in what makes a plate, and which datapoints are in it, unless all are."""
+        self._note_container(plate)
+        for key in list(plate.__dict__):
+            if key != "_indices" or plate.subsample_size != plate.size:
+                self._visit_entry(plate.__dict__, key, f"{name}.{key}")
 
     def _visit_object(self, value: Any, name: str) -> None:
         self._visit(type(value), type(value).__name__)
@@ -252,16 +307,20 @@ class PythonState:
             self._visit_entry(slots, key, f"{name}.{key}")
         if not hasattr(value, "__dict__"):
             return
-        if not isinstance(value, nn.Module):
+        anew = [key for cls, keys in SET_BY_EACH_RUN.items() if isinstance(value, cls) for key in keys]
+        if isinstance(value, nn.Module):
+            self.modules.append(value)
+        elif not anew:
             self._visit_dict(value.__dict__, name + ".{}")
             return
-        self.modules.append(value)
         self._sizes.append(value.__dict__)
         self._names["size"].append(f"the number of {name}.*")
         caches = isinstance(value, torch.distributions.Transform)  # in its private attributes, rewritten by each run
         for key in list(value.__dict__):
             if key in MODULE_SLOTS:  # each stays the same dict
                 self._visit(value.__dict__[key], f"{name}.{key}")
+            elif key in anew:
+                self._set_by_each_run.append((value.__dict__, key, f"{name}.{key}"))
             elif key not in TORCHS_OWN and not key.startswith("_" if caches else "_pyro_"):
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
@@ -311,11 +370,19 @@ class _Snapshot(tuple[Any, ...]):
     """Values that compare by value, where other tuples are told apart by identity."""
 
 
+def _same(values: list[Any], others: list[Any]) -> bool:
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
 def _held(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # a variable that has no value yet
         return None
+
+
+def _is_container(value: Any) -> bool:
+    return type(value) in CONTAINERS or (isinstance(value, tuple) and hasattr(value, "_fields"))
 
 
 def _is_array(value: Any) -> bool:
@@ -324,8 +391,10 @@ def _is_array(value: Any) -> bool:
 
 
 def by_value(value: Any) -> Any:
-    """Return a scalar as it is, and anything else's identity."""
-    return value if isinstance(value, (*SCALARS, frozenset, _Snapshot)) else id(value)
+    """Return a scalar or another constant as it is, and anything else's identity."""
+    if isinstance(value, (int, float, complex)):
+        return type(value), value  # 1, 1.0 and True are equal
+    return value if isinstance(value, (*SCALARS, *VALUES, _Snapshot)) else id(value)
 
 
 def _is_the_users(module: types.ModuleType) -> bool:
