@@ -164,6 +164,30 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/guards.py",
+        "if named or not self._sparing:",
+        "if named or self._sparing:",
+        ("tests/capture/test_clock.py::test_code_that_does_not_is_captured[a method that is not called]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "self._sparing = self._sparing and not BY_NAME & self._named",
+        "self._sparing = bool(self._sparing)",
+        ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a method by its name]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "self._visit_class(value, name)\n            self._release_constructors(value)",
+        "self._visit_class(value, name)",
+        ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a constructor of a class that is held]",),
+    ),
+    Mutation(
+        "capture/clock.py",
+        "return bool(CLASSES & read)",
+        "return False",
+        ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a class kept in a variable]",),
+    ),
+    Mutation(
+        "capture/guards.py",
         "if key in self._named:",
         "if not self._named:",
         (f"{USUAL}::test_an_automatic_guides_plates_count_where_the_users_code_names_them",),

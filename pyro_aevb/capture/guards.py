@@ -3,9 +3,9 @@
 A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
 moment.  :class:`PythonState` sees within microseconds whether they are still the same.
 
-What it can't see it names: code that reads the clock has :attr:`PythonState.unwatchable` (a line in the log, and eager
-runs).  Not covered are values behind a call into C (an ``array.array``, a file, a data base), NumPy arrays of more than
-``LARGEST_ARRAY`` bytes, and containers of more than ``LARGEST_CONTAINER`` elements.
+What it can't see it names: code that reads the clock and that may be called has :attr:`PythonState.unwatchable` (a line
+in the log, and eager runs).  Not covered are values behind a call into C (an ``array.array``, a file, a data base),
+NumPy arrays of more than ``LARGEST_ARRAY`` bytes, and containers of more than ``LARGEST_CONTAINER`` elements.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import logging
 import operator
 import os
 import random
+import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
+
+from pyro_aevb.capture.clock import attributes_of, is_source, leads_to_source, names_in, source_in, strings_in
 
 # Code and data of these packages don't change between two calls, and are large.
 LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
@@ -44,7 +47,10 @@ TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that ever
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
 INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-CLOCK = ("time", "datetime")  # modules whose functions give another value at each call
+# A function that names one of these may fetch any attribute.
+BY_NAME = {"getattr", "attrgetter", "methodcaller", "vars", "dir", "__dict__", "__getattribute__", "eval", "exec"}
+CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
+MAKERS = {"type", "__class__", "copy", "deepcopy", "replace"}  # or make another of an object
 
 
 class PythonState:
@@ -57,6 +63,7 @@ class PythonState:
 
     Args:
         callables: functions, methods, modules and other objects that can be called.
+        only_called: take in only those methods of classes that the code names, or that Python or a library calls.
 
     Attributes:
         modules: the torch modules that are reached.
@@ -75,8 +82,8 @@ class PythonState:
     (False, 'beta[0]')
     """
 
-    def __init__(self, callables: Iterable[Callable[..., Any]]) -> None:
-        self._callables = list(callables)
+    def __init__(self, callables: Iterable[Callable[..., Any]], *, only_called: bool = False) -> None:
+        self._callables, self._only_called = list(callables), only_called
         self._look()
 
     def _look(self) -> None:
@@ -96,6 +103,9 @@ class PythonState:
         self._seen: dict[int, Any] = {}
         self._containers: set[int] = set()  # those of which each element is watched
         self._named: set[str] = set()  # in the code
+        self._waiting: dict[str, list[type]] = {}  # attributes of classes that nothing has named yet
+        self._sparing = self._only_called
+        self._sources: list[tuple[str, set[str]]] = []  # values with clocks among their attributes
         self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
         self._values: list[Any] = []
         self._key: tuple[Any, ...] = ()
@@ -104,6 +114,11 @@ class PythonState:
         for attributes, key, name in self._set_by_each_run:
             if key in self._named:  # the user's code may read it before Pyro sets it
                 self._visit_entry(attributes, key, name)
+        for name, clocks in self._sources:
+            if clocks & self._named:
+                self._note_source(name, name)
+        if self.unwatchable and not self._only_called:
+            self.unwatchable = PythonState(self._callables, only_called=True).unwatchable
 
     def key(self) -> tuple[Any, ...]:
         """Return the values now: scalars as they are, containers by what they hold, anything else by identity.
@@ -162,12 +177,20 @@ class PythonState:
         return type(value)
 
     def _visit(self, value: Any, name: str) -> None:
-        if isinstance(value, (*SCALARS, *VALUES, *CLOSED)) or id(value) in self._seen:
+        if isinstance(value, (*SCALARS, *VALUES, *CLOSED)):
+            return
+        if isinstance(value, type):
+            self._release_constructors(value)
+        if id(value) in self._seen:
             return
         if len(self._seen) > MOST_SLOTS:
             return
         self._seen[id(value)] = value
-        if isinstance(value, types.MethodType):
+        if is_source(value):
+            self._note_source(name, name)
+        elif leads_to_source(value):
+            self._sources.append((name, attributes_of(value)))
+        elif isinstance(value, types.MethodType):
             self._visit(value.__self__, _owner(name))
             self._visit(value.__func__, name)
         elif isinstance(value, types.FunctionType):
@@ -180,6 +203,7 @@ class PythonState:
                 self.tensors.append(value)
         elif isinstance(value, type):
             self._visit_class(value, name)
+            self._release_constructors(value)
         elif isinstance(value, GENERATORS) or type(value).__module__.startswith("numpy.random"):
             self.generators.append(value)
         elif isinstance(value, dict):
@@ -205,28 +229,22 @@ class PythonState:
         for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(default, name)
         self._visit_dict(fn.__dict__, name + ".{}")
-        names = dict.fromkeys(_names_in(fn.__code__))
-        self._named.update(names)
+        if source := source_in(fn):
+            self._note_source(fn.__qualname__, source)
+        names = dict.fromkeys(names_in(fn.__code__))
         for variable in names:
-            if variable not in fn.__globals__:
-                continue
-            value = fn.__globals__[variable]
+            value = fn.__globals__.get(variable, sys.modules.get(variable))  # it may import a module itself
             if isinstance(value, types.ModuleType):
-                self._visit_python_module(value, variable, names, fn)
-            elif getattr(value, "__module__", None) in CLOCK and callable(value):
-                self._note_clock(fn, variable)
+                self._visit_python_module(value, variable, names)
             elif isinstance(value, type):
                 self._visit(value, variable)
-            else:
+            elif variable in fn.__globals__ and not is_source(value):
                 self._visit_entry(fn.__globals__, variable, variable)
+        self._release({*names, *strings_in(fn.__code__)})
 
-    def _visit_python_module(
-        self, module: types.ModuleType, name: str, names: Iterable[str], fn: types.FunctionType
-    ) -> None:
+    def _visit_python_module(self, module: types.ModuleType, name: str, names: Iterable[str]) -> None:
         """Take in what the code may read of a module: the attributes of the user's own that it names."""
-        if module.__name__ in CLOCK:
-            self._note_clock(fn, name)
-        elif module is os:
+        if module is os:
             if {"environ", "getenv"} & set(names):
                 self._visit_dict(os.environ._data, "os.environ[{!r}]")  # type: ignore[attr-defined]  # the dict itself
         elif _is_the_users(module):
@@ -235,8 +253,8 @@ class PythonState:
                 if value is not None and not isinstance(value, types.ModuleType):
                     self._visit_entry(vars(module), attribute, f"{name}.{attribute}")
 
-    def _note_clock(self, fn: types.FunctionType, name: str) -> None:
-        self.unwatchable = self.unwatchable or f"{fn.__qualname__} reads the clock ({name})"
+    def _note_source(self, reader: str, name: str) -> None:
+        self.unwatchable = self.unwatchable or f"{reader} reads the clock or random bytes of the system ({name})"
 
     def _visit_contents(self, value: Any, name: str) -> None:
         if _is_array(value):
@@ -256,12 +274,38 @@ class PythonState:
         for each in cls.__mro__:
             if _in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
                 continue
-            for key, attribute in list(vars(each).items()):
-                function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
-                if isinstance(function, types.FunctionType):
-                    self._visit(function, f"{each.__name__}.{function.__name__}")
-                elif not key.startswith("__") and not isinstance(attribute, types.MemberDescriptorType):
-                    self._visit_entry(vars(each), key, f"{name}.{key}")
+            for key in list(vars(each)):
+                named = key in self._named or (key not in CONSTRUCTORS and _is_called_by_others(cls, key))
+                if named or not self._sparing:
+                    self._visit_class_attribute(each, key)
+                else:
+                    self._waiting.setdefault(key, []).append(each)
+
+    def _visit_class_attribute(self, cls: type, key: str) -> None:
+        attribute = vars(cls)[key]
+        function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
+        if isinstance(function, types.FunctionType):
+            self._visit(function, f"{cls.__name__}.{function.__name__}")
+        elif not key.startswith("__") and not isinstance(attribute, types.MemberDescriptorType):
+            self._visit_entry(vars(cls), key, f"{cls.__name__}.{key}")
+
+    def _release(self, names: Iterable[str]) -> None:
+        """Take in the attributes of classes that waited for one of these names, from now on too."""
+        self._named.update(names)
+        if self._named & MAKERS:
+            self._named.update(CONSTRUCTORS)
+        self._sparing = self._sparing and not BY_NAME & self._named
+        for key in list(self._named & self._waiting.keys() if self._sparing else self._waiting):
+            for cls in self._waiting.pop(key, []):
+                self._visit_class_attribute(cls, key)
+
+    def _release_constructors(self, cls: type) -> None:
+        """Take in what makes an object of a class that the code can reach itself, not only objects of it."""
+        for key in CONSTRUCTORS:
+            waiting = self._waiting.get(key, [])
+            for each in [each for each in cls.__mro__ if each in waiting]:
+                waiting.remove(each)
+                self._visit_class_attribute(each, key)
 
     def _visit_entry(self, mapping: Any, key: Any, name: str) -> None:
         self._entries.append((mapping, key))
@@ -301,7 +345,9 @@ class PythonState:
                 self._visit_entry(plate.__dict__, key, f"{name}.{key}")
 
     def _visit_object(self, value: Any, name: str) -> None:
-        self._visit(type(value), type(value).__name__)
+        if id(type(value)) not in self._seen:  # whose objects needn't be made by the code
+            self._seen[id(type(value))] = type(value)
+            self._visit_class(type(value), type(value).__name__)
         slots = _Slots(value)
         for key in slots.names():
             self._visit_entry(slots, key, f"{name}.{key}")
@@ -403,12 +449,16 @@ def _is_the_users(module: types.ModuleType) -> bool:
     return bool(path) and not str(path).startswith((*INSTALLED, PACKAGE)) and not _in_library(module.__name__)
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    """Yield the names that the code and the functions inside it use."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+def _is_called_by_others(cls: type, key: str) -> bool:
+    """Return whether Python or a library may call this attribute of a class: ``__call__``, ``forward`` of a module."""
+    if key.startswith("__"):
+        return True
+    bases = (base for base in cls.__mro__ if _in_library(base.__module__) or not _is_the_users(_module_of(base)))
+    return any(key in vars(base) for base in bases)
+
+
+def _module_of(cls: type) -> types.ModuleType:
+    return sys.modules.get(cls.__module__, types.ModuleType(cls.__module__))
 
 
 def _in_library(module: str | None) -> bool:

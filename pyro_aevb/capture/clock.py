@@ -1,0 +1,128 @@
+"""Code that reads the clock, or random bytes of the operating system: values that no guard can watch.
+
+It is found by the names in the code: a variable that holds the module, the class or the function, and the attributes
+that are read off it.  ``time.sleep(1)`` and ``datetime(2020, 1, 1)`` read no clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import dis
+import random
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+_TIMES = ("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime")
+CLASSES = {"now", "utcnow", "today"}  # the classes' of datetime
+# A module's functions that give another value at each call.
+SOURCES = {
+    "time": {*_TIMES, *(f"{name}_ns" for name in _TIMES), "localtime", "gmtime", "ctime", "asctime", "strftime"},
+    "datetime": CLASSES,
+    "os": {"urandom", "getrandom", "times"},
+    "secrets": {"randbelow", "randbits", "choice", "token_bytes", "token_hex", "token_urlsafe"},
+    "uuid": {"uuid1", "uuid4"},
+}
+ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+
+
+def is_source(value: Any) -> bool:
+    """Return whether this function or generator reads the clock or random bytes.
+
+    >>> import time
+    >>> from pyro_aevb.capture.clock import is_source
+    >>> is_source(time.perf_counter), is_source(time.sleep)
+    (True, False)
+    """
+    if isinstance(value, random.SystemRandom):
+        return True
+    if not isinstance(value, types.BuiltinFunctionType | types.FunctionType | types.MethodType):
+        return False
+    owner = getattr(value, "__self__", None)
+    if isinstance(owner, random.SystemRandom):
+        return True
+    module = owner.__module__ if isinstance(owner, type) else value.__module__
+    return value.__name__ in SOURCES.get("os" if module == "posix" else str(module), ())
+
+
+def leads_to_source(value: Any) -> bool:
+    """Return whether an attribute of this is one: a module of these, or a class of datetime's."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__ in SOURCES
+    return isinstance(value, type) and issubclass(value, datetime.date)
+
+
+def attributes_of(value: Any) -> set[str]:
+    """Return the names of those attributes, of a module or a class that leads to one."""
+    return SOURCES[value.__name__] if isinstance(value, types.ModuleType) else CLASSES
+
+
+def source_in(fn: types.FunctionType) -> str:
+    """Return the variable through which the code of ``fn`` reads one; empty if it doesn't.
+
+    >>> import time
+    >>> from pyro_aevb.capture.clock import source_in
+    >>> source_in(lambda: time.time()), source_in(lambda: time.sleep(1))
+    ('time', '')
+    """
+    values = {name: value for name, value in _values(fn) if is_source(value) or leads_to_source(value)}
+    if not values:  # the usual case, without a look at each instruction
+        return ""
+    instructions = list(_instructions(fn.__code__))
+    read = {each.argval for each in instructions if each.opname in (*ATTRIBUTE, "IMPORT_FROM")}
+    for i, each in enumerate(instructions):
+        name = each.argval if isinstance(each.argval, str) else ""
+        if name not in values or each.opname in (*ATTRIBUTE, "LOAD_CONST"):
+            continue
+        if each.opname == "IMPORT_NAME" and SOURCES.get(name, set()) & read:
+            return name
+        if each.opname.startswith("LOAD_") and _gives_source(values[name], instructions[i + 1 :], read):
+            return name
+    return ""
+
+
+def _gives_source(value: Any, following: list[dis.Instruction], read: set[Any]) -> bool:
+    """Return whether what is read off ``value`` may be one; ``read`` are all attributes that the code reads."""
+    for each in following:
+        if each.opname not in ATTRIBUTE or not leads_to_source(value):
+            break
+        value = getattr(value, each.argval, None)
+    if isinstance(value, type) and leads_to_source(value):  # made with numbers, unless it is kept in a variable
+        return bool(CLASSES & read)
+    return is_source(value) or (leads_to_source(value) and value.__name__ != "os")  # a module that is handed on
+
+
+def _values(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield what the variables of the code hold, and the modules that it imports itself."""
+    for name in names_in(fn.__code__):
+        yield name, fn.__globals__.get(name, sys.modules.get(name))
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # it has no value yet
+            continue
+
+
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that the code and the functions inside it use."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from names_in(constant)
+
+
+def strings_in(code: types.CodeType) -> Iterator[str]:
+    """Yield the strings in the code and in the functions inside it: an attribute may be fetched by its name."""
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from strings_in(constant)
+        elif isinstance(constant, str):
+            yield constant
+
+
+def _instructions(code: types.CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _instructions(constant)
