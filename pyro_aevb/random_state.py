@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,10 @@ def random_state() -> dict[str, Any]:
     >>> x == torch.rand(1)
     tensor([True])
     """
-    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())  # noqa: NPY002
     return {
         **torch_state(),
         "random": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),
+        "numpy": np.random.get_state(),  # noqa: NPY002
     }
 
 
@@ -58,3 +57,49 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+class OwnRandomState:
+    """States of one's own for the global generators of the processor: torch's, Python's and NumPy's.
+
+    Whatever draws from these generators inside :meth:`in_use` draws from its own states, and nobody else does: it draws
+    the same again, whatever was drawn outside.
+
+    Args:
+        seed: of all three.
+
+    >>> from pyro_aevb.random_state import OwnRandomState
+    >>> own = OwnRandomState(0)
+    >>> with own.in_use():
+    ...     x = torch.rand(1)
+    >>> torch.manual_seed(0).initial_seed(), torch.equal(x, torch.rand(1))
+    (0, True)
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._torch = torch.Generator().manual_seed(seed).get_state()
+        self._python = random.Random(seed).getstate()
+        self._numpy = np.random.MT19937(seed)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Put these states in place inside the block; what was drawn there moves them on."""
+        before = torch.get_rng_state(), random.getstate(), np.random.mtrand.get_bit_generator()
+        try:
+            torch.set_rng_state(self._torch)
+            random.setstate(self._python)
+            np.random.mtrand.set_bit_generator(self._numpy)
+            yield
+        finally:
+            self._torch, self._python = torch.get_rng_state(), random.getstate()
+            np.random.mtrand.set_bit_generator(before[2])
+            random.setstate(before[1])
+            torch.set_rng_state(before[0])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states."""
+        return {"torch": self._torch, "random": self._python, "numpy": self._numpy.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        self._torch, self._python, self._numpy.state = state["torch"], state["random"], state["numpy"]

@@ -390,9 +390,7 @@ def test_traces_are_read_in_one_room():
     assert_known(found, TAKE_VALUES, "a trace's nodes read outside model_guide")
 
 
-KNOWN_IGNORED = {
-    "pyro_aevb/training/minibatches.py",
-}
+KNOWN_IGNORED: set[str] = set()
 
 
 def test_an_ignored_type_says_which_and_why():

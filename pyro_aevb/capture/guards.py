@@ -161,6 +161,11 @@ class PythonState:
         changed = [name for name, a, b in zip(names, now, key, strict=False) if a != b]
         return changed[0] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
 
+    @property
+    def reached(self) -> list[Any]:
+        """Everything that is reached but scalars, in the order in which it was found."""
+        return list(self._seen.values())
+
     def buffers(self) -> list[Tensor]:
         """Return the buffers of all modules reached: the tensors that a run usually changes in place."""
         return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]

@@ -47,7 +47,7 @@ def train(
     Args:
         config: what to train on what.
         out: a folder, made where it's missing.
-        resume: go on from the newest checkpoint in ``out``.
+        resume: go on from the newest checkpoint in ``out``, which has a config.toml.
         tensorboard: write events into ``out``/tensorboard.
         progress: show a progress bar.
 
@@ -56,6 +56,10 @@ def train(
         SystemExit: with code 143 on SIGTERM.
     """
     out, ranks = Path(out), Ranks()
+    if ranks.any(resume and ranks.rank == 0 and not (out / CONFIG).exists())[0]:
+        raise ValueError(
+            f"expected a run in {out} to go on from, got no {CONFIG} there; check --out, or begin one without --resume"
+        )
     check_device(config.device)
     data = training_data(config)
     config = dataclasses.replace(config, image_shape=data.image_shape)

@@ -1,4 +1,4 @@
-"""A nested state (dicts, lists, tuples, numbers, strings, tensors) as the bytes of one safetensors file.
+"""A nested state (dicts, lists, tuples, numbers, strings, tensors, arrays) as the bytes of one safetensors file.
 
 Unlike in a pickle, nothing in it is ever executed: tensors are tensors, and everything else is JSON.
 """
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+NUMBERS = "biufc"  # kinds of NumPy's dtypes
 STRUCTURE = "structure"  # the name of the tensor that holds the JSON, as bytes
 
 
@@ -21,7 +22,8 @@ def pack(state: Any) -> bytes:
     """Return ``state`` as the bytes of a safetensors file; tensors come back on the CPU.
 
     Args:
-        state: dicts, lists, tuples, numbers, strings, ``None`` and tensors, nested in any way.
+        state: dicts, lists, tuples, numbers, strings, bytes, ``None``, tensors and NumPy's arrays and numbers, nested
+            in any way.
 
     Raises:
         TypeError: if there is anything else in it; the message says where.
@@ -60,6 +62,11 @@ def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         name = str(len(tensors))
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
+    if isinstance(value, bytes) or _is_numpys(value):
+        content = value if isinstance(value, bytes) else value.tobytes()
+        name = str(len(tensors))
+        tensors[name] = torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)[: len(content)]
+        return {"bytes": name} if isinstance(value, bytes) else {"array": [name, value.dtype.str, *value.shape]}
     if isinstance(value, list):
         return [_encode(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, tuple):
@@ -74,6 +81,10 @@ def _encode(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     )
 
 
+def _is_numpys(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") in tuple(NUMBERS)
+
+
 def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [_decode(v, tensors) for v in value]
@@ -82,6 +93,13 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "bytes":
+        return tensors[content].numpy().tobytes()
+    if kind == "array":
+        import numpy as np  # here, since not every state has an array
+
+        name, dtype, *shape = content
+        return np.frombuffer(tensors[name].numpy().tobytes(), dtype).reshape(shape).copy()[()]
     if kind == "tuple":
         return tuple(_decode(v, tensors) for v in content)
     return {_decode(k, tensors): _decode(v, tensors) for k, v in content}

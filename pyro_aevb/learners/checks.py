@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 import torch
 from pyro.optim import PyroOptim
+from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb.learners.optimizer import AnyOptimizer
 
@@ -14,7 +15,7 @@ def check_different(optimizers: Mapping[str, AnyOptimizer]) -> None:
     """Raise ``ValueError`` if one optimizer is given twice."""
     seen: dict[int, str] = {}
     for name, optimizer in optimizers.items():
-        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer):
+        if not isinstance(optimizer, PyroOptim | torch.optim.Optimizer | LRScheduler):
             continue
         if id(optimizer) in seen:
             raise ValueError(

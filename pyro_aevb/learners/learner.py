@@ -29,6 +29,7 @@ from pyro_aevb.model_guide.contract import (
     NonFiniteLossError,
     check_callables,
     check_supports,
+    families,
     non_finite_terms,
     read,
     unchecked_sites,
@@ -109,6 +110,7 @@ class Learner(ABC):
         self._dataset_size: int | None = None
         self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch
         self.unchecked: frozenset[str] = frozenset()
+        self._families: dict[str, str] = {}
         self._prepared = self._has_gradient = False
         self._pending: dict[str, Any] | None = None
 
@@ -239,6 +241,11 @@ class Learner(ABC):
         return size
 
     @property
+    def families(self) -> dict[str, str]:
+        """The families of the distributions by "model.SITE" and "guide.SITE"; empty before the first step."""
+        return dict(self._families)
+
+    @property
     def captures(self) -> list[Capture]:
         """The functions that were captured so far."""
         return [capture for path in self._fast_paths for capture in path.captures]
@@ -362,6 +369,7 @@ class Learner(ABC):
             )
         reading.require_one_n()
         self._dataset_size, self.unchecked = reading.plate.full_size, unchecked_sites(reading)
+        self._families = families(reading)
         self._sizes[_shapes(args)] = self._dataset_size
 
     def _see(self, batch: Minibatch) -> None:

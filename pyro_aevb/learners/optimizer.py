@@ -12,12 +12,13 @@ import torch
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_aevb.learners.fused_adam import FusedAdam
 from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves
 
-OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-AnyOptimizer = PyroOptim | torch.optim.Optimizer | OptimizerFactory
+OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRScheduler]
+AnyOptimizer = PyroOptim | torch.optim.Optimizer | LRScheduler | OptimizerFactory
 # Options of a torch optimizer that choose an implementation of the same update.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
@@ -56,18 +57,19 @@ def as_optimizer(optimizer: AnyOptimizer) -> Optimizer:
 
     Args:
         optimizer: a factory that makes a torch optimizer from parameters (``partial(torch.optim.Adam, lr=1e-3)``), a
-            ``torch.optim.Optimizer`` over parameters that exist already, or a ``pyro.optim.PyroOptim``.
+            ``torch.optim.Optimizer`` over parameters that exist already, or a ``pyro.optim.PyroOptim``.  Instead of a
+            torch optimizer, a torch scheduler around one; it is stepped after each step of the optimizer.
 
     Raises:
-        TypeError: for anything else.
+        TypeError: for anything else, and for ``ReduceLROnPlateau``, which goes by a value.
     """
     if isinstance(optimizer, PyroOptim):
         return PyroOptimizer(optimizer)
-    if isinstance(optimizer, torch.optim.Optimizer):
+    if isinstance(optimizer, torch.optim.Optimizer | LRScheduler):
         return TorchOptimizer(None, optimizer)
     if not callable(optimizer):
         raise TypeError(
-            "expected a torch optimizer, a function from parameters to one, or a Pyro optimizer, "
+            "expected a torch optimizer or scheduler, a function from parameters to one, or a Pyro optimizer, "
             f"got {optimizer!r}; for example functools.partial(torch.optim.Adam, lr=1e-3)"
         )
     return TorchOptimizer(optimizer, None)
@@ -75,17 +77,35 @@ def as_optimizer(optimizer: AnyOptimizer) -> Optimizer:
 
 @final
 class TorchOptimizer(Optimizer):
-    """A torch optimizer, made when the first parameters are known, or made already.
+    """A torch optimizer, or a scheduler around one, made when the first parameters are known, or made already.
 
     Args:
         factory: makes it from parameters; ``None`` for one that is made already.
-        optimizer: the one that is made already; parameters that it doesn't hold are left as they are.
+        made: the one that is made already; parameters that it doesn't hold are left as they are.
     """
 
-    def __init__(self, factory: OptimizerFactory | None, optimizer: torch.optim.Optimizer | None) -> None:
-        self._factory, self._optimizer = factory, optimizer
+    def __init__(self, factory: OptimizerFactory | None, made: torch.optim.Optimizer | LRScheduler | None) -> None:
+        self._factory = factory
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._scheduler: LRScheduler | None = None
+        self._scheduler_settings: dict[str, Any] = {}
         self._adam: FusedAdam | None = None
         self._names: list[str] = []
+        if made is not None:
+            self._take(made)
+
+    def _take(self, made: torch.optim.Optimizer | LRScheduler) -> None:
+        if not isinstance(made, LRScheduler):
+            self._optimizer = made
+            return
+        if isinstance(made, ReduceLROnPlateau):
+            raise TypeError(
+                "expected a scheduler that goes by the steps, got ReduceLROnPlateau, which goes by a value; pass its "
+                "optimizer, and step it in a callback of fit: lambda history: scheduler.step(...)"
+            )
+        self._scheduler, self._optimizer = made, made.optimizer
+        numbers = {k: v for k, v in vars(made).items() if k[0] != "_" and k not in ("optimizer", "last_epoch")}
+        self._scheduler_settings = {"scheduler": type(made).__name__, "scheduler_args": copy.copy(numbers)}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -93,7 +113,11 @@ class TorchOptimizer(Optimizer):
         return [] if self._optimizer is None else self._optimizer.param_groups
 
     def prepare(self, parameters: Mapping[str, Parameter]) -> None:
-        """Make the optimizer, or add a parameter group to it."""
+        """Make the optimizer, or add a parameter group to it.
+
+        Raises:
+            ValueError: for parameters that come later than a scheduler.
+        """
         new = [name for name in parameters if name not in self._names]
         if not new:
             return
@@ -101,8 +125,13 @@ class TorchOptimizer(Optimizer):
         held = {id(tensor) for group in self.param_groups for tensor in group["params"]}
         tensors = [t for t in distinct_leaves(parameters[name] for name in new) if id(t) not in held]
         if self._factory is not None and self._optimizer is None:
-            self._optimizer = self._factory(tensors)
+            self._take(self._factory(tensors))
         elif self._factory is not None and self._optimizer is not None and tensors:
+            if self._scheduler is not None:
+                raise ValueError(
+                    f"expected parameters that are all there in the first step, for a torch scheduler, got {new} "
+                    "later; use schedule= of fit"
+                )
             self._optimizer.add_param_group({"params": tensors})
 
     def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
@@ -114,6 +143,8 @@ class TorchOptimizer(Optimizer):
             if self._adam is None or not self._adam.step():
                 self._optimizer.step()
                 self._adam = FusedAdam.over(self._optimizer)
+        if self._scheduler is not None:
+            self._scheduler.step()
 
     @contextmanager
     def _scaled(self, factor: float) -> Iterator[None]:
@@ -133,15 +164,20 @@ class TorchOptimizer(Optimizer):
         if self._optimizer is None:
             return {}
         left_out = {"params", "initial_lr", *IMPLEMENTATION}
-        groups = [{k: v for k, v in group.items() if k not in left_out} for group in self.param_groups]
+        groups = [
+            {k: group.get("initial_lr", v) if k == "lr" else v for k, v in group.items() if k not in left_out}
+            for group in self.param_groups
+        ]
         numbers = groups[0] if all(group == groups[0] for group in groups) else {"param_groups": groups}
-        return {"optimizer": type(self._optimizer).__name__, **numbers}
+        return {"optimizer": type(self._optimizer).__name__, **numbers, **self._scheduler_settings}
 
     def state_dict(self, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-        """Return the parameters' names and the torch optimizer's state."""
+        """Return the parameters' names, the torch optimizer's state and the scheduler's."""
         self.prepare(parameters)
-        state = None if self._optimizer is None else copy.deepcopy(self._optimizer.state_dict())
-        return {"names": list(self._names), "state": state}
+        state, scheduler = (
+            None if each is None else copy.deepcopy(each.state_dict()) for each in (self._optimizer, self._scheduler)
+        )
+        return {"names": list(self._names), "state": state, "scheduler": scheduler}
 
     def load_state_dict(self, state: dict[str, Any], parameters: Mapping[str, Parameter]) -> None:
         """Restore a :meth:`state_dict`."""
@@ -149,6 +185,8 @@ class TorchOptimizer(Optimizer):
         _check_names(self._names, state["names"])
         if self._optimizer is not None:
             self._optimizer.load_state_dict(copy.deepcopy(state["state"]))  # torch takes over the tensors it is given
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
 
 
 @final

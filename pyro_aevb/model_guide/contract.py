@@ -19,7 +19,7 @@ from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density
-from pyro_aevb.model_guide.supports import check_support, is_unchecked, outside, outside_error
+from pyro_aevb.model_guide.supports import check_support, innermost, is_unchecked, outside, outside_error
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
@@ -140,6 +140,12 @@ def check_supports(
 def unchecked_sites(reading: Reading) -> frozenset[str]:
     """Return the observed sites whose distributions were made without validation."""
     return frozenset(name for name, site in reading.model.items() if is_unchecked(site.fn))
+
+
+def families(reading: Reading) -> dict[str, str]:
+    """Return the names of the sites' distributions, by "model.SITE" and "guide.SITE"."""
+    halves = {"model": reading.model, "guide": reading.guide}
+    return {f"{half}.{n}": type(innermost(s.fn)).__name__ for half, sites in halves.items() for n, s in sites.items()}
 
 
 @torch.no_grad()

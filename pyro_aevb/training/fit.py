@@ -18,7 +18,7 @@ from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.dry_run import dry_run
 from pyro_aevb.training.history import History
 from pyro_aevb.training.loop import Loop
-from pyro_aevb.training.minibatches import minibatches
+from pyro_aevb.training.minibatches import Passes, Permutations, minibatches
 from pyro_aevb.training.progress import Progress
 from pyro_aevb.training.ranks import Ranks
 from pyro_aevb.training.run import Run
@@ -64,8 +64,8 @@ def fit(
     """Train ``learner`` on minibatches until ``samples`` datapoints were visited (or ``epochs`` passes made).
 
     Every pass over a data set is a new permutation, drawn from ``seed``; the last minibatch of a pass may be smaller.
-    A stream is taken in its own order.  The noise of the learners comes from torch's global generator, which the caller
-    seeds (``pyro.set_rng_seed``).
+    A stream is taken in its own order, and draws from states of its own of the global generators.  The noise of the
+    learners comes from torch's global generator, which the caller seeds (``pyro.set_rng_seed``).
 
     Ctrl-C ends the run after the step in hand and keeps what there is (``History.interrupted`` tells); another one, a
     second later or more, ends it at once.  With a ``checkpoint_dir``, SIGTERM ends it likewise, and then the process,
@@ -109,8 +109,10 @@ def fit(
         checkpoint_every: seconds.
         checkpoints_kept: how many of them stay; 2 or more.
         resume: go on from the newest checkpoint that is whole, bit for bit as if there had been no stop (on the same
-            machine, with the same arguments); begin where there is none.  ``samples``, ``epochs`` may be larger now.
-            Learner, objective, optimizers, schedule (by its function's name) and the arguments here must be the same.
+            machine, with the same arguments); begin where there is none.  What may be another argument now, and what is
+            refused, stands in :data:`~pyro_aevb.training.run_settings.ON_RESUME`.  Restored are also the random
+            generators and torch's schedulers that can be reached from data, pair, ``evaluate`` and ``callbacks``, and
+            these themselves where they have ``state_dict`` and ``load_state_dict``.
         seed: for the order of the data.
         compile: the fast path: ``"auto"`` (a learner's default) uses it where it pays, ``True`` from the first step,
             ``"graph"`` without a compiler, ``False`` never.
@@ -144,10 +146,12 @@ def fit(
     best = Best(monitor or ("validation" if bound else None), patience, keep_best)
     checkpoints = _checkpoints(checkpoint_dir, checkpoints_kept, resume, ranks)
     sums = dry_run(learner, feed, ranks, length.total)
+    _warn_of_other_minibatches(feed, checkpoints)
     plan = StepPlan(length.total, schedule, clip_norm, kl_warm_up, device=device, ranks=ranks, sums=sums)
     steps = None if length.total is None else length.total // batch_size
     with learner.configured(compile=compile, precision=precision, expected_steps=steps):
-        settings = run_settings(learner, batch_size=batch_size, seed=seed, datapoints=length.one_pass, **plan.options())
+        same = feed.settings() | best.settings() | plan.options() | ({} if bound is None else bound.settings())
+        settings = run_settings(learner, datapoints=length.one_pass, **same)
         run = Run(learner, feed, bound, evaluate, best, callbacks, ranks, checkpoints, settings)
         loop = Loop(run, feed, plan, Evaluations(evaluate_every, evaluate_at, length.one_pass), checkpoint_every)
         if not (resume and run.resume()):
@@ -168,6 +172,16 @@ def _checkpoints(folder: str | Path | None, kept: int, resume: bool, ranks: Rank
         checkpoints.check_empty()
     ranks.any(False)  # the first one writes only when all have looked
     return checkpoints
+
+
+def _warn_of_other_minibatches(feed: Permutations | Passes, checkpoints: Checkpoints | None) -> None:
+    if checkpoints is not None and not feed.repeats():
+        warnings.warn(
+            "expected data that come again from the same random states, got another first minibatch when it was read "
+            "twice: a run that is resumed from these checkpoints will see other minibatches than this one would have; "
+            "keep random generators in attributes of the data set, or give it state_dict and load_state_dict",
+            stacklevel=3,
+        )
 
 
 def _warn_of_an_end(history: History, samples: int | None, source: DataSet | Stream) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from pyro_aevb.data_source import DataSet, Stream
 from pyro_aevb.learners.step import Minibatch
+from pyro_aevb.random_state import OwnRandomState
+from pyro_aevb.training.kept_states import KeptStates, tells_its_state
 
 PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of it that this process takes
 
@@ -34,15 +38,32 @@ class Permutations:
                 f"batch_size {batch_size} is larger than the data set: all {len(data)} datapoints at a time",
                 stacklevel=3,
             )
+        self._numbers = {"batch_size": batch_size, "drop_last": drop_last, "seed": seed}
         self.data, self.batch_size = data, min(batch_size, len(data))
         self._one_pass = len(data) - (len(data) % self.batch_size if drop_last else 0)
         self._generator = torch.Generator().manual_seed(seed)
+        self._kept = KeptStates(data.parts)
         self._begin()
 
     def _begin(self) -> None:
         self._before = self._generator.get_state()
         order = torch.randperm(len(self.data), generator=self._generator)
         self._order, self._place = order.to(self.data.index_device), 0
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common: its numbers, and a checksum of rows from all over the data."""
+        return self._numbers | {"train": {"rows": rows_checksum(self.data)}}
+
+    def repeats(self) -> bool:
+        """Return whether the first minibatch comes again from the same states: what a later run relies on."""
+        if not self.data.on_disk:
+            return True
+        state, found = self._kept.state_dict(), []
+        for _ in range(2):
+            with OwnRandomState(0).in_use():
+                found.append(checksum(self.data.at(self._order[: self.batch_size], drawn=False)))
+            self._kept.load_state_dict(state)
+        return found[0] == found[1]
 
     def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
         """Return a minibatch of each size that a run over ``total`` datapoints has, the usual size first."""
@@ -66,28 +87,44 @@ class Permutations:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
-        return {"before": self._before, "place": self._place}
+        return {"before": self._before, "place": self._place, "kept": self._kept.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to that place."""
         self._generator.set_state(state["before"])
         self._begin()
         self._place = state["place"]
+        self._kept.load_state_dict(state["kept"])
 
 
 class Passes:
     """A :class:`Stream` from beginning to end, ``passes`` times (``None``: again and again).
 
-    Its place is found again by going through it once more from the beginning of the pass, with torch's random state of
-    then; or by the stream itself, if it has ``state_dict`` and ``load_state_dict``.
+    It draws from states of its own of the global generators, so that a pass can be gone through again to the same
+    minibatch: from the states that its generators and those of the stream had at its beginning.  A stream that has
+    ``state_dict`` and ``load_state_dict`` finds its place by itself.
     """
 
     def __init__(self, data: Stream, passes: int | None) -> None:
         self.data, self.passes = data, passes
         self._items: Iterator[tuple[Tensor, ...]] | None = None
         self._ahead: list[tuple[Tensor, ...]] = []
+        self._last: tuple[Tensor, ...] | None = None
         self._done, self._taken = 0, 0  # passes, and minibatches of this one
-        self._stateful = hasattr(data.data, "load_state_dict") and hasattr(data.data, "state_dict")
+        self._finds_its_place = tells_its_state(data.data)
+        with torch.random.fork_rng():
+            self._random = OwnRandomState(int(torch.randint(2**32, ())))
+        self._kept = KeptStates(_parts_of(data.data), also=[data.data] if isinstance(data.data, DataLoader) else [])
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common: the kind of stream, a loader's own numbers."""
+        stream, settings = self.data.data, dict[str, Any](stream=type(self.data.data).__name__)
+        if isinstance(stream, DataLoader):
+            settings |= {name: getattr(stream, name) for name in ("batch_size", "drop_last", "num_workers")}
+            settings["sampler"] = type(stream.sampler).__name__
+            if isinstance(stream.dataset, Sized):
+                settings["datapoints"] = len(stream.dataset)
+        return {"train": settings}
 
     def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
         """Return the first minibatch, which :meth:`next` will return again."""
@@ -97,6 +134,16 @@ class Passes:
     def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield nothing: a stream is checked as it comes."""
         return iter(())
+
+    def repeats(self) -> bool:
+        """Return whether the first minibatch comes again from the same states: what a later run relies on."""
+        if self.data.once or self._finds_its_place:
+            return True
+        first = self._ahead.pop()
+        self._put(self._before)
+        self._items = None
+        self._look_ahead()
+        return checksum(first) == checksum(self._ahead[0])
 
     def next(self, most: int | None, part_of: PartOf) -> Taken | None:
         """Return the next minibatch, cut off after ``most`` datapoints; ``None`` when there are no more."""
@@ -109,32 +156,58 @@ class Passes:
             if (args := self._item()) is None:
                 return None
         self._taken += 1
+        self._last = args
         args = tuple(a[:most] for a in args)
         size = len(args[0])
         return Taken(Minibatch(tuple(a[part_of(size)] for a in args)), size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
-        place = {"before": self._before, "done": self._done, "taken": self._taken}
-        return place | ({"stream": self.data.data.state_dict()} if self._stateful else {})  # type: ignore[attr-defined]
+        last = None if self._last is None or self._taken == 0 else checksum(self._last)
+        states = self._states() if self._finds_its_place and not self._ahead else self._before
+        return {"done": self._done, "taken": self._taken, "last": last, **states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to that place; raise ``ValueError`` for a stream that ends before."""
+        """Go to that place.
+
+        Raises:
+            ValueError: for another stream: one that ends before, gives other minibatches, or has other generators.
+        """
         self._done, self._taken = state["done"], state["taken"]
-        if self._stateful:
-            self.data.data.load_state_dict(state["stream"])  # type: ignore[attr-defined]
+        if not self.data.once or self._finds_its_place:
             self._items, self._ahead = None, []
+        self._put(state)
+        if self._finds_its_place:
             return
-        if not self.data.once:
-            self._items, self._ahead = None, []
-        torch.set_rng_state(state["before"])
         for i in range(self._taken):
-            if self._item() is None:
+            self._last = self._item()
+            if self._last is None:
                 raise ValueError(
                     f"expected the stream of the run that is resumed, of {self._taken} minibatches or more, got one "
                     f"that ends after {i}"
                 )
+        if self._last is not None and state["last"] is not None and checksum(self._last) != state["last"]:
+            raise ValueError(
+                f"expected the stream of the run that is resumed, got another minibatch in place {self._taken}; pass "
+                "the same data, or begin anew in another checkpoint_dir"
+            )
         self._look_ahead()
+
+    def _states(self) -> dict[str, Any]:
+        """Return the states that minibatches are drawn from."""
+        with self._random.in_use():
+            kept = self._kept.state_dict()
+        return {"random": self._random.state_dict(), "kept": kept}
+
+    def _put(self, states: dict[str, Any]) -> None:
+        with self._random.in_use():
+            fits = self._kept.load_state_dict(states["kept"])
+        self._random.load_state_dict(states["random"])
+        if not fits:
+            raise ValueError(
+                f"expected a stream with {self._kept.kinds()} for the states of a checkpoint, got states of "
+                f"{states['kept']['kinds']}; pass the same data, or begin anew in another checkpoint_dir"
+            )
 
     def _look_ahead(self) -> None:
         """Take the first minibatch of the first pass before the run draws any noise; no other one is taken early."""
@@ -148,9 +221,42 @@ class Passes:
         if self._ahead:
             return self._ahead.pop()
         if self._items is None:
-            self._before = torch.get_rng_state()
+            self._before = self._states()
             self._items = self.data.in_order()
-        return next(self._items, None)
+        with self._random.in_use():
+            return next(self._items, None)
+
+
+def _parts_of(stream: Any) -> list[Any]:
+    """Return what of a stream may hold states: itself, or the parts of a loader, whose iterator is not looked into."""
+    if isinstance(stream, Iterator) and not tells_its_state(stream):
+        return []  # it comes anew from the caller, and has begun
+    if not isinstance(stream, DataLoader):
+        return [stream]
+    sampling = [stream.generator, stream.sampler, stream.batch_sampler]
+    return [stream.dataset, *sampling, stream.collate_fn, stream.worker_init_fn]
+
+
+def rows_checksum(data: DataSet) -> str:
+    """Return a checksum of rows from all over a data set; "drawn" for rows that are drawn anew when they are read."""
+    number = min(len(data), 20 if data.on_disk else 1000)
+    places = (torch.arange(number) * len(data) // number).to(data.index_device)
+    kept, found = KeptStates(data.parts), []
+    state = kept.state_dict()
+    for seed in range(2):
+        with OwnRandomState(seed).in_use():
+            found.append(checksum(data.at(places, drawn=False)))
+    kept.load_state_dict(state)
+    return found[0] if found[0] == found[1] else "drawn"
+
+
+def checksum(rows: Iterable[Tensor]) -> str:
+    """Return a checksum of tensors: the first 16 hexadecimal digits of a SHA-256."""
+    digest = hashlib.sha256()
+    for each in rows:
+        digest.update(f"{each.dtype} {tuple(each.shape)}".encode())
+        digest.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def minibatches(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from pyro_aevb.learners.learner import Learner
 from pyro_aevb.random_state import random_state, set_random_state
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.history import History, Record
+from pyro_aevb.training.kept_states import KeptStates
 from pyro_aevb.training.ranks import Ranks
 from pyro_aevb.training.run_settings import differences
 from pyro_aevb.training.validation import Best, ValidationBound
@@ -81,6 +82,30 @@ class Noise:
         torch.manual_seed(int(torch.randint(2**62, ())) + self.ranks.rank)
 
 
+class GivenStates:
+    """The states of what a run is given besides its data: generators, schedulers, callbacks that tell their state.
+
+    Args:
+        given: by name.  What has other holders of states than those in a checkpoint keeps its own.
+    """
+
+    def __init__(self, given: Mapping[str, Iterable[Any]]) -> None:
+        self._kept = {name: KeptStates(each) for name, each in given.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states by name."""
+        return {name: kept.state_dict() for name, kept in self._kept.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a :meth:`state_dict`."""
+        for name, kept in self._kept.items():
+            kept.load_state_dict(state[name])
+
+
+def _pair(learner: Learner) -> list[Any]:
+    return [learner.model, learner.guide, learner.objective]
+
+
 class Run:
     """The learner, its place in the data, its evaluations and the random states.
 
@@ -121,6 +146,7 @@ class Run:
             "training": self._training,
             "best": best,
             **({} if bound is None else {"validation": bound}),
+            "given": GivenStates({"pair": _pair(learner), "evaluate": [evaluate], "callbacks": callbacks}),
             "random": self._noise,  # last: a stream that is gone through again draws from it
         }
         self._earlier, self._start = 0.0, time.perf_counter()
@@ -149,6 +175,7 @@ class Run:
         for name, part in self.parts.items():
             if name in state["parts"]:  # validation may be new
                 part.load_state_dict(state["parts"][name])
+        self.best.resume(self.history)
         self._earlier, self._start = self.history.seconds, time.perf_counter()
         self._written = self._place()
         return True

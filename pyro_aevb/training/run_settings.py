@@ -1,4 +1,7 @@
-"""The settings of a run as plain values: those that a checkpoint and the run that resumes it must share."""
+"""The settings of a run as plain values: those that a checkpoint and the run that resumes it must share.
+
+:data:`ON_RESUME` says it for each argument of :func:`~pyro_aevb.training.fit`; nothing else decides about it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,41 @@ from pyro_aevb.learners.learner import Learner
 
 LARGEST_TENSOR = 100  # numbers that are compared one by one
 FOUND_IN_USE = "max_plate_nesting"  # Pyro's ELBOs set it when they first run
+SAME = "the same, or the resume is refused"
+SAME_OR_NONE = "the same, or the resume is refused; may be added or left out"
+NEW = "as it is now"
+ON_RESUME = {
+    "learner": SAME,  # its class, objective, optimizers, their numbers, the parameters, the distributions' families
+    "train": SAME,  # the kind of data, N, rows from all over, a loader's numbers and its minibatches
+    "validation": SAME_OR_NONE,
+    "samples": NEW,
+    "epochs": NEW,
+    "batch_size": SAME,
+    "drop_last": SAME,
+    "dataset_size": SAME,
+    "device": NEW,
+    "schedule": SAME,  # its name, and its values at quarters of a run
+    "clip_norm": SAME,
+    "kl_warm_up": SAME,
+    "evaluate": NEW,
+    "evaluate_every": NEW,
+    "evaluate_at": NEW,
+    "validation_particles": NEW,
+    "monitor": SAME_OR_NONE,
+    "patience": NEW,  # a run that it ended goes on if it would not end by the new one
+    "keep_best": SAME,
+    "callbacks": NEW,
+    "checkpoint_dir": NEW,
+    "checkpoint_every": NEW,
+    "checkpoints_kept": NEW,
+    "resume": NEW,
+    "seed": SAME,
+    "compile": NEW,
+    "precision": SAME,
+    "progress": NEW,
+    "label": NEW,
+    "bar_position": NEW,
+}
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -43,7 +81,10 @@ def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
             settings |= _flat(name if option == "optimizer" else f"{name}.{option}", value)
     for name, value in of_the_loop.items():
         settings |= _flat(name, value)
-    return settings | {"precision": learner.precision, "parameters": shapes}
+    if callable(schedule := of_the_loop.get("schedule")):
+        settings["schedule.values"] = [float(schedule(quarter / 4)) for quarter in range(4)]
+    families = {f"distribution.{name}": family for name, family in learner.families.items()}
+    return settings | families | {"precision": learner.precision, "parameters": shapes}
 
 
 def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -54,6 +95,8 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     ['learner']
     """
     names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+    either = {name for name, rule in ON_RESUME.items() if rule == SAME_OR_NONE}
+    names = [name for name in names if name not in either or None not in (mine.get(name), theirs.get(name))]
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 

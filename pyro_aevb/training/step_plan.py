@@ -116,5 +116,5 @@ class StepPlan:
         return StepSettings(factor, self.clip_norm, self._kl_weight, self.ranks.share(size, self.sums))
 
     def options(self) -> dict[str, Any]:
-        """Return what the plan goes by, by name: a resumed run must have the same."""
+        """Return what a resumed run must have in common."""
         return {"schedule": self.schedule, "clip_norm": self.clip_norm, "kl_warm_up": self.kl_warm_up}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, check_data, data_source
+from pyro_aevb.data_source import Data, DataSet, check_data, data_source
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import read
@@ -16,6 +16,7 @@ from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.random_state import seeded
 from pyro_aevb.training.history import ERROR, History
+from pyro_aevb.training.minibatches import rows_checksum
 
 
 class ValidationBound:
@@ -72,6 +73,11 @@ class ValidationBound:
             value, error = estimate(self.density, self.data.in_order(self.batch_size)).mean()
         return {"validation": value, "validation" + ERROR: error}
 
+    def settings(self) -> dict[str, str]:
+        """Return a checksum of some of the data: a resumed run with validation data must have the same."""
+        data = self.data
+        return {"validation": rows_checksum(data) if isinstance(data, DataSet) else type(data.data).__name__}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the fast path goes by: how often it was called with which shapes."""
         return {"calls": list(self.density.calls.items())}
@@ -94,6 +100,11 @@ class Best:
             raise ValueError(f"expected patience of 1 evaluation or more, got {patience}")
         self.monitor, self.patience, self.keep = monitor, patience, keep
         self.parameters: dict[str, Any] | None = None
+        self._patience_of_checkpoint = patience
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a resumed run must have in common."""
+        return {"monitor": self.monitor, "keep_best": self.keep}
 
     def update(self, history: History, learner: Learner) -> None:
         """Look at the last record."""
@@ -118,10 +129,15 @@ class Best:
         best = -1 if history.best is None else history.best.samples
         return sum(record.samples > best for record in history.records) >= self.patience
 
+    def resume(self, history: History) -> None:
+        """Decide anew whether the run that is resumed has ended, if its patience was another one."""
+        if self.patience != self._patience_of_checkpoint:
+            history.stopped_early = self.is_stale(history)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the best parameters."""
-        return {"parameters": self.parameters}
+        """Return the best parameters and the patience."""
+        return {"parameters": self.parameters, "patience": self.patience}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`."""
-        self.parameters = state["parameters"]
+        """Restore a :meth:`state_dict`, and take note of the patience that it was written with."""
+        self.parameters, self._patience_of_checkpoint = state["parameters"], state["patience"]

@@ -486,6 +486,21 @@ def test_another_model_can_not_resume(data, tmp_path):
     assert (out / "config.toml").read_text() == before
 
 
+def test_a_resume_changes_what_it_says_or_nothing(data, tmp_path):
+    """Another learning rate is refused and not written; a mistyped folder isn't begun anew."""
+    out = tmp_path / "out"
+    assert invoke("train", data, "--out", out, *SMALL, "--epochs", "1").exit_code == 0
+    before = {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    result = invoke("train", "--out", out, "--resume", "--learning-rate", "0.5", "--epochs", "2")
+    assert result.exit_code == 1
+    assert "optim.lr=0.5, got one with optim.lr=" in result.stderr
+    assert {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    result = invoke("train", data, "--out", tmp_path / "uot", *SMALL, "--resume", "--epochs", "1")
+    assert result.exit_code == 1
+    assert "got no config.toml there; check --out, or begin one without --resume" in result.stderr
+    assert not (tmp_path / "uot").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(data, tmp_path):
     options = [*SMALL, "--epochs", "3", "--validation", "0.2", "--json"]

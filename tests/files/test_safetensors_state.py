@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,8 +31,21 @@ def test_a_state_comes_back_with_its_types():
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [np.arange(6, dtype=np.uint32).reshape(2, 3).T, np.float32(1.5), np.zeros((0, 2)), np.array(3, dtype=">i8")],
+)
+def test_arrays_and_bytes_come_back(value):
+    found, text, nothing = unpack(pack([value, b"a\0b", b""]))
+    assert (found.dtype, found.shape) == (value.dtype, value.shape)
+    assert np.array_equal(found, value)
+    assert (text, nothing) == (b"a\0b", b"")
+
+
 def test_what_is_no_state_is_refused():
     with pytest.raises(TypeError, match=r"got object at state\['a'\]\[1\]"):
         pack({"a": [1, object()]})
+    with pytest.raises(TypeError, match=r"got ndarray at state\[0\]"):
+        pack([np.array([object()])])
     with pytest.raises(ValueError, match="expected a state as safetensors"):
         unpack(b"nothing")

@@ -66,6 +66,75 @@ def test_a_pyro_scheduler_goes_on_where_it_was(name):
     assert torch.equal(results[0][0], results[1][0])
 
 
+TORCHS = {
+    "steps": lambda adam: torch.optim.lr_scheduler.StepLR(adam, 2, 0.5),
+    "milestones": lambda adam: torch.optim.lr_scheduler.MultiStepLR(adam, [1, 4], 0.1),
+    "a function": lambda adam: torch.optim.lr_scheduler.LambdaLR(adam, lambda step: 1 / (1 + step)),
+    "one cycle": lambda adam: torch.optim.lr_scheduler.OneCycleLR(adam, 0.2, total_steps=6),
+    "one after the other": lambda adam: torch.optim.lr_scheduler.SequentialLR(
+        adam,
+        [torch.optim.lr_scheduler.LinearLR(adam), torch.optim.lr_scheduler.CosineAnnealingLR(adam, 5)],
+        milestones=[2],
+    ),
+}
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("name", TORCHS)
+def test_a_torch_scheduler_is_stepped_and_goes_on_where_it_was(name, made):
+    """The rates are those of torch's own loop, through a state and a new learner after the third step."""
+    ours, theirs, parameters = [], [], []
+    other = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
+    schedule = TORCHS[name](other)
+    for _ in range(6):
+        theirs.append(other.param_groups[0]["lr"])
+        other.step()
+        schedule.step()
+    for stops in (False, True):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            vae, x = bernoulli_vae()
+
+            def new(vae):
+                adam = lambda parameters: TORCHS[name](ADAM(parameters))  # noqa: E731
+                return AEVB(vae.model, vae.guide, adam(vae.parameters()) if made else adam, compile=False)
+
+            learner = new(vae)
+            for i in range(6):
+                if stops and i == 3:
+                    state, noise = unpack(pack(learner.state_dict())), torch.get_rng_state()
+                    vae = bernoulli_vae()[0]
+                    learner = new(vae)
+                    learner.load_state_dict(state)
+                    learner.prepare(x)
+                    torch.set_rng_state(noise)
+                learner.prepare(x)
+                ours.append(learner.optimizers["optim"].param_groups[0]["lr"])
+                learner.step(x)
+            parameters.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert ours == pytest.approx(2 * theirs)
+    assert len(set(theirs)) > 1
+    assert torch.equal(*parameters)
+
+
+def test_a_scheduler_is_part_of_the_numbers_and_one_that_goes_by_a_value_is_refused():
+    parameters = {"w": Parameter(torch.ones(3, requires_grad=True), torch.distributions.constraints.real)}
+    optimizer = as_optimizer(lambda p: torch.optim.lr_scheduler.StepLR(ADAM(p), 1, 0.5))
+    optimizer.prepare(parameters)
+    before = optimizer.settings()
+    assert before.items() >= {"lr": 0.1, "scheduler": "StepLR"}.items()
+    assert before["scheduler_args"].items() >= {"step_size": 1, "gamma": 0.5}.items()
+    parameters["w"].unconstrained.grad = torch.ones(3)
+    optimizer.step(parameters)
+    assert optimizer.param_groups[0]["lr"] == 0.05
+    assert optimizer.settings() == before
+    late = {"v": Parameter(torch.ones(3, requires_grad=True), torch.distributions.constraints.real)}
+    with pytest.raises(ValueError, match=r"all there in the first step, for a torch scheduler, got \['v'\] later"):
+        optimizer.step(parameters | late)
+    with pytest.raises(TypeError, match="goes by the steps, got ReduceLROnPlateau"):
+        as_optimizer(torch.optim.lr_scheduler.ReduceLROnPlateau(ADAM([torch.ones(1, requires_grad=True)])))
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_a_factor_holds_for_one_step(fused):
     weight = torch.ones(3, requires_grad=True)

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -129,7 +130,7 @@ def test_every_part_of_the_last_checkpoint_is_that_of_a_run_without_a_stop(tmp_p
     expected, found = tree_leaves_with_path(whole), tree_leaves_with_path(parts)
     assert [path for path, _ in found] == [path for path, _ in expected]
     for (path, a), (_, b) in zip(expected, found, strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, path
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else np.array_equal(a, b), path
 
 
 def test_a_run_can_be_made_longer(tmp_path):
@@ -190,7 +191,7 @@ OTHER_RUNS = {
     "clip norm": ({"clip_norm": 3.0}, "clip_norm=3.0, got one with clip_norm=None"),
     "warm-up": ({"kl_warm_up": 30}, "kl_warm_up=30, got one with kl_warm_up=None"),
     "precision": ({"precision": "bf16"}, "precision=bf16, got one with precision=float32"),
-    "dropped": ({"drop_last": True, "batch_size": 9}, "batch_size=9, datapoints=36, got one with .*datapoints=40"),
+    "dropped": ({"drop_last": True, "batch_size": 9}, "batch_size=9, drop_last=True, datapoints=36, got one"),
 }  # fmt: skip
 
 
