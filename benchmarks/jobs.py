@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
@@ -17,6 +19,7 @@ from interrupts import Interrupts, blocked, ignore_in_this_process
 from tqdm import tqdm
 
 from pyro_aevb import NonFiniteLossError
+from pyro_aevb.training.signals import HeldSignals
 
 Parts = dict[str, Any]  # of a benchmark's result: lists of records, which add up, and other values
 Run = Callable[..., Parts | None]  # run(task, position=...): what it found; None if ctrl-C left nothing of it
@@ -47,6 +50,8 @@ def run_all(
                 tqdm.write(failures[-1])
             return
         if parts is None:
+            if interrupts.came is None:  # ctrl-C came to the loop that trained, twice
+                interrupts.note(signal.SIGINT)
             return
         done(task, parts)
         if cut_short(parts):  # ctrl-C came to the loop that trained
@@ -84,8 +89,6 @@ def _in_processes(
         waiting = {future: (i, task) for future, (i, task) in waiting.items() if begun[i]}
         deadline = time.monotonic() + PATIENCE
         while waiting and time.monotonic() < deadline and not interrupts.again and interrupts.came == signal.SIGINT:
-            for process in multiprocessing.active_children():
-                os.kill(process.pid, signal.SIGINT)  # again and again: a run may be on its way to the loop that listens
             _collect(waiting, finish)
     if interrupts.came is not None:
         for process in multiprocessing.active_children():
@@ -111,6 +114,17 @@ def _start(slots: Any, lock: Any, threads: int, stop: Any, begun: Any) -> None:
     tqdm.set_lock(lock)
     torch.set_num_threads(threads)
     ignore_in_this_process()  # `fit` listens while it trains, and what it returns is kept
+    threading.Thread(target=_pass_on, args=(stop,), daemon=True).start()
+
+
+def _pass_on(stop: Any) -> None:
+    """Give each loop that trains here one ctrl-C, once the main process has had one; end if that process ends."""
+    parent = multiprocessing.parent_process()
+    while not multiprocessing.connection.wait([parent.sentinel], timeout=0.1):
+        listening = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        if stop.is_set() and isinstance(listening, HeldSignals) and not listening.interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+    os._exit(1)
 
 
 def _work(run: Run, task: Any, number: int) -> Parts | None:

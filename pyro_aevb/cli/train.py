@@ -24,6 +24,7 @@ from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History
 from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.signals import HeldSignals
 from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae.saving import save
 from pyro_aevb.vae.vae import VAE
@@ -42,7 +43,7 @@ def train(
     """Train a VAE and write it into ``out``, with config.toml, history.csv, history.png and checkpoints/.
 
     history.csv grows with each evaluation.  What can be wrong is found before training.  Ctrl-C saves what there is;
-    SIGTERM does so too and ends the process.
+    SIGTERM and SIGHUP do so too and end the process.
 
     Args:
         config: what to train on what.
@@ -53,7 +54,7 @@ def train(
 
     Raises:
         ValueError, OSError, NonFiniteLossError: as :func:`~pyro_aevb.training.fit`.
-        SystemExit: with code 143 on SIGTERM.
+        SystemExit: with code 143 on SIGTERM, 129 on SIGHUP.
     """
     out, ranks = Path(out), Ranks()
     if ranks.any(resume and ranks.rank == 0 and not (out / CONFIG).exists())[0]:
@@ -86,15 +87,20 @@ def train(
         )
     except SystemExit:
         if first:
-            save(vae, out)
+            with HeldSignals(terminate=True):
+                save(vae, out)
         raise
     finally:
         if events is not None:
             events.close()
-    if first:
-        save(vae, out)
-        write_config(config, out)
-        write_history(history, out)
+    with HeldSignals(terminate=True) as signals:
+        if first:
+            save(vae, out)
+            write_config(config, out)
+            write_history(history, out)
+    history.interrupted = history.interrupted or signals.interrupted
+    if signals.terminated:
+        raise SystemExit(128 + signals.terminated)
     return history
 
 

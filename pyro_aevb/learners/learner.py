@@ -319,6 +319,7 @@ class Learner(ABC):
             ValueError, TypeError, NonFiniteLossError: as :meth:`step`.
         """
         self._see(batch)
+        zero_grad((self.theta | self.phi).values())  # somebody's own
         noise = torch_state()
         try:
             info = self.update(batch, settings)

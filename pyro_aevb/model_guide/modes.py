@@ -21,5 +21,13 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
             module.training = False
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        try:
+            _put_back(modes)
+        except BaseException:  # a signal, in the middle of it
+            _put_back(modes)
+            raise
+
+
+def _put_back(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        module.training = mode

@@ -68,8 +68,9 @@ def fit(
     learners comes from torch's global generator, which the caller seeds (``pyro.set_rng_seed``).
 
     Ctrl-C ends the run after the step in hand and keeps what there is (``History.interrupted`` tells); another one, a
-    second later or more, ends it at once.  With a ``checkpoint_dir``, SIGTERM ends it likewise, and then the process,
-    with exit code 143.
+    second later or more, ends it at once, without a last evaluation.  With a ``checkpoint_dir``, SIGTERM and SIGHUP end
+    it likewise, and then the process, with exit code 143 or 129.  The end is written before it is evaluated, and no
+    signal ends the writing.
 
     When it returns, learner, objective and optimizers have learned, and are otherwise as they were: learning rates,
     precision and fast path are again those from before.
@@ -105,7 +106,7 @@ def fit(
         keep_best: put the best evaluation's parameters back at the end.
         callbacks: called with the history after each evaluation; one that returns ``True`` ends the run.
         checkpoint_dir: a folder for checkpoints: one at the beginning, one every ``checkpoint_every`` seconds, one at
-            the end, one on ctrl-C and SIGTERM.
+            the end, one on ctrl-C, SIGTERM and SIGHUP.
         checkpoint_every: seconds.
         checkpoints_kept: how many of them stay; 2 or more.
         resume: go on from the newest checkpoint that is whole, bit for bit as if there had been no stop (on the same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 
 from torch import Tensor
@@ -39,17 +40,18 @@ class Loop:
         self._written = time.monotonic()  # the beginning writes one
 
     def train(self, show: Progress, signals: HeldSignals) -> None:
-        """Train, evaluate and write to the end; raise ``SystemExit`` after SIGTERM, when all is written."""
-        with show, signals:
-            self._steps(show, signals)
-        self._finish(signals)
+        """Train, evaluate and write to the end; raise ``SystemExit`` after SIGTERM or SIGHUP, when all is written."""
+        with signals:
+            with show:
+                signals.call(lambda: self._steps(show, signals))
+            self._finish(signals)
 
     def _steps(self, show: Progress, signals: HeldSignals) -> None:
         """Make steps until the data, the plan, an evaluation or a signal ends it."""
         history, total = self.run.history, self.plan.total
         due = self.evaluations.next_after(history)
         while (total is None or history.samples < total) and not history.stopped_early:
-            stop, late = self.run.ranks.any(signals.interrupted or signals.terminated, self._is_late())
+            stop, late = self.run.ranks.any(signals.interrupted or signals.terminated > 0, self._is_late())
             if stop:
                 return
             if history.samples >= due:
@@ -64,21 +66,31 @@ class Loop:
                 return
 
     def _finish(self, signals: HeldSignals) -> None:
-        """Evaluate and write at the end, or only write if a signal came."""
+        """Write, evaluate the end and write again; after a signal only what it leaves time for."""
         run, history = self.run, self.run.history
-        if signals.at_once and run.ranks.size > 1:
-            raise KeyboardInterrupt  # the others are in the middle of something too
+        self._check_others(signals)
         run.learner.read_losses()
-        history.interrupted, terminated = run.ranks.any(signals.interrupted, signals.terminated)
-        if (history.interrupted or terminated) and not signals.at_once:
+        stopped, terminated = run.ranks.any(signals.interrupted, signals.terminated > 0)
+        unseen = history.samples > (history.records[-1].samples if history.records else 0)
+        if not signals.at_once and (stopped or terminated or (unseen and run.evaluates)):
             run.write()
         if terminated:
-            raise SystemExit(143)
-        if history.samples > (history.records[-1].samples if history.records else 0):
-            run.record()
-        history.seconds = run.seconds()
-        if not history.interrupted:
+            raise SystemExit(128 + (signals.terminated or signal.SIGTERM))
+        cut = signals.again
+        if unseen and not cut:
+            signals.at_once = False
+            signals.call(run.record, by_termination=True)
+            self._check_others(signals)
+            cut = signals.at_once
+        history.seconds, history.interrupted = run.seconds(), stopped or signals.interrupted
+        if not (stopped or cut):
             run.write()
+        if signals.terminated:
+            raise SystemExit(128 + signals.terminated)
+
+    def _check_others(self, signals: HeldSignals) -> None:
+        if signals.at_once and self.run.ranks.size > 1:
+            raise KeyboardInterrupt  # the others are in the middle of something too
 
     def _is_late(self) -> bool:
         run = self.run

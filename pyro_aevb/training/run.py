@@ -191,6 +191,11 @@ class Run:
             self.checkpoints.write({"settings": self.settings, "parts": parts})
         self._written = self._place()
 
+    @property
+    def evaluates(self) -> bool:
+        """True if a record takes an evaluation."""
+        return self.bound is not None or self.evaluate is not None
+
     def stepped(self, bound: Tensor, samples: int) -> None:
         """Count a step, and its bound."""
         self.history.samples += samples

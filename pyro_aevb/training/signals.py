@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept back until the step in hand is whole."""
+"""Ctrl-C, SIGTERM and SIGHUP, kept back until what is in hand is whole."""
 
 from __future__ import annotations
 
@@ -6,43 +6,71 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
+
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class HeldSignals:
-    """Inside the block ctrl-C (and SIGTERM, with ``terminate``) is noted and nothing else.
+    """Inside the block ctrl-C (and SIGTERM and SIGHUP, with ``terminate``) is noted and nothing else.
 
-    A second ctrl-C, a second later or more, ends the block at once.
+    Only what :meth:`call` runs is ended at once, by a second ctrl-C, a second later or more.
 
     Attributes:
         interrupted: ctrl-C came.
-        terminated: SIGTERM came.
-        at_once: a second ctrl-C ended the block, in the middle of something.
+        terminated: the number of the signal that is to end the process; 0 if none came.
+        at_once: a call was ended in the middle of something.
+        again: a second ctrl-C came.
     """
 
     def __init__(self, terminate: bool) -> None:
-        self.interrupted = self.terminated = self.at_once = False
+        self.interrupted = self.at_once = self.again = False
+        self.terminated = 0
         self._since = math.inf
-        self._kinds = [signal.SIGINT, signal.SIGTERM] if terminate else [signal.SIGINT]
+        self._kinds = [signal.SIGINT, *(ENDING if terminate else [])]
         self._previous: dict[signal.Signals, Any] = {}
+        self._breakable = self._by_termination = False
 
     def __enter__(self) -> HeldSignals:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {kind: signal.signal(kind, self._note) for kind in self._kinds}
+            for kind in self._kinds:
+                if kind == signal.SIGINT or signal.getsignal(kind) is not signal.SIG_IGN:  # nohup's
+                    self._previous[kind] = signal.signal(kind, self._note)
         return self
 
-    def _note(self, kind: int, *_: Any) -> None:
-        if kind == signal.SIGTERM:
-            self.terminated = True
-            return
-        if time.monotonic() > self._since + 1:  # a terminal and a parent process may both send the first
-            raise KeyboardInterrupt
-        self.interrupted, self._since = True, min(self._since, time.monotonic())
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> bool:
+    def __exit__(self, *_: Any) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
-        if kind is not KeyboardInterrupt:
-            return False
-        self.interrupted = self.at_once = True
-        return True
+
+    def call(self, fn: Callable[[], object], *, by_termination: bool = False) -> None:
+        """Call ``fn``, and let a second ctrl-C end it at once.
+
+        Args:
+            fn: what to call; a ``KeyboardInterrupt`` of its own ends it too.
+            by_termination: let SIGTERM and SIGHUP end it at once too.
+        """
+        try:
+            try:
+                self._breakable, self._by_termination = True, by_termination
+                fn()
+            finally:
+                self._breakable = self._by_termination = False
+        except KeyboardInterrupt:
+            self.at_once = True
+            self.interrupted = self.interrupted or not self.terminated
+
+    def _note(self, kind: int, *_: Any) -> None:
+        if kind != signal.SIGINT:
+            self.terminated = self.terminated or kind
+            self._end(self._by_termination)
+            return
+        # A terminal and a parent process may both send the first one.
+        self.again = self.again or time.monotonic() > self._since + 1
+        self.interrupted, self._since = True, min(self._since, time.monotonic())
+        self._end(self._breakable and self.again)
+
+    def _end(self, now: bool) -> None:
+        if now:
+            self._breakable = self._by_termination = False  # another one must not meet this one on its way up
+            raise KeyboardInterrupt

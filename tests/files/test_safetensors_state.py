@@ -33,7 +33,7 @@ def test_a_state_comes_back_with_its_types():
 
 @pytest.mark.parametrize(
     "value",
-    [np.arange(6, dtype=np.uint32).reshape(2, 3).T, np.float32(1.5), np.zeros((0, 2)), np.array(3, dtype=">i8")],
+    [np.arange(6, dtype=np.uint32).reshape(2, 3).T, np.float32(1.5), np.zeros((0, 2))],
 )
 def test_arrays_and_bytes_come_back(value):
     found, text, nothing = unpack(pack([value, b"a\0b", b""]))
