@@ -32,3 +32,13 @@ def two_partners(pairs):
         kept.add(best)
         met.update(enumerate(best))
     return [pair if pair in kept else pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs]
+
+
+def in_turn(pairs, names):
+    """Return all of `pairs` with all of `names`, exhaustive but for one name a pair, in turn, which is slow."""
+    marks = {True: pytest.mark.slow, False: pytest.mark.exhaustive}
+    return [
+        pytest.param(*pair, name, marks=marks[i % len(names) == k])
+        for i, pair in enumerate(pairs)
+        for k, name in enumerate(names)
+    ]

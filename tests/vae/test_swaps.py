@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from covering import two_by_two, two_partners
+from covering import in_turn, two_by_two, two_partners
 from statistics_tools import assert_mean
 from torch import nn
 from vae_parts import FITTING, D, J, N, data, make
@@ -97,9 +97,10 @@ def test_it_runs_on_the_fast_path(prior, posterior):
     assert capture._traces >= 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("likelihood", [name for name in LIKELIHOODS if name != "bernoulli"])
-@pytest.mark.parametrize(("prior", "posterior"), FITTING)
+@pytest.mark.parametrize(
+    ("prior", "posterior", "likelihood"),
+    in_turn(FITTING, [name for name in LIKELIHOODS if name != "bernoulli"]),
+)
 def test_with_every_likelihood(prior, posterior, likelihood):
     x = data() if likelihood != "beta" else 0.1 + 0.8 * data()
     pyro.set_rng_seed(0)
