@@ -184,6 +184,8 @@ class PythonState:
     def _visit(self, value: Any, name: str) -> None:
         if isinstance(value, (*SCALARS, *VALUES, *CLOSED)):
             return
+        if type(value).__module__.startswith(__package__):  # a fast path, which a closure over a learner reaches
+            return
         if isinstance(value, type):
             self._release_constructors(value)
         if id(value) in self._seen:
@@ -212,7 +214,7 @@ class PythonState:
         elif isinstance(value, GENERATORS) or type(value).__module__.startswith("numpy.random"):
             self.generators.append(value)
         elif isinstance(value, dict):
-            self._visit_dict(value, name + "[{!r}]")
+            self._visit_dict(value, name)
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
         elif isinstance(value, set | collections.deque) or _is_array(value):
@@ -233,7 +235,7 @@ class PythonState:
             self._visit(_held(cell), variable)
         for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(default, name)
-        self._visit_dict(fn.__dict__, name + ".{}")
+        self._visit_dict(fn.__dict__, name, attributes=True)
         if source := source_in(fn):
             self._note_source(fn.__qualname__, source)
         names = dict.fromkeys(names_in(fn.__code__))
@@ -251,7 +253,7 @@ class PythonState:
         """Take in what the code may read of a module: the attributes of the user's own that it names."""
         if module is os:
             if {"environ", "getenv"} & set(names):
-                self._visit_dict(os.environ._data, "os.environ[{!r}]")  # type: ignore[attr-defined]  # the dict itself
+                self._visit_dict(os.environ._data, "os.environ")  # type: ignore[attr-defined]  # the dict itself
         elif _is_the_users(module):
             for attribute in names:
                 value = vars(module).get(attribute)
@@ -317,11 +319,12 @@ class PythonState:
         self._names["entry"].append(name)
         self._visit(mapping[key], name)
 
-    def _visit_dict(self, mapping: dict[Any, Any], template: str) -> None:
+    def _visit_dict(self, mapping: dict[Any, Any], name: str, attributes: bool = False) -> None:
         if len(mapping) > LARGEST_CONTAINER:
             return
         self._note_container(mapping)
-        names, size = [template.format(key) for key in mapping], f"the number of {template.format('*')}"
+        names = [f"{name}.{key}" if attributes else f"{name}[{key!r}]" for key in mapping]
+        size = f"the number of {name}.*" if attributes else f"the number of {name}['*']"
         self._mappings.append(mapping)
         self._names["mapping"] += [size, *names, *names]
         for name, value in zip(names, list(mapping.values()), strict=True):
@@ -362,7 +365,7 @@ class PythonState:
         if isinstance(value, nn.Module):
             self.modules.append(value)
         elif not anew:
-            self._visit_dict(value.__dict__, name + ".{}")
+            self._visit_dict(value.__dict__, name, attributes=True)
             return
         self._sizes.append(value.__dict__)
         self._names["size"].append(f"the number of {name}.*")

@@ -12,7 +12,7 @@ from pairs import bernoulli_vae
 from stateful import READ, WRITTEN, X
 
 from pyro_aevb import AEVB, IWAE, SGVB, ReweightedWakeSleep
-from pyro_aevb.capture import Capture
+from pyro_aevb.capture import Capture, PythonState
 
 SGD = functools.partial(torch.optim.SGD, lr=1e-3)
 # Values behind a call into C: found by a comparison at some later step, as the README says.
@@ -124,3 +124,18 @@ def test_tracing_changes_nothing_of_pyros():
         fast(torch.ones(2))
     assert fast.obstacle is None
     assert set(seen) == {before["torch_isnan"]}
+
+
+def test_keys_with_braces_are_named_and_a_closure_over_a_learner_does_not_watch_its_graphs():
+    vae, x = bernoulli_vae()
+    held = {"{0}": {frozenset({1, 2}): 1.0}}
+    state = PythonState([lambda x: held["{0}"]])
+    before = state.key()
+    held["{0}"][frozenset({1, 2})] = 2.0
+    assert state.difference(before) == "held['{0}'][frozenset({1, 2})]"
+    learner = aevb(vae, "graph")
+    for _ in range(12):
+        learner.step(x[:10])
+    reached = PythonState([lambda x: learner]).reached
+    assert any(each is vae for each in reached)
+    assert not any(type(each).__module__.startswith("pyro_aevb.capture") for each in reached)

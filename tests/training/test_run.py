@@ -191,7 +191,7 @@ OTHER_RUNS = {
     "clip norm": ({"clip_norm": 3.0}, "clip_norm=3.0, got one with clip_norm=None"),
     "warm-up": ({"kl_warm_up": 30}, "kl_warm_up=30, got one with kl_warm_up=None"),
     "precision": ({"precision": "bf16"}, "precision=bf16, got one with precision=float32"),
-    "dropped": ({"drop_last": True, "batch_size": 9}, "batch_size=9, drop_last=True, datapoints=36, got one"),
+    "dropped": ({"drop_last": True, "batch_size": 9}, "datapoints=36, batch_size=9, drop_last=True, got one"),
 }  # fmt: skip
 
 
