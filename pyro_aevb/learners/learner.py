@@ -293,18 +293,24 @@ class Learner(ABC):
             self._computation.put(before)  # graphs are given up only when a step needs others
 
     @final
-    def step(self, *args: Tensor, index: Tensor | None = None) -> StepInfo:
+    def step(self, *args: Tensor, index: Tensor | None = None, **keywords: Any) -> StepInfo:
         """Update the parameters from one minibatch.
 
         Args:
             args: what model and guide take; ``args[0]`` is x, of shape (M, ...).
             index: (M,), each datapoint's place in the data set, for learners that keep something for each of them.
+            keywords: refused; data are told from settings by their place.
 
         Raises:
             ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
                 On a GPU losses are read, all together, at every hundredth step.
         """
+        if keywords:
+            raise TypeError(
+                f"expected a minibatch by position, step(x, ...), got the keywords {list(keywords)}; pass data in the "
+                "order in which model and guide take them, and give settings to both: functools.partial(model, ...)"
+            )
         return self.step_on(Minibatch(args, index), StepSettings())
 
     @final
