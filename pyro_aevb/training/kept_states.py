@@ -43,17 +43,17 @@ class KeptStates:
 
     def kinds(self) -> list[str]:
         """Return the names of the classes of what has a state."""
-        return [type(each).__name__ for each in self._holders()]
+        return _kinds(self._holders())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states, and the kinds of what has them."""
         holders = self._holders()
-        return {"kinds": [type(each).__name__ for each in holders], "states": [_state(each) for each in holders]}
+        return {"kinds": _kinds(holders), "states": [_state(each) for each in holders]}
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
         """Restore a :meth:`state_dict` and return whether it is one of the same kinds; if not, nothing is done."""
         holders = self._holders()
-        if self.kinds() != state["kinds"]:
+        if _kinds(holders) != state["kinds"]:
             return False
         for each, one in zip(holders, state["states"], strict=True):
             _restore(each, one)
@@ -72,6 +72,10 @@ class KeptStates:
             telling = [each for each in reached.reached if isinstance(each, LRScheduler)]
             telling += [each for each in owners if tells_its_state(each) and not isinstance(each, LRScheduler)]
         return [*telling, *generators]
+
+
+def _kinds(holders: list[Any]) -> list[str]:
+    return [type(each).__name__ for each in holders]
 
 
 def tells_its_state(value: Any) -> bool:
