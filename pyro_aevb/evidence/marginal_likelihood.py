@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.estimates import Evidence, concatenate
@@ -26,7 +25,7 @@ from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.model_guide.contract import check_callables, read
-from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.random_state import seeded
 
@@ -109,7 +108,8 @@ def log_marginal_likelihood(
     batches = minibatches(args, batch_size)
     problem = Problem(model, guide, next(iter(batches)), num_particles, len(batches), vectorize, compile)
     _check_pair(problem, batches, isinstance(estimator, Importance))
-    with evaluating(PythonState([fn for fn in (model, guide) if fn is not None]).modules), seeded(seed):
+    with evaluated(model, guide) as (its_model, its_guide, _), seeded(seed):
+        problem = problem._replace(model=its_model, guide=its_guide)
         evaluate = estimator.prepare(problem)
         with tqdm(
             total=float(batches.num_data),

@@ -178,7 +178,8 @@ class Learner(ABC):
     def _public_attributes(self) -> list[Any]:
         """Return what an update reads of the learner itself: its public attributes, model and objective among them."""
         attributes = vars(self).items()
-        return [v for name, v in attributes if name[0] != "_" and name != "optimizers" and v is not None]
+        public = [v for name, v in attributes if name[0] != "_" and name != "optimizers" and v is not None]
+        return public + self._pair.named
 
     @final
     def add_prior(self, loss: Tensor) -> Tensor:
@@ -369,6 +370,7 @@ class Learner(ABC):
         """
         check_data(*args)
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
+        self._pair.note(reading.named_modules)
         if not isinstance(self.objective, TraceEnum_ELBO) and (enumerated := reading.sites("model", "enumerated")):
             raise ValueError(
                 f"expected a guide that samples every latent of the model, got none for {sorted(enumerated)}; sum them "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -28,6 +28,7 @@ class TrainedPair:
 
     def __init__(self, model: PyroCallable, guide: PyroCallable | None, watched: Sequence[Any]) -> None:
         self._theta, self._phi, self._watched = ParameterRecorder(), ParameterRecorder(), list(watched)
+        self._named: dict[int, nn.Module] = {}
         self.model: PyroCallable = self._theta(model)
         self.guide: PyroCallable | None = None if guide is None else self._phi(guide)
 
@@ -43,8 +44,19 @@ class TrainedPair:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules that can be reached, each once."""
-        return PythonState(self._watched).modules
+        """The modules that can be reached, or were named, each once."""
+        found = PythonState(self._watched).modules
+        seen = set(map(id, found))
+        return found + [module for module in self._named.values() if id(module) not in seen]
+
+    @property
+    def named(self) -> list[nn.Module]:
+        """The modules that the pair gave to ``pyro.module``, each once."""
+        return list(self._named.values())
+
+    def note(self, modules: Iterable[nn.Module]) -> None:
+        """Take note of modules that the pair gave to ``pyro.module``."""
+        self._named |= {id(module): module for module in modules}
 
     def leaves(self) -> dict[str, Tensor]:
         """Return the unconstrained tensors of theta and phi."""
@@ -78,4 +90,4 @@ class TrainedPair:
             buffer.copy_(value)
 
     def _buffers(self) -> list[Tensor]:
-        return PythonState(self._watched).buffers()
+        return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]

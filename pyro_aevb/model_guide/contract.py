@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -14,8 +15,7 @@ from pyro.poutine.messenger import _bound_partial, _context_wrap
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pyro_aevb.capture.guards import PythonState
-from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density
@@ -58,11 +58,10 @@ def read(
     """
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, args, kwargs)
-    if modules is None:
-        modules = PythonState([fn for fn in (model, guide) if fn is not None]).modules
-    with evaluating(modules):
-        guide_trace, model_trace = on_a_side(lambda: run_pair(model, guide, args, kwargs))
+    with evaluated(model, guide, modules) as (its_model, its_guide, named):
+        guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
     reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
+    reading = dataclasses.replace(reading, named_modules=tuple(named))
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample" and site["is_observed"]:
             check_support(name, site)

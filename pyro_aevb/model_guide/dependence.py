@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.capture.guards import PythonState
-from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.traces import (
@@ -136,15 +135,15 @@ def _examined(
     analytic_kl: bool,
     several: bool,
 ) -> Structure:
-    def read() -> tuple[Reading, dict[str, str]]:
+    def read(model: PyroCallable, guide: PyroCallable) -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
         reading.require_local()  # before particles meet a plate of a global latent's own
         needed = analytic_kl and len(reading.latents) > 1 and not is_messenger(guide)
         return reading, _entangled(model, guide, args, kwargs) if needed else {}
 
-    with evaluating(PythonState([model, guide]).modules):  # running averages are not for this
-        reading, entangled = on_a_side(read)
+    with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
+        reading, entangled = on_a_side(lambda: read(its_model, its_guide))
     closed_form = set()
     for name, site in reading.latents.items() if analytic_kl else ():
         q, p = reading.guide[name].fn, site.fn
@@ -201,7 +200,7 @@ def _mixed(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwar
         return None
 
     try:
-        with evaluating(PythonState([model, guide]).modules), pyro.validation_enabled(False):
+        with evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
             return on_a_side(found)
     except (ValueError, RuntimeError, KeyError):  # what can't be run like that is told when it is run like that
         return None

@@ -19,7 +19,7 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.model_guide.contract import read, unchecked_sites
 from pyro_aevb.model_guide.dependence import structure
-from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Particles
@@ -76,8 +76,8 @@ def log_density(
     dim = -1 - reading.depth if vectorize and num_particles > 1 else None
     if dim is not None:
         structure(model, guide, args, analytic_kl=False, several=True)
-    with evaluating(modules):
-        return _draw(model, guide, args, num_particles, dim, unchecked_sites(reading))
+    with evaluated(model, guide, modules) as (its_model, its_guide, _):
+        return _draw(its_model, its_guide, args, num_particles, dim, unchecked_sites(reading))
 
 
 def capture_log_density(
@@ -126,8 +126,8 @@ def capture_log_density(
             if vectorize and num_particles > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
         dim = -1 - first.depth if vectorize and num_particles > 1 else None
-        with evaluating(modules):
-            return _draw(*recorded, args, num_particles, dim, unchecked_sites(first))
+        with evaluated(*recorded, modules) as (its_model, its_guide, _):
+            return _draw(its_model, its_guide, args, num_particles, dim, unchecked_sites(first))
 
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)

@@ -18,7 +18,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb.model_guide.plates import check_data_frame, check_shape, data_plate, frame_of, is_particles
 from pyro_aevb.model_guide.sites import (
@@ -56,6 +56,7 @@ class Reading:
         plate: the data plate.
         particles: the particles' dimension and their number, or ``None``.
         depth: how many dimensions the plates take up.
+        named_modules: the modules that the run gave to ``pyro.module``, and those inside of them.
     """
 
     model: Mapping[str, Site]
@@ -63,6 +64,7 @@ class Reading:
     plate: DataPlate
     particles: Particles | None
     depth: int
+    named_modules: tuple[nn.Module, ...] = ()
 
     def sites(self, half: Literal["model", "guide"], *roles: Role) -> dict[str, Site]:
         """Return the sites of one half that have one of these roles."""

@@ -1,0 +1,104 @@
+"""Modules that only the model's run can name are evaluated, kept and restored like those that can be seen."""
+
+import functools
+import sys
+import types
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_aevb import AEVB
+from pyro_aevb.evidence import elbo
+from pyro_aevb.training import fit
+
+N, D = 40, 3
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+HIDDEN = types.ModuleType("hidden_nets")  # like an installed package's: its attributes are not looked into
+
+
+def new_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(D, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2)).double()
+
+
+@functools.lru_cache
+def cached(name):
+    return new_net()
+
+
+class Nets:
+    encoder = None
+
+
+WAYS = {
+    "a module's attribute": lambda: HIDDEN.encoder,
+    "a class attribute": lambda: Nets.encoder,
+    "a cached function": lambda: cached("encoder"),
+    "sys.modules": lambda: sys.modules["hidden_nets"].encoder,
+}
+
+
+def pair(way):
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(D).double())
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(loc + z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        encoder = pyro.module("e", WAYS[way]())
+        with pyro.plate("data", N, subsample_size=len(x)):
+            loc, scale = encoder(x).split(1, -1)
+            pyro.sample("z", dist.Normal(loc, scale.exp()).to_event(1))
+
+    return model, guide
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hidden_nets", HIDDEN)
+    cached.cache_clear()
+    HIDDEN.encoder, Nets.encoder = new_net(), new_net()
+    return request.param
+
+
+def anew():
+    cached.cache_clear()
+    HIDDEN.encoder, Nets.encoder = new_net(), new_net()
+    pyro.clear_param_store()
+
+
+def net(way):
+    return WAYS[way]()
+
+
+def test_they_are_evaluated_and_left_as_they_were(way):
+    model, guide = pair(way)
+    x = torch.randn(N, D).double()
+    before = [buffer.clone() for buffer in net(way).buffers()]
+    bounds = [elbo(model, guide, x, seed=0).mean()[0] for _ in range(2)]
+    learner = AEVB(model, guide, ADAM, compile=False)
+    learner.prepare(x)
+    assert all(map(torch.equal, before, net(way).buffers())), "a check moved the running averages"
+    assert all(module.training for module in net(way).modules())
+    assert net(way)[1] in learner.modules
+    net(way).eval()
+    assert bounds == [elbo(model, guide, x, seed=0).mean()[0]] * 2, "an evaluation ran in training mode"
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param("graph", marks=pytest.mark.slow)])
+def test_their_buffers_are_in_the_checkpoint(way, compile, tmp_path):
+    x, ends = torch.randn(N, D, generator=torch.Generator().manual_seed(0)).double(), []
+    for epochs in ([4], [2, 4]):
+        for number in epochs:
+            anew()
+            pyro.set_rng_seed(0)
+            model, guide = pair(way)
+            learner = AEVB(model, guide, ADAM, compile=compile)
+            fit(learner, x, x[:20], epochs=number, batch_size=10, checkpoint_dir=tmp_path / str(len(epochs)),
+                resume=True, progress=False)  # fmt: skip
+        ends.append([tensor.clone() for tensor in net(way).state_dict().values()])
+    assert all(map(torch.equal, *ends))
