@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, RandomSampler
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import Data, DataSet, Stream, data_source
+from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.training.checkpoint import Checkpoints
@@ -129,6 +132,7 @@ def fit(
             Model and guide are tried on the first minibatch, then on the others' sizes and data.
         NonFiniteLossError: for a loss that is NaN or infinite; the last checkpoint stays.
         OSError: where a checkpoint can't be written; those before stay, and the learner has what was trained.
+            ``BlockingIOError`` where another run writes to the folder.
 
     >>> x = torch.bernoulli(torch.full((50, 6), 0.3))
     >>> vae = VAE(6, 2, hidden_dims=(8,), dataset_size=40)
@@ -137,42 +141,49 @@ def fit(
     >>> history.samples, [sorted(record.values) for record in history.records]
     (80, [['validation', 'validation_standard_error'], ['validation', 'validation_standard_error']])
     """
-    ranks, source = Ranks(), data_source(train, batch_size, device)
-    length = length_of(source, samples, epochs, batch_size, dataset_size, drop_last)
-    _check_options(learner, source, ranks, length.total, schedule, clip_norm, kl_warm_up)
-    feed = minibatches(source, batch_size, seed, length.passes, drop_last)
-    bound = None if validation is None else ValidationBound(
-        learner, validation, num_particles=validation_particles, device=device, compile=compile
-    )  # fmt: skip
-    best = Best(monitor or ("validation" if bound else None), patience, keep_best)
-    checkpoints = _checkpoints(checkpoint_dir, checkpoints_kept, resume, ranks)
-    sums = dry_run(learner, feed, ranks, length.total)
-    _warn_of_other_minibatches(feed, checkpoints)
+    ranks, checkpoints = Ranks(), None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoints_kept)
+    ranks.check_same({"checkpoint_dir": checkpoints is not None, "resume": resume})
+    with ranks.together():
+        source = data_source(train, batch_size, device)
+        length = length_of(source, samples, epochs, batch_size, dataset_size, drop_last)
+        _check_options(learner, source, ranks, length.total, schedule, clip_norm, kl_warm_up)
+        feed = minibatches(source, batch_size, seed, length.passes, drop_last)
+        bound = _bound(learner, validation, num_particles=validation_particles, device=device, compile=compile)
+        best = Best(monitor or ("validation" if bound else None), patience, keep_best)
+        sums = dry_run(learner, feed, ranks, length.total)
+        _warn_of_other_minibatches(feed, checkpoints)
+        evaluations = Evaluations(evaluate_every, evaluate_at, length.one_pass)
     plan = StepPlan(length.total, schedule, clip_norm, kl_warm_up, device=device, ranks=ranks, sums=sums)
-    steps = None if length.total is None else length.total // batch_size
-    with learner.configured(compile=compile, precision=precision, expected_steps=steps):
+    with learner.configured(compile=compile, precision=precision, expected_steps=length.steps(batch_size)):
         same = feed.settings() | best.settings() | plan.options() | ({} if bound is None else bound.settings())
         settings = run_settings(learner, datapoints=length.one_pass, **same)
+        others = evaluations.settings() | feed.first() | {"samples": length.total, "patience": patience}
+        ranks.check_same(settings | others)
         run = Run(learner, feed, bound, evaluate, best, callbacks, ranks, checkpoints, settings)
-        loop = Loop(run, feed, plan, Evaluations(evaluate_every, evaluate_at, length.one_pass), checkpoint_every)
-        if not (resume and run.resume()):
-            run.begin()
-        show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
-        loop.train(show, HeldSignals(terminate=checkpoints is not None))
-    if best.parameters is not None:
-        learner.put_parameters(best.parameters)
+        with _held(checkpoints, resume, ranks):
+            run.start(resume)
+            show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
+            loop = Loop(run, feed, plan, evaluations, checkpoint_every)
+            loop.train(show, HeldSignals(terminate=checkpoints is not None))
+    best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
 
 
-def _checkpoints(folder: str | Path | None, kept: int, resume: bool, ranks: Ranks) -> Checkpoints | None:
-    if folder is None:
-        return None
-    checkpoints = Checkpoints(folder, kept)
-    if not resume:
-        checkpoints.check_empty()
-    ranks.any(False)  # the first one writes only when all have looked
-    return checkpoints
+def _bound(learner: Learner, validation: Data | None, **options: Any) -> ValidationBound | None:
+    return None if validation is None else ValidationBound(learner, validation, **options)
+
+
+@contextmanager
+def _held(checkpoints: Checkpoints | None, resume: bool, ranks: Ranks) -> Iterator[None]:
+    """Keep other runs from the checkpoints' folder inside the block; the first rank holds it."""
+    with ExitStack() as stack:
+        with ranks.together():
+            if checkpoints is not None and ranks.rank == 0:
+                stack.enter_context(locked(checkpoints.folder))
+                if not resume:
+                    checkpoints.check_empty()
+        yield
 
 
 def _warn_of_other_minibatches(feed: Permutations | Passes, checkpoints: Checkpoints | None) -> None:
@@ -216,6 +227,14 @@ def _check_options(
                 f"{type(learner.objective or learner).__name__}; pass AEVB(..., SGVB(kl='analytic'))"
             )
     loader = source.data if isinstance(source, Stream) else None
+    if isinstance(loader, DataLoader):
+        samplers = [loader.sampler, getattr(loader.batch_sampler, "sampler", None)]
+        if any(getattr(sampler, "num_replicas", 1) > 1 for sampler in samplers):
+            raise ValueError(
+                "expected a DataLoader that gives all of the data, which fit shares out among the processes, got one "
+                f"with a {type(loader.sampler).__name__}; pass DataLoader(..., shuffle=True, "
+                "generator=torch.Generator().manual_seed(0))"
+            )
     if ranks.size > 1 and isinstance(loader, DataLoader):
         sampler = loader.sampler
         if isinstance(sampler, RandomSampler) and sampler.generator is None:

@@ -54,6 +54,10 @@ class Permutations:
         """Return what a resumed run must have in common: its numbers, and a checksum of rows from all over the data."""
         return self._numbers | {"train": {"rows": rows_checksum(self.data)}}
 
+    def first(self) -> dict[str, str]:
+        """Return a checksum of the first minibatch where :meth:`settings` has none."""
+        return {}
+
     def repeats(self) -> bool:
         """Return whether the first minibatch comes again from the same states: what a later run relies on."""
         if not self.data.on_disk:
@@ -134,6 +138,10 @@ class Passes:
     def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield nothing: a stream is checked as it comes."""
         return iter(())
+
+    def first(self) -> dict[str, str]:
+        """Return a checksum of the first minibatch: all processes must have the same."""
+        return {"first minibatch": checksum(self._ahead[0])}
 
     def repeats(self) -> bool:
         """Return whether the first minibatch comes again from the same states: what a later run relies on."""

@@ -7,7 +7,7 @@ What makes the sum right is Eq. (8): with M datapoints a minibatch counts N/M ti
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,36 @@ class Ranks:
         values = [None] * self.size
         torch.distributed.all_gather_object(values, value)
         return values
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise on every rank if the block raises on one: ``RuntimeError`` on those where it doesn't."""
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        told = self.of_all(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, text in enumerate(told):
+            if text is not None:
+                raise RuntimeError(f"expected every process to get here, got in process {rank} {text}")
+
+    def check_same(self, settings: Mapping[str, Any]) -> None:
+        """Check that every rank has the same settings.
+
+        Raises:
+            ValueError: on every rank, naming what differs, if one has others.
+        """
+        every = self.of_all(dict(settings))
+        for rank, theirs in enumerate(every):
+            for name in dict.fromkeys([*every[0], *theirs]):
+                if every[0].get(name) != theirs.get(name):
+                    raise ValueError(
+                        f"expected the same run in every process, got {name}={every[0].get(name)} in process 0 and "
+                        f"{name}={theirs.get(name)} in process {rank}; pass the same arguments and data everywhere"
+                    )
 
     def mean(self, value: float) -> float:
         """Return the mean over the ranks."""

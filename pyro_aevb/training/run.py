@@ -33,10 +33,10 @@ class Part(Protocol):
 
 
 class RunningMean:
-    """The mean of the steps' bounds since the last record."""
+    """The mean of the steps' bounds since the last record, over all ranks."""
 
-    def __init__(self) -> None:
-        self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks, self._sum, self._count = ranks, torch.zeros((), dtype=torch.float64), 0
 
     def add(self, bound: Tensor) -> None:
         """Take in a step's bound."""
@@ -46,15 +46,17 @@ class RunningMean:
         """Return the mean, NaN of nothing, and begin anew."""
         mean = self._sum.item() / self._count if self._count else math.nan
         self._sum, self._count = torch.zeros((), dtype=torch.float64), 0
-        return mean
+        return self._ranks.mean(mean)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return sum and count."""
-        return {"sum": self._sum.item(), "count": self._count}
+        """Return the ranks' sums, and the count."""
+        return {"sums": self._ranks.of_all(self._sum.item()), "count": self._count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`."""
-        self._sum, self._count = torch.tensor(state["sum"], dtype=torch.float64), state["count"]
+        """Restore a :meth:`state_dict`; with another number of ranks, each gets the mean of the sums."""
+        sums, ranks = state["sums"], self._ranks
+        mine = sums[ranks.rank] if len(sums) == ranks.size else sum(sums) / len(sums)
+        self._sum, self._count = torch.tensor(mine, dtype=torch.float64), state["count"]
 
 
 class Noise:
@@ -138,7 +140,7 @@ class Run:
     ) -> None:
         self.learner, self.best, self.ranks, self.checkpoints = learner, best, ranks, checkpoints
         self.bound, self.evaluate, self.callbacks, self.settings = bound, evaluate, callbacks, dict(settings)
-        self.history, self._training, self._noise = History(), RunningMean(), Noise(ranks)
+        self.history, self._training, self._noise = History(), RunningMean(ranks), Noise(ranks)
         self.parts: dict[str, Part] = {
             "learner": learner,
             "feed": feed,
@@ -151,6 +153,11 @@ class Run:
         }
         self._earlier, self._start = 0.0, time.perf_counter()
         self._written: tuple[int, int] | None = None
+
+    def start(self, resume: bool) -> None:
+        """Go on from the newest checkpoint if ``resume`` says so and there is one; begin anew otherwise."""
+        if not (resume and self.resume()):
+            self.begin()
 
     def begin(self) -> None:
         """Start anew: the ranks with the same parameters and with noise of their own; the first checkpoint."""
@@ -168,7 +175,11 @@ class Run:
         Raises:
             ValueError: for a checkpoint of another run; the message names what differs.
         """
-        state = None if self.checkpoints is None else self.checkpoints.newest()
+        state = None
+        with self.ranks.together():
+            if self.checkpoints is not None and self.ranks.rank == 0:
+                state = self.checkpoints.newest()
+        state = self.ranks.from_first(state)  # other machines may not see the folder
         if state is None:
             return False
         self._check_settings(state["settings"])
@@ -211,7 +222,7 @@ class Run:
         history = self.history
         history.evaluation_seconds += time.perf_counter() - began
         history.seconds = self.seconds()
-        training = self.ranks.mean(self._training.take())
+        training = self._training.take()
         history.records.append(Record(history.samples, history.seconds, values, training))
         self.best.update(history, self.learner)
         asked = [bool(callback(history)) for callback in self.callbacks] if self.ranks.rank == 0 else []

@@ -30,6 +30,10 @@ class Length:
     one_pass: int | None
     passes: int | None
 
+    def steps(self, batch_size: int) -> int | None:
+        """Return the number of steps, if it is known."""
+        return None if self.total is None else self.total // batch_size
+
 
 def length_of(
     source: DataSet | Stream,
@@ -70,6 +74,10 @@ class Evaluations:
 
     def __init__(self, every: int | None, at: Sequence[int], one_pass: int | None) -> None:
         self.every, self.at = one_pass if every is None and not at else every, at
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all processes must have in common."""
+        return {"evaluate_every": self.every, "evaluate_at": list(self.at)}
 
     def next_after(self, history: History) -> float:
         """Return the count of datapoints from which the next evaluation is due."""

@@ -129,6 +129,11 @@ class Best:
         best = -1 if history.best is None else history.best.samples
         return sum(record.samples > best for record in history.records) >= self.patience
 
+    def put(self, learner: Learner) -> None:
+        """Give a learner the best parameters, if there are any."""
+        if self.parameters is not None:
+            learner.put_parameters(self.parameters)
+
     def resume(self, history: History) -> None:
         """Decide anew whether the run that is resumed has ended, if its patience was another one."""
         if self.patience != self._patience_of_checkpoint:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.lock import locked
 from pyro_aevb.vae.descriptions import DTYPES, UnknownPartError, describe, restore
 from pyro_aevb.vae.networks import layers_of
 from pyro_aevb.vae.posteriors import Posterior
@@ -46,7 +47,7 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
     ``save`` writes ``vae.json`` (versions, sizes, the prior, likelihood and posterior with their settings) and one file
     of safetensors with all parameters and buffers, bit for bit.  It doesn't write the training mode,
     ``requires_grad``, hooks, and the code of networks, functions and classes of your own: :func:`load` takes those as
-    arguments.  The folder can be read at any moment, also after a crash; only one process may write at a time.
+    arguments.  The folder can be read at any moment, also after a crash; of two that write, one waits for the other.
 
     Args:
         vae: on any device; the device is not saved.
@@ -55,7 +56,7 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
     Raises:
         TypeError: for a subclass of :class:`~pyro_aevb.VAE`, which a description can't rebuild.
         ValueError: if ``folder`` is a file, or the state of a network is not made of tensors that safetensors can hold.
-        OSError: if the folder can't be written to.
+        OSError: if the folder can't be written to; ``BlockingIOError`` if somebody else writes to it for ten seconds.
 
     >>> vae = VAE(64, 5, hidden_dims=(100,), prior="mixture")
     >>> save(vae, "saved")
@@ -86,13 +87,13 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
         "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in PARTS},
     }
     text = json.dumps(record, indent=1, allow_nan=False, default=int) + "\n"  # whole numbers of NumPy's are int's
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / _weights_name(digest), weights)
-    write_atomically(folder / "vae.json", text.encode())
-    for path in folder.iterdir():
-        if OURS.fullmatch(path.name) and path.name not in (_weights_name(digest), "vae.json"):
-            with contextlib.suppress(OSError):  # one that stays does no harm
-                path.unlink()
+    with locked(folder):
+        write_atomically(folder / _weights_name(digest), weights)
+        write_atomically(folder / "vae.json", text.encode())
+        for path in folder.iterdir():
+            if OURS.fullmatch(path.name) and path.name not in (_weights_name(digest), "vae.json"):
+                with contextlib.suppress(OSError):  # one that stays does no harm
+                    path.unlink()
 
 
 def load(

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, VAE, WakeSleep
 from pyro_aevb.evidence import elbo
@@ -278,6 +280,11 @@ def long_run(folder, rank, epochs, crash_at=0):
     return learner.copy_parameters()["parameters"]
 
 
+def training_of(folder):
+    records = Checkpoints(Path(folder) / "c").newest()["parts"]["history"]["records"]
+    return [record[3] for record in records]
+
+
 def crash_and_resume(folder, rank):
     expected = long_run(Path(folder) / "whole", rank, 4)
     with pytest.raises(RuntimeError, match="a crash"):
@@ -285,11 +292,14 @@ def crash_and_resume(folder, rank):
     torch.distributed.barrier()
     samples = Checkpoints(Path(folder) / "c").newest()["parts"]["history"]["samples"]
     torch.distributed.barrier()
-    give(folder, rank, [expected, samples, long_run(folder, rank, 4)])
+    resumed = long_run(folder, rank, 4)
+    torch.distributed.barrier()
+    give(folder, rank, [expected, samples, resumed, training_of(Path(folder) / "whole"), training_of(folder)])
 
 
 def test_ranks_resume_exactly_and_in_another_number(two_ranks, tmp_path):
-    for expected, samples, resumed in two_ranks["crash_and_resume"]:
+    for expected, samples, resumed, whole, parts in two_ranks["crash_and_resume"]:
+        assert parts == whole, "the training bound in the history"
         assert samples == 150
         for name, value in expected.items():
             assert torch.equal(resumed[name], value)
@@ -334,13 +344,56 @@ def refusals(folder, rank):
         except ValueError as error:
             messages.append(str(error))
     fit(AEVB(vae.model, vae.guide, ADAM), DataLoader(TensorDataset(x), batch_size=10), epochs=1, progress=False)
+    sampler = DistributedSampler(TensorDataset(x), num_replicas=2, rank=rank)
+    for data, options in (
+        (DataLoader(TensorDataset(x), batch_size=10, sampler=sampler), {}),
+        *((x, options) for options in different(folder, rank)),
+        (x.roll(rank, 0), {}),
+        (DataLoader(TensorDataset(x.roll(rank, 0)), batch_size=10), {}),
+        (x / (1 - rank), {}),  # infinite on the second
+    ):
+        rate = options.pop("rate", 0.01)
+        learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=rate))
+        try:
+            fit(learner, data, **{"samples": 10, "batch_size": 10, "progress": False} | options)
+        except (ValueError, RuntimeError) as error:
+            messages.append(str(error))
     give(folder, rank, messages)
+
+
+def different(folder, rank):
+    """Return options that differ between two ranks."""
+    return [
+        {"rate": (0.01, 0.02)[rank]},
+        {"clip_norm": (1.0, None)[rank]},
+        {"seed": rank},
+        {"samples": 10 + rank},
+        {"evaluate_every": 10 + rank},
+        {"checkpoint_dir": (folder / "c", None)[rank]},
+    ]
+
+
+DIFFERENCES = [
+    "expected a DataLoader that gives all of the data, .* got one with a DistributedSampler; pass DataLoader",
+    "optim.lr=0.01 in process 0 and optim.lr=0.02 in process 1; pass the same",
+    "clip_norm=1.0 in process 0 and clip_norm=None in",
+    "seed=0 in process 0 and seed=1 in",
+    "samples=10 in process 0 and samples=11 in",
+    "evaluate_every=10 in process 0 and evaluate_every=11 in",
+    "checkpoint_dir=True in process 0 and checkpoint_dir=False in",
+    "train.rows=.* in process 0 and train.rows=",
+    "first minibatch=.* in process 0 and first minibatch=",
+    "expected (finite data|every process to get here, got in process 1 ValueError: expected finite data)",
+]
 
 
 def test_what_can_not_be_shared_is_refused(two_ranks):
     for messages in two_ranks["refusals"]:
         assert "expected a plate that knows N, for several processes and a prior on theta" in messages[0]
         assert "expected a DataLoader with the same order in every process" in messages[1]
+        assert len(messages) == 2 + len(DIFFERENCES)
+        for message, expected in zip(messages[2:], DIFFERENCES, strict=True):
+            assert re.search(expected, message), message
 
 
 def digits_run(folder, rank):

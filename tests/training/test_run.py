@@ -153,6 +153,22 @@ def test_a_folder_in_use_is_not_written_over(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_two_runs_on_one_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_aevb.files.lock.SECONDS", 0.1)
+    messages = []
+
+    def another(history):
+        try:
+            run("aevb", "tensor", tmp_path, resume=True, epochs=1)
+        except BlockingIOError as error:
+            messages.append(str(error))
+
+    run("aevb", "tensor", tmp_path, epochs=1, callbacks=[another])
+    assert all("expected a folder that nobody else writes to" in message for message in messages)
+    assert messages
+    run("aevb", "tensor", tmp_path, epochs=2, resume=True)
+
+
 def cosine(done):
     return 0.5 * (1 + math.cos(math.pi * done))
 

@@ -109,6 +109,9 @@ REFUSED = {
 }  # fmt: skip
 
 
+ELSEWHERE = ("batch_size", "clip_norm", "kl_warm_up", "seed", "precision")  # by default in test_run.py
+
+
 def drop(records):
     return [(r.samples, r.values, r.training) for r in records]
 
@@ -210,7 +213,14 @@ def test_the_table_is_about_every_argument_and_every_line_is_tested():
     assert set(TAKES_EFFECT) == {name for name, rule in ON_RESUME.items() if rule in (NEW, SAME_OR_NONE)}
 
 
-@pytest.mark.parametrize(("argument", "i"), [(name, i) for name, cases in REFUSED.items() for i in range(len(cases))])
+@pytest.mark.parametrize(
+    ("argument", "i"),
+    [
+        pytest.param(name, i, marks=pytest.mark.slow if name in ELSEWHERE or 3 < i < len(cases) - 1 else ())
+        for name, cases in REFUSED.items()
+        for i in range(len(cases))
+    ],
+)
 def test_what_must_stay_is_refused_and_named(argument, i, tmp_path):
     had, has = REFUSED[argument][i]
     run(tmp_path, **{"checkpoint_every": 1e9} | had)
