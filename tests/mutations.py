@@ -117,6 +117,7 @@ def _exists(test: str) -> bool:
 
 PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_infos.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
+OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
@@ -185,6 +186,24 @@ MUTATIONS = [
         "return bool(CLASSES & read)",
         "return False",
         ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a class kept in a variable]",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        ", _FixedSizes():",
+        ":",
+        (f"{OBSTACLES}[nonzero]",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        ", Tensor.__dlpack__)",
+        ")",
+        (f"{OBSTACLES}[an array that shares memory]",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        "found = [(fn.__code__.co_filename, line) for fn in state.functions",
+        'found = [("", line) for fn in state.functions',
+        (f"{OBSTACLES}[pythons random]",),
     ),
     Mutation(
         "capture/guards.py",

@@ -31,7 +31,8 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, logger, take_gradients, trace
+from pyro_aevb.capture.clock import lines_that_load
+from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, line_of, logger, take_gradients, trace
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
 from pyro_aevb.capture.guards import PythonState, by_value
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
@@ -214,7 +215,8 @@ class Capture:
             if self._state.unwatchable:
                 raise CaptureError(self._state.unwatchable)
             if drawn := untouched.drawn_from():
-                raise CaptureError(f"each call draws from {drawn}; draw from torch's global generator")
+                where = _lines_that_draw(drawn[1], PythonState([*self._watched, self._fn], only_called=True))
+                raise CaptureError(f"each call draws from {drawn[0]}{where}; draw from torch's global generator")
             if changed := self._state.difference(key):
                 shapes = tuple(a.shape for a in args)
                 if shapes in self._begun:
@@ -325,16 +327,28 @@ class _Untouched:
         self._generators = [(generator, _state_of(generator)) for generator in (random, *state.generators)]
         self._numpy = _numpy_state()
 
-    def drawn_from(self) -> str:
-        """Return the name of a generator that has moved since; empty if none has."""
+    def drawn_from(self) -> tuple[str, Any] | None:
+        """Return the name of a generator that has moved since, and it or its module; ``None`` if none has."""
         if self._numpy != _numpy_state():
-            return "NumPy's random"
+            return "NumPy's random", sys.modules["numpy.random"]
         moved = (generator for generator, state in self._generators if state != _state_of(generator))
-        return next(("Python's random" if each is random else type(each).__name__ for each in moved), "")
+        return next((("Python's random" if each is random else type(each).__name__, each) for each in moved), None)
 
     def written(self) -> list[Tensor]:
         """Return the tensors that were changed in place since."""
         return [tensor for tensor, version in self._versions if tensor._version != version]
+
+
+def _lines_that_draw(generator: Any, state: PythonState) -> str:
+    """Return the lines, one or two, that load a generator or a function of it; empty if none of the code does."""
+    of_module = getattr(generator, "_inst", None) or getattr(getattr(generator, "mtrand", None), "_rand", None)
+
+    def is_it(value: Any) -> bool:
+        owner = getattr(value, "__self__", None)
+        return value is generator or (owner is not None and (owner is generator or owner is of_module))
+
+    found = [(fn.__code__.co_filename, line) for fn in state.functions for line in lines_that_load(fn, is_it)]
+    return " or".join(f" at {line_of(*each)}" for each in list(dict.fromkeys(found))[:2])
 
 
 def _state_of(generator: Any) -> Any:

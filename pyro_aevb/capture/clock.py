@@ -11,7 +11,7 @@ import dis
 import random
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _TIMES = ("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime")
@@ -80,6 +80,34 @@ def source_in(fn: types.FunctionType) -> str:
         if each.opname.startswith("LOAD_") and _gives_source(values[name], instructions[i + 1 :], read):
             return name
     return ""
+
+
+def lines_that_load(fn: types.FunctionType, wanted: Callable[[Any], bool]) -> list[int]:
+    """Return the numbers of the lines that load a value from a variable, or off a module in one, if it is wanted."""
+    values, found = dict(_values(fn)), []
+    instructions = list(_instructions(fn.__code__))
+    line = fn.__code__.co_firstlineno
+    for i, each in enumerate(instructions):
+        line = _line_number(each) or line
+        if (
+            not each.opname.startswith("LOAD_")
+            or each.opname in (*ATTRIBUTE, "LOAD_CONST")
+            or each.argval not in values
+        ):
+            continue
+        value = values[each.argval]
+        for following in instructions[i + 1 :]:
+            if following.opname not in ATTRIBUTE or not isinstance(value, types.ModuleType):
+                break
+            value = getattr(value, following.argval, None)
+        if wanted(value):
+            found.append(line)
+    return found
+
+
+def _line_number(instruction: dis.Instruction) -> int | None:
+    start = getattr(instruction, "line_number", instruction.starts_line)  # in Python 3.13 the latter is a flag
+    return None if isinstance(start, bool) else start
 
 
 def _gives_source(value: Any, following: list[dis.Instruction], read: set[Any]) -> bool:

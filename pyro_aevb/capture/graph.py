@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import logging
 import sys
 import traceback
@@ -18,6 +19,7 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 logger = logging.getLogger("pyro_aevb")
 
@@ -25,6 +27,7 @@ Parameters = Mapping[str, Tensor]
 TORCH = str(Path(torch.__file__).parent)
 NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
 # The eager run's random numbers; no assertions about shapes, which are part of the signature.
+IS_TRACED = "get value out of a tracing tensor"  # in torch's error
 INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 # On a GPU torch 2.11's Inductor reorders random operations too, and each then draws another one's numbers.
 IN_ORDER: dict[str, Any] = {"reorder_for_peak_memory": False, "reorder_for_locality": False}
@@ -155,8 +158,8 @@ def trace(
         raise CaptureError(_obstacle(error)) from error
     finally:
         take_gradients(parameters)
-    if node := next(filter(_size_depends_on_values, module.graph.nodes), None):
-        raise CaptureError(f"{node.target} gives a result whose size depends on values")
+    if any(_size_depends_on_values(node.target, _indices(node)) for node in module.graph.nodes):
+        raise CaptureError(_where_a_size_depends_on_values(fn, args))
     module.graph.eliminate_dead_code()
     lifted = _lift_tensors(module, len(tensors))
     return Graph(module, [*tensors, *lifted], trained, spec)
@@ -174,14 +177,40 @@ def random_operations(module: GraphModule) -> list[Node]:
     return [node for node in operations if torch.Tag.nondeterministic_seeded in node.target.tags]
 
 
-def _size_depends_on_values(node: Node) -> bool:
-    """Return whether the size of this node's result may differ in another run, as it does with a mask as an index."""
-    if not isinstance(node.target, OpOverload) or torch.Tag.dynamic_output_shape not in node.target.tags:
+def _size_depends_on_values(target: Any, indices: Iterable[Tensor]) -> bool:
+    """Return whether the size of an operation's result may differ in another run: with a mask among the ``indices``."""
+    if not isinstance(target, OpOverload) or torch.Tag.dynamic_output_shape not in target.tags:
         return False
-    if node.target is not torch.ops.aten.index.Tensor:
+    if target is not torch.ops.aten.index.Tensor:
         return True
+    return any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+
+
+def _indices(node: Node) -> list[Tensor]:
+    if node.target is not torch.ops.aten.index.Tensor:
+        return []
     indices: Any = node.args[1]
-    return any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in indices)
+    return [index.meta["val"] for index in indices if index is not None]
+
+
+class _FixedSizes(TorchDispatchMode):
+    """Operations whose result has a size that depends on values are errors, raised where the function calls them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        indices = [i for i in args[1] if i is not None] if func is torch.ops.aten.index.Tensor else []
+        if _size_depends_on_values(func, indices):
+            raise CaptureError(f"{func} gives a result whose size depends on values")
+        return func(*args, **(kwargs or {}))
+
+
+def _where_a_size_depends_on_values(fn: Callable[..., Any], args: tuple[Tensor, ...]) -> str:
+    """Run ``fn`` once more to find the line; a graph doesn't keep the lines."""
+    try:
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False), _FixedSizes():
+            fn(*args)
+    except CaptureError as error:
+        return _obstacle(error)
+    return "the size of a result depends on values"
 
 
 @contextlib.contextmanager
@@ -204,7 +233,7 @@ class _NoReading(TorchFunctionMode):
 
     # There is no NaN; not all probabilities are positive; what a distribution validates that was made before is valid.
     answers: ClassVar = {"pyro.util": False, "pyro.infer.util": False, "torch.distributions.distribution": True}
-    copies = (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+    copies = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
     numbers = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__)
 
     def __init__(self, own: Iterable[Tensor]) -> None:
@@ -225,7 +254,12 @@ class _NoReading(TorchFunctionMode):
             raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
         if func in self.numbers and id(args[0]) in self._own:
             raise CaptureError(f"Tensor.{func.__name__} reads in Python the value of a tensor that the model keeps")
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except RuntimeError as error:
+            if func in self.numbers and func is not Tensor.__bool__ and IS_TRACED in str(error):
+                raise CaptureError(f"Tensor.{func.__name__} reads a tensor's value in Python") from None
+            raise
         if any(id(arg) in self._own for arg in args):
             self._own |= {id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)}
         return result
@@ -248,12 +282,17 @@ def _obstacle(error: Exception) -> str:
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((TORCH, "<", __file__))]
-    frames = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)] or frames[-1:]
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}, `{frames[-1].line}`" if frames else ""
+    users = [f for f in frames if not f.filename.startswith(NOT_THE_USERS)]
+    places = [*users[-1:], *(frames[-1:] if frames[-1:] != users[-1:] else [])]  # the last one may be Pyro's
     text = _first_line(error)
-    if "get value out of a tracing tensor" in text:
+    if IS_TRACED in text:
         text = "Python control flow on a tensor's value"
-    return f"{text}{where}"
+    return text + ", in Pyro".join(f" at {line_of(f.filename, f.lineno or 0)}" for f in places)
+
+
+def line_of(file: str, number: int) -> str:
+    """Return a line of a file: ``model.py:12, `if z > 0:` ``."""
+    return f"{Path(file).name}:{number}, `{linecache.getline(file, number).strip()}`"
 
 
 def _lift_tensors(module: GraphModule, position: int) -> list[Tensor]:

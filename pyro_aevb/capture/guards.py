@@ -69,6 +69,7 @@ class PythonState:
         modules: the torch modules that are reached.
         tensors: the tensors that are reached, parameters apart, buffers among them.
         generators: the random generators that are reached.
+        functions: the user's functions that are reached.
         unwatchable: what can't be watched, in words; empty if there is nothing of the kind.
 
     >>> from pyro_aevb.capture import PythonState
@@ -91,6 +92,7 @@ class PythonState:
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
+        self.functions: list[types.FunctionType] = []
         self.unwatchable = ""
         self._entries: list[tuple[Any, Any]] = []
         self._cells: list[types.CellType] = []
@@ -229,6 +231,7 @@ class PythonState:
             for cell in fn.__closure__ or ():  # a handler around somebody's model
                 self._visit(_held(cell), name)
             return
+        self.functions.append(fn)
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
             self._cells.append(cell)
             self._names["cell"].append(variable)
