@@ -152,7 +152,7 @@ MUTATIONS = [
         (f"{USUAL}::test_what_is_made_anew_is_the_same_and_is_watched_from_then_on[containers]",),
     ),
     Mutation(
-        "capture/guards.py",
+        "capture/compared_values.py",
         "return type(value), value  # 1, 1.0 and True are equal",
         "return value",
         (f"{USUAL}::test_what_is_made_anew_with_something_else_in_it_counts[the type of a number]",),

@@ -32,9 +32,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pyro_aevb.capture.clock import lines_that_load
+from pyro_aevb.capture.compared_values import by_value
 from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, line_of, logger, take_gradients, trace
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
-from pyro_aevb.capture.guards import PythonState, by_value
+from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
 from pyro_aevb.random_state import set_torch_state, torch_state
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import collections
 import functools
 import logging
-import operator
 import os
 import random
 import sys
@@ -31,13 +30,20 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_aevb.capture.clock import attributes_of, is_source, leads_to_source, names_in, source_in, strings_in
+from pyro_aevb.capture.compared_values import (
+    CONTAINERS,
+    SCALARS,
+    VALUES,
+    Contents,
+    Slots,
+    by_value,
+    held,
+    in_library,
+    is_array,
+    is_container,
+    same,
+)
 
-# Code and data of these packages don't change between two calls, and are large.
-LIBRARIES = ("torch", "pyro", "numpy", "builtins", "collections", "functools", "typing", "abc", "logging", "re")
-SCALARS = (int, float, bool, str, bytes, complex, type(None))
-VALUES = (frozenset, range, torch.Size, torch.device)  # which are compared by value too
-# One of these in another's place is the same if what it holds is.
-CONTAINERS = (dict, collections.OrderedDict, list, set, tuple, pyro.plate)
 # Attributes that Pyro sets anew in each run, before it reads them.
 SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
 CLOSED = (logging.Logger,)  # which leads to every other logger of the process
@@ -99,7 +105,7 @@ class PythonState:
         self._sizes: list[dict[Any, Any]] = []
         self._mappings: list[dict[Any, Any]] = []
         self._sequences: list[Sequence[Any]] = []
-        self._contents: list[_Contents] = []
+        self._contents: list[Contents] = []
         kinds = ("entry", "cell", "size", "mapping", "sequence", "contents")
         self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[int, Any] = {}
@@ -128,7 +134,7 @@ class PythonState:
         Whoever keeps a key keeps its :meth:`values` too: an identity says nothing once its object is gone.
         """
         values = self.values()
-        if not _same(values, self._values):
+        if not same(values, self._values):
             if any(a is not b and isinstance(b, CONTAINERS) for a, b in zip(self._values, values, strict=False)):
                 self._look()  # what is watched lies in the container that was there before
                 values = self.values()
@@ -140,7 +146,7 @@ class PythonState:
         """Return the values themselves."""
         # Between two steps this runs with cold caches: a container is read as a whole, since each key costs a miss.
         values = [mapping.get(key) for mapping, key in self._entries]
-        values += [_held(cell) for cell in self._cells]
+        values += [held(cell) for cell in self._cells]
         values += map(len, self._sizes)
         for mapping in self._mappings:
             values.append(len(mapping))
@@ -177,7 +183,7 @@ class PythonState:
 
         One that isn't watched is told apart from others, unless it is to be taken for one made ``anew``.
         """
-        if id(value) not in self._containers and not (anew and _is_container(value)):
+        if id(value) not in self._containers and not (anew and is_container(value)):
             return by_value(value)
         if isinstance(value, tuple):  # whose elements aren't, but may be containers
             return type(value), *(self._as_it_counts(element, anew) for element in value)
@@ -219,7 +225,7 @@ class PythonState:
             self._visit_dict(value, name)
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
-        elif isinstance(value, set | collections.deque) or _is_array(value):
+        elif isinstance(value, set | collections.deque) or is_array(value):
             self._visit_contents(value, name)
         elif type(value) is pyro.plate:
             self._visit_plate(value, name)
@@ -227,15 +233,15 @@ class PythonState:
             self._visit_object(value, name)
 
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
-        if _in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
+        if in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
             for cell in fn.__closure__ or ():  # a handler around somebody's model
-                self._visit(_held(cell), name)
+                self._visit(held(cell), name)
             return
         self.functions.append(fn)
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
             self._cells.append(cell)
             self._names["cell"].append(variable)
-            self._visit(_held(cell), variable)
+            self._visit(held(cell), variable)
         for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
             self._visit(default, name)
         self._visit_dict(fn.__dict__, name, attributes=True)
@@ -267,22 +273,22 @@ class PythonState:
         self.unwatchable = self.unwatchable or f"{reader} reads the clock or random bytes of the system ({name})"
 
     def _visit_contents(self, value: Any, name: str) -> None:
-        if _is_array(value):
+        if is_array(value):
             if value.nbytes > LARGEST_ARRAY:
                 return
         elif len(value) > LARGEST_CONTAINER:
             return
         self._note_container(value)
-        self._contents.append(_Contents(value))
+        self._contents.append(Contents(value))
         self._names["contents"].append(f"the contents of {name}")
-        if not _is_array(value):
+        if not is_array(value):
             for element in list(value):
                 self._visit(element, name)
 
     def _visit_class(self, cls: type, name: str) -> None:
         """Take in the values that a class of the user's keeps, and its functions."""
         for each in cls.__mro__:
-            if _in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
+            if in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
                 continue
             for key in list(vars(each)):
                 named = key in self._named or (key not in CONSTRUCTORS and _is_called_by_others(cls, key))
@@ -345,7 +351,7 @@ class PythonState:
             self._visit(value, element_name)
 
     def _note_container(self, value: Any) -> None:
-        if _is_container(value):
+        if is_container(value):
             self._containers.add(id(value))
 
     def _visit_plate(self, plate: pyro.plate, name: str) -> None:
@@ -359,7 +365,7 @@ class PythonState:
         if id(type(value)) not in self._seen:  # whose objects needn't be made by the code
             self._seen[id(type(value))] = type(value)
             self._visit_class(type(value), type(value).__name__)
-        slots = _Slots(value)
+        slots = Slots(value)
         for key in slots.names():
             self._visit_entry(slots, key, f"{name}.{key}")
         if not hasattr(value, "__dict__"):
@@ -382,98 +388,22 @@ class PythonState:
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
 
-class _Slots:
-    """The slots of an object, read like a dict."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def names(self) -> list[str]:
-        """Return the slots that a class of the user's declares."""
-        classes = [cls for cls in type(self._value).__mro__ if not _in_library(cls.__module__)]
-        slots = [vars(cls).get("__slots__", ()) for cls in classes]
-        found = [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
-        return [name for name in found if name not in ("__dict__", "__weakref__") and hasattr(self._value, name)]
-
-    def get(self, name: str) -> Any:
-        """Return the slot's value, or ``None`` if it has none."""
-        return getattr(self._value, name, None)
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self._value, name)
-
-
-class _Contents:
-    """The contents of a set, a deque or a small array; the same object as before if they are equal."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-        self._last = _Snapshot()
-
-    def read(self) -> _Snapshot:
-        """Return the contents, as something that compares by value."""
-        if _is_array(self._value):
-            now = _Snapshot((self._value.shape, self._value.dtype.str, self._value.tobytes()))
-        elif isinstance(self._value, set):
-            now = _Snapshot((frozenset(map(by_value, self._value)),))
-        else:
-            now = _Snapshot(map(by_value, self._value))
-        if now != self._last:
-            self._last = now
-        return self._last
-
-
-class _Snapshot(tuple[Any, ...]):
-    """Values that compare by value, where other tuples are told apart by identity."""
-
-
-def _same(values: list[Any], others: list[Any]) -> bool:
-    return len(values) == len(others) and all(map(operator.is_, values, others))
-
-
-def _held(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # a variable that has no value yet
-        return None
-
-
-def _is_container(value: Any) -> bool:
-    return type(value) in CONTAINERS or (isinstance(value, tuple) and hasattr(value, "_fields"))
-
-
-def _is_array(value: Any) -> bool:
-    """Return whether this is an array of NumPy's, which needn't have been imported."""
-    return type(value).__module__ == "numpy" and type(value).__name__ in ("ndarray", "memmap")
-
-
-def by_value(value: Any) -> Any:
-    """Return a scalar or another constant as it is, and anything else's identity."""
-    if isinstance(value, (int, float, complex)):
-        return type(value), value  # 1, 1.0 and True are equal
-    return value if isinstance(value, (*SCALARS, *VALUES, _Snapshot)) else id(value)
-
-
 def _is_the_users(module: types.ModuleType) -> bool:
     """Return whether a module is neither installed nor of the standard library nor of this package."""
     path = getattr(module, "__file__", None)
-    return bool(path) and not str(path).startswith((*INSTALLED, PACKAGE)) and not _in_library(module.__name__)
+    return bool(path) and not str(path).startswith((*INSTALLED, PACKAGE)) and not in_library(module.__name__)
 
 
 def _is_called_by_others(cls: type, key: str) -> bool:
     """Return whether Python or a library may call this attribute of a class: ``__call__``, ``forward`` of a module."""
     if key.startswith("__"):
         return True
-    bases = (base for base in cls.__mro__ if _in_library(base.__module__) or not _is_the_users(_module_of(base)))
+    bases = (base for base in cls.__mro__ if in_library(base.__module__) or not _is_the_users(_module_of(base)))
     return any(key in vars(base) for base in bases)
 
 
 def _module_of(cls: type) -> types.ModuleType:
     return sys.modules.get(cls.__module__, types.ModuleType(cls.__module__))
-
-
-def _in_library(module: str | None) -> bool:
-    return (module or "").split(".")[0] in LIBRARIES
 
 
 def _owner(name: str) -> str:

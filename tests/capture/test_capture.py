@@ -109,9 +109,8 @@ def assert_equal(eager, fast, rtol=1e-9):
         assert (fast[1][name] - value).norm() <= rtol * (1 + value.norm()), name
 
 
-@pytest.mark.parametrize("steps", [40, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("learner", "model"), two_partners(PAIRS))  # the others are slow
-def test_steps_and_gradients_are_those_of_eager_pyro(learner, model, steps):
+def test_steps_and_gradients_are_those_of_eager_pyro(learner, model):
     """At the start and the end, loss and gradient of every parameter to 1e-9, from the graph and Pyro, in float64.
 
     In between every loss, and every parameter at the end (Adam turns a gradient's last digit into a step's).
@@ -126,7 +125,7 @@ def test_steps_and_gradients_are_those_of_eager_pyro(learner, model, steps):
             if compile:
                 assert_gradients(made, x, learner == "mcem")
             pyro.set_rng_seed(1)
-            results.append(train(made, x, steps))
+            results.append(train(made, x, 40))
             if compile:
                 assert_gradients(made, x, learner == "mcem")
     assert_equal(*results, rtol=1e-7)

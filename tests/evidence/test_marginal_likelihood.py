@@ -16,6 +16,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from covering import in_turn
 from exact_pairs import EXACT, posterior_pair
 from linear_gaussian import LinearGaussian
 from pyro.poutine.runtime import _DIM_ALLOCATOR
@@ -89,9 +90,7 @@ LARGE = {
 
 
 @posterior_tails
-@pytest.mark.slow
-@pytest.mark.parametrize("method", LARGE)
-@pytest.mark.parametrize("dim", [10, 20])
+@pytest.mark.parametrize(("method", "dim"), in_turn([(method,) for method in LARGE], [20, 10]))
 def test_probabilistic_pca_with_many_latents(dim, method):
     lg = LinearGaussian(50, dim, 2 * dim)
     pair, (options, num_particles) = posterior_pair(lg), LARGE[method]

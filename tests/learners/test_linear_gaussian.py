@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from covering import in_turn
 from linear_gaussian import LinearGaussian
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
@@ -170,8 +171,6 @@ def test_learners_reach_the_maximum_likelihood_evidence(name):
     evidence_gap(name, 0, half=name in HALF_AS_LONG)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(("name", "seed"), in_turn([(name,) for name in LEARNERS], [1, 2, 3]))
 def test_learners_reach_it_on_other_data_too(name, seed):
     evidence_gap(name, seed)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import warnings
 
 import pyro
@@ -37,6 +38,9 @@ SGD = functools.partial(torch.optim.SGD, lr=0.0)
 
 def close(value, expected):
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
+
+
+MORE = int(os.environ.get("PYRO_AEVB_EXAMPLES", "1"))  # times as many, by hand
 
 
 def budget(examples):
@@ -287,7 +291,7 @@ def test_estimates_of_log_p_are_a_sum_over_a_grid(description):
 
 
 @pytest.mark.slow
-@budget(400)
+@budget(100 * MORE)
 @given(descriptions(), st.sampled_from((1, 3)), st.booleans())
 @each_alone
 def test_many_log_densities(description, num_particles, vectorize):
@@ -296,14 +300,14 @@ def test_many_log_densities(description, num_particles, vectorize):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
-@budget(200)
+@budget(50 * MORE)
 @given(description=descriptions(), vectorize=st.booleans())
 def test_many_values_of_an_objective(name, description, vectorize):
     each_alone(check_objective)(description, name, vectorize)
 
 
 @pytest.mark.slow
-@budget(30)
+@budget(10 * MORE)
 @given(descriptions(), st.sampled_from(list(OBJECTIVES)))
 @each_alone
 def test_many_graphs(description, name):
@@ -312,7 +316,7 @@ def test_many_graphs(description, name):
 
 
 @pytest.mark.slow
-@budget(100)
+@budget(30 * MORE)
 @given(descriptions())
 @each_alone
 def test_many_neighbours(description):
@@ -322,7 +326,7 @@ def test_many_neighbours(description):
 
 
 @pytest.mark.slow
-@budget(25)
+@budget(8 * MORE)
 @given(descriptions(num_latents=(1, 2), plain=True))
 @each_alone
 def test_many_estimates_of_log_p(description):

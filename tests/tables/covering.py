@@ -1,4 +1,4 @@
-"""What of many combinations runs by default; `pytest -m slow` runs the others."""
+"""What of many combinations runs by default, with `pytest -m slow` and with `pytest -m exhaustive`."""
 
 import collections
 import itertools
@@ -7,14 +7,19 @@ import pytest
 
 
 def two_by_two(cases):
-    """Mark all of `cases` slow but some in which any two values that meet in one of `cases` still meet."""
+    """Mark all of `cases` but some in which any two values that meet in one of `cases` still meet.
+
+    Of the others every third is slow, the rest exhaustive.
+    """
     twos = {case: set(itertools.combinations(enumerate(case), 2)) for case in cases}
     missing, kept = set().union(*twos.values()), set()
     while missing:
         best = max(cases, key=lambda case: len(twos[case] & missing))  # the first of the best: always the same
         kept.add(best)
         missing -= twos[best]
-    return [case if case in kept else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+    others = [case for case in cases if case not in kept]
+    marks = {case: pytest.mark.exhaustive if i % 3 else pytest.mark.slow for i, case in enumerate(others)}
+    return [case if case in kept else pytest.param(*case, marks=marks[case]) for case in cases]
 
 
 def two_partners(pairs):
