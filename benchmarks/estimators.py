@@ -94,7 +94,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [["method", "bias", "log p(x)", "less quadrature", "largest", "error, each", "k > 0.7", "seconds"]]
     for r in result["rows"]:
         share = "" if r["high_pareto_k"] is None else f"{100 * r['high_pareto_k']:.0f}%"
-        exact = r["direction"] == "exact"
+        exact = r["direction"] == "numerical"
         difference = "" if exact else f"{r['difference']:+.3f} ± {r['difference_error']:.3f}"
         largest = "" if exact else f"{r['largest_difference']:.2f}"
         line = [r["method"], r["direction"], f"{r['mean']:.3f}", difference, largest, f"{r['standard_error']:.4f}"]

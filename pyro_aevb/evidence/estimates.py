@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
         return MeanEstimate(self.value.mean().item(), error)
 
 
-Direction = Literal["lower", "upper", "exact"]
+Direction = Literal["lower", "upper", "numerical"]
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ class Evidence:
     Attributes:
         value: the estimates.
         standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN with a single draw.  For
-            quadrature, the change of ``value`` by the last doubling of the grid.
-        direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``, or ``"exact"``.
+            quadrature, an estimate of the numerical error.
+        direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``; or ``"numerical"``:
+            on neither, but for modes that weren't found.
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
             weights.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
             on.  NaN with too few weights for a tail, -inf if the largest are equal, ``None`` for a method without it.
+        settled: whether quadrature's error is below its tolerance; ``None`` for other methods.
         upper: bidirectional Monte Carlo's upper side; else ``None``.
         data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.
     """
@@ -61,6 +63,7 @@ class Evidence:
     direction: Direction
     effective_sample_size: Tensor | None = None
     pareto_k: Tensor | None = None
+    settled: Tensor | None = None
     upper: Evidence | None = None
     data: Mapping[str, Tensor] | None = None
 
@@ -101,6 +104,7 @@ def concatenate(parts: Sequence[Evidence]) -> Evidence:
         first.direction,
         joined("effective_sample_size"),
         joined("pareto_k"),
+        joined("settled"),
         concatenate(uppers) if uppers else None,
         {name: torch.cat([each[name] for each in data]) for name in data[0]} if data else None,
     )

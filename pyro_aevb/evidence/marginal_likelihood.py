@@ -53,15 +53,15 @@ def log_marginal_likelihood(
 ) -> Evidence:
     r"""Estimate log p(x_n) = log int p(x_n, z) dz for each datapoint, in nats, larger is better.
 
-    ============================ =============================================================== =========
+    ============================ =============================================================== ==========
     method                       what it does                                                    direction
-    ============================ =============================================================== =========
+    ============================ =============================================================== ==========
     ``"importance"``             log mean weight of K draws from the guide: the IWAE bound L_K   lower
     ``"posterior-density"``      Kingma & Welling 2013, Appendix D                               upper
     ``"ais"``                    annealed importance sampling, prior (or guide) to joint         lower
     ``"bdmc"``                   AIS both ways on data simulated from the model                  both
-    ``"quadrature"``             a sum over a grid, up to 3 latent dimensions                    exact
-    ============================ =============================================================== =========
+    ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions     numerical
+    ============================ =============================================================== ==========
 
     Masks in the model count, scales (N/M, ``poutine.scale``) don't.  Given the noise, the numbers of a datapoint depend
     on that datapoint alone; its neighbours, batches and order only change which noise it gets.
@@ -100,7 +100,7 @@ def log_marginal_likelihood(
     ([-1.26, -2.27], 'lower', True)
     >>> exact = log_marginal_likelihood(model, guide, x, method="quadrature", seed=0)
     >>> [round(v, 4) for v in exact.value.tolist()], exact.direction
-    ([-1.2655, -2.2655], 'exact')
+    ([-1.2655, -2.2655], 'numerical')
     """
     estimator = _estimator(method)
     check_sizes(num_particles=num_particles)

@@ -68,6 +68,10 @@ class AnnealedPath:
         """Return log p(x, u) in nats, (K, M), for ``u`` (K, M, J)."""
         return self._joint(u, *args)[0]
 
+    def log_joint_and_resolved(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        """Return :meth:`log_joint`, and whether floating-point numbers resolve the latents there, each (K, M)."""
+        return self._joint(u, *args)
+
     def draw(self, num_particles: int, *args: Tensor) -> Tensor:
         """Return draws from the start of the path, (K, M, J)."""
         if self._start == "prior":
@@ -88,8 +92,11 @@ class AnnealedPath:
         return hmc.differentiable(lambda u: self._each(log_density, u))(u)
 
     @torch.no_grad()
-    def _log_joint(self, u: Tensor, *args: Tensor) -> tuple[Tensor]:
-        return (self._each(lambda u: self.space.log_joint(u, *args), u),)
+    def _log_joint(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
+        if self._vectorize:
+            return self.space.log_joint_and_resolved(u, *args)
+        joint, resolved = zip(*(self.space.log_joint_and_resolved(particle, *args) for particle in u), strict=True)
+        return torch.stack(joint), torch.stack(resolved)
 
     def _each(self, log_density: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         """Return the log density of all particles at once, or of one after the other."""

@@ -138,6 +138,21 @@ class LatentSpace:
             reading = self._read(trace, None, u)
             return JointTerms(self._latent_terms(reading.latents, reading, at, u), self._likelihood(reading, u))
 
+    def log_joint_and_resolved(self, u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        """Return :meth:`log_joint`, and whether T(u) leads back to u, each (M,) or (K, M).
+
+        It doesn't near the end of a support, where T(u) is rounded: 1 - 1e-9 is 1 in float32.
+        """
+        with pyro.validation_enabled(False), broadcasting(self._particles(u)):
+            trace, at = self.trace(u, *args)
+            reading = self._read(trace, None, u)
+            joint = self._latent_terms(reading.latents, reading, at, u) + self._likelihood(reading, u)
+            resolved = torch.ones_like(joint, dtype=torch.bool)
+            for place in at.values():
+                close = (place.back - place.u).abs() <= 1e-2 * (1 + place.u.abs())
+                resolved = resolved & close.reshape(*joint.shape, -1).all(-1)
+            return joint, resolved
+
     def log_joint_and_guide(self, guide: PyroCallable, u: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
         """Return :meth:`log_joint` and log q(T(u)|x) + log |dT/du|, each (M,) or (K, M), in nats."""
         with pyro.validation_enabled(False), broadcasting(self._particles(u)):
@@ -217,10 +232,11 @@ class LatentSpace:
 
 
 class Unconstrained(NamedTuple):
-    """A latent's place: ``u`` (..., M, *shape), and log |dT/du| there, (..., M)."""
+    """A latent's place: ``u`` (..., M, *shape), log |dT/du| there, (..., M), and ``back``, T's inverse at T(u)."""
 
     u: Tensor
     log_det: Tensor
+    back: Tensor
 
 
 class _AtUnconstrained(Messenger):
@@ -238,7 +254,8 @@ class _AtUnconstrained(Messenger):
         transform = bijection(msg["name"], msg["fn"])
         msg["value"], msg["done"] = transform(u), True
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
-        self.found[msg["name"]] = Unconstrained(u, sum_rightmost(log_det, log_det.dim() - self._batch_dims))
+        back = transform.inv(msg["value"] + 0.0)  # else a transform's cache gives u
+        self.found[msg["name"]] = Unconstrained(u, sum_rightmost(log_det, log_det.dim() - self._batch_dims), back)
 
 
 def bijection(name: str, fn: Any) -> Any:

@@ -17,7 +17,6 @@ from statistics_tools import SIGMAS, assert_mean
 from pyro_aevb import elbo, evidence_gap, log_marginal_likelihood
 from pyro_aevb.evidence import AIS, BDMC, Estimate, Evidence, Importance, MeanEstimate, PosteriorDensity, Quadrature
 from pyro_aevb.evidence.importance_weights import log_mean
-from pyro_aevb.evidence.quadrature import integrate
 
 
 def estimate(pair, x, **options):
@@ -180,46 +179,32 @@ def test_the_error_of_the_posterior_density_is_that_over_chains():
 # -- quadrature -------------------------------------------------------------------------------------------------------
 
 
-def test_quadrature_is_exact_and_says_by_how_much_the_last_grid_changed_it():
+def test_quadrature_is_right_and_says_how_far_off_it_may_be():
     pair, x, log_evidence = gamma_poisson()
     found = estimate(pair, x, method="quadrature")
-    assert found.direction == "exact"
+    assert found.direction == "numerical"
     assert (found.effective_sample_size, found.pareto_k, found.upper, found.data) == (None,) * 4
     assert (found.value - log_evidence).abs().max() < 1e-4
     assert (found.standard_error <= 1e-3).all()
     assert found.standard_error.max() > 0
+    assert found.settled.all()
 
 
-@pytest.mark.filterwarnings("ignore:quadrature did not settle")
-def test_the_error_of_quadrature_is_what_the_last_doubling_of_the_grid_changed():
-    """On a density with an edge, which a grid approaches slowly: 257 points and 513, of 300 and 600 allowed."""
+def test_the_error_of_quadrature_is_below_its_tolerance():
     pair, x, log_evidence = laplace_prior()
-    coarse, fine = (estimate(pair, x, method=Quadrature(tolerance=0.0, max_points=most)) for most in (300, 600))
-    torch.testing.assert_close(fine.standard_error, (fine.value - coarse.value).abs())
-    assert (fine.value - log_evidence).abs().mean() < 0.5 * (coarse.value - log_evidence).abs().mean()
+    for tolerance in (1e-2, 1e-4, 1e-6):
+        found = estimate(pair, x, method=Quadrature(tolerance=tolerance))
+        assert ((found.value - log_evidence).abs() <= tolerance + 1e-9).all()
+        assert (found.standard_error <= tolerance).all()
 
 
-def test_a_grid_that_does_not_settle_is_warned_about():
+def test_values_that_do_not_settle_are_warned_about():
     pair, x, log_evidence = laplace_prior()
     with pytest.warns(UserWarning, match=r"did not settle for \d+ of 50 datapoints.*raise max_points"):
         found = estimate(pair, x, method=Quadrature(tolerance=1e-9, max_points=300))
-    assert (found.standard_error > 1e-9).any()
+    assert torch.equal(~found.settled, found.standard_error > 1e-9)
+    assert (~found.settled).any()
     assert (found.value - log_evidence).abs().max() < 1e-2
-
-
-def test_a_mass_without_an_end_is_warned_about():
-    """A density that falls as u^-0.1 has no integral; the value is that of the grid's last size."""
-
-    def endless(u, index):
-        return -0.05 * torch.log1p(u.square()).sum(-1)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "quadrature did not settle")
-        with pytest.warns(UserWarning, match="found no end of the mass of 3 of 3 datapoints"):
-            integrate(endless, torch.randn(12, 3, 1).double())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        integrate(lambda u, index: -0.5 * u.square().sum(-1), torch.randn(12, 3, 1).double())
 
 
 # -- the gap ----------------------------------------------------------------------------------------------------------
@@ -229,7 +214,7 @@ def test_every_error_of_the_gap_is_the_closed_form():
     """Of the guide's ELBO, of the best diagonal Gaussian's, and of their differences from each other and log p(x)."""
     lg, K = LinearGaussian(40, 2, 4), 4000
     P, at = lg.precision(), 0.3
-    evidence = Evidence(lg.log_evidence(lg.x), torch.full((40,), at).double(), "exact")
+    evidence = Evidence(lg.log_evidence(lg.x), torch.full((40,), at).double(), "numerical")
     gap = evidence_gap(
         lg.model, lg.guide, lg.x, evidence=evidence, num_particles=K, seed=0, learning_rate=0.05, num_steps=300,
         progress=False,
