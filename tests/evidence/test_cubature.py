@@ -77,7 +77,7 @@ def line(log_f):
 # name: (J, log f(u, x), x given standard normal noise, log of the integral)
 NASTY = {
     "squared": (1, line(squared), lambda n: n**2, summed(squared, -9, 9)),
-    "narrowly squared": (1, line(narrowly_squared), lambda n: n**2, summed(narrowly_squared, -9, 9, 3_000_000)),
+    "narrowly squared": (1, line(narrowly_squared), lambda n: n**2, summed(narrowly_squared, -5, 5)),
     "wave": (1, line(wave), lambda n: torch.sin(5 * n), summed(wave, -9, 9)),
     "two humps": (1, line(two_humps), lambda n: 5 + n, summed(two_humps, -20, 20)),
     "edges": (1, line(edges), lambda n: n, lambda x: ((N01.cdf(x + 0.1) - N01.cdf(x - 0.1)) * 5).log()),
