@@ -66,6 +66,7 @@ HELD = {
     "Evidence.direction": f"{EVIDENCE}::test_weights_of_known_moments",
     "Evidence.effective_sample_size": f"{EVIDENCE}::test_weights_of_known_moments",
     "Evidence.pareto_k": f"{EVIDENCE}::test_pareto_k_of_weights_that_are_pareto",
+    "Evidence.settled": f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",
     "Evidence.upper": f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",
     "Evidence.data": f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",
     "EvidenceGap.elbo": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",

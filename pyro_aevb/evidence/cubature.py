@@ -139,9 +139,7 @@ class _Tree:
         line = torch.linspace(-1 + 1 / ROOT[dim], 1 - 1 / ROOT[dim], ROOT[dim], dtype=torch.double, device=known.device)
         roots = torch.cartesian_prod(*[line] * dim).reshape(-1, dim)
         centre = roots.repeat(self.num_data, 1)
-        cells = self._evaluate(
-            centre, torch.full_like(centre, 1 / ROOT[dim]), everyone.repeat_interleave(len(roots))
-        )
+        cells = self._evaluate(centre, torch.full_like(centre, 1 / ROOT[dim]), everyone.repeat_interleave(len(roots)))
         self.cells = cells._replace(error=torch.maximum(cells.error, cells.value))  # split once, so that two agree
 
     def grow(self, tolerance: float, max_points: int) -> Integral:
@@ -175,12 +173,12 @@ class _Tree:
 
     def _evaluate(self, centre: Tensor, half: Tensor, index: Tensor) -> Cells:
         rule, num_cells, dim = self._rule, len(centre), centre.shape[-1]
-        t = (centre[:, None] + half[:, None] * rule.nodes).reshape(-1, dim)
-        rows = index.repeat_interleave(len(rule.nodes))
+        t = (centre[:, None] + half[:, None] * rule.places).reshape(-1, dim)
+        rows = index.repeat_interleave(len(rule.places))
         u, stretch = self.cube.position(t, rows)
         log_f, resolved = self._log_density(u, rows)
         log_f = log_f.double().nan_to_num(nan=-torch.inf)
-        self._spent.index_add_(0, index, torch.full_like(index, len(rule.nodes), dtype=torch.double))
+        self._spent.index_add_(0, index, torch.full_like(index, len(rule.places), dtype=torch.double))
         log_g, log_f = (log_f + stretch).reshape(num_cells, -1), log_f.reshape(num_cells, -1)
         volume, top = half.log().sum(-1), log_g.amax(-1)
         value, rough = rule.sums(log_g)
@@ -215,7 +213,7 @@ class _Rule:
         degrees = np.arange(self.n - 4, self.n)
         coefficients = np.polynomial.legendre.legvander(x, self.n - 1)[:, degrees] * w[:, None] * (degrees + 0.5)
         self._x, self._w, self._coefficients = (torch.tensor(a, device=device) for a in (x, w, coefficients))
-        self.nodes = torch.cartesian_prod(*[self._x] * dim).reshape(-1, dim)
+        self.places = torch.cartesian_prod(*[self._x] * dim).reshape(-1, dim)
         self._weights = torch.cartesian_prod(*[self._w] * dim).reshape(-1, dim).prod(-1)
 
     def sums(self, log_g: Tensor) -> tuple[Tensor, Tensor]:
