@@ -393,11 +393,11 @@ def test_plates_beside_the_data(method):
         with pyro.plate("data", len(ids)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(ids)).double(), 1.0))
             with pyro.plate("repeats", 3):
-                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, ids])
 
     def guide(ids):
         with pyro.plate("data", len(ids)):
-            pyro.sample("z", dist.Normal(x.sum(0) / 4, 0.55))
+            pyro.sample("z", dist.Normal(x[:, ids].sum(0) / 4, 0.55))
 
     truth = dist.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double() + 1).log_prob(x.T)
     options = {"ais": AIS(200, num_leapfrog=3)}.get(method, method)
