@@ -369,6 +369,12 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/quadrature.py",
+        "return by_rows if torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True) else by_particles",
+        "return by_rows",
+        ("tests/evidence/test_cubature.py::test_a_model_may_know_a_datapoint_by_its_place_in_the_minibatch",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
         "if not settled.all():",
         "if False:",
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),

@@ -11,6 +11,7 @@ Shapes: R rows (a place and a datapoint), M datapoints, J unconstrained dimensio
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import final
@@ -18,7 +19,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pyro_aevb.evidence.cubature import integrate
+from pyro_aevb.evidence.cubature import LogDensityAt, integrate
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import check_weights
@@ -36,7 +37,7 @@ class Quadrature(Estimator):
     """``method="quadrature"``: numerical, for up to 3 latent dimensions.
 
     ``standard_error`` is an estimate of the numerical error, and ``settled`` whether it is below the tolerance.  Places
-    are evaluated as datapoints of their own, so that any model can be used that takes minibatches of any size.
+    are evaluated as datapoints of their own if the model takes any minibatch, else as particles.
 
     Args:
         tolerance: in nats.
@@ -58,7 +59,7 @@ class Quadrature(Estimator):
             problem.model,
             None,
             *problem.args,
-            vectorize=False,
+            vectorize=problem.vectorize,
             compile=problem.compile,
             expected_joints=problem.num_batches * 5_000 * len(problem.args[0]) // self.rows_per_pass,
         )
@@ -75,10 +76,10 @@ class Quadrature(Estimator):
                 points = torch.cat([points, torch.stack(draws)])
             tick(0.1)
 
-            def log_density(u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-                return self._by_rows(path, args, u.to(points), index)
-
-            value, error, settled = integrate(log_density, points, self.tolerance, self.max_points)
+            at = self._rows_or_particles(path, args, points)
+            value, error, settled = integrate(
+                lambda u, index: at(u.to(points), index), points, self.tolerance, self.max_points
+            )
             tick(0.9)
             check_weights(value)
             _warn_of_unsettled(error, settled)
@@ -86,8 +87,23 @@ class Quadrature(Estimator):
 
         return evaluate
 
+    def _rows_or_particles(self, path: AnnealedPath, args: tuple[Tensor, ...], points: Tensor) -> LogDensityAt:
+        """Return log p(x, u) by rows if the model takes any datapoints in any order, else by particles.
+
+        It doesn't if it knows more of a datapoint than its row of ``args``, such as its place in the minibatch.
+        """
+        num_data = len(args[0])
+        index = torch.randperm(num_data, device=points.device).repeat(-(-FEW_ROWS // num_data))[:FEW_ROWS]
+        by_rows, by_particles = (functools.partial(f, path, args) for f in (self._by_rows, self._by_particles))
+        expected = by_particles(points[0, index], index)[0]
+        try:
+            found = by_rows(points[0, index], index)[0]
+        except (ValueError, RuntimeError, IndexError):  # each model says in its own way that it has other rows
+            return by_particles
+        return by_rows if torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True) else by_particles
+
     def _by_rows(self, path: AnnealedPath, args: tuple[Tensor, ...], u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(x, u) (R,) and whether u is resolved there, in passes of one of two sizes."""
+        """Return log p(x, u) (R,) and whether u is resolved there, each place with a row of its own of the data."""
         found = []
         for place, rows in zip(u.split(self.rows_per_pass), index.split(self.rows_per_pass), strict=True):
             size = min(FEW_ROWS if len(rows) <= FEW_ROWS else self.rows_per_pass, self.rows_per_pass)
@@ -97,6 +113,21 @@ class Quadrature(Estimator):
             log_f, resolved = path.log_joint_and_resolved(whole[None], *(a[rows] for a in args))
             found.append((log_f[0, : len(place)], resolved[0, : len(place)]))
         return torch.cat([each for each, _ in found]), torch.cat([each for _, each in found])
+
+    def _by_particles(
+        self, path: AnnealedPath, args: tuple[Tensor, ...], u: Tensor, index: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same, each place a particle of its datapoint, and the minibatch as it is."""
+        num_data = len(args[0])
+        chunk = max(1, self.rows_per_pass // num_data)
+        order = index.argsort(stable=True)
+        count = torch.bincount(index, minlength=num_data)
+        rank = torch.empty_like(index)
+        rank[order] = torch.arange(len(index), device=index.device) - (count.cumsum(0) - count)[index[order]]
+        whole = u.new_zeros(-(-int(count.max()) // chunk) * chunk, num_data, u.shape[-1])
+        whole[rank, index] = u
+        found = [path.log_joint_and_resolved(part, *args) for part in whole.split(chunk)]
+        return torch.cat([f for f, _ in found])[rank, index], torch.cat([r for _, r in found])[rank, index]
 
 
 def _warn_of_unsettled(error: Tensor, settled: Tensor) -> None:
