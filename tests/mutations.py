@@ -116,6 +116,7 @@ def _exists(test: str) -> bool:
 
 
 PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_infos.py"
+FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
@@ -378,6 +379,25 @@ MUTATIONS = [
         "if not settled.all():",
         "if False:",
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),
+    ),
+    # -- one thread ---------------------------------------------------------------------------------------------------
+    Mutation(
+        "one_thread.py",
+        "if running != mine:",
+        "if False:",
+        ("tests/test_one_thread.py::test_every_door_tells_a_second_thread",),
+    ),
+    Mutation(
+        "one_thread.py",
+        "if _running.get(process) is mine:",
+        "if False:",
+        ("tests/test_one_thread.py::test_it_ends_with_an_error",),
+    ),
+    Mutation(
+        "one_thread.py",
+        "process, mine = os.getpid(),",
+        "process, mine = 0,",
+        ("tests/test_one_thread.py::test_a_forked_process_begins_with_nobody_in",),
     ),
     # -- files --------------------------------------------------------------------------------------------------------
     Mutation(
@@ -653,6 +673,31 @@ MUTATIONS = [
         "change = joint - start",
         "change = joint",
         (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
+    ),
+    # -- learners: what trains nothing --------------------------------------------------------------------------------
+    Mutation(
+        "learners/checks.py",
+        "if count == FIRST_UPDATES:",
+        "if False:",
+        (f"{FIRST}::test_parameters_without_a_gradient_are_named_once",),
+    ),
+    Mutation(
+        "learners/checks.py",
+        "if leaf.requires_grad and name not in self.had",
+        "if name not in self.had",
+        (f"{FIRST}::test_what_is_left_out_on_purpose_is_not_named",),
+    ),
+    Mutation(
+        "learners/trained_pair.py",
+        "for name, parameter in offered.items() if id(parameter) in own",
+        "for name in offered",
+        (f"{FIRST}::test_a_module_that_takes_over_what_the_store_has_is_not_refused",),
+    ),
+    Mutation(
+        "learners/checks.py",
+        "sorted(set(strangers) & set(trained))",
+        "sorted(set(strangers) - set(strangers))",
+        (f"{FIRST}::test_the_second_module_of_a_name_is_refused_and_a_new_name_is_not",),
     ),
     # -- training -----------------------------------------------------------------------------------------------------
     Mutation(

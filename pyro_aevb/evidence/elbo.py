@@ -13,9 +13,11 @@ from pyro_aevb.evidence.estimates import Estimate
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
 
 
+@one_thread
 @torch.no_grad()
 def elbo(
     model: PyroCallable,

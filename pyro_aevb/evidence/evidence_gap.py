@@ -31,6 +31,7 @@ from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
 
 
@@ -44,6 +45,7 @@ class EvidenceGap(NamedTuple):
     amortization: Estimate
 
 
+@one_thread
 def evidence_gap(
     model: PyroCallable,
     guide: PyroCallable,

@@ -27,6 +27,7 @@ from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
 
 METHODS: dict[str, type[Estimator]] = {
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Estimator]] = {
 }
 
 
+@one_thread
 @torch.no_grad()
 def log_marginal_likelihood(
     model: PyroCallable,

@@ -19,7 +19,7 @@ from torch.distributions import Distribution
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import check_data
-from pyro_aevb.learners.checks import check_different, check_parameters, check_trained
+from pyro_aevb.learners.checks import FirstUpdates, check_different, check_names, check_parameters, check_trained
 from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.losses import Losses
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
@@ -37,6 +37,7 @@ from pyro_aevb.model_guide.contract import (
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import set_torch_state, torch_state
 
 
@@ -111,7 +112,7 @@ class Learner(ABC):
         self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch
         self.unchecked: frozenset[str] = frozenset()
         self._families: dict[str, str] = {}
-        self._prepared = self._has_gradient = False
+        self._prepared, self._first = False, FirstUpdates()
         self._pending: dict[str, Any] | None = None
 
     # -- What a subclass says ---------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ class Learner(ABC):
             raise NonFiniteLossError
         for name, each in parameters.items():
             leaves = distinct_leaves(each.values())
-            self._has_gradient = self._has_gradient or any(leaf.grad is not None for leaf in leaves)
+            self._first.note(name, each)
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(leaves, settings.clip_norm * self.dataset_size)
             self.optimizers[name].step(each, settings.learning_rate_factor)
@@ -315,6 +316,7 @@ class Learner(ABC):
         return self.step_on(Minibatch(args, index), StepSettings())
 
     @final
+    @one_thread
     def step_on(self, batch: Minibatch, settings: StepSettings) -> StepInfo:
         """Update the parameters from one minibatch with the settings of a training loop.
 
@@ -343,8 +345,9 @@ class Learner(ABC):
                 "above zero"
             ) from error
         self._losses.read_if_many()
-        if not self._has_gradient:
+        if not self._first.had:
             check_trained({name for each in self.optimizers for name in self.parameters_of(each)})
+        self._first.tell()
         return info
 
     @final
@@ -359,6 +362,7 @@ class Learner(ABC):
         self._losses.read()
 
     @final
+    @one_thread
     def check(self, *args: Tensor) -> None:
         """Check data and pair against the contract.  Nothing is trained and no random number is used up.
 
@@ -371,6 +375,7 @@ class Learner(ABC):
         check_data(*args)
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
         self._pair.note(reading.named_modules)
+        check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
         if not isinstance(self.objective, TraceEnum_ELBO) and (enumerated := reading.sites("model", "enumerated")):
             raise ValueError(
                 f"expected a guide that samples every latent of the model, got none for {sorted(enumerated)}; sum them "
@@ -395,6 +400,7 @@ class Learner(ABC):
         self._dataset_size = self._sizes[shapes]
 
     @final
+    @one_thread
     def prepare(self, *args: Tensor) -> None:
         """Check data and pair, take note of the parameters, and put any loaded state in place.
 

@@ -54,6 +54,13 @@ class TrainedPair:
         """The modules that the pair gave to ``pyro.module``, each once."""
         return list(self._named.values())
 
+    @property
+    def strangers(self) -> list[str]:
+        """The names of parameters that ``pyro.module`` was given, where Pyro's store has others under these names."""
+        own = {id(parameter) for module in self._named.values() for parameter in module.parameters(recurse=False)}
+        offered = self._theta.replaced | self._phi.replaced
+        return [name for name, parameter in offered.items() if id(parameter) in own]
+
     def note(self, modules: Iterable[nn.Module]) -> None:
         """Take note of modules that the pair gave to ``pyro.module``."""
         self._named |= {id(module): module for module in modules}

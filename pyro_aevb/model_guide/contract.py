@@ -29,12 +29,14 @@ from pyro_aevb.model_guide.traces import (
     trace_model,
     trace_pair,
 )
+from pyro_aevb.one_thread import one_thread
 
 
 class NonFiniteLossError(FloatingPointError):
     """A loss that is NaN or infinite; the message names the sites and parameters that are."""
 
 
+@one_thread
 def read(
     model: PyroCallable,
     guide: PyroCallable | None,

@@ -25,6 +25,7 @@ from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Particles
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, trace_pair
+from pyro_aevb.one_thread import one_thread
 
 
 class LogDensity(NamedTuple):
@@ -39,6 +40,7 @@ class LogDensity(NamedTuple):
         return self.log_joint - self.log_q
 
 
+@one_thread
 def log_density(
     model: PyroCallable, guide: PyroCallable, *args: Tensor, num_particles: int = 1, vectorize: bool = True
 ) -> LogDensity:
@@ -117,6 +119,7 @@ def capture_log_density(
     modules: list[nn.Module] = []
     first: Reading | None = None
 
+    @one_thread
     @torch.no_grad()
     def density(*args: Tensor) -> LogDensity:
         nonlocal first

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints, transform_to
 
 
@@ -33,7 +33,8 @@ class Parameter(NamedTuple):
 class ParameterRecorder(Messenger):
     """Wrap a Pyro callable so that each run notes its parameters: ``parameters`` maps names to :class:`Parameter`.
 
-    The constraint is the one that the parameter was declared with, wherever that was.
+    The constraint is the one that the parameter was declared with, wherever that was.  ``replaced`` has the parameters
+    of modules in whose place Pyro gave others, which its store has under their names.
 
     >>> from pyro_aevb.model_guide import ParameterRecorder
     >>> recorder = ParameterRecorder()
@@ -48,6 +49,7 @@ class ParameterRecorder(Messenger):
     def __init__(self) -> None:
         super().__init__()
         self.parameters: dict[str, Parameter] = {}
+        self.replaced: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
         unconstrained = msg["value"].unconstrained()
@@ -55,6 +57,11 @@ class ParameterRecorder(Messenger):
         if constraint is constraints.real and unconstrained is not msg["value"]:  # fetched by its name alone
             constraint = pyro.get_param_store().get_state()["constraints"].get(msg["name"], constraint)
         self.parameters[msg["name"]] = Parameter(unconstrained, constraint)
+        offered = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(offered, nn.Parameter) and offered is not unconstrained:
+            self.replaced[msg["name"]] = offered
+        else:
+            self.replaced.pop(msg["name"], None)
 
 
 def log_prior(parameters: Mapping[str, Parameter], prior: Distribution) -> Tensor:

@@ -17,6 +17,7 @@ from pyro_aevb.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.objectives.sgvb import SGVB
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.dry_run import dry_run
 from pyro_aevb.training.history import History
@@ -31,6 +32,7 @@ from pyro_aevb.training.step_plan import Evaluations, StepPlan, length_of
 from pyro_aevb.training.validation import Best, ValidationBound
 
 
+@one_thread
 def fit(
     learner: Learner,
     train: Data,
