@@ -1,5 +1,8 @@
 """Arrays in files (.npy, .npz, .csv, folders of images), read without running anything that is in them.
 
+What a file says of its size is checked before memory is taken for it: a header against the bytes that there are, a
+compressed array against :data:`MOST_INFLATED`, an image against :data:`MOST_PIXELS`.
+
 Shapes: N datapoints, D data dimensions.
 """
 
@@ -7,20 +10,27 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.regular import check_regular
 
 READABLE = (".npy", ".npz", ".csv")
 IMAGES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")  # those of Pillow's that are tried, whatever an image's name
 GREY_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or less, so that 255 is white
+MOST_PIXELS = 2**25  # of an image
+MOST_INFLATED = 2**28  # bytes of a compressed array that is a hundred times as large as its file, or more
+SHOWN = 60  # characters of what isn't a number
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
@@ -33,7 +43,9 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file isn't of the kind that its name says, or holds anything but numbers.
+        ValueError: if the file isn't of the kind that its name says, holds anything but numbers, or says that it is
+            larger than it can be: an image of more than 2^25 pixels; a compressed array of more than 256 MiB and a
+            hundred times its file's size.
 
     >>> from pathlib import Path
     >>> from pyro_aevb.datasets import read_array, write_array
@@ -51,14 +63,13 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         raise ValueError(f"expected key for an .npz file, got it for {path}; leave it out")
     if path.is_dir():
         return _read_images(path)
+    check_regular(path)
     if path.suffix not in READABLE:
         raise ValueError(f"expected {', '.join(READABLE)} or a folder of images, got {path}; convert it first")
     try:
         array = {".npy": _read_npy, ".npz": lambda p: _read_npz(p, key), ".csv": _read_csv}[path.suffix](path)
-    except (EOFError, zipfile.BadZipFile) as error:
+    except (EOFError, zipfile.BadZipFile, zlib.error, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"expected a whole {path.suffix} file, got {path}: {error}; make it anew") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"expected numbers, got an array of {array.dtype} in {path}; save it as float32")
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"expected datapoints, got an array of shape {array.shape} in {path}; make it (N, D)")
     return array.astype(np.float32, copy=False)
@@ -133,28 +144,57 @@ def check_folder(folder: str | Path) -> None:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    return _without_pickles(path, path)
+    with path.open("rb") as file:
+        _check_header(file, path.stat().st_size, path)
+        file.seek(0)
+        return np.asarray(np.load(file, allow_pickle=False))
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
-        keys = [name.removesuffix(".npy") for name in archive.namelist()]
-        if (key is None and len(keys) != 1) or (key is not None and key not in keys):
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if (key is None and len(members) != 1) or (key is not None and key not in members):
             got = f"{key!r}" if key is not None else "no key"
-            raise ValueError(f"expected the key of an array in {path}, one of {keys}, got {got}; pass key")
-        return _without_pickles(io.BytesIO(archive.read(f"{key or keys[0]}.npy")), path)
+            some = f"{list(members)[:10]}{' and others' * (len(members) > 10)}"
+            raise ValueError(f"expected the key of an array in {path}, one of {some}, got {got}; pass key")
+        member = members[key] if key is not None else next(iter(members.values()))
+        if member.file_size > max(MOST_INFLATED, 100 * path.stat().st_size):
+            raise ValueError(
+                f"expected an array that isn't much larger than its file, got {member.file_size} bytes out of "
+                f"{path.stat().st_size} in {path}; if it is meant, save it as .npy, which can be memory-mapped"
+            )
+        try:
+            with archive.open(member) as file:
+                _check_header(file, member.file_size, path)
+            return np.asarray(np.load(io.BytesIO(archive.read(member)), allow_pickle=False))
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or of a compression that isn't known
+            raise ValueError(
+                f"expected an .npz as NumPy saves it, got {path}: {error}; save it with numpy.savez_compressed"
+            ) from error
 
 
-def _without_pickles(source: Path | io.BytesIO, path: Path) -> np.ndarray:
+def _check_header(file: IO[bytes], size: int, path: Path) -> None:
+    """Check what the beginning of an .npy says against its size; no memory is taken for the array."""
     try:
-        return np.load(source, allow_pickle=False)
-    except ValueError as error:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"expected an array of numbers in {path}, got: {error}; save it as float32") from error
+    if dtype.kind not in "biuf":
+        raise ValueError(f"expected an array of numbers in {path}, got one of {dtype}; save it as float32")
+    needed = file.tell() + math.prod(shape) * dtype.itemsize
+    if size != needed or min(shape, default=0) < 0:
+        raise ValueError(
+            f"expected a whole array in {path}, got {size} bytes where shape {shape} of {dtype} needs {needed}; make "
+            "it anew"
+        )
 
 
 def _read_csv(path: Path) -> np.ndarray:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [(reader.line_num, row) for reader in [csv.reader(file)] for row in reader if any(map(str.strip, row))]
+        reader = csv.reader(file, strict=True)
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     if rows and not any(_is_number(cell) for cell in rows[0][1]):
         del rows[0]
     if not rows:
@@ -166,7 +206,7 @@ def _read_csv(path: Path) -> np.ndarray:
         for cell in row:
             if not _is_number(cell):
                 raise ValueError(
-                    f"expected numbers in {path}, got {cell!r} in line {line}; fill in what is missing, and drop "
+                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, and drop "
                     "columns of text"
                 )
     return np.array([row for _, row in rows], dtype=np.float64)
@@ -197,15 +237,37 @@ def _read_images(folder: Path) -> np.ndarray:
 def _read_image(path: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError  # here, since few read images
 
+    check_regular(path)
     try:
-        with Image.open(path) as image:
-            if image.mode not in GREY_MODES:
-                raise ValueError(f"expected an image of 8 bits a channel, got {path} of mode {image.mode}; convert it")
+        with Image.open(path, formats=FORMATS) as image:
+            _check_image(image, path)
             return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise ValueError(f"expected an image, got {path}: {error}; remove it, or make it anew") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {path}: {error}; crop it") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"expected an image, {' or '.join(FORMATS)}, got {path}: {error}; remove it, or make it anew"
+        ) from error
     except OSError as error:
         raise OSError(error.errno, f"expected a whole image, got {os.fspath(path)}: {error}; make it anew") from error
+    except _WrongImageError as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:  # whatever Pillow's readers raise for what is damaged
+        raise ValueError(f"expected a whole image, got {path}: {error}; make it anew") from error
+
+
+class _WrongImageError(Exception):
+    """Raised for an image that is whole, and can't be used."""
+
+
+def _check_image(image: Any, path: Path) -> None:
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise _WrongImageError(
+            f"expected an image of up to {MOST_PIXELS} pixels, got {width}x{height} in {path}; crop or resize it"
+        )
+    if image.mode not in GREY_MODES:
+        raise _WrongImageError(f"expected an image of 8 bits a channel, got {path} of mode {image.mode}; convert it")
 
 
 def _size(image: np.ndarray) -> str:

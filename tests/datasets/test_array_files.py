@@ -1,5 +1,13 @@
 """Arrays in files: what is written is read back, and what isn't an array of numbers is refused."""
 
+import io
+import os
+import struct
+import sys
+import tracemalloc
+import zipfile
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,3 +118,130 @@ def test_folders_and_arrays_that_hold_nothing(tmp_path):
         np.save(tmp_path / "x.npy", array)
         with pytest.raises(ValueError, match="expected"):
             read_array(tmp_path / "x.npy")
+
+
+# -- Files that somebody means ill with --------------------------------------------------------------------------------
+
+
+def png(width, height, rows=b""):
+    """A PNG of grey pixels with this header, and whatever rows."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def npy(shape, dtype="<f4", content=b""):
+    """An .npy whose header says this."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + content
+
+
+def npz(content, name="x.npy", compression=zipfile.ZIP_DEFLATED):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive, archive.open(name, "w") as file:
+        for part in content:
+            file.write(part)
+    return buffer.getvalue()
+
+
+def zeros(megabytes):
+    """The pieces of an array of zeros."""
+    yield npy((megabytes * 2**18,))
+    for _ in range(megabytes):
+        yield bytes(2**20)
+
+
+def patched(content, **at):
+    """A zip with other numbers in its two headers: bit flags, or how it is compressed."""
+    local, central = content.index(b"PK\x03\x04"), content.index(b"PK\x01\x02")
+    content = bytearray(content)
+    for name, number in at.items():
+        offset = {"flags": 6, "compression": 8}[name]
+        for start, more in ((local, 0), (central, 2)):
+            content[start + offset + more : start + offset + more + 2] = struct.pack("<H", number)
+    return bytes(content)
+
+
+BOMBS = {
+    "a header of 4 TB": ("x.npy", npy((2**40,)), "got 128 bytes where shape"),
+    "a header of less than there is": ("x.npy", npy((2,), content=bytes(12)), "got 140 bytes where .* needs 136"),
+    "a negative shape": ("x.npy", npy((-1, -2), content=bytes(8)), "expected a whole array"),
+    "a header in a zip": ("x.npz", npz([npy((2**40,))]), "got 128 bytes where shape"),
+    "zeros": ("x.npz", npz(zeros(260)), "isn't much larger than its file, got 272629888 bytes out of"),
+    "encrypted": ("x.npz", patched(npz([npy((2,), content=bytes(8))]), flags=1), "encrypted, password required"),
+    "compressed in another way": ("x.npz", patched(npz([npy((2,))]), compression=99), "compression"),
+    "no .npy": ("x.npz", npz([b"hello"], "x"), "expected an array of numbers"),
+    "text": ("x.npy", npy((2,), "<U8", bytes(64)), "expected an array of numbers in .*, got one of <U8"),
+    "a quote that isn't closed": ("x.csv", b'1,2\n"3,4\n5,6\n', "unexpected end of data"),
+    "a long quote that isn't closed": ("x.csv", b'1,2\n"' + b"3," * 10**5, r"field limit|unexpected end"),
+    "a long cell": ("x.csv", b"1,2\n1," + b"a" * 10**5, "got 'a{60}' in line 2"),
+    "bytes that aren't text": ("x.csv", b"1,2\n\xff\xfe", "whole .csv file, got .*codec can't decode"),
+    "zero bytes": ("x.csv", b"1,2\n1,\x00\n", "got '.x00' in line 2|NUL"),
+    "PostScript": ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "an image, PNG or JPEG, got"),
+    "a header of 10^10 pixels": ("x.png", png(10**5, 10**5), "an image of up to 33554432 pixels"),
+    "a header of 90 million pixels": ("x.png", png(10**4, 9 * 10**3), "an image of up to 33554432 pixels"),
+    "a header of 40 million pixels": ("x.png", png(8000, 5000), "33554432 pixels, got 8000x5000 in"),
+    "a header alone": ("x.png", png(8, 8), "expected a whole image"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_says_what_it_is_not(bomb, tmp_path):
+    """One sentence, in a few megabytes."""
+    name, content, message = BOMBS[bomb]
+    (tmp_path / name).write_bytes(content)
+    read_array_of_its_kind(tmp_path)  # imports, whose memory is not counted
+    tracemalloc.start()
+    try:
+        with pytest.raises((ValueError, OSError), match=message) as caught:
+            read_array(tmp_path if name == "x.png" else tmp_path / name)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "expected" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert peak < 8e6
+
+
+def read_array_of_its_kind(folder):
+    other = folder / "other"
+    other.mkdir()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(other / "a.png")
+    read_array(other)
+
+
+def test_a_compressed_array_that_is_large_or_repeats_itself_but_not_both(tmp_path, monkeypatch):
+    module = sys.modules[read_array.__module__]
+    monkeypatch.setattr(module, "MOST_INFLATED", 10_000)
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, np.zeros(2000, np.float32))
+    assert read_array(path).shape == (2000,)
+    np.savez_compressed(path, np.random.default_rng(0).normal(size=(5000,)))
+    assert read_array(path).shape == (5000,)
+    np.savez_compressed(path, np.zeros(100_000))
+    with pytest.raises(ValueError, match=r"save it as .npy"):
+        read_array(path)
+    np.save(tmp_path / "x.npy", np.zeros(100_000))  # the remedy
+    assert read_array(tmp_path / "x.npy").shape == (100_000,)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.csv", "x.png"])
+def test_a_pipe_is_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=r"expected a file, got .*, which is a pipe; copy"):
+        read_array(tmp_path if name == "x.png" else tmp_path / name)
+
+
+def test_versions_and_orders_of_npy(tmp_path):
+    array = np.arange(6.0).reshape(2, 3)
+    for version in ((1, 0), (2, 0), (3, 0)):
+        for given in (array, np.asfortranarray(array), array.astype(">f8")):
+            with (tmp_path / "x.npy").open("wb") as file:
+                np.lib.format.write_array(file, given, version=version)
+            assert np.array_equal(read_array(tmp_path / "x.npy"), array)
