@@ -116,6 +116,7 @@ def _exists(test: str) -> bool:
 
 
 PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_infos.py"
+ARRAYS, SAVING = "tests/datasets/test_array_files.py", "tests/vae/test_saving.py"
 FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
@@ -673,6 +674,49 @@ MUTATIONS = [
         "change = joint - start",
         "change = joint",
         (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
+    ),
+    # -- files that are hostile ---------------------------------------------------------------------------------------
+    Mutation(
+        "datasets/array_files.py",
+        "if size != needed or min(shape, default=0) < 0:",
+        "if False:",
+        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "Image.open(path, formats=FORMATS)",
+        "Image.open(path)",
+        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "max(MOST_INFLATED, 100 * path.stat().st_size)",
+        "100 * path.stat().st_size",
+        (f"{ARRAYS}::test_a_compressed_array_that_is_large_or_repeats_itself_but_not_both",),
+    ),
+    Mutation(
+        "files/regular.py",
+        "if not stat.S_ISREG(mode):",
+        "if stat.S_ISCHR(mode):",
+        (f"{SAVING}::test_no_file_but_a_regular_one",),
+    ),
+    Mutation(
+        "vae/bounded.py",
+        "if self._numbers > self._most_numbers:",
+        "if False:",
+        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built",),
+    ),
+    Mutation(
+        "vae/bounded.py",
+        "if self._operations > self._most_operations:",
+        "if False:",
+        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many small flows]",),
+    ),
+    Mutation(
+        "vae/saving.py",
+        'if record["checksum"] != _checksum(record):',
+        "if False:",
+        (f"{SAVING}::test_no_changed_byte_of_a_description_makes_another_model",),
     ),
     # -- learners: what trains nothing --------------------------------------------------------------------------------
     Mutation(

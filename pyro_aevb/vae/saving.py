@@ -3,9 +3,12 @@
 Nothing in the folder is code.  Networks, functions and classes that :mod:`pyro_aevb.vae.descriptions` has no name for
 are marked ``custom``; the caller of ``load`` passes them.
 
-``vae.json`` is read first: it holds the checksum of the weights, and the checksum's first digits are in the name of
+``vae.json`` is read first: it holds a checksum of what it says itself and the checksum of the weights, and the checksum's first digits are in the name of
 their file.  ``save`` writes the weights, then replaces ``vae.json`` in one operation, then removes the old weights, so
 that the folder can be read even if ``save`` is stopped halfway.
+
+What ``vae.json`` describes is built within bounds that the weights set (:func:`_bounds`), so that one written by somebody
+else takes no more time and memory to refuse than a VAE with these weights takes to load.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from torch import Tensor, nn
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.lock import locked
+from pyro_aevb.files.regular import check_regular
+from pyro_aevb.vae.bounded import Bounded
 from pyro_aevb.vae.descriptions import DTYPES, UnknownPartError, describe, restore
 from pyro_aevb.vae.networks import layers_of
 from pyro_aevb.vae.posteriors import Posterior
@@ -35,9 +40,10 @@ from pyro_aevb.vae.priors import GivenPrior, Prior
 from pyro_aevb.vae.vae import VAE
 from pyro_aevb.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder")
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
+LARGEST_DESCRIPTION = 2**26  # bytes
 DAMAGED = "the file is damaged or was changed; get the folder again, or save the model again"
 
 
@@ -86,7 +92,8 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
         "tied": tied,
         "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in PARTS},
     }
-    text = json.dumps(record, indent=1, allow_nan=False, default=int) + "\n"  # whole numbers of NumPy's are int's
+    record = json.loads(json.dumps(record, allow_nan=False, default=int))  # whole numbers of NumPy's are int's
+    text = json.dumps(record | {"checksum": _checksum(record)}, indent=1) + "\n"
     with locked(folder):
         write_atomically(folder / _weights_name(digest), weights)
         write_atomically(folder / "vae.json", text.encode())
@@ -134,7 +141,7 @@ def load(
     given = {"prior": prior, "likelihood": likelihood, "posterior": posterior, "encoder": encoder, "decoder": decoder}
     device = torch.get_default_device() if device is None else torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
-        vae = _build(record, given, device)
+        vae = _build(record, given, device, _bounds(weights))
     _fill(vae, weights, record["tied"])
     return vae
 
@@ -155,7 +162,17 @@ def _describe_part(vae: VAE, name: str) -> Any:
     return {"custom": getattr(part, "__name__", type(part).__name__)}
 
 
-def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.device) -> VAE:
+def _bounds(weights: Mapping[str, Tensor]) -> Bounded:
+    """Return how much may be computed to build a VAE with these weights.
+
+    Building one makes each of its numbers a few times, and checks it on a few rows, in a few hundred operations for each
+    part.  A GB of numbers comes on top, for the inputs of networks whose weights are few.
+    """
+    numbers = sum(tensor.numel() for tensor in weights.values())
+    return Bounded(most_numbers=2**28 + 30 * numbers, most_operations=2000 + 300 * len(weights))
+
+
+def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.device, bounds: Bounded) -> VAE:
     """Return the VAE of the description, with initial weights."""
     described = record["vae"]
     custom = {name: described[name]["custom"] for name in PARTS if "custom" in (described[name] or {})}
@@ -173,8 +190,9 @@ def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.de
         if isinstance(part, nn.Module):
             part.to(device, torch.get_default_dtype())
     try:
-        parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
-        return VAE(**described | parts).to(device, DTYPES[record["dtype"]])
+        with bounds:
+            parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
+            return VAE(**described | parts).to(device, DTYPES[record["dtype"]])
     except Exception as error:  # anything, if the description was not written by `save`
         remedy = f"check {', '.join(f'{name}=' for name in custom)}, or else: {DAMAGED}" if custom else DAMAGED
         raise ValueError(
@@ -262,10 +280,14 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     while True:
         if not description.exists():
             raise FileNotFoundError(f"expected vae.json in {folder}, got none; pass a folder that save made")
+        check_regular(description)
+        if (size := description.stat().st_size) > LARGEST_DESCRIPTION:
+            raise ValueError(f"expected {description} of up to {LARGEST_DESCRIPTION} bytes, got {size}; {DAMAGED}")
         text = description.read_bytes()
         record = _parse(text, description)
         path = folder / _weights_name(record["sha256"])
         try:
+            check_regular(path)
             weights = path.read_bytes()
             break
         except FileNotFoundError:
@@ -286,6 +308,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 _NOTHING = type(None)
 FIELDS: dict[str, tuple[type, ...]] = {
     "format": (int,),
+    "checksum": (str,),
     "sha256": (str,),
     "dtype": (str,),
     "tied": (list,),
@@ -298,20 +321,30 @@ VAE_FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description's values, however they are set out, without its own checksum."""
+    values = {name: value for name, value in record.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     """Return the contents of ``vae.json``, with the type of every field checked."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected JSON in {path}, got: {error}; {DAMAGED}") from error
-    if isinstance(record, dict) and type(record.get("format")) is int and record["format"] > FORMAT:
+    if isinstance(record, dict) and type(record.get("format")) is int and 0 < record["format"] != FORMAT:
         versions = record.get("versions")
         writer = versions.get("pyro_aevb") if isinstance(versions, dict) else "unknown"
+        newer = record["format"] > FORMAT
+        remedy = "upgrade" if newer else "load and save it with one in between, or save the model again"
         raise ValueError(
-            f"expected a folder of format {FORMAT}, got {record['format']}, written by a newer pyro_aevb ({writer}); "
-            f"this is {__version__}: upgrade"
+            f"expected a folder of format {FORMAT}, got {record['format']}, written by {'a newer' if newer else 'an older'}"
+            f" pyro_aevb ({writer}); this is {__version__}: {remedy}"
         )
     _check_fields(record, FIELDS, path)
+    if record["checksum"] != _checksum(record):
+        raise ValueError(f"expected the checksum of what {path} says, {_checksum(record)}, got another; {DAMAGED}")
     _check_fields(record["vae"], VAE_FIELDS, path)
     for name, fits in (
         ("format", record["format"] == FORMAT),

@@ -1,11 +1,15 @@
 """A folder gives back the VAE bit for bit, at any moment; what is damaged is refused, and nothing in it is ever run."""
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import json
 import os
 import pickle
+import resource
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ import pyro_aevb
 from pyro_aevb import VAE, load, save
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.regular import check_regular
 from pyro_aevb.model_guide import log_density
 from pyro_aevb.vae.columns import Columns
 from pyro_aevb.vae.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
@@ -88,12 +93,19 @@ def small(**kwargs):
 
 
 def edit(folder, **fields):
-    """Change fields of vae.json; a name with a double underscore is one under "vae"."""
+    """Change fields of vae.json, and its checksum; a name with a double underscore is one under "vae"."""
     record = json.loads((folder / "vae.json").read_text())
     for name, value in fields.items():
         *outer, inner = name.split("__")
         (record[outer[0]] if outer else record)[inner] = value
-    (folder / "vae.json").write_text(json.dumps(record))
+    write_description(folder, record)
+
+
+def write_description(folder, record):
+    """Write a description with the checksum that it should have."""
+    record = {name: value for name, value in record.items() if name != "checksum"}
+    checksum = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    (folder / "vae.json").write_text(json.dumps(record | {"checksum": checksum}))
 
 
 def weights_of(folder):
@@ -232,7 +244,7 @@ def test_every_part_is_described_whole(make_part):
 
 
 YESTERDAY = {
-    "format": 1,
+    "format": 2,
     "versions": {"pyro_aevb": "0.1.0", "torch": "2.11.0", "pyro": "1.9.1"},
     "dtype": "float32",
     "tied": [],
@@ -255,14 +267,15 @@ YESTERDAY = {
 
 
 def test_the_format_stays(tmp_path):
-    """What the first version wrote is still written, and can be read."""
+    """What this format's first version wrote is still written, and can be read."""
     vae = small(likelihood=Columns({n: FixedGaussian(0.5) for n in "abcde"}), posterior=LowRankGaussian(1))
     vae.dataset_size = 40
     save(vae, tmp_path)
     written = json.loads((tmp_path / "vae.json").read_text())
-    assert {**written, "versions": YESTERDAY["versions"]} == YESTERDAY | {"sha256": written["sha256"]}
+    changed = {"sha256": written["sha256"], "checksum": written["checksum"]}
+    assert {**written, "versions": YESTERDAY["versions"]} == YESTERDAY | changed
     assert written["versions"]["pyro_aevb"] == pyro_aevb.__version__
-    (tmp_path / "vae.json").write_text(json.dumps(YESTERDAY | {"sha256": written["sha256"]}))
+    write_description(tmp_path, YESTERDAY | {"sha256": written["sha256"]})
     assert_same(load(tmp_path), vae)
 
 
@@ -582,9 +595,11 @@ def test_weights_of_another_vae(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": 2, "versions": {"pyro_aevb": "9.9"}, "vae": None},
+        ({"format": 3, "versions": {"pyro_aevb": "9.9"}, "vae": None},
          rf"written by a newer pyro_aevb \(9.9\); this is {pyro_aevb.__version__}: upgrade"),
-        ({"format": 2, "versions": 3}, r"written by a newer pyro_aevb \(unknown\)"),
+        ({"format": 1, "versions": {"pyro_aevb": "0.1.0"}, "vae": None},
+         r"expected a folder of format 2, got 1, written by an older pyro_aevb \(0.1.0\); .*: load and save it"),
+        ({"format": 3, "versions": 3}, r"written by a newer pyro_aevb \(unknown\)"),
         ({"format": 0}, "expected format as save writes it in .*, got 0"),
         ({"format": "1"}, "expected format as int"),
         ({"format": True}, "expected format as int"),
@@ -627,9 +642,101 @@ def test_a_description_that_lacks_a_field(field, tmp_path):
     record = json.loads((tmp_path / "vae.json").read_text())
     *outer, inner = field.split("__")
     del (record[outer[0]] if outer else record)[inner]
-    (tmp_path / "vae.json").write_text(json.dumps(record))
+    write_description(tmp_path, record)
     with pytest.raises(ValueError, match=rf"expected {inner} as"):
         load(tmp_path)
+
+
+FLOWS = {"num_flows": 10**5, "hidden_dim": None}
+HOSTILE = {
+    "a wide layer": {"hidden_dims": [10**5, 10**5]},
+    "a wide first layer": {"x_dim": 10**9},
+    "many layers": {"hidden_dims": [1] * 10**5},
+    "many small flows": {"posterior": {"class": "posteriors.PlanarFlow", "arguments": {"num_flows": 10**6}}},
+    "many flows": {"prior": {"class": "priors.FlowPrior", "arguments": FLOWS}},
+    "many masks": {"posterior": {"class": "posteriors.InverseAutoregressiveFlow",
+                                 "arguments": {"num_flows": 2, "hidden_dim": 10**6, "context_dim": 10**4}}},
+    "many components": {"prior": {"class": "priors.VampPrior", "arguments": {"num_components": 10**9}}},
+    "many mixed posteriors": {"posterior": {"class": "posteriors.MixturePosterior",
+                                            "arguments": {"num_components": 10**8}}},
+    "a full covariance": {"latent_dim": 10**5, "posterior": {"class": "posteriors.FullGaussian", "arguments": {}}},
+    "a rank": {"posterior": {"class": "posteriors.LowRankGaussian", "arguments": {"rank": 10**9}}},
+    "many levels": {"likelihood": {"class": "likelihoods.Categorical", "arguments": {"num_levels": 10**10}}},
+    "many datapoints": {"posterior": {"class": "posteriors.FreeForm", "arguments": {
+        "posterior": {"class": "posteriors.DiagonalGaussian", "arguments": {}}, "num_data": 10**9}}},
+    "a large image": {"image_shape": [1, 10**5, 10**5], "x_dim": 10**10},
+    "a large image, narrow": {"image_shape": [5, 1, 1], "hidden_dims": [10**5, 10**6]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_description_of_what_is_too_large_is_refused_before_it_is_built(kind, tmp_path, limited):
+    """In a second and 600 MB of addresses."""
+    save(small(), tmp_path)
+    edit(tmp_path, **{f"vae__{name}": value for name, value in HOSTILE[kind].items()})
+    began = time.process_time()
+    with limited(600), pytest.raises(ValueError, match="expected") as caught:
+        load(tmp_path)
+    assert time.process_time() - began < 3
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.fixture
+def limited():
+    """A context in which the process gets no more than so many MB."""
+
+    @contextlib.contextmanager
+    def more(megabytes):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+    return more
+
+
+def test_no_changed_byte_of_a_description_makes_another_model(tmp_path):
+    """It is refused, or it says the same."""
+    vae = small(prior="mixture")
+    save(vae, tmp_path)
+    path = tmp_path / "vae.json"
+    text = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.choice(len(text), 60, replace=False):
+        for other in (bytes([text[place] ^ 1]), b"", b"0", b'"', text[place : place + 1] * 2):
+            path.write_bytes(text[:place] + other + text[place + 1 :])
+            try:
+                same = load(tmp_path)
+            except (ValueError, FileNotFoundError):
+                refused += 1
+            else:
+                assert_same(same, vae)
+    assert refused > 150
+
+
+def test_no_file_but_a_regular_one(tmp_path):
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(tmp_path / "socket"))
+    os.mkfifo(tmp_path / "pipe")
+    kinds = {"/dev/null": "device", tmp_path: "folder", tmp_path / "pipe": "pipe", tmp_path / "socket": "socket"}
+    for path, kind in kinds.items():
+        with pytest.raises(ValueError, match=f"expected a file, got .* which is a {kind}; copy"):
+            check_regular(path)
+    (tmp_path / "link").symlink_to(__file__)
+    check_regular(tmp_path / "link")
+
+
+def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path):
+    save(small(), tmp_path)
+    for path in (weights_of(tmp_path), tmp_path / "vae.json"):
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ValueError, match=r"expected a file, got .*, which is a pipe"):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 100_000, b'{"format": 1'])
