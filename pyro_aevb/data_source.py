@@ -78,7 +78,7 @@ class DataSet:
             raise ValueError("expected at least one datapoint, got an empty data set")
         self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
         if all(isinstance(part, Tensor) for part in self.parts):
-            check_data(*self.parts)
+            check_data(*self.parts, name="row {} of the data".format)
 
     def __len__(self) -> int:
         return len(self.parts[0])
@@ -93,7 +93,7 @@ class DataSet:
                 rows = part.rows(index) if isinstance(part, Drawn) and not drawn else part[index]
             args += _tensors(rows, self.device)
         if self.on_disk:
-            check_data(*args)
+            check_data(*args, name=lambda place: f"row {int(index[place])} of the data")
         return tuple(args)
 
     @property
@@ -104,8 +104,8 @@ class DataSet:
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield all of it once, from the first to the last."""
-        for index in torch.arange(len(self), device=self.index_device).split(batch_size):
-            yield self.at(index)
+        for begin in range(0, len(self), batch_size):
+            yield self.at(torch.arange(begin, min(begin + batch_size, len(self)), device=self.index_device))
 
     @property
     def index_device(self) -> torch.device | None:
@@ -137,9 +137,9 @@ class Stream:
 
     def in_order(self, batch_size: int = 0) -> Iterator[tuple[Tensor, ...]]:
         """Yield all of it once, in minibatches of its own sizes."""
-        for item in self.data:
+        for number, item in enumerate(self.data):
             args = tuple(_tensors(item, self.device))
-            check_data(*args)
+            check_data(*args, name=f"datapoint {{}} of minibatch {number}".format)
             yield args
 
 
@@ -199,6 +199,7 @@ def minibatches(args: tuple[Any, ...], batch_size: int) -> Minibatches:
     """
     if not args:
         raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
+    check_integers(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
     source = data_source(args if len(args) > 1 else args[0], batch_size)
@@ -246,10 +247,15 @@ class Items:
     def __getitem__(self, index: Tensor) -> Any:
         numbers = index.tolist()
         many = getattr(self.dataset, "__getitems__", None)
-        return default_collate(many(numbers) if many is not None else [self.dataset[i] for i in numbers])
+        items = many(numbers) if many is not None else [self.dataset[i] for i in numbers]
+        for item in items:
+            for part in item if isinstance(item, tuple | list) else (item,):
+                check_unmasked(part)
+        return default_collate(items)
 
 
 def _part(part: Any, place: int, device: torch.device | str | None) -> Any:
+    check_unmasked(part)
     if isinstance(part, np.memmap):
         return MemoryMapped(part)
     if isinstance(part, Frame):
@@ -285,6 +291,7 @@ def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
     """Return the tensors of a minibatch: one, or those of a tuple or list."""
     if isinstance(item, list | tuple):
         return [tensor for part in item for tensor in _tensors(part, device)]
+    check_unmasked(item)
     if isinstance(item, np.ndarray):
         item = torch.as_tensor(item)
     if not isinstance(item, Tensor):
@@ -295,11 +302,49 @@ def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
     return [item if device is None else item.to(device)]
 
 
-def check_data(*args: Any) -> None:
+def check_unmasked(array: Any) -> None:
+    """Check that an array hides none of its numbers: a tensor would show them.
+
+    Args:
+        array: anything.
+
+    Raises:
+        ValueError: for a masked array of NumPy's with something masked.
+    """
+    if np.ma.is_masked(array):
+        raise ValueError(
+            f"expected an array that shows all of its numbers, got a masked one, {np.ma.count_masked(array)} of them "
+            "masked; fill them, array.filled(0.0), and pass which are observed beside it for the model to mask: "
+            "(array.filled(0.0), ~numpy.ma.getmaskarray(array))"
+        )
+
+
+def check_integers(**numbers: Any) -> None:
+    """Check that every number that is given is a whole one, of an integer type.
+
+    Args:
+        numbers: by name; ``None`` is none.
+
+    Raises:
+        TypeError: for another type, 1e3 among them.
+
+    >>> from pyro_aevb.data_source import check_integers
+    >>> check_integers(epochs=2.0)
+    Traceback (most recent call last):
+    ...
+    TypeError: expected an integer for epochs, got 2.0; pass int(...)
+    """
+    for name, number in numbers.items():
+        if number is not None and not hasattr(number, "__index__"):
+            raise TypeError(f"expected an integer for {name}, got {number!r}; pass int(...)")
+
+
+def check_data(*args: Any, name: Callable[[int], str] = "datapoint {}".format) -> None:
     """Check that every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
 
     Args:
         args: a minibatch.
+        name: names a datapoint by its place in it, for the error.
 
     Raises:
         TypeError: for what isn't a tensor.
@@ -328,7 +373,7 @@ def check_data(*args: Any) -> None:
             count, first = int(bad.sum()), int(bad.reshape(len(x), -1).any(1).nonzero()[0])
             raise ValueError(
                 f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
-                f"the first in datapoint {first}; "
+                f"the first in {name(first)}; "
                 "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
             )
 

@@ -701,6 +701,42 @@ MUTATIONS = [
         (f"{SAVING}::test_no_file_but_a_regular_one",),
     ),
     Mutation(
+        "data_source.py",
+        "if np.ma.is_masked(array):",
+        "if False:",
+        ("tests/test_data_source.py::test_masked_arrays_are_refused",),
+    ),
+    Mutation(
+        "data_source.py",
+        "int(index[place])",
+        "place",
+        ("tests/test_data_source.py::test_what_is_not_finite_is_named_by_its_row",),
+    ),
+    Mutation(
+        "training/computed_permutation.py",
+        "result[beyond] = self._network(result[beyond])",
+        "result[beyond] %= self._size",
+        ("tests/training/test_computed_permutation.py::test_it_is_a_permutation",),
+    ),
+    Mutation(
+        "training/computed_permutation.py",
+        "for key in self._keys:",
+        "for key in self._keys[:2]:",
+        ("tests/training/test_computed_permutation.py::test_places_and_what_is_there_are_independent",),
+    ),
+    Mutation(
+        "training/step_plan.py",
+        "if isinstance(source, Stream) and source.once and (epochs or 1) > 1:",
+        "if False:",
+        ("tests/training/test_messages.py::test_a_generator_has_one_pass",),
+    ),
+    Mutation(
+        "training/checkpoint.py",
+        'if content["format"] < FORMAT:',
+        "if False:",
+        ("tests/training/test_run.py::test_an_older_format_is_said",),
+    ),
+    Mutation(
         "vae/bounded.py",
         "if self._numbers > self._most_numbers:",
         "if False:",
@@ -710,7 +746,7 @@ MUTATIONS = [
         "vae/bounded.py",
         "if self._operations > self._most_operations:",
         "if False:",
-        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many small flows]",),
+        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many layers]",),
     ),
     Mutation(
         "vae/saving.py",

@@ -282,3 +282,85 @@ def test_a_step_alone_draws_before_it_checks():
     learner = AEVB(vae.model, vae.guide, ADAM)
     batch = Minibatch((0.8 * x + 0.1,), draw=lambda x: (Binarized.draw(x),))
     assert learner.step_on(batch, StepSettings()).elbo.isfinite()
+
+
+class Masked(Dataset):
+    def __init__(self, x):
+        self.x = np.ma.masked_greater(x.numpy(), 20.0)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i]
+
+
+MASKED = {
+    "array": lambda x: np.ma.masked_greater(x.numpy(), 20.0),
+    "tuple": lambda x: (x, np.ma.masked_greater(x.numpy(), 20.0)),
+    "data set": Masked,
+    "stream": lambda x: [np.ma.masked_greater(part.numpy(), 20.0) for part in x.split(5)].__iter__(),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_masked_arrays_are_refused(kind):
+    """What is under the mask would be trained on; with an empty mask there is nothing under it."""
+    with pytest.raises(ValueError, match=r"shows all of its numbers, got a masked one, \d+ of them.* array.filled\("):
+        fit(Passing(), MASKED[kind](DATA), samples=25, batch_size=5, progress=False)
+    assert fit(Spy(), np.ma.masked_greater(DATA.numpy(), 99.0), samples=25, batch_size=5, progress=False).samples == 25
+
+
+def test_a_masked_array_is_passed_filled_with_what_is_observed():
+    """The remedy."""
+
+    def model(x, observed):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=observed[:, 0]):
+            pyro.sample("x", pyro.distributions.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0), obs=x[:, 0])
+
+    array = np.ma.masked_greater(DATA.numpy(), 20.0)
+    data = (array.filled(0.0), ~np.ma.getmaskarray(array))
+    learner = AEVB(model, lambda x, observed: None, functools.partial(torch.optim.SGD, lr=1.0 / 21))
+    fit(learner, data, epochs=1, batch_size=25, progress=False)
+    assert pyro.param("loc").item() == pytest.approx(10.0, abs=1e-5)  # the mean of 0, ..., 20
+
+
+class Holey:
+    """Indexed rows, one of them not finite."""
+
+    def __len__(self):
+        return 4000
+
+    def __getitem__(self, index):
+        x = index.double()[:, None]
+        return x / (x - 2500).sign().abs()
+
+
+class HoleyItems(Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.tensor([float(i) if i != 25 else torch.nan])
+
+
+HOLEY = {
+    "tensor": (lambda: Holey()[torch.arange(4000)], "row 2500 of the data"),
+    "indexed": (Holey, "row 2500 of the data"),
+    "data set": (HoleyItems, "row 25 of the data"),
+    "stream": (lambda: iter(Holey()[torch.arange(4000)].split(100)), "datapoint 0 of minibatch 25"),
+}
+
+
+@pytest.mark.parametrize("kind", HOLEY)
+def test_what_is_not_finite_is_named_by_its_row(kind):
+    make, row = HOLEY[kind]
+    data = make()
+    size = 10 if kind == "data set" else 100
+    with pytest.raises(ValueError, match=f"got 1 NaN or infinite value in argument 0, the first in {row};"):
+        fit(Passing(), data, samples=4000, batch_size=size, progress=False)
+
+
+class Passing(Spy):
+    def note(self, x, *labels, places):
+        pass

@@ -206,8 +206,8 @@ def _read_csv(path: Path) -> np.ndarray:
         for cell in row:
             if not _is_number(cell):
                 raise ValueError(
-                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, and drop "
-                    "columns of text"
+                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, and "
+                    "drop columns of text"
                 )
     return np.array([row for _, row in rows], dtype=np.float64)
 

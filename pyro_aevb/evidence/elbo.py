@@ -10,6 +10,7 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.estimates import Estimate
+from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -60,6 +61,7 @@ def elbo(
     >>> [round(v, 4) for v in bound.value.tolist()], round(bound.mean().value, 4)
     ([-1.2655, -2.2655], -1.7655)
     """
+    check_sizes(num_particles=num_particles)
     check_callables(model, guide)
     batches = minibatches(args, batch_size)
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import check_integers
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers.ais import Tick
@@ -67,7 +68,8 @@ class Estimator(ABC):
 
 
 def check_sizes(**sizes: int | None) -> None:
-    """Raise ``ValueError`` unless every size that is given is 1 or more."""
+    """Raise ``TypeError`` unless every size that is given is an integer, ``ValueError`` unless it is 1 or more."""
+    check_integers(**sizes)
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"expected {name} of 1 or more, got {size}")

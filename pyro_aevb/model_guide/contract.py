@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -15,6 +16,7 @@ from pyro.poutine.messenger import _bound_partial, _context_wrap
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyro_aevb.data_source import Frame, not_a_tensor
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -71,7 +73,7 @@ def read(
 
 
 def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> None:
-    """Raise ``TypeError`` unless ``fn`` can be called with these arguments, as far as its signature tells.
+    """Raise ``TypeError`` unless ``fn`` can be called with these arguments, by their kinds and its signature.
 
     Args:
         half: "model" or "guide".
@@ -81,6 +83,9 @@ def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs
     """
     if fn is None:
         return
+    for place, value in enumerate(args):
+        if isinstance(value, np.ndarray | Frame) and not isinstance(value, Tensor):
+            raise not_a_tensor(value, place)
     bare = _without_handlers(fn)
     try:
         signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)

@@ -7,10 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from pyro_aevb.data_source import check_integers
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.regular import check_regular
 from pyro_aevb.files.safetensors_state import pack, unpack
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".safetensors"
 
 
@@ -36,6 +38,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        check_integers(checkpoints_kept=keep)
         if keep < 2:
             raise ValueError(f"expected to keep 2 checkpoints or more, got {keep}; the last one may be cut short")
         self.folder, self.keep = Path(folder), keep
@@ -98,10 +101,16 @@ class Checkpoints:
 
 
 def _read(path: Path) -> Any:
+    check_regular(path)
     data = path.read_bytes()
     if _digest(data) != path.name.removesuffix(SUFFIX).rpartition("-")[2]:
         raise ValueError("its content has another checksum than its name: it was cut short or altered")
     content = unpack(data)
+    if content["format"] < FORMAT:
+        raise ValueError(
+            f"it has format {content['format']} of an older pyro_aevb, and this version reads {FORMAT}: end the run "
+            "with that version"
+        )
     if content["format"] > FORMAT:
         raise ValueError(f"it has format {content['format']}, and this version reads up to {FORMAT}: upgrade pyro_aevb")
     return content["state"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -51,11 +53,16 @@ def _check_smaller(learner: Learner, args: Args, usual: int) -> None:
         ) from error
 
 
+def _row(done: int, place: int) -> str:
+    return f"row {done + place} of the data"
+
+
 def _check_all(learner: Learner, feed: Permutations | Passes, batch_size: int) -> None:
     """Check the pair on all data in RAM: in chunks, or in minibatches of the real size where it takes only those."""
-    any_size = True
+    any_size, done = True, 0
     for args in feed.everything(max(CHUNK, batch_size)):
-        check_data(*args)
+        check_data(*args, name=functools.partial(_row, done))
+        done += len(args[0])
         if any_size:
             try:
                 learner.check(*args)

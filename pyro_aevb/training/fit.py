@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.data_source import Data, DataSet, Stream, data_source
+from pyro_aevb.data_source import Data, DataSet, Stream, check_integers, data_source
 from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.objectives.sgvb import SGVB
@@ -220,6 +220,7 @@ def _check_options(
             _ = optimizer.param_groups  # which a Pyro optimizer hasn't, and says so
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
+    check_integers(kl_warm_up=kl_warm_up)
     if kl_warm_up is not None:
         if kl_warm_up < 1:
             raise ValueError(f"expected kl_warm_up of 1 sample or more, got {kl_warm_up}")

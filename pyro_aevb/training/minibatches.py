@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyro_aevb.data_source import DataSet, Stream
+from pyro_aevb.data_source import DataSet, Stream, check_integers
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.random_state import OwnRandomState
+from pyro_aevb.training.computed_permutation import ComputedPermutation
 from pyro_aevb.training.kept_states import KeptStates, tells_its_state
 
+MOST_STORED = 2**24  # datapoints whose order is drawn as a whole; that of more is computed where it is needed
 PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of it that this process takes
 
 
@@ -47,8 +49,17 @@ class Permutations:
 
     def _begin(self) -> None:
         self._before = self._generator.get_state()
-        order = torch.randperm(len(self.data), generator=self._generator)
-        self._order, self._place = order.to(self.data.index_device), 0
+        size, device = len(self.data), self.data.index_device
+        self._order: Tensor | ComputedPermutation
+        if size <= MOST_STORED:
+            self._order = torch.randperm(size, generator=self._generator).to(device)
+        else:
+            self._order = ComputedPermutation(size, self._generator)
+        self._place = 0
+
+    def _places(self, begin: int, end: int) -> Tensor:
+        """Return which datapoints come in these places of the pass."""
+        return self._order[begin:end].to(self.data.index_device)
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common: its numbers, and a checksum of rows from all over the data."""
@@ -65,7 +76,7 @@ class Permutations:
         state, found = self._kept.state_dict(), []
         for _ in range(2):
             with OwnRandomState(0).in_use():
-                found.append(checksum(self.data.at(self._order[: self.batch_size], drawn=False)))
+                found.append(checksum(self.data.at(self._places(0, self.batch_size), drawn=False)))
             self._kept.load_state_dict(state)
         return found[0] == found[1]
 
@@ -74,7 +85,8 @@ class Permutations:
         usual, rest = min(self.batch_size, total or self.batch_size), (total or 0) % self._one_pass
         last = [self._one_pass % self.batch_size] if total is None or total >= self._one_pass else []
         sizes = dict.fromkeys([usual, *(size for size in (*last, rest % self.batch_size) if size)])
-        return [self.data.at(self._order[: self.batch_size][:size][part_of(size)]) for size in sizes]
+        first = self._places(0, self.batch_size)
+        return [self.data.at(first[:size][part_of(size)]) for size in sizes]
 
     def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield all of the data in chunks; none of what is on disk."""
@@ -84,7 +96,7 @@ class Permutations:
         """Return the next minibatch, of ``most`` datapoints at most; the last one of a pass may be smaller."""
         if self._place >= self._one_pass:
             self._begin()
-        places = self._order[self._place : min(self._place + self.batch_size, self._one_pass)][:most]
+        places = self._places(self._place, min(self._place + self.batch_size, self._one_pass))[:most]
         self._place += len(places)
         part = places[part_of(len(places))]
         return Taken(Minibatch(self.data.at(part, drawn=False), part, places, self.data.draw), len(places))
@@ -271,6 +283,7 @@ def minibatches(
     data: DataSet | Stream, batch_size: int, seed: int, passes: int | None, drop_last: bool
 ) -> Permutations | Passes:
     """Return the minibatches of ``data``; ``passes`` is how often to go through a stream."""
+    check_integers(seed=seed)
     if isinstance(data, DataSet):
         return Permutations(data, batch_size, seed, drop_last)
     return Passes(data, passes)

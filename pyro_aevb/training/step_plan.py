@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.data_source import DataSet, Stream
+from pyro_aevb.data_source import DataSet, Stream, check_integers
 from pyro_aevb.learners.step import StepSettings
 from pyro_aevb.training.history import History
 from pyro_aevb.training.ranks import Ranks
@@ -46,14 +46,22 @@ def length_of(
     """Return the length of a run; arguments as for :func:`~pyro_aevb.training.fit`.
 
     Raises:
-        ValueError: for sizes below 1, ``samples`` and ``epochs`` together, ``drop_last`` with a stream.
+        TypeError: for numbers that aren't integers.
+        ValueError: for sizes below 1, ``samples`` and ``epochs`` together, ``drop_last`` with a stream, several epochs
+            of what can be gone through once.
     """
+    check_integers(samples=samples, epochs=epochs, batch_size=batch_size, dataset_size=dataset_size)
     indexed = isinstance(source, DataSet)
     if (samples is not None and epochs is not None) or (indexed and samples is epochs):
         raise ValueError(f"expected samples or epochs, one of them, got samples={samples} and epochs={epochs}")
     if min(n for n in (samples, epochs, 1) if n is not None) < 1 or batch_size < 1:
         got = epochs if samples is None else samples
         raise ValueError(f"expected 1 or more training samples and a batch_size of 1 or more, got {got}, {batch_size}")
+    if isinstance(source, Stream) and source.once and (epochs or 1) > 1:
+        raise ValueError(
+            f"expected data that can be gone through {epochs} times, got {type(source.data).__name__}, which is gone "
+            "through once; pass a DataLoader, a Dataset or an object whose __iter__ begins anew, or samples="
+        )
     if drop_last and not indexed:
         raise ValueError(
             "expected a data set for drop_last, got a stream, which makes its own minibatches; pass "
@@ -73,6 +81,7 @@ class Evaluations:
     """When a run is evaluated: every so many datapoints, or at given counts of them."""
 
     def __init__(self, every: int | None, at: Sequence[int], one_pass: int | None) -> None:
+        check_integers(evaluate_every=every)
         self.every, self.at = one_pass if every is None and not at else every, at
 
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, DataSet, check_data, data_source
+from pyro_aevb.data_source import Data, DataSet, check_data, check_integers, data_source
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import read
@@ -46,6 +46,7 @@ class ValidationBound:
         compile: Compile | None = None,
         seed: int = 0,
     ) -> None:
+        check_integers(validation_particles=num_particles)
         model, guide = learner.model, learner.guide
         if guide is None:
             raise ValueError(
@@ -91,6 +92,7 @@ class Best:
     """The parameters at the best record so far, by the value called ``monitor``; larger is better."""
 
     def __init__(self, monitor: str | None, patience: int | None, keep: bool) -> None:
+        check_integers(patience=patience)
         if (patience is not None or keep) and monitor is None:
             raise ValueError(
                 "expected a value to go by for patience and keep_best, got neither validation data nor monitor=; pass "

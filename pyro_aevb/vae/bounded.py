@@ -1,4 +1,4 @@
-"""What a file's description may have built: so much and no more, known before memory is taken for it."""
+"""Bounds on what is computed, known before memory is taken for it: for what a file's description has built."""
 
 from __future__ import annotations
 

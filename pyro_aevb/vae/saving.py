@@ -3,12 +3,12 @@
 Nothing in the folder is code.  Networks, functions and classes that :mod:`pyro_aevb.vae.descriptions` has no name for
 are marked ``custom``; the caller of ``load`` passes them.
 
-``vae.json`` is read first: it holds a checksum of what it says itself and the checksum of the weights, and the checksum's first digits are in the name of
-their file.  ``save`` writes the weights, then replaces ``vae.json`` in one operation, then removes the old weights, so
-that the folder can be read even if ``save`` is stopped halfway.
+``vae.json`` is read first: it holds a checksum of what it says itself, and the checksum of the weights, whose first
+digits are in the name of their file.  ``save`` writes the weights, then replaces ``vae.json`` in one operation, then
+removes the old weights, so that the folder can be read even if ``save`` is stopped halfway.
 
-What ``vae.json`` describes is built within bounds that the weights set (:func:`_bounds`), so that one written by somebody
-else takes no more time and memory to refuse than a VAE with these weights takes to load.
+What ``vae.json`` describes is built within bounds that the weights set: one written by somebody else takes no more time
+and memory to refuse than a VAE with these weights takes to load.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def _describe_part(vae: VAE, name: str) -> Any:
 def _bounds(weights: Mapping[str, Tensor]) -> Bounded:
     """Return how much may be computed to build a VAE with these weights.
 
-    Building one makes each of its numbers a few times, and checks it on a few rows, in a few hundred operations for each
-    part.  A GB of numbers comes on top, for the inputs of networks whose weights are few.
+    Building one makes each of its numbers a few times, and checks it on a few rows, in up to a hundred operations for
+    each tensor.  A GB of numbers comes on top, for the inputs of networks whose weights are few.
     """
     numbers = sum(tensor.numel() for tensor in weights.values())
     return Bounded(most_numbers=2**28 + 30 * numbers, most_operations=2000 + 300 * len(weights))
@@ -336,11 +336,12 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     if isinstance(record, dict) and type(record.get("format")) is int and 0 < record["format"] != FORMAT:
         versions = record.get("versions")
         writer = versions.get("pyro_aevb") if isinstance(versions, dict) else "unknown"
-        newer = record["format"] > FORMAT
-        remedy = "upgrade" if newer else "load and save it with one in between, or save the model again"
+        age, remedy = "an older", "load and save it with one in between, or save the model again"
+        if record["format"] > FORMAT:
+            age, remedy = "a newer", "upgrade"
         raise ValueError(
-            f"expected a folder of format {FORMAT}, got {record['format']}, written by {'a newer' if newer else 'an older'}"
-            f" pyro_aevb ({writer}); this is {__version__}: {remedy}"
+            f"expected a folder of format {FORMAT}, got {record['format']}, written by {age} pyro_aevb ({writer}); "
+            f"this is {__version__}: {remedy}"
         )
     _check_fields(record, FIELDS, path)
     if record["checksum"] != _checksum(record):

@@ -216,12 +216,12 @@ def read_array_of_its_kind(folder):
 
 def test_a_compressed_array_that_is_large_or_repeats_itself_but_not_both(tmp_path, monkeypatch):
     module = sys.modules[read_array.__module__]
-    monkeypatch.setattr(module, "MOST_INFLATED", 10_000)
+    monkeypatch.setattr(module, "MOST_INFLATED", 100_000)
     path = tmp_path / "x.npz"
-    np.savez_compressed(path, np.zeros(2000, np.float32))
-    assert read_array(path).shape == (2000,)
-    np.savez_compressed(path, np.random.default_rng(0).normal(size=(5000,)))
-    assert read_array(path).shape == (5000,)
+    np.savez_compressed(path, np.zeros(20_000, np.float32))
+    assert read_array(path).shape == (20_000,)
+    np.savez_compressed(path, np.random.default_rng(0).normal(size=(25_000,)))
+    assert read_array(path).shape == (25_000,)
     np.savez_compressed(path, np.zeros(100_000))
     with pytest.raises(ValueError, match=r"save it as .npy"):
         read_array(path)

@@ -281,7 +281,22 @@ def test_a_newer_format_is_left_alone(tmp_path):
     checkpoints.write({"a": 1})
     data = pack({"format": 99, "state": {"b": 2}})
     (tmp_path / f"checkpoint-00000002-{hashlib.sha256(data).hexdigest()[:32]}.safetensors").write_bytes(data)
-    with pytest.warns(UserWarning, match="format 99, and this version reads up to 1: upgrade"):
+    with pytest.warns(UserWarning, match="format 99, and this version reads up to 2: upgrade"):
+        assert checkpoints.newest() == {"a": 1}
+
+
+def test_an_older_format_is_said(tmp_path):
+    data = pack({"format": 1, "state": {"b": 2}})
+    (tmp_path / f"checkpoint-00000002-{hashlib.sha256(data).hexdigest()[:32]}.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"none that can be read: .*format 1 of an older .* reads 2: end the run with"):
+        Checkpoints(tmp_path).newest()
+
+
+def test_a_pipe_among_the_checkpoints_is_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write({"a": 1})
+    os.mkfifo(tmp_path / f"checkpoint-00000002-{'0' * 32}.safetensors")
+    with pytest.warns(UserWarning, match="expected a file, got .*, which is a pipe"):
         assert checkpoints.newest() == {"a": 1}
 
 
@@ -467,7 +482,7 @@ def test_losses_are_read_at(monkeypatch, ending):
     learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
     learner.prepare(x)
     monkeypatch.setattr(learner._gradients, "of", lambda batch: AEVBInfo(torch.tensor(math.nan), torch.tensor(0.0), ()))
-    learner._has_gradient = True
+    learner._first.had.update(learner.parameters_of("optim"))
     steps = {"the end": 3, "an evaluation": 2, "a hundred steps": 100}[ending]
     with pytest.raises(NonFiniteLossError, match=f"{steps} steps ago"):
         fit(

@@ -647,7 +647,7 @@ def test_a_description_that_lacks_a_field(field, tmp_path):
         load(tmp_path)
 
 
-FLOWS = {"num_flows": 10**5, "hidden_dim": None}
+FLOWS = {"num_flows": 10**5, "hidden_dim": 4}
 HOSTILE = {
     "a wide layer": {"hidden_dims": [10**5, 10**5]},
     "a wide first layer": {"x_dim": 10**9},
@@ -665,7 +665,6 @@ HOSTILE = {
     "many datapoints": {"posterior": {"class": "posteriors.FreeForm", "arguments": {
         "posterior": {"class": "posteriors.DiagonalGaussian", "arguments": {}}, "num_data": 10**9}}},
     "a large image": {"image_shape": [1, 10**5, 10**5], "x_dim": 10**10},
-    "a large image, narrow": {"image_shape": [5, 1, 1], "hidden_dims": [10**5, 10**6]},
 }  # fmt: skip
 
 
@@ -675,7 +674,7 @@ def test_a_description_of_what_is_too_large_is_refused_before_it_is_built(kind, 
     save(small(), tmp_path)
     edit(tmp_path, **{f"vae__{name}": value for name, value in HOSTILE[kind].items()})
     began = time.process_time()
-    with limited(600), pytest.raises(ValueError, match="expected") as caught:
+    with limited(600), pytest.raises(ValueError, match=r"got TooLargeError: more than \d+ [no]") as caught:
         load(tmp_path)
     assert time.process_time() - began < 3
     assert len(str(caught.value)) < 2000

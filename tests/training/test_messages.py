@@ -1,0 +1,93 @@
+"""What is passed by mistake is said in one sentence, and the sentence's remedy works."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from pairs import bernoulli_vae
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_aevb import AEVB, elbo, log_marginal_likelihood
+from pyro_aevb.model_guide import log_density, read
+from pyro_aevb.training import fit
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+
+
+def train(data=None, **options):
+    vae, x = bernoulli_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
+    options = {"validation": x} | options if "validation_particles" in options else options
+    return fit(learner, x if data is None else data(x), **({"progress": False, "batch_size": 8} | options))
+
+
+NUMBERS = {
+    "epochs": {"epochs": 2.0}, "samples": {"samples": 1e3}, "batch_size": {"batch_size": 8.0, "samples": 8},
+    "dataset_size": {"dataset_size": 40.0, "samples": 8}, "evaluate_every": {"evaluate_every": 8.0, "samples": 8},
+    "patience": {"patience": 1.5, "samples": 8}, "seed": {"seed": "0", "samples": 8},
+    "checkpoints_kept": {"checkpoints_kept": 2.5, "checkpoint_dir": "never", "samples": 8},
+    "kl_warm_up": {"kl_warm_up": 10.0, "samples": 8},
+    "validation_particles": {"validation_particles": 2.0, "samples": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_are_no_integers(name):
+    with pytest.raises(TypeError, match=rf"expected an integer for {name}, got .*; pass int\("):
+        train(**NUMBERS[name])
+
+
+def test_integers_of_numpys_are_integers():
+    assert train(samples=np.int64(16), batch_size=np.int32(8)).samples == 16
+
+
+@pytest.mark.parametrize("evaluate", [elbo, log_marginal_likelihood])
+def test_numbers_of_an_evaluation_that_are_no_integers(evaluate):
+    vae, x = bernoulli_vae()
+    for name in ("num_particles", "batch_size"):
+        with pytest.raises(TypeError, match=f"expected an integer for {name}, got 3.0"):
+            evaluate(vae.model, vae.guide, x, **{name: 3.0})
+
+
+def test_a_generator_has_one_pass():
+    def once(x):
+        return (part for part in x.split(8))
+
+    with pytest.raises(ValueError, match=r"gone through 3 times, got generator, .*; pass a DataLoader, a Dataset or"):
+        train(once, epochs=3)
+    assert train(once, epochs=1).samples == train(once).samples == 40
+    assert train(once, samples=16).samples == 16
+    assert train(lambda x: DataLoader(TensorDataset(x), 8), epochs=3).samples == 120
+    assert train(lambda x: DataLoader(TensorDataset(x), 8), epochs=3, dataset_size=40).samples == 120
+
+
+class Table:
+    """A frame: its columns are what it is indexed by."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, column):
+        raise KeyError(column)
+
+    def to_numpy(self):
+        return self.x.numpy()
+
+
+@pytest.mark.parametrize("kind", [Table, lambda x: x.numpy()])
+def test_a_frame_where_a_tensor_is_expected(kind):
+    vae, x = bernoulli_vae()
+    table = kind(x)
+    learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
+    for use in (
+        learner.step, learner.prepare, learner.check, lambda x: read(vae.model, vae.guide, (x,)),
+        lambda x: log_density(vae.model, vae.guide, x),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=r"expected tensors, got (Table|ndarray) as argument 0; use torch.as_t"):
+            use(table)
+    vae.float()  # the numbers of a frame come in torch's default dtype
+    assert fit(learner, kind(x.float()), samples=8, batch_size=8, progress=False).samples == 8
