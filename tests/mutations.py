@@ -750,7 +750,7 @@ MUTATIONS = [
     ),
     Mutation(
         "vae/saving.py",
-        'if record["checksum"] != _checksum(record):',
+        'if record["checksum"] != checksum(record):',
         "if False:",
         (f"{SAVING}::test_no_changed_byte_of_a_description_makes_another_model",),
     ),

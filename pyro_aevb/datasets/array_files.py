@@ -12,6 +12,7 @@ import csv
 import io
 import math
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -151,7 +152,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
+    with path.open("rb") as content, _archive(content, path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if (key is None and len(members) != 1) or (key is not None and key not in members):
             got = f"{key!r}" if key is not None else "no key"
@@ -167,10 +168,19 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
             with archive.open(member) as file:
                 _check_header(file, member.file_size, path)
             return np.asarray(np.load(io.BytesIO(archive.read(member)), allow_pickle=False))
-        except (RuntimeError, NotImplementedError) as error:  # encrypted, or of a compression that isn't known
-            raise ValueError(
-                f"expected an .npz as NumPy saves it, got {path}: {error}; save it with numpy.savez_compressed"
-            ) from error
+        except (RuntimeError, NotImplementedError, OSError, struct.error) as error:  # encrypted, compressed otherwise
+            raise _odd(path, error) from error
+
+
+def _archive(content: IO[bytes], path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(content)
+    except (NotImplementedError, OSError, OverflowError, struct.error) as error:  # places outside of the file
+        raise _odd(path, error) from error
+
+
+def _odd(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"expected an .npz as NumPy saves it, got {path}: {error}; save it with numpy.savez_compressed")
 
 
 def _check_header(file: IO[bytes], size: int, path: Path) -> None:
@@ -179,7 +189,7 @@ def _check_header(file: IO[bytes], size: int, path: Path) -> None:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except Exception as error:  # whatever NumPy raises for a header that is damaged
         raise ValueError(f"expected an array of numbers in {path}, got: {error}; save it as float32") from error
     if dtype.kind not in "biuf":
         raise ValueError(f"expected an array of numbers in {path}, got one of {dtype}; save it as float32")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 8
-BLOCK = 2**16  # places computed at a time
+BLOCK = 2**14  # places computed at a time; few enough for torch to use one thread
 MULTIPLIER = 0x5851F42D4C957F2D  # of Knuth's generator; its products wrap around
 
 

@@ -93,7 +93,7 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
         "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in PARTS},
     }
     record = json.loads(json.dumps(record, allow_nan=False, default=int))  # whole numbers of NumPy's are int's
-    text = json.dumps(record | {"checksum": _checksum(record)}, indent=1) + "\n"
+    text = json.dumps(record | {"checksum": checksum(record)}, indent=1) + "\n"
     with locked(folder):
         write_atomically(folder / _weights_name(digest), weights)
         write_atomically(folder / "vae.json", text.encode())
@@ -321,7 +321,7 @@ VAE_FIELDS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def _checksum(record: Mapping[str, Any]) -> str:
+def checksum(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a description's values, however they are set out, without its own checksum."""
     values = {name: value for name, value in record.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -344,8 +344,8 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
             f"this is {__version__}: {remedy}"
         )
     _check_fields(record, FIELDS, path)
-    if record["checksum"] != _checksum(record):
-        raise ValueError(f"expected the checksum of what {path} says, {_checksum(record)}, got another; {DAMAGED}")
+    if record["checksum"] != checksum(record):
+        raise ValueError(f"expected the checksum of what {path} says, {checksum(record)}, got another; {DAMAGED}")
     _check_fields(record["vae"], VAE_FIELDS, path)
     for name, fits in (
         ("format", record["format"] == FORMAT),

@@ -166,6 +166,12 @@ def patched(content, **at):
     return bytes(content)
 
 
+def moved(content):
+    """A zip whose list of contents is said to be larger than it is."""
+    end = content.rindex(b"PK\x05\x06")
+    return content[: end + 12] + struct.pack("<I", end + 7) + content[end + 16 :]
+
+
 BOMBS = {
     "a header of 4 TB": ("x.npy", npy((2**40,)), "got 128 bytes where shape"),
     "a header of less than there is": ("x.npy", npy((2,), content=bytes(12)), "got 140 bytes where .* needs 136"),
@@ -174,6 +180,16 @@ BOMBS = {
     "zeros": ("x.npz", npz(zeros(260)), "isn't much larger than its file, got 272629888 bytes out of"),
     "encrypted": ("x.npz", patched(npz([npy((2,), content=bytes(8))]), flags=1), "encrypted, password required"),
     "compressed in another way": ("x.npz", patched(npz([npy((2,))]), compression=99), "compression"),
+    "a place before the beginning": (
+        "x.npz",
+        moved(npz([npy((2,), content=bytes(8))])),
+        "whole .npz file, got|an .npz as NumPy saves it, got",
+    ),
+    "a header that isn't closed": (
+        "x.npy",
+        npy((2,), content=bytes(8)).replace(b"}", b" "),
+        "expected an array of num",
+    ),
     "no .npy": ("x.npz", npz([b"hello"], "x"), "expected an array of numbers"),
     "text": ("x.npy", npy((2,), "<U8", bytes(64)), "expected an array of numbers in .*, got one of <U8"),
     "a quote that isn't closed": ("x.csv", b'1,2\n"3,4\n5,6\n', "unexpected end of data"),

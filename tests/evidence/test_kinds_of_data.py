@@ -141,7 +141,7 @@ REFUSED = {
     "a number": (torch.tensor(1.0), ValueError, "datapoints, got a single number"),
     "nothing": (X[:0], ValueError, "at least one datapoint"),
     "an empty stream": (iter(()), ValueError, "at least one datapoint, got a stream without minibatches"),
-    "NaN": (torch.where(X > 0, X, torch.nan), ValueError, "finite data.*datapoint 0"),
+    "NaN": (torch.where(X > 0, X, torch.nan), ValueError, "finite data.*(datapoint|row) 0"),
     "pairs for model(x)": (
         DataLoader(TensorDataset(X, X[:, 0]), batch_size=10), TypeError,
         r"(model|guide)\(x\) takes, got 2 .*leaves the label out",
