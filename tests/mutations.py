@@ -391,7 +391,7 @@ MUTATIONS = [
     Mutation(
         "one_thread.py",
         "if _running.get(process) is mine:",
-        "if False:",
+        "if running is None:",
         ("tests/test_one_thread.py::test_it_ends_with_an_error",),
     ),
     Mutation(
@@ -713,6 +713,30 @@ MUTATIONS = [
         ("tests/test_data_source.py::test_what_is_not_finite_is_named_by_its_row",),
     ),
     Mutation(
+        "data_source.py",
+        'if number is not None and not hasattr(number, "__index__"):',
+        "if number == name:",
+        ("tests/training/test_messages.py::test_numbers_that_are_no_integers",),
+    ),
+    Mutation(
+        "model_guide/contract.py",
+        "if isinstance(value, np.ndarray | Frame) and not isinstance(value, Tensor):",
+        "if value is None:",
+        ("tests/training/test_messages.py::test_a_frame_where_a_tensor_is_expected",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "if width * height > MOST_PIXELS:",
+        "if width < 0:",
+        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "csv.reader(file, strict=True)",
+        "csv.reader(file)",
+        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+    ),
+    Mutation(
         "training/computed_permutation.py",
         "result[beyond] = self._network(result[beyond])",
         "result[beyond] %= self._size",
@@ -745,7 +769,7 @@ MUTATIONS = [
     Mutation(
         "vae/bounded.py",
         "if self._operations > self._most_operations:",
-        "if False:",
+        "if self._most_operations < 0:",
         (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many layers]",),
     ),
     Mutation(
