@@ -73,7 +73,7 @@ def made(fault: Fault, configuration: str, trials: int, parent: Path) -> collect
         try:
             found.update(fault.trial(configuration, rng, folder, parent, left))
         except AssertionError as error:
-            found[f"WRONG: {error}"] += 1
+            found[f"WRONG: {(str(error).strip().splitlines() or [repr(error)])[-1]}"] += 1
         shutil.rmtree(folder, ignore_errors=True)
     return found
 

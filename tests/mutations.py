@@ -776,7 +776,7 @@ MUTATIONS = [
         "vae/saving.py",
         'if record["checksum"] != checksum(record):',
         "if False:",
-        (f"{SAVING}::test_no_changed_byte_of_a_description_makes_another_model",),
+        (f"{SAVING}::test_another_number_in_a_description_is_no_other_model",),
     ),
     # -- learners: what trains nothing --------------------------------------------------------------------------------
     Mutation(

@@ -14,6 +14,8 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: for a pipe, a socket, a device or a folder.
+        OSError: for a path that leads nowhere: a link to itself, a folder that can't be entered; ``FileNotFoundError``
+            where there is nothing.
 
     >>> from pyro_aevb.files.regular import check_regular
     >>> check_regular("/dev/zero")
@@ -21,7 +23,15 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     ...
     ValueError: expected a file, got /dev/zero, which is a device; copy what is to be read into a file
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"expected a file, got {os.fspath(path)}: {error.strerror}; check where the path leads",
+        ) from error
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
         kind = kinds.get(stat.S_IFMT(mode), "device")

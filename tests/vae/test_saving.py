@@ -697,6 +697,19 @@ def limited():
     return more
 
 
+def test_another_number_in_a_description_is_no_other_model(tmp_path):
+    """A scale is no tensor: nothing but the checksum knows it."""
+    save(small(likelihood=FixedGaussian(0.5)), tmp_path)
+    path = tmp_path / "vae.json"
+    text = path.read_text()
+    assert text.count('"scale": 0.5') == 1
+    path.write_text(text.replace('"scale": 0.5', '"scale": 0.7'))
+    with pytest.raises(ValueError, match=r"expected the checksum of what .*vae.json says, [0-9a-f]{64}, got another"):
+        load(tmp_path)
+    path.write_text(json.dumps(json.loads(text)))  # the same, set out in one line
+    assert load(tmp_path).likelihood.scale == 0.5
+
+
 def test_no_changed_byte_of_a_description_makes_another_model(tmp_path):
     """It is refused, or it says the same."""
     vae = small(prior="mixture")
@@ -725,6 +738,9 @@ def test_no_file_but_a_regular_one(tmp_path):
     for path, kind in kinds.items():
         with pytest.raises(ValueError, match=f"expected a file, got .* which is a {kind}; copy"):
             check_regular(path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match=r"expected a file, got .*loop: .*; check where the path leads"):
+        check_regular(tmp_path / "loop")
     (tmp_path / "link").symlink_to(__file__)
     check_regular(tmp_path / "link")
 
