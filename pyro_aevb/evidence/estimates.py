@@ -52,7 +52,8 @@ class Evidence:
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
             weights.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
-            on.  NaN with too few weights for a tail, -inf if the largest are equal, ``None`` for a method without it.
+            on.  NaN with too few weights for a tail, -inf if the largest are equal, inf if one or a few outweigh the
+            rest; ``None`` for a method without it.
         settled: whether quadrature's error is below its tolerance; ``None`` for other methods.
         upper: bidirectional Monte Carlo's upper side; else ``None``.
         data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.

@@ -118,6 +118,7 @@ def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tens
     """Return the generalized Pareto shape of the tail of K weights, (M,), as PSIS takes it.
 
     It is -inf for a datapoint whose largest weights are equal but for rounding, and NaN if K is too small for a tail.
+    Fewer than five weights above the rest have no shape: it is +inf if they outweigh the rest of the tail, else -inf.
 
     Args:
         largest: (at least ``tail_length(K) + 1``, M), the largest log weights in falling order.
@@ -135,8 +136,11 @@ def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tens
     weight = (tail - tail[0]).exp()
     excess = weight[:-1] - weight[-1]
     equal = tail[0] - tail[-1] <= ROUNDING * eps * tail[0].abs().clamp(min=1.0)
-    fits = ~equal & ((excess > 0).sum(0) >= 5)
-    shapes = [_pareto_shape(e[e > 0]) if fit else -torch.inf for e, fit in zip(excess.T, fits.tolist(), strict=True)]
+    above = excess > 0
+    fits = ~equal & (above.sum(0) >= 5)
+    outweighed = ~equal & (torch.where(above, weight[:-1], 0.0).sum(0) > 0.5 * weight.sum(0))
+    without = torch.where(outweighed, torch.inf, -torch.inf)
+    shapes = [_pareto_shape(excess[above[:, m], m]) if fit else without[m].item() for m, fit in enumerate(fits)]
     return largest.new_tensor(shapes)
 
 

@@ -167,7 +167,7 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
     if bad.any():
         warnings.warn(
             f"pareto_k is above {SAFE_PARETO_K} for {int(bad.sum())} of {len(bad)} datapoints, up to "
-            f"{pareto_k.nan_to_num(nan=-torch.inf).max():.2f}: their values and standard errors can't be relied on; "
+            f"{pareto_k[bad].max():.2f}: their values and standard errors can't be relied on; "
             "raise num_particles, train a wider guide, or use method='ais'",
             stacklevel=3,
         )

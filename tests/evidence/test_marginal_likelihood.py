@@ -451,6 +451,36 @@ def test_weights_in_steps_have_a_tail_too(num_particles, largest, rest, finite):
     assert not (shape > 0.7).any()
 
 
+@pytest.mark.parametrize(
+    "log_weight",
+    [
+        3e6 * torch.linspace(-1, 1, 1000).double(),  # next to the largest, the others are zero in floating point
+        torch.tensor([20.0] + [0.0] * 999).double(),  # one weight that counts, of a thousand
+    ],
+    ids=["underflow", "one"],
+)
+def test_a_few_weights_that_outweigh_the_rest_are_a_heavy_tail(log_weight):
+    assert (log_mean(log_weight[:, None]).pareto_k() == torch.inf).all()
+
+
+def test_a_tail_without_a_shape_is_warned_about_in_a_short_line():
+    """A guide a thousand of its widths off."""
+    pair = posterior_pair(LinearGaussian(2, 2, 4))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_full((len(x), 2), 1e5), 100.0).to_event(1))
+
+    pair.guide = guide
+    with pytest.warns(UserWarning, match=r"pareto_k is above 0.7 for 2 of 2 datapoints, up to inf: their values"):
+        estimate(pair, torch.zeros(2, 4).double(), method="importance", num_particles=500)
+
+
+def test_a_few_weights_somewhat_above_the_rest_are_no_tail():
+    log_weight = torch.tensor([2.0] * 3 + [1.0] * 997).double().log()
+    assert (log_mean(log_weight[:, None]).pareto_k() == -torch.inf).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_guide_that_is_the_posterior_has_no_tail(dtype, seed):
