@@ -19,6 +19,7 @@ from .evidence.annealing import AIS as AIS, BDMC as BDMC
 from .evidence.elbo import elbo as elbo
 from .evidence.estimates import Estimate as Estimate, Evidence as Evidence, MeanEstimate as MeanEstimate
 from .evidence.evidence_gap import EvidenceGap as EvidenceGap, evidence_gap as evidence_gap
+from .evidence.auto import Auto as Auto
 from .evidence.importance import Importance as Importance
 from .evidence.marginal_likelihood import log_marginal_likelihood as log_marginal_likelihood
 from .evidence.posterior_density import PosteriorDensity as PosteriorDensity

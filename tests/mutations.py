@@ -387,6 +387,24 @@ MUTATIONS = [
         "if False:",
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),
     ),
+    Mutation(
+        "evidence/auto.py",
+        "(tail <= self.largest_pareto_k)",
+        "(tail <= torch.inf)",
+        ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "getattr(annealed, field)[places]",
+        "getattr(annealed, field)[places.flip(0)]",
+        ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "if not torch.allclose(after, before, rtol=1e-4, atol=1e-3, equal_nan=True):",
+        "if after is None:",
+        ("tests/evidence/test_auto.py::test_a_model_that_reads_data_by_their_places_is_refused",),
+    ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
         "one_thread.py",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from pyro_aevb.cli.trained_run import TrainedRun
 
-METHODS = ("importance", "ais", "quadrature")
+METHODS = ("auto", "importance", "ais", "quadrature")
 PICTURE = (".png",)
 
 app = typer.Typer(
@@ -143,9 +143,9 @@ def train_command(
 def evaluate_command(
     model: Model,
     data: Data,
-    method: Annotated[str, typer.Option(help=f"How to estimate log p(x): {', '.join(METHODS)}.")] = "importance",
-    particles: Annotated[int | None, typer.Option(help="Draws or AIS chains a datapoint.", min=1)] = None,
-    temperatures: Annotated[int, typer.Option(help="Of AIS.", min=1)] = 1000,
+    method: Annotated[str, typer.Option(help=f"How to estimate log p(x): {', '.join(METHODS)}.")] = "auto",
+    particles: Annotated[int | None, typer.Option(help="Draws, or chains of ais, a datapoint.", min=1)] = None,
+    temperatures: Annotated[int, typer.Option(help="Of AIS, in ais and auto.", min=1)] = 1000,
     limit: Limit = None,
     part: Part = "test",
     key: Key = None,
@@ -158,6 +158,9 @@ def evaluate_command(
 ) -> None:
     """Print the bound and log p(x) of DATA under MODEL, in nats per datapoint, with standard errors.
 
+    By default, auto, log p(x) is estimated by importance sampling, and by AIS for datapoints whose weights have a heavy
+    tail.
+
     \b
     Examples:
       pyro-aevb evaluate run digits --particles 1000
@@ -165,15 +168,16 @@ def evaluate_command(
     """
     one_of("--method", method, METHODS)
     from pyro_aevb.cli.reports import print_evidence
-    from pyro_aevb.evidence import AIS, elbo, log_marginal_likelihood
+    from pyro_aevb.evidence import AIS, Auto, elbo, log_marginal_likelihood
 
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pair = run.vae.model, run.vae.guide
     bound = elbo(*pair, x, seed=seed).mean()
+    annealing = AIS(temperatures)
     evidence = log_marginal_likelihood(
         *pair,
         x,
-        method=AIS(temperatures) if method == "ais" else method,
+        method={"ais": annealing, "auto": Auto(annealing=annealing)}.get(method, method),
         num_particles=particles,
         seed=seed,
         progress=not quiet,

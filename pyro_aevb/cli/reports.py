@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ def print_training(history: History, out: Path, as_json: bool) -> None:
 def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: int, as_json: bool) -> None:
     """Print the bound and log p(x)."""
     value, error = evidence.mean()
+    methods = collections.Counter(evidence.method or [method] * len(evidence.value))
     if as_json:
         print_json(
             {
@@ -62,6 +64,7 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
                 "standard_error": error,
                 "direction": evidence.direction,
                 "method": method,
+                "methods": methods,
                 "bound": {"value": bound.value, "standard_error": bound.standard_error, "direction": "lower"},
                 "datapoints": len(evidence.value),
                 "seed": seed,
@@ -76,6 +79,8 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
             (f"log p(x), {method}", with_errors(value, error), evidence.direction),
         ]
     )
+    if evidence.method is not None:
+        print("log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items())))
     print(f"{len(evidence.value)} datapoints, seed {seed}; errors cover the noise and the choice of datapoints")
 
 

@@ -1,6 +1,7 @@
 """The bound and log p(x) for each datapoint, with an error and the direction of its bias."""
 
 from pyro_aevb.evidence.annealing import AIS, BDMC
+from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence, MeanEstimate
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
@@ -15,6 +16,7 @@ __all__ = [
     "AIS",
     "BDMC",
     "METHODS",
+    "Auto",
     "Estimate",
     "Estimator",
     "Evaluate",

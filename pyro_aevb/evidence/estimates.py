@@ -5,6 +5,7 @@ Shapes: N datapoints.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -52,11 +53,13 @@ class Evidence:
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
             weights.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
-            on.  NaN with too few weights for a tail, -inf if the largest are equal, inf if one or a few outweigh the
-            rest; ``None`` for a method without it.
+            on.  NaN with too few weights for a tail (AIS's too), -inf if the largest are equal, inf if one or a few
+            outweigh the rest; ``None`` for a method without it.
         settled: whether quadrature's error is below its tolerance; ``None`` for other methods.
         upper: bidirectional Monte Carlo's upper side; else ``None``.
         data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.
+        method: ``"importance"`` or ``"ais"`` for each datapoint, N of them, of :class:`~pyro_aevb.evidence.Auto`; else
+            ``None``.
     """
 
     value: Tensor
@@ -67,6 +70,7 @@ class Evidence:
     settled: Tensor | None = None
     upper: Evidence | None = None
     data: Mapping[str, Tensor] | None = None
+    method: tuple[str, ...] | None = None
 
     def mean(self) -> MeanEstimate:
         """Return the mean over datapoints; its standard error covers the noise and the choice of datapoints alike.
@@ -99,6 +103,7 @@ def concatenate(parts: Sequence[Evidence]) -> Evidence:
 
     uppers = [part.upper for part in parts if part.upper is not None]
     data = [part.data for part in parts if part.data is not None]
+    methods = [part.method for part in parts if part.method is not None]
     return Evidence(
         torch.cat([part.value for part in parts], -1),
         torch.cat([part.standard_error for part in parts], -1),
@@ -108,4 +113,5 @@ def concatenate(parts: Sequence[Evidence]) -> Evidence:
         joined("settled"),
         concatenate(uppers) if uppers else None,
         {name: torch.cat([each[name] for each in data]) for name in data[0]} if data else None,
+        tuple(itertools.chain(*methods)) if methods else None,
     )

@@ -8,6 +8,7 @@ Eq. (8): below log p(x), and rising towards it with K.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -37,6 +38,21 @@ class Importance(Estimator):
         Raises:
             ValueError: for a problem without a guide.
         """
+        weigh = self.weigher(problem)
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            sums = weigh(tick, *args)
+            value, error, ess = sums.result()
+            return Evidence(value, error, "lower", ess, sums.pareto_k())
+
+        return evaluate
+
+    def weigher(self, problem: Problem) -> Callable[..., WeightSums]:
+        """Return the function of a tick and a minibatch that draws from the guide and sums the weights.
+
+        Raises:
+            ValueError: for a problem without a guide.
+        """
         if problem.guide is None:
             raise ValueError("expected a guide to draw from, got None; use method='ais', which starts from the prior")
         num_particles = problem.num_particles or 1000
@@ -48,12 +64,11 @@ class Importance(Estimator):
         )
         density.expected_calls = passes * problem.num_batches
 
-        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+        def weigh(tick: Tick, *args: Tensor) -> WeightSums:
             sums = WeightSums(num_particles)
             for done in range(0, num_particles, chunk):
                 sums.add(density(*args).log_weight[: num_particles - done])  # the last pass may draw too many
                 tick(1 / passes)
-            value, error, ess = sums.result()
-            return Evidence(value, error, "lower", ess, sums.pareto_k())
+            return sums
 
-        return evaluate
+        return weigh

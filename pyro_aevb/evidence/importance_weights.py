@@ -71,10 +71,15 @@ class WeightSums:
 
         Raises ``ValueError`` if the weights of a datapoint are all zero, or one of them is NaN or infinite.
         """
+        found = self.estimate()
+        check_weights(found.value)
+        return found
+
+    def estimate(self) -> LogMeanWeight:
+        """Return :meth:`result` unchecked: of weights that are all zero, -inf with errors that are no number."""
         self._reduce()
         k = self.num_particles
         value = self._shift + self._sum.log() - math.log(k)
-        check_weights(value)
         ess = self._sum.square() / self._sum_of_squares
         variance = (1 / ess - 1 / k).clamp(min=0.0) * k / (k - 1) if k > 1 else ess * torch.nan
         return LogMeanWeight(value, variance.sqrt(), ess)

@@ -1,4 +1,4 @@
-"""log p(x) per datapoint, with an error bar and a direction: one call, five estimators.
+"""log p(x) per datapoint, with an error bar and a direction: one call, six estimators.
 
 Each estimator has a file of its own; checks, minibatches, seeds, progress and the warning of tails are here.
 """
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
+from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
 from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes
 from pyro_aevb.evidence.importance import Importance
@@ -32,6 +33,7 @@ from pyro_aevb.random_state import seeded
 
 METHODS: dict[str, type[Estimator]] = {
     "importance": Importance,
+    "auto": Auto,
     "posterior-density": PosteriorDensity,
     "ais": AIS,
     "bdmc": BDMC,
@@ -59,6 +61,7 @@ def log_marginal_likelihood(
     method                       what it does                                                    direction
     ============================ =============================================================== ==========
     ``"importance"``             log mean weight of K draws from the guide: the IWAE bound L_K   lower
+    ``"auto"``                   importance where its pareto_k vouches for it, AIS for the rest  lower
     ``"posterior-density"``      Kingma & Welling 2013, Appendix D                               upper
     ``"ais"``                    annealed importance sampling, prior (or guide) to joint         lower
     ``"bdmc"``                   AIS both ways on data simulated from the model                  both
@@ -74,9 +77,9 @@ def log_marginal_likelihood(
         args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; ``args[0]`` is x, of
             shape (N, ...), or all of the data, a ``Dataset`` or a ``DataLoader``.
         method: a name, or an :class:`~pyro_aevb.evidence.Estimator` with its options:
-            :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.PosteriorDensity`,
-            :class:`~pyro_aevb.evidence.AIS`, :class:`~pyro_aevb.evidence.BDMC`,
-            :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
+            :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.Auto`,
+            :class:`~pyro_aevb.evidence.PosteriorDensity`, :class:`~pyro_aevb.evidence.AIS`,
+            :class:`~pyro_aevb.evidence.BDMC`, :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
         num_particles: K draws, AIS chains or posterior samples for each datapoint; by default the method's choice.
         batch_size: datapoints evaluated at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.
@@ -109,7 +112,7 @@ def log_marginal_likelihood(
     check_callables(model, guide)
     batches = minibatches(args, batch_size)
     problem = Problem(model, guide, next(iter(batches)), num_particles, len(batches), vectorize, compile)
-    _check_pair(problem, batches, isinstance(estimator, Importance))
+    _check_pair(problem, batches, _draws_from_guide(estimator))
     with evaluated(model, guide) as (its_model, its_guide, _), seeded(seed):
         problem = problem._replace(model=its_model, guide=its_guide)
         evaluate = estimator.prepare(problem)
@@ -146,6 +149,11 @@ def _estimator(method: str | Estimator) -> Estimator:
     return method
 
 
+def _draws_from_guide(estimator: Estimator) -> bool:
+    """Return whether the guide is only drawn from, so that auxiliary sites of it are integrated out."""
+    return isinstance(estimator, Importance) or (isinstance(estimator, Auto) and estimator.annealing.start == "prior")
+
+
 def _check_pair(problem: Problem, batches: Iterable[tuple[Any, ...]], draws_from_guide: bool) -> None:
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
     for batch in batches:
@@ -168,6 +176,6 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
         warnings.warn(
             f"pareto_k is above {SAFE_PARETO_K} for {int(bad.sum())} of {len(bad)} datapoints, up to "
             f"{pareto_k[bad].max():.2f}: their values and standard errors can't be relied on; "
-            "raise num_particles, train a wider guide, or use method='ais'",
+            "raise num_particles, train a wider guide, or use method='auto', which anneals these",
             stacklevel=3,
         )

@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyro_aevb import __version__, load, log_marginal_likelihood
+from pyro_aevb import AIS, Auto, __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
 from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
 from pyro_aevb.cli.objectives import OBJECTIVES
 from pyro_aevb.cli.options import tell
-from pyro_aevb.evidence import elbo
+from pyro_aevb.cli.reports import print_evidence
+from pyro_aevb.evidence import Evidence, elbo
 
 COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info")
 SMALL = ["--hidden-dims", "8", "--latent-dim", "2", "--batch-size", "20"]
@@ -142,7 +143,8 @@ def test_without_tensorboard_it_says_what_to_install(data, tmp_path, monkeypatch
 
 
 def test_evaluate_prints_what_the_library_computes(trained, data, x):
-    result = invoke("evaluate", trained[1], data, "--particles", "200", "--seed", "3", "--limit", "50", "--json")
+    options = ["--particles", "200", "--seed", "3", "--limit", "50", "--json"]
+    result = invoke("evaluate", trained[1], data, "--method", "importance", *options)
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
     vae = load(trained[1])
@@ -156,7 +158,26 @@ def test_evaluate_prints_what_the_library_computes(trained, data, x):
     assert (printed["direction"], printed["method"], printed["datapoints"], printed["seed"]) == (
         "lower", "importance", 50, 3,
     )  # fmt: skip
+    assert printed["methods"] == {"importance": 50}
     assert printed["versions"]["torch"] == torch.__version__
+
+
+def test_evaluate_anneals_what_importance_cannot_be_relied_on_for(trained, data, x):
+    options = ["--particles", "20", "--temperatures", "5", "--limit", "10"]  # draws too few to tell
+    printed = json.loads(invoke("evaluate", trained[1], data, *options, "--json").stdout)
+    assert (printed["method"], printed["methods"], printed["direction"]) == ("auto", {"ais": 10}, "lower")
+    vae = load(trained[1])
+    method = Auto(annealing=AIS(5))
+    right = log_marginal_likelihood(vae.model, vae.guide, x[:10], method=method, num_particles=20, seed=0)
+    assert printed["value"] == pytest.approx(right.mean().value)
+
+
+def test_a_report_says_how_many_were_annealed(capsys):
+    evidence = Evidence(torch.zeros(3), torch.ones(3), "lower", method=("ais", "importance", "ais"))
+    print_evidence(evidence.mean(), evidence, "auto", seed=0, as_json=False)
+    told = capsys.readouterr().out.splitlines()
+    assert told[2].startswith("log p(x), auto")
+    assert told[3] == "log p(x) of 2 by ais, of 1 by importance"
 
 
 @pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower")])
@@ -327,7 +348,7 @@ def test_options_win_over_the_file(tmp_path):
         (["train", "digits", "--patience", "2", "--out", "{out}"], "data for patience and keep_best, got none"),
         (["train", "digits", "--colour", "red", "--out", "{out}"], "No such option: --colour"),
         (["train", "--config", "{out}.toml", "--out", "{out}"], "No such file"),
-        (["evaluate", "{out}", "digits", "--method", "magic"], "--method out of importance, ais, quadrature"),
+        (["evaluate", "{out}", "digits", "--method", "magic"], "--method out of auto, importance, ais, quadrature"),
         (["evaluate", "{out}"], "Missing argument 'DATA'"),
         (["sample", "{out}", "-n", "0", "--out", "x.npy"], "greater than or equal to 1"),
         (["compare", "digits", "--learners", "aevb,em"], "--learners out of aevb, wake-sleep"),

@@ -23,13 +23,14 @@ from pyro.poutine.runtime import _DIM_ALLOCATOR
 from statistics_tools import SIGMAS
 from torch.overrides import TorchFunctionMode
 
-from pyro_aevb import AIS, BDMC, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, Auto, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence import elbo, evidence_gap
 from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, tail_length
 
 METHODS = {
     "importance": (Importance(), 2000),
     "importance, in passes": (Importance(rows_per_pass=7000), 2000),
+    "auto": (Auto(annealing=AIS(200, num_leapfrog=3)), 2000),
     "posterior-density": (PosteriorDensity(), 100),
     "ais": (AIS(200, num_leapfrog=3), 16),
     "ais from the guide": (AIS(50, num_leapfrog=3, start="guide"), 16),
@@ -37,6 +38,7 @@ METHODS = {
 }
 # Of the methods that run chains, the models that are met by default: two that take least; the others are slow.
 CHAINS = {
+    "auto": ("laplace_prior", "two_latents_in_turn"),
     "posterior-density": ("laplace_prior", "two_latents_in_turn"),
     "ais": ("laplace_prior", "two_latents_in_turn"),
     "ais from the guide": ("gamma_poisson", "mixture_prior"),
@@ -115,7 +117,13 @@ def test_exact_cases(name, method):
     options = {"method": options, "num_particles": num_particles, "batch_size": 40, "compile": compile}
     evidence = estimate(pair, *args, **options)
     assert_near(evidence, truth, resolution=0.2)
-    directions = {"importance": "lower", "posterior": "upper", "ais": "lower", "quadrature": "numerical"}
+    directions = {
+        "importance": "lower",
+        "posterior": "upper",
+        "ais": "lower",
+        "auto": "lower",
+        "quadrature": "numerical",
+    }
     assert evidence.direction == next(v for k, v in directions.items() if method.startswith(k))
 
 
@@ -745,7 +753,14 @@ def test_ctrl_c_returns_nothing(monkeypatch):
 
 @pytest.mark.parametrize(
     "method",
-    [Importance(rows_per_pass=70), PosteriorDensity(num_warmup=4), AIS(7), BDMC(AIS(7)), Quadrature()],
+    [
+        Importance(rows_per_pass=70),
+        Auto(annealing=AIS(7, num_leapfrog=1)),
+        PosteriorDensity(num_warmup=4),
+        AIS(7),
+        BDMC(AIS(7)),
+        Quadrature(),
+    ],
     ids=lambda method: type(method).__name__,
 )
 def test_progress_comes_to_its_end(method):

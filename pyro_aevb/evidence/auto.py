@@ -1,0 +1,126 @@
+"""log p(x) by importance sampling where its weights can be relied on, by annealing where they can't.
+
+The tail of a datapoint's weights says which it is (Vehtari et al. 2024; :func:`.importance_weights.pareto_k`).
+
+Shapes: M datapoints, R of them annealed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pyro_aevb.evidence.annealing import AIS
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes
+from pyro_aevb.evidence.importance import Importance
+from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights
+from pyro_aevb.samplers.ais import Tick
+from pyro_aevb.samplers.annealed_path import AnnealedPath
+
+FEWEST_ROWS = 8
+SHARE_OF_IMPORTANCE = 0.1  # of the progress bar
+
+
+@final
+@dataclass(frozen=True)
+class Auto(Estimator):
+    """``method="auto"``: importance sampling where pareto_k vouches for it, AIS for the other datapoints.
+
+    Each datapoint has K draws from the guide (``num_particles``, 1000 by default).  If the shape of its weights' tail
+    is above ``largest_pareto_k``, if there are too few draws to tell, or if all weights are zero, it is annealed.  So
+    are all of them without a guide.  ``Evidence.method`` says how each value came about; ``pareto_k`` is that of the
+    weights behind it, NaN for AIS, whose chains are too few for a tail.
+
+    The datapoints of a minibatch that are annealed are a minibatch of their own: any model can be used that takes
+    minibatches of any size.
+
+    Args:
+        importance: options of importance sampling.
+        annealing: options of AIS.
+        num_chains: AIS's chains for each datapoint.
+        largest_pareto_k: the largest shape for which importance sampling is relied on.
+
+    Raises:
+        ValueError: for ``num_chains`` below 1, or a ``largest_pareto_k`` that is no number.
+    """
+
+    importance: Importance = field(default_factory=Importance)
+    annealing: AIS = field(default_factory=AIS)
+    num_chains: int = 16
+    largest_pareto_k: float = SAFE_PARETO_K
+
+    def __post_init__(self) -> None:
+        check_sizes(num_chains=self.num_chains)
+        if math.isnan(self.largest_pareto_k):
+            raise ValueError("expected largest_pareto_k to be a number, got NaN; the usual bound is 0.7")
+
+    def prepare(self, problem: Problem) -> Evaluate:
+        """Return the function that weighs, and anneals the datapoints whose weights can't be relied on."""
+        path = self.annealing.path(problem.model, problem)
+
+        def anneal(tick: Tick, *args: Tensor) -> Evidence:
+            found = self.annealing.forward(path, self.num_chains, args, lambda part: tick(part / 2))[0]
+            no_tail = torch.full_like(found.value, torch.nan)
+            return replace(found, pareto_k=no_tail, method=("ais",) * len(no_tail))
+
+        if problem.guide is None:
+            return anneal
+        weigh = self.importance.weigher(problem)
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            sums = weigh(lambda part: tick(SHARE_OF_IMPORTANCE * part), *args)
+            value, error, ess = sums.estimate()
+            check_weights(value.masked_fill(value == -torch.inf, 0.0))  # all zero is for AIS, NaN is a fault
+            tail = sums.pareto_k()
+            weighed = Evidence(value, error, "lower", ess, tail, method=("importance",) * len(value))
+            rows = (~((tail <= self.largest_pareto_k) & value.isfinite())).nonzero()[:, 0]
+            left = 1 - SHARE_OF_IMPORTANCE
+            if not len(rows):
+                tick(left)
+                return weighed
+            index = _filled(rows, len(value))
+            annealed = anneal(lambda part: tick(left * part), *_gathered(path, args, index))
+            return _replaced(weighed, rows, annealed, rows if len(index) == len(value) else torch.arange(len(rows)))
+
+        return evaluate
+
+
+def _filled(rows: Tensor, num_data: int) -> Tensor:
+    """Return rows (R,) filled up to one of a few sizes, so that graphs are used again: all M rows, or a power of 2."""
+    size = max(FEWEST_ROWS, 2 ** (len(rows) - 1).bit_length())
+    if size >= num_data:
+        return torch.arange(num_data, device=rows.device)
+    return torch.cat([rows, rows[:1].expand(size - len(rows))])
+
+
+def _gathered(path: AnnealedPath, args: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
+    """Return the minibatch of these rows; raise ``ValueError`` if their log p(x, z) is another there."""
+    if len(index) == len(args[0]):
+        return args
+    gathered = tuple(arg[index] for arg in args)
+    u = path.draw(1, *args)
+    before, after = path.log_joint(u, *args)[:, index], path.log_joint(u[:, index], *gathered)
+    if not torch.allclose(after, before, rtol=1e-4, atol=1e-3, equal_nan=True):
+        raise ValueError(
+            "expected a datapoint's log p(x, z) to be the same in any minibatch, got another where some datapoints "
+            "were gathered to be annealed; let the model take all of its data from its arguments, or use method='ais'"
+        )
+    return gathered
+
+
+def _replaced(weighed: Evidence, rows: Tensor, annealed: Evidence, places: Tensor) -> Evidence:
+    """Return the evidence of a minibatch, at ``rows`` (R,) that of ``annealed`` at ``places`` (R,)."""
+
+    def put(field: str) -> Tensor:
+        whole: Tensor = getattr(weighed, field)
+        return whole.index_copy(0, rows, getattr(annealed, field)[places])
+
+    chosen = set(rows.tolist())
+    method = tuple("ais" if m in chosen else "importance" for m in range(len(weighed.value)))
+    error, ess = put("standard_error"), put("effective_sample_size")
+    return Evidence(put("value"), error, "lower", ess, put("pareto_k"), method=method)
