@@ -311,14 +311,14 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/annealing.py",
-        'Evidence(value, error, "lower", ess)',
-        'Evidence(value, error, "lower", 0 * ess)',
+        'Evidence(value, widened(error, num_chains), "lower", ess)',
+        'Evidence(value, widened(error, num_chains), "lower", 0 * ess)',
         (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
     ),
     Mutation(
         "evidence/annealing.py",
-        'Evidence(-value, error, "upper", ess)',
-        'Evidence(-value, error, "lower", ess)',
+        'Evidence(-value, widened(error, num_chains), "upper", ess)',
+        'Evidence(-value, widened(error, num_chains), "lower", ess)',
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
     ),
     Mutation(
@@ -386,6 +386,12 @@ MUTATIONS = [
         "if not settled.all():",
         "if False:",
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),
+    ),
+    Mutation(
+        "evidence/importance_weights.py",
+        "student_quantile(num_weights - 1) / NORMAL_QUANTILE",
+        "student_quantile(num_weights) / NORMAL_QUANTILE",
+        ("tests/evidence/test_coverage.py::test_intervals_from_few_weights_cover_the_mean",),
     ),
     Mutation(
         "evidence/auto.py",

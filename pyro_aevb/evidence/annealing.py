@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
-from pyro_aevb.evidence.importance_weights import log_mean
+from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
 from pyro_aevb.samplers import ais
@@ -110,7 +110,7 @@ class AIS(Estimator):
             density, schedule, path.draw(num_chains, *args), tuned.step_sizes, self.num_leapfrog, tick=tick
         )
         value, error, ess = log_mean(log_weight).result()
-        return Evidence(value, error, "lower", ess), tuned.step_sizes
+        return Evidence(value, widened(error, num_chains), "lower", ess), tuned.step_sizes
 
 
 @final
@@ -170,7 +170,7 @@ class BDMC(Estimator):
             )
             value, error, ess = log_mean(log_weight).result()
             data = {name: site["value"].movedim(dim - site["fn"].event_dim, 0) for name, site in sites.items()}
-            return replace(lower, upper=Evidence(-value, error, "upper", ess), data=data)
+            return replace(lower, upper=Evidence(-value, widened(error, num_chains), "upper", ess), data=data)
 
         return evaluate
 

@@ -18,7 +18,7 @@ from pyro_aevb.evidence.annealing import AIS
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes
 from pyro_aevb.evidence.importance import Importance
-from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights
+from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights, widened
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 
@@ -77,6 +77,7 @@ class Auto(Estimator):
             value, error, ess = sums.estimate()
             check_weights(value.masked_fill(value == -torch.inf, 0.0))  # all zero is for AIS, NaN is a fault
             tail = sums.pareto_k()
+            error = widened(error, sums.num_particles)
             weighed = Evidence(value, error, "lower", ess, tail, method=("importance",) * len(value))
             rows = (~((tail <= self.largest_pareto_k) & value.isfinite())).nonzero()[:, 0]
             left = 1 - SHARE_OF_IMPORTANCE

@@ -46,8 +46,9 @@ class Evidence:
 
     Attributes:
         value: the estimates.
-        standard_error: of the Monte Carlo noise in ``value``, by the delta method; NaN with a single draw.  For
-            quadrature, an estimate of the numerical error.
+        standard_error: of the Monte Carlo noise in ``value``, by the delta method and wider with few draws or chains,
+            by Student's t: ``value`` ± 1.96 of them is a 95% interval.  NaN with a single draw.  For quadrature, an
+            estimate of the numerical error.
         direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``; or ``"numerical"``:
             on neither, but for modes that weren't found.
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without

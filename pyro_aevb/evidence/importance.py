@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
-from pyro_aevb.evidence.importance_weights import WeightSums
+from pyro_aevb.evidence.importance_weights import WeightSums, widened
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.samplers.ais import Tick
 
@@ -43,7 +43,7 @@ class Importance(Estimator):
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
             sums = weigh(tick, *args)
             value, error, ess = sums.result()
-            return Evidence(value, error, "lower", ess, sums.pareto_k())
+            return Evidence(value, widened(error, sums.num_particles), "lower", ess, sums.pareto_k())
 
         return evaluate
 

@@ -24,7 +24,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
-from pyro_aevb.evidence.importance_weights import log_mean
+from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
@@ -123,6 +123,7 @@ class PosteriorDensity(Estimator):
             weights = log_mean(log_weight.flatten(0, 1))
             if isinstance(fitted, MultivariateNormal):
                 _warn_if_wide(fitted.covariance_matrix, rest.flatten(0, 1))
+            error = widened(error, len(by_chain))
             return Evidence(-value, error, "upper", weights.result().effective_sample_size, weights.pareto_k())
 
         return evaluate

@@ -139,22 +139,13 @@ def test_a_posterior_as_guide_leaves_no_noise():
     assert (many.effective_sample_size - 50).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("method", ["importance", "ais"])
-def test_intervals_cover_the_truth(method):
-    lg = LinearGaussian(400, 5, 10)
-    options, num_particles = {"importance": (Importance(), 300), "ais": (METHODS["ais from the guide"][0], 30)}[method]
-    evidence = estimate(posterior_pair(lg), lg.x, method=options, num_particles=num_particles, batch_size=400)
-    covered = (evidence.value - lg.log_evidence(lg.x)).abs() < 1.96 * evidence.standard_error
-    assert 0.90 <= covered.double().mean() <= 0.99, covered.double().mean()
-
-
 @pytest.mark.slow
 def test_intervals_of_annealing_from_the_prior_cover_the_truth():
     lg = LinearGaussian(400, 3, 6)
     method = AIS(1000, num_leapfrog=5)
     evidence = estimate(posterior_pair(lg), lg.x, method=method, num_particles=30, batch_size=400, compile="graph")
     covered = (evidence.value - lg.log_evidence(lg.x)).abs() < 1.96 * evidence.standard_error
-    assert 0.90 <= covered.double().mean() <= 0.99, covered.double().mean()
+    assert 0.92 <= covered.double().mean() <= 0.97, covered.double().mean()
 
 
 def test_the_reciprocal_estimator_is_on_the_upper_side_and_importance_on_the_lower():

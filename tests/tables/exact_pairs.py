@@ -5,6 +5,7 @@ import math
 import pyro
 import pyro.distributions as dist
 import torch
+from linear_gaussian import LinearGaussian
 from pairs import Pair
 from torch.distributions import MultivariateNormal
 
@@ -29,9 +30,9 @@ def posterior_pair(lg, width=1.05):
     return Pair(lg.model, guide)
 
 
-def beta_bernoulli():
+def beta_bernoulli(num_data=N):
     """z ~ Beta(2, 3), x|z: five throws of z."""
-    x = (torch.rand(N, 5, generator=torch.Generator().manual_seed(0)) < 0.4).double()
+    x = (torch.rand(num_data, 5, generator=torch.Generator().manual_seed(0)) < 0.4).double()
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -49,9 +50,9 @@ def beta_bernoulli():
     return Pair(model, guide), x, log_beta(2 + ones, 8 - ones) - log_beta(torch.tensor(2.0), torch.tensor(3.0))
 
 
-def gamma_poisson():
+def gamma_poisson(num_data=N):
     """z ~ Gamma(2, 1), x|z ~ Poisson(z): x is negative binomial."""
-    x = torch.poisson(3 * torch.rand(N, generator=torch.Generator().manual_seed(0)).double() + 1)
+    x = torch.poisson(3 * torch.rand(num_data, generator=torch.Generator().manual_seed(0)).double() + 1)
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -65,10 +66,10 @@ def gamma_poisson():
     return Pair(model, guide), x, dist.NegativeBinomial(torch.tensor(2.0).double(), 0.5).log_prob(x)
 
 
-def mixture_prior():
+def mixture_prior(num_data=N):
     """z ~ 0.3 N(-2, 0.5^2) + 0.7 N(1, 1), x|z ~ N(z, 1.5^2): the posterior has two modes."""
     weights, means, scales = (torch.tensor(v).double() for v in ([0.3, 0.7], [-2.0, 1.0], [0.5, 1.0]))
-    x = normal(N) * 2
+    x = normal(num_data) * 2
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -86,9 +87,9 @@ def mixture_prior():
     return Pair(model, guide), x, components.logsumexp(-1)
 
 
-def laplace_prior():
+def laplace_prior(num_data=N):
     """z ~ Laplace(0, 1), x|z ~ N(z, 1): a density with an edge in it."""
-    x = normal(N) * 2
+    x = normal(num_data) * 2
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -103,10 +104,10 @@ def laplace_prior():
     return Pair(model, guide), x, torch.logaddexp(*sides) - math.log(2)
 
 
-def two_latents_in_turn():
+def two_latents_in_turn(num_data=N):
     """top ~ N(0, 1), z ~ N(top, 1), x|z ~ N((z, -z), 1) with the second column hidden here and there; two sites."""
-    x = normal(N, 2)
-    seen = normal(N, seed=1) > 0
+    x = normal(num_data, 2)
+    seen = normal(num_data, seed=1) > 0
 
     def model(x, seen):
         with pyro.plate("data", len(x)):
@@ -126,4 +127,13 @@ def two_latents_in_turn():
     return Pair(model, guide), (x, seen), torch.where(seen, both, one)
 
 
-EXACT = {f.__name__: f for f in (beta_bernoulli, gamma_poisson, mixture_prior, laplace_prior, two_latents_in_turn)}
+def two_correlated_latents(num_data=N):
+    """Probabilistic PCA with two latents, and a guide somewhat wider than the posterior."""
+    lg = LinearGaussian(num_data, 2, 4)
+    return posterior_pair(lg, 1.2), lg.x, lg.log_evidence(lg.x)
+
+
+EXACT = {
+    f.__name__: f
+    for f in (beta_bernoulli, gamma_poisson, mixture_prior, laplace_prior, two_latents_in_turn, two_correlated_latents)
+}
