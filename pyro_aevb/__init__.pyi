@@ -24,6 +24,7 @@ from .evidence.importance import Importance as Importance
 from .evidence.marginal_likelihood import log_marginal_likelihood as log_marginal_likelihood
 from .evidence.posterior_density import PosteriorDensity as PosteriorDensity
 from .evidence.quadrature import Quadrature as Quadrature
+from .evidence.smc import SMC as SMC
 from .learners.aevb import AEVB as AEVB, AEVBInfo as AEVBInfo
 from .learners.mcem import MCEM as MCEM, MCEMInfo as MCEMInfo
 from .learners.reweighted_wake_sleep import (

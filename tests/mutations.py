@@ -388,6 +388,30 @@ MUTATIONS = [
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),
     ),
     Mutation(
+        "samplers/smc.py",
+        "torch.where(uneven, total - math.log(size), 0.0)",
+        "torch.where(uneven, total, 0.0)",
+        ("tests/evidence/test_smc.py::test_unbiased_where_the_temperatures_are_few",),
+    ),
+    Mutation(
+        "samplers/smc.py",
+        "state.log_prob.gather(0, index),",
+        "state.log_prob,",
+        ("tests/evidence/test_smc.py::test_unbiased_where_the_temperatures_are_few",),
+    ),
+    Mutation(
+        "samplers/smc.py",
+        "_interpolated(place, work, own)",
+        "_interpolated(place, work.mean(1, keepdim=True).expand_as(work).contiguous(), own)",
+        ("tests/samplers/test_smc.py::test_a_ladder_is_its_datapoint_s_alone",),
+    ),
+    Mutation(
+        "evidence/smc.py",
+        "widened(error, self.num_replicates)",
+        "error",
+        ("tests/evidence/test_smc.py::test_the_error_is_that_of_replicates",),
+    ),
+    Mutation(
         "evidence/importance_weights.py",
         "student_quantile(num_weights - 1) / NORMAL_QUANTILE",
         "student_quantile(num_weights) / NORMAL_QUANTILE",

@@ -17,6 +17,7 @@ from pyro_aevb.model_guide.log_density import LogDensity
 from pyro_aevb.objectives.objective import Terms
 from pyro_aevb.samplers.ais import Tuned
 from pyro_aevb.samplers.hmc import HMCInfo, HMCState
+from pyro_aevb.samplers.smc import Ladder
 
 TESTS = Path(__file__).parent
 INFOS, TERMS, HMC = "learners/test_step_infos.py", "objectives/test_terms.py", "samplers/test_sampler_records.py"
@@ -54,6 +55,9 @@ HELD = {
     "Tuned.step_sizes": f"{HMC}::test_tuned_step_sizes_have_the_acceptance_asked_for",
     "Tuned.position": f"{HMC}::test_tuned_step_sizes_have_the_acceptance_asked_for",
     "Tuned.log_weight": f"{HMC}::test_tuned_log_weights_are_the_changes_of_the_density",
+    "Tuned.spread": f"{HMC}::test_the_spread_of_a_step_is_that_of_its_log_weights",
+    "Ladder.schedule": "samplers/test_smc.py::test_the_ladder_divides_the_spread_of_log_weights_evenly",
+    "Ladder.step_sizes": "samplers/test_smc.py::test_the_ladder_divides_the_spread_of_log_weights_evenly",
     "Estimate.value": f"{EVIDENCE}::test_the_elbo_and_its_standard_error",
     "Estimate.standard_error": f"{EVIDENCE}::test_the_elbo_and_its_standard_error",
     "MeanEstimate.value": f"{EVIDENCE}::test_a_mean_over_datapoints_has_the_error_of_a_mean",
@@ -94,7 +98,8 @@ def fields(record):
 
 def test_every_field_is_held_by_a_test():
     others = [
-        Terms, LogDensity, HMCState, HMCInfo, Tuned, Estimate, MeanEstimate, LogMeanWeight, Evidence, EvidenceGap
+        Terms, LogDensity, HMCState, HMCInfo, Tuned, Ladder, Estimate, MeanEstimate, LogMeanWeight, Evidence,
+        EvidenceGap,
     ]  # fmt: skip
     names = {f"{record.__name__}.{field}" for record in [*infos(), *others] for field in fields(record)}
     missing, stale = sorted(names - set(HELD)), sorted(set(HELD) - names)

@@ -10,12 +10,14 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.marginal_likelihood import METHODS, log_marginal_likelihood
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
+from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.samplers.ais import Tick
 
 __all__ = [
     "AIS",
     "BDMC",
     "METHODS",
+    "SMC",
     "Auto",
     "Estimate",
     "Estimator",

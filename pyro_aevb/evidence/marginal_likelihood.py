@@ -1,4 +1,4 @@
-"""log p(x) per datapoint, with an error bar and a direction: one call, six estimators.
+"""log p(x) per datapoint, with an error bar and a direction: one call, seven estimators.
 
 Each estimator has a file of its own; checks, minibatches, seeds, progress and the warning of tails are here.
 """
@@ -25,6 +25,7 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
+from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -36,6 +37,7 @@ METHODS: dict[str, type[Estimator]] = {
     "auto": Auto,
     "posterior-density": PosteriorDensity,
     "ais": AIS,
+    "smc": SMC,
     "bdmc": BDMC,
     "quadrature": Quadrature,
 }
@@ -64,6 +66,7 @@ def log_marginal_likelihood(
     ``"auto"``                   importance where its pareto_k vouches for it, AIS for the rest  lower
     ``"posterior-density"``      Kingma & Welling 2013, Appendix D                               upper
     ``"ais"``                    annealed importance sampling, prior (or guide) to joint         lower
+    ``"smc"``                    annealed sequential Monte Carlo: AIS with resampling            lower
     ``"bdmc"``                   AIS both ways on data simulated from the model                  both
     ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions     numerical
     ============================ =============================================================== ==========
@@ -79,7 +82,8 @@ def log_marginal_likelihood(
         method: a name, or an :class:`~pyro_aevb.evidence.Estimator` with its options:
             :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.Auto`,
             :class:`~pyro_aevb.evidence.PosteriorDensity`, :class:`~pyro_aevb.evidence.AIS`,
-            :class:`~pyro_aevb.evidence.BDMC`, :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
+            :class:`~pyro_aevb.evidence.SMC`, :class:`~pyro_aevb.evidence.BDMC`,
+            :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
         num_particles: K draws, AIS chains or posterior samples for each datapoint; by default the method's choice.
         batch_size: datapoints evaluated at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.

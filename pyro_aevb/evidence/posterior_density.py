@@ -25,7 +25,7 @@ from torch.distributions import Distribution, MultivariateNormal
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean, widened
-from pyro_aevb.samplers import ais, hmc
+from pyro_aevb.samplers import ais, hmc, smc
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 
@@ -140,7 +140,8 @@ class PosteriorDensity(Estimator):
             target_acceptance=self.target_acceptance,
             tick=lambda part: tick(part * self.num_warmup),
         )
-        position = _resampled(tuned.position, tuned.log_weight)  # chains that ended in lesser modes start from others
+        chosen = smc.systematic(tuned.log_weight)[..., None]  # chains that ended in lesser modes start from others
+        position = tuned.position.gather(0, chosen.expand_as(tuned.position))
         one, size = schedule[-1].to(position), tuned.step_sizes[-1]
 
         def posterior(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,15 +157,6 @@ class PosteriorDensity(Estimator):
                 kept.append(state.position)
             tick(1)
         return torch.stack(kept)
-
-
-def _resampled(position: Tensor, log_weight: Tensor) -> Tensor:
-    """Return chains (K, M, J) drawn, systematically, in proportion to their weights (K, M), like by like."""
-    cumulative = log_weight.softmax(0).cumsum(0)
-    place = torch.arange(len(position)).to(log_weight)[:, None] + torch.rand_like(log_weight[:1])
-    chosen = torch.searchsorted(cumulative.T.contiguous(), (place / len(position)).T.contiguous()).T
-    chosen = chosen.clamp(max=len(position) - 1).unsqueeze(-1)  # a sum may round to less than 1
-    return position.gather(0, chosen.expand_as(position))
 
 
 def _factor(samples: Tensor) -> Tensor:

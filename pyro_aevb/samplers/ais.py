@@ -64,12 +64,14 @@ def check_schedule(schedule: Tensor) -> None:
 class Tuned(NamedTuple):
     """The result of tuning: ``step_sizes`` (T-1, M), the chains' last positions (K, M, J), their ``log_weight`` (K, M).
 
-    The weights of chains that were still being tuned show where the mass is; they are no estimate.
+    The weights of chains that were still being tuned show where the mass is; they are no estimate.  ``spread`` (T, M)
+    is the standard deviation over chains of what each step added to log w, not a number if a chain met zero density.
     """
 
     step_sizes: Tensor
     position: Tensor
     log_weight: Tensor
+    spread: Tensor
 
 
 def tune(
@@ -95,20 +97,24 @@ def tune(
         step_size: the first temperature's, to begin with.
         tick: called after each temperature with the fraction of the work that it was.
     """
-    size, sizes = position.new_full(position.shape[1:-1], step_size), []
+    size = position.new_full(position.shape[1:-1], step_size)
+    sizes: list[Tensor] = []
+    spread: list[Tensor] = []
     state = hmc.init(_at(path, schedule[0], position), position)
     log_weight = torch.zeros_like(state.log_prob)
     steps = len(schedule) - 1
     for t in range(1, steps + 1):
-        target = _at(path, schedule[t], position)
-        state, log_weight = _cooled(target, state, log_weight)
+        target, before = _at(path, schedule[t], position), log_weight
+        state, log_weight = cooled(target, state, log_weight)
+        spread.append((log_weight - before).std(0, correction=0))
         if t < steps:
             for _ in range(20 if t == 1 else 1):  # twenty are enough to find the size to begin with
                 state, info = hmc.transition(target, state, hmc.jittered(size, state), num_leapfrog)
                 size = hmc.adapt_step_size(size, info.acceptance.mean(0), target_acceptance)
             sizes.append(size)
         tick(1 / steps)
-    return Tuned(torch.stack(sizes) if sizes else size.new_zeros(0, *size.shape), state.position, log_weight)
+    step_sizes = torch.stack(sizes) if sizes else size.new_zeros(0, *size.shape)
+    return Tuned(step_sizes, state.position, log_weight, torch.stack(spread))
 
 
 def anneal(
@@ -145,15 +151,26 @@ def anneal(
     steps = len(schedule) - 1
     for t in range(1, steps + 1):
         target = _at(path, schedule[t], position)
-        state, log_weight = _cooled(target, state, log_weight)
+        state, log_weight = cooled(target, state, log_weight)
         if t < steps:
             state, _ = hmc.transition(target, state, hmc.jittered(step_sizes[t - 1], state), num_leapfrog)
         tick(1 / steps)
     return log_weight
 
 
-def _cooled(target: hmc.Target, state: hmc.HMCState, log_weight: Tensor) -> tuple[hmc.HMCState, Tensor]:
-    """Return the state at the same place under the next density, and the log weight after that change."""
+def cooled(target: hmc.Target, state: hmc.HMCState, log_weight: Tensor) -> tuple[hmc.HMCState, Tensor]:
+    """Return the state at the same place under the next density, and the log weight after that change.
+
+    Args:
+        target: the next density.
+        state: the chains, under the one before.
+        log_weight: theirs so far, (K, M).
+
+    >>> from pyro_aevb.samplers import ais, hmc
+    >>> state = hmc.init(lambda z: (-(z**2).sum(-1), -2 * z), torch.ones(1, 1, 1))
+    >>> ais.cooled(lambda z: (-2 * (z**2).sum(-1), -4 * z), state, torch.zeros(1, 1))[1]
+    tensor([[-1.]])
+    """
     after = hmc.init(target, state.position)
     change = after.log_prob - state.log_prob
     # A chain that has met zero density has weight zero for good.

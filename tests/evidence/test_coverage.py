@@ -10,12 +10,13 @@ import pytest
 import torch
 from exact_pairs import EXACT
 
-from pyro_aevb import AIS, Importance, log_marginal_likelihood
+from pyro_aevb import AIS, SMC, Importance, log_marginal_likelihood
 from pyro_aevb.evidence.importance_weights import log_mean, student_quantile, widened
 
 METHODS = {
     "importance": (Importance(), 300),
     "ais": (AIS(50, num_leapfrog=3, start="guide"), 16),
+    "smc": (SMC(10, num_leapfrog=3), 8),
 }
 
 

@@ -68,3 +68,14 @@ def test_tuned_log_weights_are_the_changes_of_the_density():
     tuned = ais.tune(moved, ais.sigmoid_schedule(1), z, 2)
     torch.testing.assert_close(tuned.log_weight, z[..., 0] - 0.5)
     assert torch.equal(tuned.position, z)
+
+
+def test_the_spread_of_a_step_is_that_of_its_log_weights():
+    """log w = b z + const between N(a, 1) and N(a + b, 1), whose spread is b; small b, or chains lag behind."""
+
+    def moved(z, beta):
+        return -0.5 * (z - 0.1 * beta).square().sum(-1), 0.1 * beta - z
+
+    schedule = ais.sigmoid_schedule(5)
+    tuned = ais.tune(moved, schedule, unit(20_000, 2, 1), 2)
+    torch.testing.assert_close(tuned.spread, 0.1 * schedule.diff()[:, None].expand(5, 2), rtol=0.03, atol=0)
