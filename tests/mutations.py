@@ -388,6 +388,12 @@ MUTATIONS = [
         (f"{EVIDENCE}::test_values_that_do_not_settle_are_warned_about",),
     ),
     Mutation(
+        "evidence/posterior_density.py",
+        "NARROWED**0.5 * _factor(samples)",
+        "NARROWED * _factor(samples)",
+        ("tests/evidence/test_posterior_density.py::test_the_fitted_gaussian_is_somewhat_narrower_than_the_samples",),
+    ),
+    Mutation(
         "samplers/smc.py",
         "torch.where(uneven, total - math.log(size), 0.0)",
         "torch.where(uneven, total, 0.0)",

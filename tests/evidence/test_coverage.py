@@ -10,13 +10,14 @@ import pytest
 import torch
 from exact_pairs import EXACT
 
-from pyro_aevb import AIS, SMC, Importance, log_marginal_likelihood
+from pyro_aevb import AIS, SMC, Importance, PosteriorDensity, log_marginal_likelihood
 from pyro_aevb.evidence.importance_weights import log_mean, student_quantile, widened
 
 METHODS = {
     "importance": (Importance(), 300),
     "ais": (AIS(50, num_leapfrog=3, start="guide"), 16),
     "smc": (SMC(10, num_leapfrog=3), 8),
+    "posterior-density": (PosteriorDensity(), 50),
 }
 
 
@@ -36,7 +37,9 @@ def covered(name, method, num_data):
 @pytest.mark.parametrize(
     ("method", "name"),
     [
-        pytest.param(method, name, marks=() if name == "laplace_prior" else pytest.mark.slow)
+        pytest.param(
+            method, name, marks=() if name == "laplace_prior" and method != "posterior-density" else pytest.mark.slow
+        )
         for method in METHODS
         for name in EXACT
     ],

@@ -31,7 +31,7 @@ METHODS = {
     "importance": (Importance(), 2000),
     "importance, in passes": (Importance(rows_per_pass=7000), 2000),
     "auto": (Auto(annealing=AIS(200, num_leapfrog=3)), 2000),
-    "posterior-density": (PosteriorDensity(), 100),
+    "posterior-density": (PosteriorDensity(num_chains=20, num_warmup=40), 100),
     "ais": (AIS(200, num_leapfrog=3), 16),
     "ais from the guide": (AIS(50, num_leapfrog=3, start="guide"), 16),
     "smc": (SMC(20, num_leapfrog=3), 8),
@@ -145,13 +145,13 @@ def test_intervals_of_annealing_from_the_prior_cover_the_truth():
 
 
 def test_the_reciprocal_estimator_is_on_the_upper_side_and_importance_on_the_lower():
-    """Six samples in 3 dimensions, ten draws: both biases are many times their standard errors."""
+    """Twelve samples in 3 dimensions, ten draws: both biases are many times their standard errors."""
     lg = LinearGaussian(1000, 3, 6)
     pair, truth = posterior_pair(lg, 1.5), lg.log_evidence(lg.x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        method = PosteriorDensity(num_chains=12)
-        upper = estimate(pair, lg.x, method=method, num_particles=6, batch_size=1000).value - truth
+        method = PosteriorDensity(num_chains=12, num_warmup=40)
+        upper = estimate(pair, lg.x, method=method, num_particles=12, batch_size=1000).value - truth
         lower = estimate(pair, lg.x, method="importance", num_particles=10).value - truth
     assert upper.mean() > SIGMAS * upper.std() / 1000**0.5
     assert lower.mean() < -SIGMAS * lower.std() / 1000**0.5
@@ -532,11 +532,11 @@ def test_a_fit_wider_than_is_safe_is_warned_about():
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimate(pair, lg.x, method=PosteriorDensity(density=wide), num_particles=200)
+        estimate(pair, lg.x, method=PosteriorDensity(wide, num_chains=20, num_warmup=20), num_particles=200)
     assert any("too wide for" in str(w.message) for w in caught)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        estimate(pair, lg.x, method=PosteriorDensity(), num_particles=200)
+        estimate(pair, lg.x, method=PosteriorDensity(num_chains=20, num_warmup=20), num_particles=200)
     assert not any("too wide for" in str(w.message) for w in caught)
 
 

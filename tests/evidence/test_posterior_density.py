@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pyro_aevb import log_marginal_likelihood
+from pyro_aevb.evidence.posterior_density import gaussian
 
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
@@ -40,3 +41,11 @@ def test_float64_resolves_a_narrow_posterior():
     )
     truth = dist.Normal(0.0, (1 + scale**2) ** 0.5).log_prob(x).sum(-1)
     assert ((evidence.value - truth).abs() < 5 * evidence.standard_error + 0.02).all()
+
+
+def test_the_fitted_gaussian_is_somewhat_narrower_than_the_samples():
+    samples = torch.randn(30, 2, 3, generator=torch.Generator().manual_seed(0)).double()
+    fitted = gaussian(samples)
+    for m in range(2):
+        torch.testing.assert_close(fitted.loc[m], samples[:, m].mean(0))
+        torch.testing.assert_close(fitted.covariance_matrix[m], 0.8 * torch.cov(samples[:, m].T))
