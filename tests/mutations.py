@@ -431,6 +431,12 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/auto.py",
+        "FINITE_VARIANCE = 0.5",
+        "FINITE_VARIANCE = 0.7",
+        ("tests/evidence/test_auto.py::test_weights_without_a_variance_are_not_relied_on",),
+    ),
+    Mutation(
+        "evidence/auto.py",
         "getattr(annealed, field)[places]",
         "getattr(annealed, field)[places.flip(0)]",
         ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),

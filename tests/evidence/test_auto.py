@@ -34,6 +34,11 @@ def guide(x, width):
         pyro.sample("z", dist.Normal(x / 2 + torch.where(width < 1, FAR, 0.0), width / 2**0.5))
 
 
+def guide_in_place(x, width):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x / 2, width / 2**0.5))
+
+
 def estimate(model, guide, *args, method=QUICK, **options):
     return log_marginal_likelihood(
         model, guide, *args, method=method, **({"seed": 0, "progress": False, "compile": False} | options)
@@ -67,6 +72,16 @@ def test_what_importance_is_relied_on_for_is_what_importance_says():
         assert torch.equal(getattr(found, field)[3:], getattr(weighed, field)[3:])
     everyone = estimate(model, guide, x, width, method=Auto(annealing=AIS(2), largest_pareto_k=-math.inf))
     assert everyone.method == ("ais",) * 20
+
+
+@pytest.mark.filterwarnings("ignore:pareto_k")
+def test_weights_without_a_variance_are_not_relied_on():
+    """Between 0.5 and 0.7 too, by default: an error over draws says little there."""
+    x, width = torch.full((60,), 1.0).double(), torch.full((60,), 0.6).double()
+    found = estimate(model, guide_in_place, x, width)
+    tail = estimate(model, guide_in_place, x, width, method=Importance()).pareto_k
+    assert ((tail > 0.5) & (tail <= 0.7)).sum() > 5
+    assert found.method == tuple("ais" if k > 0.5 else "importance" for k in tail.tolist())
 
 
 @pytest.mark.parametrize("others", [WIDE, NARROW], ids=["weighed", "annealed"])
