@@ -37,8 +37,7 @@ class Auto(Estimator):
     are all of them without a guide.  ``Evidence.method`` says how each value came about; ``pareto_k`` is that of the
     weights behind it, NaN for AIS, whose chains are too few for a tail.
 
-    The datapoints of a minibatch that are annealed are a minibatch of their own: any model can be used that takes
-    minibatches of any size.
+    The datapoints of a minibatch that are annealed are a minibatch of their own, if the model takes it.
 
     Args:
         importance: options of importance sampling.
@@ -88,34 +87,25 @@ class Auto(Estimator):
             if not len(rows):
                 tick(left)
                 return weighed
-            index = _filled(rows, len(value))
-            annealed = anneal(lambda part: tick(left * part), *_gathered(path, args, index))
+            index = _minibatch(path, rows, args)
+            annealed = anneal(lambda part: tick(left * part), *(arg[index] for arg in args))
             return _replaced(weighed, rows, annealed, rows if len(index) == len(value) else torch.arange(len(rows)))
 
         return evaluate
 
 
-def _filled(rows: Tensor, num_data: int) -> Tensor:
-    """Return rows (R,) filled up to one of a few sizes, so that graphs are used again: all M rows, or a power of 2."""
+def _minibatch(path: AnnealedPath, rows: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+    """Return the rows of a minibatch that has ``rows`` (R,) first, or is the whole one, (M,).
+
+    It has one of a few sizes, so that graphs are used again: a power of 2, unless the model wants all M rows.
+    """
+    num_data = len(args[0])
+    everyone = torch.arange(num_data, device=rows.device)
     size = max(FEWEST_ROWS, 2 ** (len(rows) - 1).bit_length())
     if size >= num_data:
-        return torch.arange(num_data, device=rows.device)
-    return torch.cat([rows, rows[:1].expand(size - len(rows))])
-
-
-def _gathered(path: AnnealedPath, args: tuple[Tensor, ...], index: Tensor) -> tuple[Tensor, ...]:
-    """Return the minibatch of these rows; raise ``ValueError`` if their log p(x, z) is another there."""
-    if len(index) == len(args[0]):
-        return args
-    gathered = tuple(arg[index] for arg in args)
-    u = path.draw(1, *args)
-    before, after = path.log_joint(u, *args)[:, index], path.log_joint(u[:, index], *gathered)
-    if not torch.allclose(after, before, rtol=1e-4, atol=1e-3, equal_nan=True):
-        raise ValueError(
-            "expected a datapoint's log p(x, z) to be the same in any minibatch, got another where some datapoints "
-            "were gathered to be annealed; let the model take all of its data from its arguments, or use method='ais'"
-        )
-    return gathered
+        return everyone
+    index = torch.cat([rows, rows[:1].expand(size - len(rows))])
+    return index if path.takes(index, path.draw(1, *args), *args) else everyone
 
 
 def _replaced(weighed: Evidence, rows: Tensor, annealed: Evidence, places: Tensor) -> Evidence:

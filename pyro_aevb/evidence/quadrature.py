@@ -11,7 +11,6 @@ Shapes: R rows (a place and a datapoint), M datapoints, J unconstrained dimensio
 
 from __future__ import annotations
 
-import functools
 import warnings
 from dataclasses import dataclass
 from typing import final
@@ -19,7 +18,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pyro_aevb.evidence.cubature import LogDensityAt, integrate
+from pyro_aevb.evidence.cubature import integrate
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import check_weights
@@ -76,9 +75,11 @@ class Quadrature(Estimator):
                 points = torch.cat([points, torch.stack(draws)])
             tick(0.1)
 
-            at = self._rows_or_particles(path, args, points)
+            index = torch.randperm(len(args[0]), device=points.device)
+            index = index.repeat(-(-self.rows_per_pass // len(index)))[: self.rows_per_pass]
+            at = self._by_rows if path.takes(index, points[:1], *args) else self._by_particles
             value, error, settled = integrate(
-                lambda u, index: at(u.to(points), index), points, self.tolerance, self.max_points
+                lambda u, index: at(path, args, u.to(points), index), points, self.tolerance, self.max_points
             )
             tick(0.9)
             check_weights(value)
@@ -86,21 +87,6 @@ class Quadrature(Estimator):
             return Evidence(value, error, "numerical", settled=settled)
 
         return evaluate
-
-    def _rows_or_particles(self, path: AnnealedPath, args: tuple[Tensor, ...], points: Tensor) -> LogDensityAt:
-        """Return log p(x, u) by rows if the model takes any datapoints in any order, else by particles.
-
-        It doesn't if it knows more of a datapoint than its row of ``args``, such as its place in the minibatch.
-        """
-        num_data = len(args[0])
-        index = torch.randperm(num_data, device=points.device).repeat(-(-FEW_ROWS // num_data))[:FEW_ROWS]
-        by_rows, by_particles = (functools.partial(f, path, args) for f in (self._by_rows, self._by_particles))
-        expected = by_particles(points[0, index], index)[0]
-        try:
-            found = by_rows(points[0, index], index)[0]
-        except (ValueError, RuntimeError, IndexError):  # each model says in its own way that it has other rows
-            return by_particles
-        return by_rows if torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True) else by_particles
 
     def _by_rows(self, path: AnnealedPath, args: tuple[Tensor, ...], u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x, u) (R,) and whether u is resolved there, each place with a row of its own of the data."""

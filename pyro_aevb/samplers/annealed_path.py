@@ -72,6 +72,24 @@ class AnnealedPath:
         """Return :meth:`log_joint`, and whether floating-point numbers resolve the latents there, each (K, M)."""
         return self._joint(u, *args)
 
+    def takes(self, index: Tensor, u: Tensor, *args: Tensor) -> bool:
+        """Return whether datapoints have the same log p(x, u) in a minibatch of rows ``index`` (R,) of this one.
+
+        They don't if the model knows more of a datapoint than its row of ``args``, such as its place in the minibatch,
+        and the model may not take R rows at all.
+
+        Args:
+            index: rows, in any order and number.
+            u: one place for each datapoint, (1, M, J).
+            args: the minibatch.
+        """
+        expected = self.log_joint(u, *args)[:, index]
+        try:
+            found = self.log_joint(u[:, index], *(arg[index] for arg in args))
+        except (ValueError, RuntimeError, IndexError):  # each model says in its own way that it has other rows
+            return False
+        return torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+
     def draw(self, num_particles: int, *args: Tensor) -> Tensor:
         """Return draws from the start of the path, (K, M, J)."""
         if self._start == "prior":
