@@ -4,7 +4,6 @@ import functools
 import multiprocessing
 import sys
 import threading
-import timeit
 
 import pyro
 import pyro.distributions as dist
@@ -203,12 +202,3 @@ def test_a_forked_process_begins_with_nobody_in():
 
     fork()
     assert results.get() == "None"
-
-
-def test_it_costs_next_to_nothing():
-    def door(x):
-        return x
-
-    marked = one_thread(door)
-    bare, with_it = (min(timeit.repeat(lambda f=f: f(1), number=2000, repeat=20)) / 2000 for f in (door, marked))
-    assert with_it - bare < 2e-6
