@@ -454,6 +454,13 @@ MUTATIONS = [
         "process, mine = 0,",
         ("tests/test_one_thread.py::test_a_forked_process_begins_with_nobody_in",),
     ),
+    # -- warnings -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "warning.py",
+        "frame.f_back, level + 1",
+        "frame.f_back, level",
+        ("tests/test_warning.py::test_a_warning_names_the_callers_line",),
+    ),
     # -- files --------------------------------------------------------------------------------------------------------
     Mutation(
         "files/atomic.py",

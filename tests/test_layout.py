@@ -31,7 +31,12 @@ CODE = [path for folder in ("pyro_aevb", "tests", "examples", "benchmarks") for 
 
 # Bottom to top. A room imports any room of a lower floor, and none of its own floor or a higher one.
 FLOORS = (
-    {"version": "a number", "random_state": "the generators of torch, NumPy and Python", "one_thread": "Pyro's stack"},
+    {
+        "version": "a number",
+        "random_state": "the generators of torch, NumPy and Python",
+        "one_thread": "Pyro's stack",
+        "warning": "a line",
+    },
     {
         "data_source": "what holds datapoints, whatever they are",
         "files": "bytes on the disk, whatever they mean",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +30,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
+from pyro_aevb.warning import warn
 
 METHODS: dict[str, type[Estimator]] = {
     "importance": Importance,
@@ -177,9 +177,8 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
         return
     bad = pareto_k > SAFE_PARETO_K
     if bad.any():
-        warnings.warn(
+        warn(
             f"pareto_k is above {SAFE_PARETO_K} for {int(bad.sum())} of {len(bad)} datapoints, up to "
             f"{pareto_k[bad].max():.2f}: their values and standard errors can't be relied on; "
-            "raise num_particles, train a wider guide, or use method='auto', which anneals these",
-            stacklevel=3,
+            "raise num_particles, train a wider guide, or use method='auto', which anneals these"
         )

@@ -13,7 +13,6 @@ Shapes: L samples, M datapoints, J unconstrained dimensions.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -28,6 +27,7 @@ from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.samplers import ais, hmc, smc
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
+from pyro_aevb.warning import warn
 
 HIGH_DIMENSION = 5
 NARROWED = 0.8  # covariance of the Gaussian over that of its samples
@@ -111,10 +111,9 @@ class PosteriorDensity(Estimator):
                 "raise num_particles"
             )
         if dim > HIGH_DIMENSION:
-            warnings.warn(
+            warn(
                 f"posterior-density is meant for up to {HIGH_DIMENSION} latent dimensions, got {dim}: its error grows "
-                "fast; use method='ais' or 'importance'",
-                stacklevel=3,
+                "fast; use method='ais' or 'importance'"
             )
 
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
@@ -196,9 +195,8 @@ def _warn_if_wide(covariance: Tensor, samples: Tensor) -> None:
     chance = ((1 + (2 * y - y**2) ** 0.5) / (1 - y)) ** 2
     wide = ratio > WIDEST * chance
     if wide.any():
-        warnings.warn(
+        warn(
             f"the fitted density is too wide for {int(wide.sum())} of {len(wide)} datapoints, up to "
             f"{ratio.max():.1f} times the posterior's covariance: the estimate has infinite variance beyond "
-            f"{WIDEST:.0f}; raise num_particles, or fit a narrower density",
-            stacklevel=4,
+            f"{WIDEST:.0f}; raise num_particles, or fit a narrower density"
         )

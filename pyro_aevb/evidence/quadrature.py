@@ -11,7 +11,6 @@ Shapes: R rows (a place and a datapoint), M datapoints, J unconstrained dimensio
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import final
 
@@ -24,6 +23,7 @@ from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import check_weights
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
+from pyro_aevb.warning import warn
 
 MOST_DIMENSIONS = 3
 PRIOR_DRAWS, GUIDE_DRAWS = 96, 32
@@ -118,10 +118,9 @@ class Quadrature(Estimator):
 
 def _warn_of_unsettled(error: Tensor, settled: Tensor) -> None:
     if not settled.all():
-        warnings.warn(
+        warn(
             f"quadrature did not settle for {int((~settled).sum())} of {len(settled)} datapoints: their values may be "
             f"off by up to {error[~settled].max():.1e} nats (standard_error says by how much, settled for which); "
             "raise max_points, use float64 for latents that hug the end of their support, or use method='importance' "
-            "or 'ais'",
-            stacklevel=4,
+            "or 'ais'"
         )

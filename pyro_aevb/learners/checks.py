@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
@@ -11,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.warning import warn
 
 FIRST_UPDATES = 10
 
@@ -104,9 +104,8 @@ class FirstUpdates:
         """Warn, once, of parameters that had none."""
         names, self._never = sorted(set(self._never) - self.had), []
         if names:
-            warnings.warn(
+            warn(
                 f"expected a gradient for every parameter, got none for {names} in the first {FIRST_UPDATES} updates: "
                 "they stay as they are. Use them in what model or guide computes, without .detach() on the way; or "
-                "leave them out on purpose with .requires_grad_(False)",
-                stacklevel=4,
+                "leave them out on purpose with .requires_grad_(False)"
             )

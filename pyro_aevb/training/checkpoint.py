@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pyro_aevb.data_source import check_integers
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 from pyro_aevb.files.safetensors_state import pack, unpack
+from pyro_aevb.warning import warn
 
 FORMAT = 2
 SUFFIX = ".safetensors"
@@ -84,9 +84,7 @@ class Checkpoints:
                 problems.append(f"{path.name}: {error}")
                 continue
             if problems:
-                warnings.warn(
-                    f"expected whole checkpoints, got {'; '.join(problems)}; going on from {path.name}", stacklevel=3
-                )
+                warn(f"expected whole checkpoints, got {'; '.join(problems)}; going on from {path.name}")
             return state
         if problems:
             raise ValueError(

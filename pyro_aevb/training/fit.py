@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from pyro_aevb.training.run_settings import run_settings
 from pyro_aevb.training.signals import HeldSignals
 from pyro_aevb.training.step_plan import Evaluations, StepPlan, length_of
 from pyro_aevb.training.validation import Best, ValidationBound
+from pyro_aevb.warning import warn
 
 
 @one_thread
@@ -192,18 +192,17 @@ def _held(checkpoints: Checkpoints | None, resume: bool, ranks: Ranks) -> Iterat
 
 def _warn_of_other_minibatches(feed: Permutations | Passes, checkpoints: Checkpoints | None) -> None:
     if checkpoints is not None and not feed.repeats():
-        warnings.warn(
+        warn(
             "expected data that come again from the same random states, got another first minibatch when it was read "
             "twice: a run that is resumed from these checkpoints will see other minibatches than this one would have; "
-            "keep random generators in attributes of the data set, or give it state_dict and load_state_dict",
-            stacklevel=3,
+            "keep random generators in attributes of the data set, or give it state_dict and load_state_dict"
         )
 
 
 def _warn_of_an_end(history: History, samples: int | None, source: DataSet | Stream) -> None:
     ended = samples is not None and history.samples < samples and isinstance(source, Stream)
     if ended and not (history.interrupted or history.stopped_early):
-        warnings.warn(f"expected a stream of {samples} samples, got {history.samples}: it ended", stacklevel=3)
+        warn(f"expected a stream of {samples} samples, got {history.samples}: it ended")
 
 
 def _check_options(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.random_state import OwnRandomState
 from pyro_aevb.training.computed_permutation import ComputedPermutation
 from pyro_aevb.training.kept_states import KeptStates, tells_its_state
+from pyro_aevb.warning import warn
 
 MOST_STORED = 2**24  # datapoints whose order is drawn as a whole; that of more is computed where it is needed
 PartOf = Callable[[int], slice]  # from the size of a minibatch to the part of it that this process takes
@@ -36,10 +36,7 @@ class Permutations:
 
     def __init__(self, data: DataSet, batch_size: int, seed: int, drop_last: bool) -> None:
         if batch_size > len(data):
-            warnings.warn(
-                f"batch_size {batch_size} is larger than the data set: all {len(data)} datapoints at a time",
-                stacklevel=3,
-            )
+            warn(f"batch_size {batch_size} is larger than the data set: all {len(data)} datapoints at a time")
         self._numbers = {"batch_size": batch_size, "drop_last": drop_last, "seed": seed}
         self.data, self.batch_size = data, min(batch_size, len(data))
         self._one_pass = len(data) - (len(data) % self.batch_size if drop_last else 0)
