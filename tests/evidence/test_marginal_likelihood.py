@@ -186,7 +186,7 @@ def test_bdmc_brackets_the_truth():
 def test_bdmc_is_about_data_that_the_model_makes():
     lg = LinearGaussian(100, 2, 5)
     pair = posterior_pair(lg)
-    evidence = estimate(pair, lg.x, method=BDMC(AIS(100, num_leapfrog=3)), num_particles=16, batch_size=70)
+    evidence = estimate(pair, lg.x, method=BDMC(AIS(40, num_leapfrog=3)), num_particles=16, batch_size=70)
     assert (evidence.direction, evidence.upper.direction) == ("lower", "upper")
     assert evidence.data["x"].shape == lg.x.shape
     assert (evidence.data["x"] - lg.x).abs().min() > 0
@@ -203,7 +203,7 @@ def test_bdmc_is_about_data_that_the_model_makes():
 
 def test_bdmc_of_two_sites_and_a_mask():
     pair, x, _ = EXACT["two_latents_in_turn"]()
-    evidence = estimate(pair, *x, method=BDMC(AIS(200, num_leapfrog=3)), num_particles=16)
+    evidence = estimate(pair, *x, method=BDMC(AIS(80, num_leapfrog=3)), num_particles=16)
     x0, x1 = evidence.data["x0"], evidence.data["x1"]
     both = dist.MultivariateNormal(torch.zeros(2).double(), torch.tensor([[3.0, -2.0], [-2.0, 3.0]]).double())
     truth = torch.where(x[1], both.log_prob(torch.stack([x0, x1], -1)), dist.Normal(0.0, 3**0.5).log_prob(x0))
