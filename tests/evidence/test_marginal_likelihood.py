@@ -211,6 +211,22 @@ def test_bdmc_of_two_sites_and_a_mask():
     assert (evidence.upper.value - truth).mean().abs() < 0.1
 
 
+def test_bdmc_of_a_data_plate_on_the_left():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1).double(), 1.0))
+            with pyro.plate("repeats", 3, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(30, 3).double()
+    method = BDMC(AIS(40, num_leapfrog=2))
+    evidence = log_marginal_likelihood(model, None, x, method=method, num_particles=8, seed=0, progress=False)
+    assert evidence.data["x"].shape == x.shape
+    truth = dist.MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double() + 1).log_prob(evidence.data["x"])
+    assert_near(evidence, truth, resolution=0.2)
+    assert (evidence.upper.value - truth).mean().abs() < 0.2
+
+
 # -- nothing but the noise and the datapoint ---------------------------------------------------------------------------
 
 
