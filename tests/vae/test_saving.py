@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
-from covering import in_turn, two_partners
+from covering import two_partners
 from torch import nn
 from vae_parts import FITTING, D, J, N, data, make
 
@@ -131,7 +131,9 @@ def test_every_prior_with_every_posterior(prior, posterior, tmp_path):
     round_trip(shaken(make(*pair, likelihood)), tmp_path, data())
 
 
-@pytest.mark.parametrize(("prior", "posterior", "likelihood"), in_turn(FITTING, list(LIKELIHOODS)))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(("prior", "posterior"), FITTING)
 def test_with_every_likelihood(prior, posterior, likelihood, tmp_path):
     x = 0.1 + 0.8 * data() if likelihood == "beta" else data()
     round_trip(shaken(make(prior, posterior, likelihood)), tmp_path, x)
