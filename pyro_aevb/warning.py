@@ -16,6 +16,7 @@ WRAPPERS = (OURS, str(Path(torch.__file__).parent / "utils" / "_contextlib.py"))
 def warn(message: str) -> None:
     """Give a ``UserWarning`` at the innermost line outside of this package.
 
+    >>> import warnings
     >>> from pyro_aevb.warning import warn
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
