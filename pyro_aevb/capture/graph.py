@@ -26,8 +26,8 @@ logger = logging.getLogger("pyro_aevb")
 Parameters = Mapping[str, Tensor]
 TORCH = str(Path(torch.__file__).parent)
 NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
-# The eager run's random numbers; no assertions about shapes, which are part of the signature.
 IS_TRACED = "get value out of a tracing tensor"  # in torch's error
+# The eager run's random numbers; no assertions about shapes, which are part of the signature.
 INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
 # On a GPU torch 2.11's Inductor reorders random operations too, and each then draws another one's numbers.
 IN_ORDER: dict[str, Any] = {"reorder_for_peak_memory": False, "reorder_for_locality": False}

@@ -87,16 +87,21 @@ def test_a_long_state_space_model_against_the_kalman_filter():
     assert (weighed.value - truth).max() < -3.0
 
 
-def test_unbiased_where_the_temperatures_are_few():
-    """Of 2 and of 4 temperatures, with resampling in most replicates: the mean of the estimates of p(x) is p(x)."""
-    x = torch.full((400,), 2.0).double()
+def measured(noise):
+    """z ~ N(0, 1), x ~ N(z, noise^2)."""
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(z, 0.3), obs=x)
+            pyro.sample("x", dist.Normal(z, noise), obs=x)
 
-    truth = dist.Normal(0.0, math.sqrt(1.09)).log_prob(torch.tensor(2.0)).item()
+    return model
+
+
+def test_unbiased_where_the_temperatures_are_few():
+    """Of 2 and of 4 temperatures, with resampling in most replicates: the mean of the estimates of p(x) is p(x)."""
+    x = torch.full((400,), 2.0).double()
+    model, truth = measured(0.3), dist.Normal(0.0, math.sqrt(1.09)).log_prob(torch.tensor(2.0)).item()
     for temperatures in (2, 4):
         method = SMC(temperatures, num_leapfrog=2, num_replicates=4)
         found = estimate(model, None, x, method=method, num_particles=8, batch_size=400)
@@ -106,13 +111,7 @@ def test_unbiased_where_the_temperatures_are_few():
 def test_the_error_is_that_of_replicates():
     """The spread of values over datapoints that are all alike, but for noise; with four replicates, Student's."""
     x = torch.full((500,), 1.0).double()
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    truth = dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(1.0)).item()
+    model, truth = measured(1.0), dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(1.0)).item()
     found = estimate(model, None, x, method=SMC(4, num_leapfrog=2, num_replicates=4), num_particles=8, batch_size=500)
     covered = ((found.value - truth).abs() < 1.96 * found.standard_error).double().mean().item()
     assert abs(covered - 0.95) < SIGMAS * math.sqrt(0.95 * 0.05 / 500)

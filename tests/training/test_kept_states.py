@@ -7,6 +7,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from faulty_runs import Draws
 from pairs import bernoulli_vae
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
@@ -127,23 +128,6 @@ SLOW = (
     "a sampler's generator", "workers", "numpy's older one", "python's global generator", "python's generator",
     "a buffer", "flips by torch's global", "torchdata", "torchdata, shuffled", "torchdata, workers",
 )  # fmt: skip
-
-
-class Draws:
-    """A callback that draws, and tells its state."""
-
-    def __init__(self):
-        self.generator, self.count = np.random.default_rng(5), 0
-
-    def __call__(self, history):
-        self.count += 1
-        history.records[-1].values["drawn"] = self.generator.random() + self.count
-
-    def state_dict(self):
-        return {"count": self.count}
-
-    def load_state_dict(self, state):
-        self.count = state["count"]
 
 
 def run(data, folder=None, *, crash_at=None, resume=False):
