@@ -102,6 +102,8 @@ class FirstUpdates:
 
     def tell(self) -> None:
         """Warn, once, of parameters that had none."""
+        if not self._never:  # as after nearly every step
+            return
         names, self._never = sorted(set(self._never) - self.had), []
         if names:
             warn(
