@@ -17,7 +17,12 @@ from .distributions.families import FAMILIES as FAMILIES
 from .distributions.from_cdf import FromCDF as FromCDF
 from .evidence.annealing import AIS as AIS, BDMC as BDMC
 from .evidence.elbo import elbo as elbo
-from .evidence.estimates import Estimate as Estimate, Evidence as Evidence, MeanEstimate as MeanEstimate
+from .evidence.estimates import (
+    BoundEstimate as BoundEstimate,
+    Estimate as Estimate,
+    Evidence as Evidence,
+    MeanEstimate as MeanEstimate,
+)
 from .evidence.evidence_gap import EvidenceGap as EvidenceGap, evidence_gap as evidence_gap
 from .evidence.auto import Auto as Auto
 from .evidence.importance import Importance as Importance

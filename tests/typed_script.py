@@ -14,7 +14,7 @@ from pyro_aevb import (
     AIS,
     SGVB,
     VAE,
-    Estimate,
+    BoundEstimate,
     Evidence,
     EvidenceGap,
     History,
@@ -55,7 +55,7 @@ def train_own_model(x: Tensor) -> float:
     assert_type(history, History)
     assert_type(log_density(model, guide, x), LogDensity)
     bound = elbo(model, guide, x)
-    assert_type(bound, Estimate)
+    assert_type(bound, BoundEstimate)
     evidence = log_marginal_likelihood(model, guide, x, method=AIS(10), progress=False)
     assert_type(evidence, Evidence)
     assert_type(evidence_gap(model, guide, x, evidence=evidence, num_steps=5, progress=False), EvidenceGap)

@@ -3,7 +3,7 @@
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.elbo import elbo
-from pyro_aevb.evidence.estimates import Estimate, Evidence, MeanEstimate
+from pyro_aevb.evidence.estimates import BoundEstimate, Estimate, Evidence, MeanEstimate
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.evidence_gap import EvidenceGap, evidence_gap
 from pyro_aevb.evidence.importance import Importance
@@ -19,6 +19,7 @@ __all__ = [
     "METHODS",
     "SMC",
     "Auto",
+    "BoundEstimate",
     "Estimate",
     "Estimator",
     "Evaluate",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, minibatches
-from pyro_aevb.evidence.estimates import Estimate
+from pyro_aevb.evidence.estimates import BoundEstimate
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
@@ -29,11 +29,12 @@ def elbo(
     seed: int | None = None,
     vectorize: bool = True,
     compile: Compile = "auto",
-) -> Estimate:
+) -> BoundEstimate:
     r"""Return E_q[log p(x_n, z) - log q(z|x_n)] for each datapoint: a lower bound on log p(x_n).
 
     The expectation is a mean over ``num_particles`` draws from the guide.  Nothing is trained.  Scales in the model
-    (N/M, ``poutine.scale``) don't count.
+    (N/M, ``poutine.scale``) don't count.  With global latents w the bound of a datapoint is given w, in the mean over
+    q(w); what w costs stands beside it, and ``.total(N)`` is the bound on log p(X).
 
     Args:
         model: p(x, z), called as ``model(*minibatch)``.
@@ -74,9 +75,21 @@ def elbo(
     return result
 
 
-def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor, ...]]) -> Estimate:
+def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor, ...]]) -> BoundEstimate:
     """Return the mean of ``density``'s log weights over particles, for each datapoint of the minibatches."""
-    weights = [density(*batch).log_weight for batch in batches]
-    value = torch.cat([w.mean(0) for w in weights])
-    error = torch.cat([w.std(0) / len(w) ** 0.5 if len(w) > 1 else w[0] * torch.nan for w in weights])
-    return Estimate(value, error)
+    densities = [density(*batch) for batch in batches]
+    weights = [each.log_weight for each in densities]
+    # Each minibatch has draws of the global latents of its own, which its datapoints have in common.
+    of_globals = [each.global_log_weight / len(densities) for each in densities]
+    totals = [w.sum(1) + g for w, g in zip(weights, of_globals, strict=True)]
+    return BoundEstimate(
+        torch.cat([w.mean(0) for w in weights]),
+        torch.cat([_standard_error(w) for w in weights]),
+        -torch.stack([g.mean() for g in of_globals]).sum(),
+        torch.stack([_standard_error(total) for total in totals]).square().sum().sqrt(),
+    )
+
+
+def _standard_error(draws: Tensor) -> Tensor:
+    """Return that of the mean over the first dimension; NaN for a single draw."""
+    return draws.std(0) / len(draws) ** 0.5 if len(draws) > 1 else draws[0] * torch.nan

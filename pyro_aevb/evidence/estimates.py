@@ -37,6 +37,50 @@ class Estimate(NamedTuple):
         return MeanEstimate(self.value.mean().item(), error)
 
 
+class BoundEstimate(NamedTuple):
+    """The evidence lower bound of each of N datapoints, and what global latents cost once for all of the data.
+
+    In a model with global latents w, ``value`` is E_q(w)[E_q(z|x_n, w)[log p(x_n, z|w) - log q(z|x_n, w)]]: a bound on
+    E_q(w)[log p(x_n|w)], and not on log p(x_n).  :meth:`total` is a bound on log p(X).
+
+    Attributes:
+        value: (N,), in nats.
+        standard_error: of the Monte Carlo noise in ``value``, (N,); NaN with a single particle.
+        global_kl: KL(q(w) || p(w)), the mean of log q - log p over the draws of w, (), in nats; 0 without any.
+        total_error: the standard error of the Monte Carlo noise in sum_n value_n - global_kl, which all datapoints
+            share through w, (); NaN with a single particle.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    global_kl: Tensor
+    total_error: Tensor
+
+    def mean(self) -> MeanEstimate:
+        """Return the mean of ``value``, as :meth:`Estimate.mean`; its error covers the draws of global latents too."""
+        value, error = Estimate(self.value, self.standard_error).mean()
+        shared = self.total_error.square() - self.standard_error.square().sum()  # beyond each datapoint's own
+        if len(self.value) > 1 and shared > 0:
+            error = (error**2 + shared.item() / len(self.value) ** 2) ** 0.5
+        return MeanEstimate(value, error)
+
+    def total(self, dataset_size: int | None = None) -> MeanEstimate:
+        """Return the bound on log p(X) of all of the data: N times the mean of ``value`` less ``global_kl``, in nats.
+
+        Args:
+            dataset_size: N; by default the number of datapoints that there are values of.  With another one, the error
+                covers the choice of these datapoints too.
+
+        >>> one = torch.tensor(1.0)
+        >>> BoundEstimate(torch.tensor([-2.0, -3.0]), 0.1 * torch.ones(2), global_kl=one, total_error=0.5 * one).total()
+        MeanEstimate(value=-6.0, standard_error=0.5)
+        """
+        n = len(self.value)
+        size = n if dataset_size is None else dataset_size
+        total = size * self.value.mean().item() - self.global_kl.item()
+        return MeanEstimate(total, self.total_error.item() if size == n else size * self.mean().standard_error)
+
+
 Direction = Literal["lower", "upper", "numerical"]
 
 

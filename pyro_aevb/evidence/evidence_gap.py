@@ -111,7 +111,8 @@ def evidence_gap(
         for batch in batches:
             best = _best_guide(model, guide, batch, num_steps, learning_rate, bar.update)
             options: dict[str, Any] = {"num_particles": num_particles, "batch_size": batch_size}
-            bounds.append((elbo(model, guide, *batch, **options), elbo(model, best, *batch, **options)))
+            both = [elbo(model, each, *batch, **options) for each in (guide, best)]
+            bounds.append((Estimate(*both[0][:2]), Estimate(*both[1][:2])))
     at, best_at = (Estimate(*map(torch.cat, zip(*side, strict=True))) for side in zip(*bounds, strict=True))
     log_p = Estimate(evidence.value, evidence.standard_error)
     return EvidenceGap(at, best_at, _minus(log_p, at), _minus(log_p, best_at), _minus(best_at, at))

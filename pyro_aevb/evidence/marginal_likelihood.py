@@ -5,9 +5,8 @@ Each estimator has a file of its own; checks, minibatches, seeds, progress and t
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
 from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes
+from pyro_aevb.evidence.global_draws import check_given, condition, draws, predictive
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
@@ -27,6 +27,7 @@ from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
@@ -51,6 +52,8 @@ def log_marginal_likelihood(
     *args: Data,
     method: str | Estimator = "importance",
     num_particles: int | None = None,
+    num_global_draws: int = 20,
+    given: Mapping[str, Tensor] | None = None,
     batch_size: int = 100,
     seed: int | None = None,
     vectorize: bool = True,
@@ -71,6 +74,9 @@ def log_marginal_likelihood(
     ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions     numerical
     ============================ =============================================================== ==========
 
+    In a model with global latents w, outside of the data plate, the estimate is of the posterior predictive density of
+    each datapoint by itself, log E_q(w)[p(x_n|w)], from draws of w; given values of w, it is of log p(x_n|w).
+
     Masks in the model count, scales (N/M, ``poutine.scale``) don't.  Given the noise, the numbers of a datapoint depend
     on that datapoint alone; its neighbours, batches and order only change which noise it gets.
 
@@ -85,6 +91,8 @@ def log_marginal_likelihood(
             :class:`~pyro_aevb.evidence.SMC`, :class:`~pyro_aevb.evidence.BDMC`,
             :class:`~pyro_aevb.evidence.Quadrature`, or one of your own.
         num_particles: K draws, AIS chains or posterior samples for each datapoint; by default the method's choice.
+        num_global_draws: S draws from the guide of the global latents, if there are any; the method runs given each.
+        given: values of global latents, by name: ``{"w": value}``.
         batch_size: datapoints evaluated at a time; bounds memory.
         seed: a seed for the noise; the global generators are then left as they were.
         vectorize: whether all particles are evaluated in one pass; ``False`` for a model that can't take z of shape
@@ -112,32 +120,71 @@ def log_marginal_likelihood(
     ([-1.2655, -2.2655], 'numerical')
     """
     estimator = _estimator(method)
-    check_sizes(num_particles=num_particles)
+    check_sizes(num_particles=num_particles, num_global_draws=num_global_draws)
     check_callables(model, guide)
     batches = minibatches(args, batch_size)
-    problem = Problem(model, guide, next(iter(batches)), num_particles, len(batches), vectorize, compile)
+    first = next(iter(batches))
+    if given:
+        model, guide = condition(model, guide, given)
+        check_given(read(model, guide, first), given)
+    reading = read(model, guide, first)
+    problem = Problem(model, guide, first, num_particles, len(batches), vectorize, compile)
+    if reading.global_latents:
+        _check_predictive(estimator, reading)
+    else:
+        num_global_draws = 1
     _check_pair(problem, batches, _draws_from_guide(estimator))
-    with evaluated(model, guide) as (its_model, its_guide, _), seeded(seed):
-        problem = problem._replace(model=its_model, guide=its_guide)
-        evaluate = estimator.prepare(problem)
-        with tqdm(
-            total=float(batches.num_data),
-            desc="log p(x)",
-            bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]",
-            delay=1,
-            disable=not progress,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=0.1 if sys.stderr.isatty() else 60,  # a log gets a line a minute
-        ) as bar:
-            parts = [evaluate(functools.partial(_advance, bar, len(batch[0])), *batch) for batch in batches]
-    evidence = concatenate(parts)
+    with (
+        evaluated(model, guide) as (its_model, its_guide, _),
+        seeded(seed),
+        _bar(batches.num_data, progress) as bar,
+    ):
+
+        def evidence_of(model: PyroCallable, guide: PyroCallable | None) -> Evidence:
+            evaluate = estimator.prepare(problem._replace(model=model, guide=guide))
+            part = 1 / num_global_draws
+            return concatenate([evaluate(_advance(bar, part * len(batch[0])), *batch) for batch in batches])
+
+        if reading.global_latents:
+            pairs = draws(its_model, its_guide, reading, first, num_global_draws)
+            evidence = predictive([evidence_of(*pair) for pair in pairs])
+        else:
+            evidence = evidence_of(its_model, its_guide)
     _warn_of_tails(evidence.pareto_k)
     return evidence
 
 
-def _advance(bar: Any, num_data: int, part: float) -> None:
-    bar.update(part * num_data)
+def _bar(num_data: int, progress: bool) -> Any:
+    return tqdm(
+        total=float(num_data),
+        desc="log p(x)",
+        bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]",
+        delay=1,
+        disable=not progress,
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.1 if sys.stderr.isatty() else 60,  # a log gets a line a minute
+    )
+
+
+def _advance(bar: Any, num_data: float) -> Callable[[float], None]:
+    return lambda part: bar.update(part * num_data)
+
+
+def _check_predictive(estimator: Estimator, reading: Reading) -> None:
+    """Raise ``ValueError`` for global latents that there is nothing to draw from, or no estimate of this kind with."""
+    name = next(iter(reading.global_latents))
+    if not reading.guide:
+        raise ValueError(
+            f"expected a guide that samples the global latent {name!r}, got none; pass the guide, or a value: "
+            f"given={{{name!r}: value}}"
+        )
+    if isinstance(estimator, PosteriorDensity | BDMC):
+        raise ValueError(
+            f"expected a method with a lower bound for log E_q(w)[p(x|w)], got {type(estimator).__name__} for a model "
+            f"with the global latent {name!r}; use importance, 'auto', 'ais' or 'smc', or pass a value: "
+            f"given={{{name!r}: value}}"
+        )
 
 
 def _estimator(method: str | Estimator) -> Estimator:
@@ -162,7 +209,7 @@ def _check_pair(problem: Problem, batches: Iterable[tuple[Any, ...]], draws_from
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
     for batch in batches:
         reading = read(problem.model, problem.guide, batch)
-        reading.require_local()
+        reading.require_summed()
         reading.require_density()
         others = [*reading.sites("guide", "by-product"), *reading.sites("guide", "auxiliary")]
         if others and not draws_from_guide:

@@ -115,7 +115,10 @@ class Dreams:
     def _prepare(self, args: tuple[Any, ...]) -> None:
         guide_trace, model_trace = trace_pair(self._model, self._guide, args)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
-        reading.require_local()
+        reading.require_local(
+            "and there are no dreams of data sets with a global one: train with AEVB(model, guide, optim, SGVB()) or "
+            "ReweightedWakeSleep(..., insomnia=1), or give {name!r} a value: pyro.condition(model, {{{name!r}: value}})"
+        )
         self._sites = list(reading.observations)
         for name, site in reading.observations.items():
             if isinstance(innermost(site.fn), dist.Unit):

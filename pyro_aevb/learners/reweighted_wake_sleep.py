@@ -13,18 +13,19 @@ from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.step import Minibatch, StepSettings
-from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.dependence import Structure, structure
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.objectives.particles import draw, log_mean_exp
+from pyro_aevb.objectives.particles import draw, log_mean_exp, with_gradient
 
 
 class ReweightedWakeSleepInfo(NamedTuple):
     """One step of reweighted wake-sleep.
 
     ``loss``: -N/M sum_m sum_k w_km log p(x_m, z_km) - log p(theta), w normalised over a datapoint's particles, and
-    ``guide_loss``, what phi minimizes: both in nats for the whole data set.  ``elbo`` and ``iwae_bound``: mean log w
-    and log mean w, in nats per datapoint.  ``effective_sample_size``: 1 / sum_k w_km^2, the mean over the minibatch.
+    KL(q || p) of global latents; ``guide_loss``, what phi minimizes: both in nats for the whole data set.  ``elbo`` and
+    ``iwae_bound``: mean log w and log mean w, less that KL / N, in nats per datapoint.
+    ``effective_sample_size``: 1 / sum_k w_km^2, the mean over the minibatch.
     """
 
     loss: Tensor
@@ -43,6 +44,9 @@ class ReweightedWakeSleep(Learner):
     * wake-theta: theta follows the gradient of sum_k w_k log p(x, z_k), an estimate of log p(x)'s;
     * wake-phi: phi follows the gradient of sum_k w_k log q(z_k|x), which lowers KL(p(z|x) || q(z|x)) on the data;
     * sleep-phi: phi follows the gradient of log q(z|x) on dreams (z, x) ~ p(z) p(x|z).
+
+    Global latents w ~ q(w), drawn once a step, are to this what theta is, and q(w) follows the bound
+    E_q(w)[N/M sum_m log 1/K sum_k p(x_m, z_mk|w) / q(z_mk|x_m, w)] - KL(q(w) || p(w)) <= log p(X).
 
     Pyro's ``ReweightedWakeSleep`` weighs whole minibatches: the more datapoints, the fewer particles that count.
 
@@ -104,7 +108,7 @@ class ReweightedWakeSleep(Learner):
         super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
         self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
         self.dream_arguments = dream_arguments
-        self._depth: int | None = None
+        self._structure: Structure | None = None
         self._dreams: Dreams | None = None
         self._gradients = self.capture(self._phases, watched=[dream_arguments])
 
@@ -119,22 +123,30 @@ class ReweightedWakeSleep(Learner):
         return info
 
     def _see_pair(self, *args: Tensor) -> None:
-        """See how deep the pair's plates are, and what there is to dream."""
-        if self.vectorize:
-            self._depth = read(self.traced_model, self.traced_guide, args, modules=self.modules).depth
+        """See the plates and the global latents of the pair, and what there is to dream."""
+        self._structure = structure(self.traced_model, self.traced_guide, args, analytic_kl=False)
         if self.insomnia < 1:
             self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         model, guide = self.traced_model, self.traced_guide
+        pair = self._structure
+        assert pair is not None
         particles = draw(
             model, guide, args, {},
-            num_particles=self.num_particles, depth=self._depth, flow="score", unchecked=self.unchecked,
+            num_particles=self.num_particles, depth=pair.depth if self.vectorize else None, flow="wake",
+            unchecked=self.unchecked, global_names=pair.global_names,
         )  # fmt: skip
         log_weight = particles.log_weight.detach()
         weight = torch.softmax(log_weight, 0)
+        bound = log_mean_exp(log_weight)
         loss = self.add_prior(-(particles.scale * (weight * particles.weighted_log_p)).sum() - particles.given)
+        global_part, each = torch.zeros(()), particles.of_the_data(torch.ones_like(bound))  # N
+        if particles.global_kl:
+            global_part, surrogate = particles.global_bound(bound)
+            loss = loss - with_gradient(global_part, surrogate)
+            global_part = global_part.detach() / each
         guide_loss = torch.zeros_like(loss)
         if self.insomnia > 0:
             awake = -(particles.scale * (weight * particles.weighted_log_q)).sum()
@@ -146,7 +158,7 @@ class ReweightedWakeSleep(Learner):
         return ReweightedWakeSleepInfo(
             loss.detach(),
             guide_loss.detach(),
-            log_weight.mean(),
-            log_mean_exp(log_weight).mean(),
+            log_weight.mean() + global_part,
+            bound.mean() + global_part,
             (1 / weight.square().sum(0)).mean(),
         )

@@ -27,6 +27,7 @@ from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
+    Outside,
     PyroCallable,
     is_messenger,
     number_of_datapoints,
@@ -44,13 +45,15 @@ class Structure:
 
     ``depth``: how many dimensions its plates take up.  ``closed_form``: the latents whose KL can be written down.
     ``unchecked``: the observations whose distributions were made without validation.  ``mixed``: a site whose log
-    probability is another if several particles are run at once; ``None`` if there is none.
+    probability is another if several particles are run at once; ``None`` if there is none.  ``global_names``: the
+    latents, and the guide's auxiliary ones, outside of the data plate.
     """
 
     depth: int
     closed_form: frozenset[str]
     unchecked: frozenset[str]
     mixed: str | None
+    global_names: frozenset[str] = frozenset()
 
     def require_particles(self) -> None:
         """Refuse a pair that treats several particles at once differently than one by one.
@@ -75,6 +78,7 @@ def structure(
     *,
     analytic_kl: bool,
     several: bool = False,
+    one_global_draw: bool = False,
 ) -> Structure:
     """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
 
@@ -90,11 +94,12 @@ def structure(
         kwargs: further arguments of both.
         analytic_kl: whether KLs in closed form are wanted.
         several: whether several particles will be run at once: raises then as :meth:`Structure.require_particles`.
+        one_global_draw: whether these will have one draw of the global latents in common.
 
     Raises:
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    known, asked = _remembered(model), (analytic_kl, several)
+    known, asked = _remembered(model), (analytic_kl, several, one_global_draw)
     same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
     found = next(same, None)
     if found is None:
@@ -107,7 +112,7 @@ def structure(
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool]], Structure]]
+Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool, bool]], Structure]]
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
 
 
@@ -134,18 +139,19 @@ def _examined(
     kwargs: Kwargs,
     analytic_kl: bool,
     several: bool,
+    one_global_draw: bool,
 ) -> Structure:
     def read(model: PyroCallable, guide: PyroCallable) -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
-        reading.require_local()  # before particles meet a plate of a global latent's own
-        needed = analytic_kl and len(reading.latents) > 1 and not is_messenger(guide)
+        reading.require_summed()
+        needed = analytic_kl and len(reading.latents | reading.global_latents) > 1 and not is_messenger(guide)
         return reading, _entangled(model, guide, args, kwargs) if needed else {}
 
     with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))
     closed_form = set()
-    for name, site in reading.latents.items() if analytic_kl else ():
+    for name, site in (reading.latents | reading.global_latents).items() if analytic_kl else ():
         q, p = reading.guide[name].fn, site.fn
         if isinstance(innermost(q), dist.Delta):
             continue  # nothing is random, and Pyro's closed form leaves the log_density of a Delta out
@@ -162,11 +168,20 @@ def _examined(
             continue
         closed_form.add(name)
     unchecked = frozenset(name for name, site in reading.observations.items() if is_unchecked(site.fn))
-    mixed = _mixed(model, guide, args, kwargs, reading.depth) if several else None
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed)
+    global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
+    outside = global_names if one_global_draw else frozenset[str]()
+    mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names)
 
 
-def _mixed(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, depth: int) -> str | None:
+def _mixed(
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Kwargs,
+    depth: int,
+    outside: frozenset[str],
+) -> str | None:
     """Return a site whose log probability depends on how many particles are run at once, in evaluation mode."""
     if is_messenger(guide) or is_tracing():
         return None
@@ -187,7 +202,7 @@ def _mixed(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwar
         return terms(read_traces(trace_model(model, one, args, kwargs), guide_trace, num_data))
 
     def found() -> str | None:
-        with pyro.plate("particles", 2, dim=particles[0]):
+        with pyro.plate("particles", 2, dim=particles[0]), Outside(outside):
             guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         together = terms(read_traces(model_trace, guide_trace, num_data, particles))
         for k in range(2):

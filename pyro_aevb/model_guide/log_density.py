@@ -29,10 +29,15 @@ from pyro_aevb.one_thread import one_thread
 
 
 class LogDensity(NamedTuple):
-    """log p(x, z) and log q(z|x), each of shape (K, M), in nats."""
+    """log p(x, z) and log q(z|x), each of shape (K, M), in nats; given w, in a model with global latents w.
+
+    ``global_log_weight``: log p(w) - log q(w) of the global latents, once for the whole data set, (K,): each particle
+    has its own draw of w, and all datapoints have it in common; 0 without any.
+    """
 
     log_joint: Tensor
     log_q: Tensor
+    global_log_weight: Tensor
 
     @property
     def log_weight(self) -> Tensor:
@@ -48,7 +53,8 @@ def log_density(
 
     The mean of ``log_weight`` over particles is the estimator L^A of Kingma & Welling 2013, Eq. (6).  Plate scales
     (N/M) and ``poutine.scale`` are left out, masks are applied (one on a latent in either half counts for both),
-    modules are in evaluation mode, and the result is differentiable.  What the guide observes doesn't count.
+    modules are in evaluation mode, and the result is differentiable.  What the guide observes doesn't count.  Global
+    latents, outside of the data plate, are drawn with each particle, and have their log densities apart.
 
     Args:
         model: p(x, z), called as ``model(*args)``.
@@ -59,8 +65,8 @@ def log_density(
             drawn one by one, for a model that can't take z of shape (K, M, J).
 
     Raises:
-        ValueError: for a latent that isn't in the data plate (dim=-1, one entry a datapoint), a guide that lacks a
-            latent of the model or has one too many, or a model that can't broadcast over particles.
+        ValueError: for a guide that lacks a latent of the model or has one too many, a model that can't broadcast over
+            particles, and any other pair that breaks the contract.
 
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
@@ -166,8 +172,10 @@ def _one_pass(
     with broadcasting(particles), Inside(unchecked) as inside:
         guide_trace, model_trace = trace_pair(model, guide, args)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args), particles)
-        reading.require_local()
+        reading.require_summed()
         log_joint = inside.or_nan(reading.sum_log_prob((reading.latents | reading.observations).values()))
         proposals = reading.proposals.values()  # none, for a model without latents: then the weight is p(x)
         log_q = reading.sum_log_prob(proposals) if proposals else torch.zeros_like(log_joint)
-    return LogDensity(log_joint, log_q)
+        log_p = reading.sum_global_log_prob(reading.global_latents.values())
+        log_weight = log_p - reading.sum_global_log_prob(reading.global_proposals.values())
+    return LogDensity(log_joint, log_q, log_weight.expand(len(log_joint)))

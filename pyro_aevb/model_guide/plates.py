@@ -64,8 +64,28 @@ def _no_data_plate(
 
 
 def frame_of(frames: Iterable[CondIndepStackFrame], plate: DataPlate) -> CondIndepStackFrame | None:
-    """Return the data plate's frame among a site's."""
-    return next((f for f in frames if f.dim == plate.dim and f.size in (plate.size, -1)), None)
+    """Return the data plate's frame among a site's: of its dimension and size, and of its name or its N."""
+    for frame in frames:
+        if frame.dim == plate.dim and frame.size in (plate.size, -1):
+            full_size = plate.size if frame.size == -1 else frame.full_size or frame.size
+            if frame.name == plate.name or full_size == plate.full_size:
+                return frame
+    return None
+
+
+def check_one_data_plate(
+    inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], plate: DataPlate
+) -> None:
+    """Raise ``ValueError`` if a latent's plate has M entries by chance, or by another name: nothing would tell."""
+    of_data = {frame.name for name, frames in inside.items() if kinds[name] == "observed" for frame in frames}
+    for name, frames in inside.items():
+        frame = frame_of(frames, plate)
+        if kinds[name] == "latent" and frame is not None and frame.name not in of_data | {plate.name}:
+            raise ValueError(
+                f"expected one name for the plate of the datapoints, got {plate.name!r} and, around site {name!r}, "
+                f"{frame.name!r}, of {plate.size} entries too; write `with pyro.plate({plate.name!r}, ...):` around "
+                "both if these are datapoints, or else give the data plate its N, or take another number of datapoints"
+            )
 
 
 def check_shape(site: Site, half: str, particles: Particles | None, num_data: int) -> None:

@@ -20,7 +20,14 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_aevb.model_guide.plates import check_data_frame, check_shape, data_plate, frame_of, is_particles
+from pyro_aevb.model_guide.plates import (
+    check_data_frame,
+    check_one_data_plate,
+    check_shape,
+    data_plate,
+    frame_of,
+    is_particles,
+)
 from pyro_aevb.model_guide.sites import (
     DataPlate,
     Particles,
@@ -39,11 +46,13 @@ class Weights(NamedTuple):
     """The weights of a bound's terms in training; in evaluation each counts once.
 
     ``by_site``: the weight of each log likelihood, and of each latent's log p(z) - log q(z|x).  ``scale``: what the
-    bound of a datapoint counts, N/M; a scale that stands around every site alike is part of it, a number or (M,).
+    bound of a datapoint counts, N/M; a scale that stands around every local site alike is part of it, a number or
+    (M,).  ``of_globals``: the weight of each global latent's log p(w) - log q(w).
     """
 
     by_site: dict[str, Scale]
     scale: Scale
+    of_globals: dict[str, Scale]
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,16 @@ class Reading:
         """The sites of the guide that make up log q(z|x)."""
         return self.sites("guide", "local", "auxiliary")
 
+    @property
+    def global_latents(self) -> dict[str, Site]:
+        """The model's global latents, log p(w)."""
+        return self.sites("model", "global")
+
+    @property
+    def global_proposals(self) -> dict[str, Site]:
+        """The sites of the guide that make up log q(w)."""
+        return self.sites("guide", "global", "global auxiliary")
+
     def weights(self) -> Weights:
         """Return the weights of the sites and of the bound in training.
 
@@ -93,13 +112,15 @@ class Reading:
         """
         self.require_one_n()
         by_site = {name: site.weight for name, site in (self.observations | self.proposals).items()}
-        for name, site in self.latents.items():
-            other = self.guide[name].weight if name in self.guide else site.weight
-            by_site[name] = one_weight(name, site.weight, other)
+        of_globals = {name: site.weight for name, site in self.global_proposals.items()}
+        for latents, weights in ((self.latents, by_site), (self.global_latents, of_globals)):
+            for name, site in latents.items():
+                other = self.guide[name].weight if name in self.guide else site.weight
+                weights[name] = one_weight(name, site.weight, other)
         common = next(iter(by_site.values()))
         if is_one(common) or not all(are_equal(common, weight) for weight in by_site.values()):
-            return Weights(by_site, self.plate.scale)
-        return Weights(dict.fromkeys(by_site, 1.0), self.plate.scale * common)
+            return Weights(by_site, self.plate.scale, of_globals)
+        return Weights(dict.fromkeys(by_site, 1.0), self.plate.scale * common, of_globals)
 
     def log_prob(self, site: Site, value: Tensor | None = None) -> Tensor:
         """Return a site's log probability, (K, M) in nats, masked and not weighed; or ``value`` put into that shape."""
@@ -149,19 +170,61 @@ class Reading:
         shape = [term.shape[d] for d in sorted(kept)]
         return term.reshape(shape).expand(k, self.plate.size)
 
-    def require_local(self) -> None:
+    def global_log_prob(self, site: Site, value: Tensor | None = None) -> Tensor:
+        """Return a global site's log probability, masked and not weighed, in nats; or ``value`` summed like it.
+
+        Args:
+            site: one of :attr:`global_latents` or :attr:`global_proposals`.
+            value: of the shape of the site's log probabilities.
+
+        Returns:
+            (K,), or (1,) for a draw that all particles have in common.
+        """
+        term = density(site.name, site.fn, site.value) if value is None else value
+        term = scale_and_mask(term, mask=site.mask)
+        if self.particles is None or term.dim() < -self.particles[0]:
+            return term.sum().reshape(1)
+        return term.movedim(self.particles[0], 0).flatten(1).sum(1)
+
+    def sum_global_log_prob(self, sites: Iterable[Site]) -> Tensor:
+        """Return the sum of the global sites' log probabilities, (K,) or (1,), in nats; 0 for none.
+
+        Args:
+            sites: in the order in which they are added up.
+        """
+        total = None
+        for site in sites:
+            term = self.global_log_prob(site)
+            total = term if total is None else total + term
+        if total is None:
+            like = next(iter(self.observations.values())).value
+            return torch.zeros(1, dtype=like.dtype if like.is_floating_point() else None, device=like.device)
+        return total
+
+    def require_local(self, remedy: str = "") -> None:
         """Refuse latents that stand outside the data plate or are to be summed out.
+
+        Args:
+            remedy: what to do about a global latent instead of giving it a value; "{name}" stands for its name.
 
         Raises:
             ValueError: for the first one, with what to do.
         """
-        for name, site in self.sites("model", "global").items():
+        for name, site in self.global_latents.items():
             where = f"in the plate {site.frames[0].name!r}" if site.frames else "outside any"
+            instead = remedy or "a global one is given a value first: pyro.condition(model, {{{name!r}: value}})"
             raise ValueError(
                 f"expected site {name!r} in the data plate, got it {where}; a local latent goes inside `with "
-                "pyro.plate('data', len(x))`, a global one is given a value first: "
-                f"pyro.condition(model, {{{name!r}: value}})"
+                f"pyro.plate('data', len(x))`, {instead.format(name=name)}"
             )
+        self.require_summed()
+
+    def require_summed(self) -> None:
+        """Refuse latents that are to be summed out.
+
+        Raises:
+            ValueError: for the first one, with what to do.
+        """
         for name in self.sites("model", "enumerated"):
             raise ValueError(
                 f"expected a guide that samples every latent of the model, got none for {name!r}, which is to be "
@@ -219,8 +282,9 @@ def read_traces(
     inside = {n: [f for f in s["cond_indep_stack"] if not is_particles(f, particles)] for n, s in model.items()}
     kinds = {name: _kind(site) for name, site in model.items()}
     plate = data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
+    check_one_data_plate(inside, kinds, plate)
     roles = {name: _model_role(kinds[name], model[name], inside[name], plate, guide) for name in model}
-    guide_roles = _guide_roles(guide, roles)
+    guide_roles = _guide_roles(guide, roles, plate)
     _check_names(roles, guide_roles, guide_trace is not None)
     readings: list[dict[str, Site]] = []
     for half, sites, of in (("model", model, roles), ("guide", guide, guide_roles)):
@@ -275,7 +339,7 @@ def _model_role(
     return "local" if local else "global"
 
 
-def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role]) -> dict[str, Role]:
+def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role], plate: DataPlate) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     transformed = any(isinstance(innermost(s["fn"]), dist.Delta) for n, s in guide.items() if _kind(s) == "latent")
     for name, site in guide.items():
@@ -289,7 +353,8 @@ def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role]) -> dict[st
         elif model.get(name) in ("given", "observation"):
             roles[name] = "by-product"  # the model was conditioned on a value of it
         elif site["infer"].get("is_auxiliary"):
-            roles[name] = "auxiliary" if transformed else "by-product"
+            local = frame_of(site["cond_indep_stack"], plate) is not None
+            roles[name] = ("auxiliary" if local else "global auxiliary") if transformed else "by-product"
         else:
             roles[name] = "local"  # not in the model: refused by name below
     return roles

@@ -24,6 +24,7 @@ Role = Literal[
     "global",  # a latent outside of it; in the guide, its proposal
     "enumerated",  # a discrete latent of the model's that Pyro sums out
     "auxiliary",  # sampled in the guide alone, and turned into latents there: part of q's density
+    "global auxiliary",  # likewise, outside of the data plate
     "by-product",  # sampled in the guide alone, and integrated out by sampling it: q(z|a) is a proposal as good as q(z)
     "note",  # observed in the guide, or a factor there: part of Pyro's loss, not of q
     "deterministic",  # a value that was written down, no density

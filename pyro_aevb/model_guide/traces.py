@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.infer.autoguide.effect import GuideMessenger
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -45,6 +46,18 @@ def trace_model(
     replayed = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
     with _shapes_in_words():
         return poutine.trace(replayed).get_trace(*args, **kwargs)
+
+
+class Outside(Messenger):
+    """Keep the sites of these names out of the plates and handlers around this one: of the particles' plate."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._names:
+            msg["stop"] = True
 
 
 class PlateShapeError(ValueError):

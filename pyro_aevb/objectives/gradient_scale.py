@@ -31,12 +31,16 @@ class GradientScale:
         self.counted: dict[str, Scale] = {}
         self.drawn_from: Callable[[], Mapping[str, set[str]]] = dict
 
-    def apply(self, trace: Trace, row: int, particles: tuple[int, int] | None) -> Trace:
-        """Return the guide's trace as the model is to see it."""
+    def apply(
+        self, trace: Trace, row: int, particles: tuple[int, int] | None, but_for: frozenset[str] = frozenset()
+    ) -> Trace:
+        """Return the guide's trace as the model is to see it; the latents of the names ``but_for`` stay as they are."""
         trace = trace.copy()
         nodes: dict[str, Any] = trace.nodes
         for name, site in list(nodes.items()):
-            if site["type"] == "sample" and not site["is_observed"] and site["value"].requires_grad:
+            if site["type"] != "sample" or site["is_observed"] or name in but_for:
+                continue
+            if site["value"].requires_grad:
                 value = site["value"].view_as(site["value"])
                 value.register_hook(self._hook(name, value.shape, len(site["fn"].event_shape), row, particles))
                 nodes[name] = {**site, "value": value}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
-from pyro_aevb.objectives.particles import Flow, Particles, draw
+from pyro_aevb.objectives.particles import Flow, Particles, draw, with_gradient
 
 
 class Terms(NamedTuple):
@@ -34,6 +34,7 @@ class Terms(NamedTuple):
     ``bound``: (M,), nats.  ``reconstruction``: {observed site: mean of log p(x|z) over particles}, (M,).
     ``kl``: {latent: KL(q || p), in closed form or the mean of log q - log p}, (M,).
     ``log_weight``: log p(x, z) - log q(z|x), (K, M).
+    ``global_kl``: {global latent: KL(q(w) || p(w)), likewise}, (): once for the whole data set, and part of the loss.
     """
 
     loss: Tensor
@@ -41,6 +42,7 @@ class Terms(NamedTuple):
     reconstruction: dict[str, Tensor]
     kl: dict[str, Tensor]
     log_weight: Tensor
+    global_kl: dict[str, Tensor]
 
 
 class Objective(ELBO, ABC):
@@ -56,6 +58,8 @@ class Objective(ELBO, ABC):
         least_particles: the smallest number of particles that the bound is defined for.
         with_fewer: the objective to use with fewer, named in the error: ``"STL()"``.
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
+        one_global_draw: whether all K particles have one draw of the global latents in common, as a bound that isn't a
+            mean over particles needs; ``False``: each particle has its own.
 
     Args:
         num_particles: K, draws from the guide for each datapoint.
@@ -79,6 +83,7 @@ class Objective(ELBO, ABC):
     least_particles: int = 1
     with_fewer: str = ""
     needs_closed_forms: bool = False
+    one_global_draw: bool = True
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
         if num_particles < self.least_particles:
@@ -99,6 +104,18 @@ class Objective(ELBO, ABC):
         Args:
             particles: K draws from the guide for each of M datapoints, and their log densities (K, M) by site.
         """
+
+    def global_bound(self, particles: Particles, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the global latents' part of the bound, -KL(q(w) || p(w)), and a surrogate of it, both ().
+
+        In nats for the whole data set, which it counts once.  Global latents are reparameterised if they can be; others
+        follow the score function, with the whole data set's bound as the signal.
+
+        Args:
+            particles: the draws and their densities, those of global latents among them.
+            bound: the bound of each datapoint (M,).
+        """
+        return particles.global_bound(bound)
 
     def terms(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Terms:
         """Return the loss, to be differentiated, and the parts of the bound for each datapoint.
@@ -127,13 +144,16 @@ class Objective(ELBO, ABC):
         particles = self._draw(model, guide, args, kwargs)
         value, surrogate = self.bound(particles)
         value = value.detach()
-        with_gradient = value + (surrogate - surrogate.detach()) if surrogate.requires_grad else value
+        of_globals = None
+        if particles.global_kl:
+            of_globals = with_gradient(*self.global_bound(particles, value))
         return Terms(
-            particles.loss_of(with_gradient),
+            particles.loss_of(with_gradient(value, surrogate), of_globals),
             value,
             {name: term.detach().mean(0) for name, term in particles.log_likelihood.items()},
             {name: term.detach().mean(0) for name, term in particles.kl.items()},
             particles.log_weight.detach(),
+            {name: term.detach().mean() for name, term in particles.global_kl.items()},
         )
 
     def differentiable_loss(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
@@ -157,7 +177,11 @@ class Objective(ELBO, ABC):
         self, model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Particles:
         several = bool(self.vectorize_particles) and self.num_particles > 1
-        pair = structure(model, guide, args, kwargs, analytic_kl=self.needs_closed_forms, several=several)
+        pair = structure(
+            model, guide, args, kwargs,
+            analytic_kl=self.needs_closed_forms, several=several,
+            one_global_draw=self.one_global_draw,
+        )  # fmt: skip
         return draw(
             model, guide, args, kwargs,
             num_particles=self.num_particles,
@@ -165,6 +189,8 @@ class Objective(ELBO, ABC):
             flow=self.flow,
             closed_form=pair.closed_form,
             unchecked=pair.unchecked,
+            global_names=pair.global_names,
+            one_global_draw=self.one_global_draw,
         )  # fmt: skip
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:

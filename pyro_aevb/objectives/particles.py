@@ -5,6 +5,9 @@ within a datapoint, and datapoints against each other afterwards.  A scale split
 every site alike, which weigh a bound from outside, and what else a model writes with ``poutine.scale``, which weighs a
 site's log likelihood, or both sides of a latent's log p(z) - log q(z|x).
 
+A global latent w, outside of the data plate, weighs once: its terms stay apart.  Either every particle has a draw of
+its own, or all have one in common, and the particles are K draws of the local latents.
+
 Shapes: K particles, M datapoints.
 """
 
@@ -12,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyro
 import torch
@@ -27,9 +31,10 @@ from torch.distributions import kl_divergence
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.sites import Scale, density
+from pyro_aevb.model_guide.sites import Scale, density, replace_site
 from pyro_aevb.model_guide.supports import Inside, innermost
 from pyro_aevb.model_guide.traces import (
+    Outside,
     PyroCallable,
     broadcasting,
     is_messenger,
@@ -40,7 +45,7 @@ from pyro_aevb.model_guide.traces import (
 )
 from pyro_aevb.objectives.gradient_scale import GradientScale
 
-Flow = Literal["total", "path", "doubly", "score"]
+Flow = Literal["total", "path", "doubly", "score", "wake"]
 
 
 @dataclass
@@ -58,6 +63,9 @@ class Particles:
         scale: N/M, times a scale that stands around every site alike: a number or (M,).
         note: log densities of what the guide observes, (K, M): part of Pyro's loss and not of a bound; or ``None``.
         given: the log density of what the model observes outside of the data plate, for the whole data set.
+        global_kl: of each global latent: KL(q(w) || p(w)) in closed form, or log q(w) - log p(w): (K,), or (1,) for a
+            draw that all particles have in common; once for the whole data set, times its scale.
+        global_score: log q(w) of the global latents that were cut off from their parameters, (K,) or (1,), or ``None``.
         gradient_scale: what the gradient from the model into the particles is multiplied by, to be set.
     """
 
@@ -71,6 +79,8 @@ class Particles:
     scale: Scale
     note: Tensor | None
     given: Tensor | float
+    global_kl: dict[str, Tensor]
+    global_score: Tensor | None
     gradient_scale: GradientScale
 
     @property
@@ -88,9 +98,41 @@ class Particles:
         """log w = log p(x, z) - log q(z|x), each site times its weight, (K, M)."""
         return self.weighted_log_p - self.weighted_log_q
 
-    def loss_of(self, bound: Tensor) -> Tensor:
-        """Return the loss of bounds (M,), in nats for the whole data set: -N/M sum bound, and what goes with it."""
-        loss = -self.scale * bound.sum() if isinstance(self.scale, float) else -(self.scale * bound).sum()
+    @property
+    def global_log_weight(self) -> Tensor | None:
+        """log p(w) - log q(w), summed over the global latents, (K,) or (1,); ``None`` without any."""
+        return -sum_terms(self.global_kl) if self.global_kl else None
+
+    def global_bound(self, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -KL(q(w) || p(w)) of the global latents and a surrogate of it, both (), in nats for all of the data.
+
+        Global latents that can't be reparameterised follow the score function, with the data set's bound as the signal.
+
+        Args:
+            bound: of each datapoint, (M,).
+        """
+        log_weight = self.global_log_weight
+        assert log_weight is not None
+        value = log_weight.mean()
+        if self.global_score is None:
+            return value, value
+        signal = self.of_the_data(bound).detach() + log_weight.detach()
+        return value, value + (signal * self.global_score).mean()
+
+    def of_the_data(self, bound: Tensor) -> Tensor:
+        """Return N/M times the sum over the minibatch of bounds (..., M), in nats for the whole data set, (...)."""
+        return self.scale * bound.sum(-1) if isinstance(self.scale, float) else (self.scale * bound).sum(-1)
+
+    def loss_of(self, bound: Tensor, of_globals: Tensor | None = None) -> Tensor:
+        """Return the loss of bounds, in nats for the whole data set: -N/M sum bound, and what goes with it.
+
+        Args:
+            bound: of each datapoint, (M,).
+            of_globals: the global latents' part, -KL(q(w) || p(w)), ().
+        """
+        loss = -self.of_the_data(bound)
+        if of_globals is not None:
+            loss = loss - of_globals
         if self.note is not None:
             loss = loss + (self.scale * self.note.mean(0)).sum()
         return loss - self.given
@@ -105,6 +147,12 @@ def sum_terms(terms: Mapping[str, Tensor]) -> Tensor:
     for term in rest:
         first = first + term
     return first
+
+
+def with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Return the value, with the gradient of the surrogate, a tensor of its shape."""
+    value = value.detach()
+    return value + (surrogate - surrogate.detach()) if surrogate.requires_grad else value
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:
@@ -135,6 +183,8 @@ def draw(
     flow: Flow = "total",
     closed_form: frozenset[str] = frozenset(),
     unchecked: frozenset[str] = frozenset(),
+    global_names: frozenset[str] = frozenset(),
+    one_global_draw: bool = True,
 ) -> Particles:
     """Draw the particles and evaluate model and guide on them.
 
@@ -148,9 +198,12 @@ def draw(
             of them; ``None`` draws them one by one.
         flow: how gradients get to the guide's parameters.  ``"total"``: through the particles and through log q;
             ``"path"``: through the particles only; ``"doubly"``: likewise, and what comes from the model is multiplied
-            by ``gradient_scale`` on its way; ``"score"``: through log q only.
+            by ``gradient_scale`` on its way; ``"score"``: through log q only; ``"wake"``: likewise, and a global latent
+            is a parameter of the model's alone, to log q(z|x) a number.
         closed_form: the latents whose KL is to be written down rather than sampled.
         unchecked: the observed sites whose support isn't looked at.
+        global_names: the latents, and the guide's auxiliary ones, outside of the data plate.
+        one_global_draw: whether all particles have one draw of these in common; else each has its own.
 
     Raises:
         ValueError: for a pair that breaks the contract, a guide that can't be reparameterised where ``flow`` needs it,
@@ -161,19 +214,48 @@ def draw(
             "expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); use an "
             "objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
         )
-    scale = GradientScale()
+    how = _How(flow, closed_form, unchecked, global_names, GradientScale())
+    one_global_draw = one_global_draw and bool(global_names)
     if depth is not None and num_particles > 1:
         particles = (-1 - depth, num_particles)
-        with broadcasting(particles), pyro.plate("particles", num_particles, dim=particles[0]):
-            return _one_pass(model, guide, args, kwargs, particles, flow, closed_form, 0, scale, unchecked)
-    rows = [
-        _one_pass(model, guide, args, kwargs, None, flow, closed_form, i, scale, unchecked)
-        for i in range(num_particles)
-    ]
-    return rows[0] if len(rows) == 1 else _joined(rows)
+        outside = global_names if one_global_draw else frozenset[str]()
+        with broadcasting(particles), pyro.plate("particles", num_particles, dim=particles[0]), Outside(outside):
+            return _one_pass(model, guide, args, kwargs, particles, how, 0)
+    rows: list[Particles] = []
+    with _Once(global_names) if one_global_draw else nullcontext():
+        for row in range(num_particles):
+            rows.append(_one_pass(model, guide, args, kwargs, None, how, row))
+    return rows[0] if len(rows) == 1 else _joined(rows, one_global_draw)
 
 
-def _joined(rows: list[Particles]) -> Particles:
+class _How(NamedTuple):
+    """What :func:`draw` was asked for."""
+
+    flow: Flow
+    closed_form: frozenset[str]
+    unchecked: frozenset[str]
+    global_names: frozenset[str]
+    gradient_scale: GradientScale
+
+
+class _Once(Messenger):
+    """Give each site of these names the value that it was given the first time, in each half."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
+        self._names = names
+        self._values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and msg["value"] is None:
+            msg["value"], msg["done"] = self._values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] in self._names:
+            self._values.setdefault(msg["name"], msg["value"])
+
+
+def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
     """Return particles that were drawn one by one as they would be if drawn together."""
     if any(set(row.log_q) != set(rows[0].log_q) for row in rows):
         raise ValueError(
@@ -185,8 +267,11 @@ def _joined(rows: list[Particles]) -> Particles:
         return {name: torch.cat([getattr(row, field)[name] for row in rows]) for name in getattr(rows[0], field)}
 
     first = rows[0]
+    scores = [row.global_score for row in rows if row.global_score is not None]
     return Particles(
         **{field: joined(field) for field in ("log_likelihood", "log_prior", "log_q", "kl", "score")},
+        global_kl=first.global_kl if one_global_draw else joined("global_kl"),
+        global_score=(scores[0] if one_global_draw else torch.cat(scores)) if scores else None,
         sampled_kl=first.sampled_kl,
         weight=first.weight,
         scale=first.scale,
@@ -202,35 +287,46 @@ def _one_pass(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     particles: tuple[int, int] | None,
-    flow: Flow,
-    closed_form: frozenset[str],
+    how: _How,
     row: int,
-    gradient_scale: GradientScale,
-    unchecked: frozenset[str],
 ) -> Particles:
-    with Inside(unchecked) as inside:
-        guide_trace, model_trace = _traces(model, guide, args, kwargs, particles, flow, row, gradient_scale)
+    flow, closed_form, gradient_scale = how.flow, how.closed_form, how.gradient_scale
+    with Inside(how.unchecked) as inside:
+        guide_trace, model_trace = _traces(model, guide, args, kwargs, particles, how, row)
     reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs), particles)
-    reading.require_local()
+    reading.require_summed()
     latents, proposals, weights = reading.latents, reading.proposals, reading.weights()
-    if flow != "score":
+    if flow not in ("score", "wake"):
         _check_reparameterized(reading)
     if flow == "doubly":
         gradient_scale.note(reading, weights.by_site)
         gradient_scale.drawn_from = lambda: on_a_side(lambda: ancestors(guide, args, kwargs))
         _check_one_weight(weights.by_site, list(proposals), guide, args, kwargs)
+    if flow == "wake" and reading.global_proposals:
+        every = [*proposals, *reading.global_proposals]
+        for name, fn, value in _at_fixed_values(guide, guide_trace, every, args, kwargs):
+            if name in proposals:
+                proposals[name] = replace_site(proposals[name], fn=fn, value=value)
     log_prior = {name: reading.log_prob(site) for name, site in latents.items()}
     log_q = {name: reading.log_prob(site) for name, site in proposals.items()}
+    global_log_q = {name: reading.global_log_prob(site) for name, site in reading.global_proposals.items()}
     if flow in ("path", "doubly"):
-        for name, fn, value in _at_fixed_values(guide, guide_trace, list(proposals), args, kwargs):
-            score = reading.log_prob(proposals[name], density(name, fn, value))
-            log_q[name] = log_q[name] - (score - score.detach())
+        # DReG's bound is of the local latents: to it, a global one is a parameter of the guide, and stays attached.
+        fixed = list(proposals) if flow == "doubly" else [*proposals, *global_log_q]
+        for name, fn, value in _at_fixed_values(guide, guide_trace, fixed, args, kwargs):
+            if name in proposals:
+                score = reading.log_prob(proposals[name], density(name, fn, value))
+                log_q[name] = log_q[name] - (score - score.detach())
+            else:
+                score = reading.global_log_prob(reading.guide[name], density(name, fn, value))
+                global_log_q[name] = global_log_q[name] - (score - score.detach())
     kl = {name: log_q[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
     for name, site in latents.items():
         if name in closed_form:
             kl[name] = reading.log_prob(site, kl_divergence(proposals[name].fn, site.fn))
         else:
             kl[name] = log_q[name] - log_prior[name]
+    global_kl = _global_kl(reading, global_log_q, weights.of_globals, closed_form)
     log_likelihood = {name: reading.log_prob(site) for name, site in reading.observations.items()}
     first = next(iter(log_likelihood))
     log_likelihood[first] = inside.or_nan(log_likelihood[first])
@@ -240,14 +336,40 @@ def _one_pass(
         log_prior=log_prior,
         log_q=log_q,
         kl=kl,
-        score=_unmasked(reading, log_q) if flow == "score" else {},
+        score=_unmasked(reading, log_q) if flow in ("score", "wake") else {},
         sampled_kl=frozenset(name for name in kl if name not in closed_form),
         weight=weights.by_site,
         scale=weights.scale,
         note=reading.sum_log_prob(notes) if notes else None,
         given=_given(reading),
+        global_kl=global_kl,
+        global_score=_global_score(reading, global_log_q) if flow in ("score", "wake") else None,
         gradient_scale=gradient_scale,
     )
+
+
+def _global_kl(
+    reading: Reading, log_q: dict[str, Tensor], weight: Mapping[str, Scale], closed_form: frozenset[str]
+) -> dict[str, Tensor]:
+    """Return each global latent's KL, in closed form or log q - log p, times its weight, (K,) or (1,)."""
+    kl = {name: log_q[name] for name in log_q if name not in reading.global_latents}  # auxiliary: in the guide alone
+    for name, site in reading.global_latents.items():
+        if name in closed_form:
+            kl[name] = reading.global_log_prob(site, kl_divergence(reading.guide[name].fn, site.fn))
+        else:
+            kl[name] = log_q[name] - reading.global_log_prob(site)
+    return {name: times(weight[name], term) for name, term in kl.items()}
+
+
+def _global_score(reading: Reading, log_q: Mapping[str, Tensor]) -> Tensor | None:
+    """Return log q(w) of the global latents that can't be reparameterised, summed; ``None`` if there are none."""
+    detached = [term for name, term in log_q.items() if not is_reparameterized(reading.guide[name].fn)]
+    return sum(detached[1:], start=detached[0]) if detached else None
+
+
+def is_reparameterized(fn: Any) -> bool:
+    """Return whether draws from a distribution carry the whole gradient of its parameters."""
+    return bool(fn.has_rsample) and not isinstance(innermost(fn), dist.Rejector)
 
 
 def _traces(
@@ -256,19 +378,20 @@ def _traces(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     particles: tuple[int, int] | None,
-    flow: Flow,
+    how: _How,
     row: int,
-    gradient_scale: GradientScale,
 ) -> tuple[Trace, Trace]:
     """Run the pair, with the gradients' way through the particles that the flow asks for."""
-    if flow == "total":
+    if how.flow == "total":
         return trace_pair(model, guide, args, kwargs)
-    if flow == "score":
-        with _Detached():
+    if how.flow in ("score", "wake"):
+        with _Detached(how.global_names):
             guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     else:
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-    seen = gradient_scale.apply(guide_trace, row, particles) if flow == "doubly" else guide_trace
+    seen = guide_trace
+    if how.flow == "doubly":
+        seen = how.gradient_scale.apply(guide_trace, row, particles, how.global_names)
     return guide_trace, trace_model(model, seen, args, kwargs)
 
 
@@ -289,10 +412,14 @@ def _given(reading: Reading) -> Tensor | float:
 
 
 class _Detached(Messenger):
-    """Cut what is drawn off from the parameters it was drawn with."""
+    """Cut what is drawn off from the parameters it was drawn with, but for global latents that keep their gradient."""
+
+    def __init__(self, global_names: frozenset[str]) -> None:
+        super().__init__()
+        self._global_names = global_names
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
+        if not msg["is_observed"] and not (msg["name"] in self._global_names and is_reparameterized(msg["fn"])):
             msg["value"] = msg["value"].detach()
 
 
@@ -310,8 +437,8 @@ def _at_fixed_values(
 
 
 def _check_reparameterized(reading: Reading) -> None:
-    for name, site in reading.proposals.items():
-        if not site.fn.has_rsample or isinstance(innermost(site.fn), dist.Rejector):
+    for name, site in (reading.proposals | reading.global_proposals).items():
+        if not is_reparameterized(site.fn):
             how = "drawn by rejection, in part" if site.fn.has_rsample else kind(site.fn)
             raise ValueError(
                 f"expected a guide that can be reparameterised, got site {name!r} ~ {how}; "

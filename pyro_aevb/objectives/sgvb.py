@@ -32,8 +32,10 @@ class SGVB(Objective):
         kl: ``"sampled"`` for L^A, ``"analytic"`` for L^B.
         beta: the weight of every KL (Higgins et al. 2017): a number, or a 0-dim tensor that may be changed in place
             while a run goes on (KL warm-up).  With a beta below 1 the value is no bound on log p(x).
+        weighs: which KLs beta, and a warm-up of the KL, are for: those of ``"local"`` latents, of ``"global"`` ones, or
+            of ``"both"``.
         free_bits: nats of KL that cost nothing: the KL of each site and datapoint counts as max(KL, free_bits) (after
-            Kingma et al. 2016, who take the mean over a minibatch first).  For KLs in closed form.
+            Kingma et al. 2016, who take the mean over a minibatch first).  For KLs in closed form of local latents.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
     Raises:
@@ -51,24 +53,29 @@ class SGVB(Objective):
     1412.41
     """
 
+    one_global_draw = False
+
     def __init__(
         self,
         num_particles: int = 1,
         *,
         kl: Literal["sampled", "analytic"] = "sampled",
         beta: float | Tensor = 1.0,
+        weighs: Literal["both", "local", "global"] = "both",
         free_bits: float = 0.0,
         vectorize: bool = True,
     ) -> None:
         super().__init__(num_particles, vectorize=vectorize)
         if kl not in ("sampled", "analytic"):
             raise ValueError(f"expected kl to be 'sampled' (L^A) or 'analytic' (L^B), got {kl!r}")
+        if weighs not in ("both", "local", "global"):
+            raise ValueError(f"expected weighs to be 'both', 'local' or 'global', got {weighs!r}")
         if isinstance(beta, Tensor) and beta.dim():
             raise ValueError(f"expected beta to be a number or a 0-dim tensor, got shape {tuple(beta.shape)}")
         if not float(beta) >= 0 or not free_bits >= 0:
             raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
         self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
-        self.kl = kl
+        self.kl, self.weighs = kl, weighs
         self.needs_closed_forms = kl == "analytic"
 
     def with_kl_weight(self, weight: Tensor) -> SGVB:
@@ -104,10 +111,22 @@ class SGVB(Objective):
                         "whose KL can be written down, or weigh the KL with beta"
                     )
                 kl = kl.clamp(min=self.free_bits)
-            kl = times(self.beta, times(particles.weight[name], kl))
+            kl = times(1.0 if self.weighs == "global" else self.beta, times(particles.weight[name], kl))
             bound = -kl if bound is None else bound - kl
         assert bound is not None
         return bound, bound
+
+    def global_bound(self, particles: Particles, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Return -beta KL(q(w) || p(w)), twice.
+
+        Args:
+            particles: K draws, each with its own global latents.
+            bound: the bound of each datapoint (M,).
+        """
+        log_weight = particles.global_log_weight
+        assert log_weight is not None
+        value = times(1.0 if self.weighs == "local" else self.beta, log_weight.mean())
+        return value, value
 
 
 @final
@@ -138,6 +157,7 @@ class STL(Objective):
     """
 
     flow = "path"
+    one_global_draw = False
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return the mean log weight, twice."""

@@ -1,0 +1,103 @@
+"""The posterior predictive density of a datapoint in a model with global latents, from draws of them.
+
+Shapes: N datapoints, S draws of the global latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.importance_weights import log_mean, widened
+from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.model_guide.traces import PyroCallable
+
+
+def condition(
+    model: PyroCallable, guide: PyroCallable | None, values: Mapping[str, Tensor], hidden: Sequence[str] = ()
+) -> tuple[PyroCallable, PyroCallable | None]:
+    """Return model and guide with global latents at these values.
+
+    Args:
+        model: p(w) p(z|w) p(x|z, w).
+        guide: q(w) q(z|x, w), or ``None``.
+        values: of the global latents, by name.
+        hidden: sites of the guide that its global latents are computed from.
+    """
+    if guide is not None and hidden:
+        guide = poutine.block(guide, hide=list(hidden))
+    data = dict(values)
+    return pyro.condition(model, data), None if guide is None else pyro.condition(guide, data)
+
+
+def check_given(reading: Reading, given: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless the values are of sites that a model with these conditioned on has outside its plate.
+
+    Args:
+        reading: of the model, its sites at the given values.
+        given: these values, by name.
+    """
+    sites = {name: site for name, site in reading.model.items() if site.role == "given"}
+    if strangers := sorted(set(given) - set(sites)):
+        raise ValueError(
+            f"expected given values of the model's global latents, got {strangers}, which aren't among "
+            f"{sorted(sites) or 'its sites outside of the data plate, of which there are none'}; give each by the name "
+            "of its site: given={'w': tensor}"
+        )
+
+
+def draws(
+    model: PyroCallable, guide: PyroCallable, reading: Reading, args: tuple[Any, ...], num_draws: int
+) -> Iterator[tuple[PyroCallable, PyroCallable]]:
+    """Yield model and guide at draws w ~ q(w), one after the other.
+
+    Args:
+        model: p(w) p(z|w) p(x|z, w).
+        guide: q(w) q(z|x, w).
+        reading: of the pair.
+        args: a minibatch.
+        num_draws: S.
+    """
+    hidden = [name for name, site in reading.guide.items() if site.role == "global auxiliary"]
+    for _ in range(num_draws):
+        with torch.no_grad():
+            nodes: Mapping[str, Any] = poutine.trace(guide).get_trace(*args).nodes
+        values = {name: nodes[name]["value"] for name in reading.global_latents}
+        pair = condition(model, guide, values, hidden)
+        assert pair[1] is not None
+        yield pair[0], pair[1]
+
+
+def predictive(parts: Sequence[Evidence]) -> Evidence:
+    """Return log 1/S sum_s p(x_n|w_s) from the evidence given each draw; its error covers draws and estimates alike.
+
+    The effective sample size and pareto_k are those of the draw where they are worst.
+
+    Args:
+        parts: the evidence given w_s, S of them.
+    """
+    value, error, _ = log_mean(torch.stack([part.value for part in parts])).result()
+    methods = [part.method for part in parts if part.method is not None]
+    return Evidence(
+        value,
+        widened(error, len(parts)),
+        "lower",
+        _worst([part.effective_sample_size for part in parts], largest=False),
+        _worst([part.pareto_k for part in parts], largest=True),
+        None if parts[0].settled is None else torch.stack([p.settled for p in parts if p.settled is not None]).all(0),
+        method=tuple("+".join(sorted(set(each))) for each in zip(*methods, strict=True)) if methods else None,
+    )
+
+
+def _worst(values: Sequence[Tensor | None], largest: bool) -> Tensor | None:
+    tensors = [value for value in values if value is not None]
+    if not tensors:
+        return None
+    stacked = torch.stack(tensors)
+    return stacked.amax(0) if largest else stacked.amin(0)
