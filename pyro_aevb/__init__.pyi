@@ -37,6 +37,7 @@ from .learners.reweighted_wake_sleep import (
     ReweightedWakeSleepInfo as ReweightedWakeSleepInfo,
 )
 from .learners.wake_sleep import WakeSleep as WakeSleep, WakeSleepInfo as WakeSleepInfo
+from .model_guide.bayesian import Bayesian as Bayesian
 from .model_guide.contract import NonFiniteLossError as NonFiniteLossError
 from .model_guide.log_density import (
     LogDensity as LogDensity,

@@ -56,13 +56,13 @@ class NamedModules(Messenger):
     def _pyro_param(self, msg: Any) -> None:
         if primitives._MODULE_NAMESPACE_DIVIDER not in msg["name"]:
             return
-        for each in _named_by_the_caller():
+        for each in named_by_the_caller():
             if id(each) not in self._modes:
                 self._modes[id(each)] = each, each.training
                 each.training = False
 
 
-def _named_by_the_caller() -> list[nn.Module]:
+def named_by_the_caller() -> list[nn.Module]:
     """Return the module that the call of ``pyro.module`` on the stack is about, and those inside of it."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code is not primitives.module.__code__:

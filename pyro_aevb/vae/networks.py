@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+
+from pyro_aevb.model_guide.parameters import announce
 
 
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
@@ -164,26 +163,7 @@ def apply_network(name: str, network: nn.Module, *inputs: Any) -> Any:
     """
     substituted = {}
     for key, parameter in network.named_parameters():
-        value = _announce(f"{name}.{key}", parameter)
+        value = announce(f"{name}.{key}", parameter)
         if value is not parameter:
             substituted[key] = value
     return torch.func.functional_call(network, substituted, inputs) if substituted else network(*inputs)
-
-
-def _announce(site: str, parameter: nn.Parameter) -> Tensor:
-    parameter.unconstrained = _Itself(parameter)  # type: ignore[attr-defined]  # what SVI asks of a param site
-    statement = pyro.poutine.runtime.effectful(type="param")(lambda *_, **__: parameter)
-    return statement(site, parameter, constraint=constraints.real, event_dim=None, name=site)
-
-
-class _Itself:
-    """A function that returns its parameter, and doesn't go along when that is copied or pickled."""
-
-    def __init__(self, parameter: nn.Parameter | None = None) -> None:
-        self._parameter = None if parameter is None else weakref.ref(parameter)
-
-    def __call__(self) -> nn.Parameter | None:
-        return None if self._parameter is None else self._parameter()
-
-    def __reduce__(self) -> tuple[type[_Itself], tuple[()]]:
-        return _Itself, ()
