@@ -5,7 +5,7 @@ Shapes: N datapoints, S draws of the global latents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -52,26 +52,35 @@ def check_given(reading: Reading, given: Mapping[str, Tensor]) -> None:
         )
 
 
-def draws(
-    model: PyroCallable, guide: PyroCallable, reading: Reading, args: tuple[Any, ...], num_draws: int
-) -> Iterator[tuple[PyroCallable, PyroCallable]]:
-    """Yield model and guide at draws w ~ q(w), one after the other.
+class GlobalDraws:
+    """Model and guide at one draw w ~ q(w) after another: each new draw takes the place of the last, in its tensors.
 
     Args:
         model: p(w) p(z|w) p(x|z, w).
         guide: q(w) q(z|x, w).
         reading: of the pair.
         args: a minibatch.
-        num_draws: S.
+
+    Attributes:
+        model, guide: given the last draw; one is made at the start.
     """
-    hidden = [name for name, site in reading.guide.items() if site.role == "global auxiliary"]
-    for _ in range(num_draws):
-        with torch.no_grad():
-            nodes: Mapping[str, Any] = poutine.trace(guide).get_trace(*args).nodes
-        values = {name: nodes[name]["value"] for name in reading.global_latents}
-        pair = condition(model, guide, values, hidden)
-        assert pair[1] is not None
-        yield pair[0], pair[1]
+
+    def __init__(self, model: PyroCallable, guide: PyroCallable, reading: Reading, args: tuple[Any, ...]) -> None:
+        self._draw_from, self._args, self._names = guide, args, list(reading.global_latents)
+        self._values = self._drawn()
+        hidden = [name for name, site in reading.guide.items() if site.role == "global auxiliary"]
+        self.model, self.guide = condition(model, guide, self._values, hidden)
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Draw anew."""
+        for name, value in self._drawn().items():
+            self._values[name].copy_(value)
+
+    @torch.no_grad()
+    def _drawn(self) -> dict[str, Tensor]:
+        nodes: Mapping[str, Any] = poutine.trace(self._draw_from).get_trace(*self._args).nodes
+        return {name: nodes[name]["value"].clone() for name in self._names}
 
 
 def predictive(parts: Sequence[Evidence]) -> Evidence:

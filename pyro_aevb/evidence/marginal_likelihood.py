@@ -19,7 +19,7 @@ from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
 from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes
-from pyro_aevb.evidence.global_draws import check_given, condition, draws, predictive
+from pyro_aevb.evidence.global_draws import GlobalDraws, check_given, condition, predictive
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
@@ -128,28 +128,31 @@ def log_marginal_likelihood(
         model, guide = condition(model, guide, given)
         check_given(read(model, guide, first), given)
     reading = read(model, guide, first)
-    problem = Problem(model, guide, first, num_particles, len(batches), vectorize, compile)
     if reading.global_latents:
         _check_predictive(estimator, reading)
     else:
         num_global_draws = 1
+    num_batches = len(batches) * num_global_draws
+    problem = Problem(model, guide, first, num_particles, num_batches, vectorize, compile)
     _check_pair(problem, batches, _draws_from_guide(estimator))
     with (
         evaluated(model, guide) as (its_model, its_guide, _),
         seeded(seed),
         _bar(batches.num_data, progress) as bar,
     ):
-
-        def evidence_of(model: PyroCallable, guide: PyroCallable | None) -> Evidence:
-            evaluate = estimator.prepare(problem._replace(model=model, guide=guide))
-            part = 1 / num_global_draws
-            return concatenate([evaluate(_advance(bar, part * len(batch[0])), *batch) for batch in batches])
-
+        given_draws = None
         if reading.global_latents:
-            pairs = draws(its_model, its_guide, reading, first, num_global_draws)
-            evidence = predictive([evidence_of(*pair) for pair in pairs])
-        else:
-            evidence = evidence_of(its_model, its_guide)
+            given_draws = GlobalDraws(its_model, its_guide, reading, first)
+            its_model, its_guide = given_draws.model, given_draws.guide
+        evaluate = estimator.prepare(problem._replace(model=its_model, guide=its_guide))
+        each: list[Evidence] = []  # given each draw of the global latents
+        for draw in range(num_global_draws):
+            if draw and given_draws is not None:
+                given_draws.renew()
+            sizes = [len(batch[0]) / num_global_draws for batch in batches]
+            parts = [evaluate(_advance(bar, size), *batch) for size, batch in zip(sizes, batches, strict=True)]
+            each.append(concatenate(parts))
+    evidence = each[0] if given_draws is None else predictive(each)
     _warn_of_tails(evidence.pareto_k)
     return evidence
 

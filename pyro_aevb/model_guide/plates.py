@@ -15,25 +15,27 @@ def is_particles(frame: CondIndepStackFrame, particles: Particles | None) -> boo
 
 
 def data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[str, str], num_data: int) -> DataPlate:
-    """Return the plate that the datapoints are in: the one of M entries that holds the most sites.
+    """Return the plate that the datapoints are in: of those of M entries around observed sites, that with most sites.
 
     Of several, the one that stands for more datapoints; then the one at dim=-1.
     """
     if not any(kinds[name] == "observed" for name in inside):
         raise ValueError("expected a model that observes data, got no observed site; write pyro.sample(..., obs=x)")
     found: dict[tuple[str, int], tuple[int, CondIndepStackFrame]] = {}
-    for frames in inside.values():
+    around_data: set[str] = set()
+    for name, frames in inside.items():
         for frame in frames:
             if frame.dim is not None and frame.size in (num_data, -1):
+                around_data |= {frame.name} if kinds[name] == "observed" else set()
                 count = found.get((frame.name, frame.dim), (0, frame))[0]
                 found[frame.name, frame.dim] = count + 1, frame
     if not found:
         raise _no_data_plate(inside, kinds, num_data)
 
-    def evidence(entry: tuple[int, CondIndepStackFrame]) -> tuple[int, bool, bool, bool]:
+    def evidence(entry: tuple[int, CondIndepStackFrame]) -> tuple[bool, int, bool, bool, bool]:
         count, frame = entry
         subsampled = frame.size != -1 and frame.full_size not in (None, frame.size)
-        return count, subsampled, frame.dim == -1, frame.size != -1
+        return frame.name in around_data, count, subsampled, frame.dim == -1, frame.size != -1
 
     _, frame = max(found.values(), key=evidence)
     assert frame.dim is not None

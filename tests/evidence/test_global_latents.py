@@ -1,0 +1,99 @@
+"""The bound on log p(X) and the posterior predictive density of models with global latents, against closed forms."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from global_pairs import GLOBAL, mean_of_local_latents, one
+
+from pyro_aevb import AIS, Importance, elbo, log_density, log_marginal_likelihood
+
+
+@pytest.mark.parametrize("name", GLOBAL)
+def test_with_the_posterior_the_total_is_log_p_of_the_data(name):
+    pair = GLOBAL[name]()
+    bound = elbo(pair.model, pair.guide, *pair.data, num_particles=3, seed=0)
+    value, error = bound.total()
+    assert value == pytest.approx(pair.log_evidence, abs=1e-9)
+    assert error < 1e-9  # though each datapoint's value is noisy
+    assert (bound.standard_error > 1e-3).all()
+
+
+def test_the_error_of_the_total_and_of_the_mean_cover_what_datapoints_share():
+    pair = mean_of_local_latents()
+
+    def guide(x):
+        w = pyro.sample("w", dist.Normal(one(0.3), 0.7))
+        with pyro.plate("data", 6, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal((x + w) / 2, 0.7))
+
+    bounds = [elbo(pair.model, guide, *pair.data, num_particles=10, batch_size=4, seed=seed) for seed in range(100)]
+    exact = elbo(pair.model, guide, *pair.data, num_particles=20_000, seed=0)
+    totals = torch.tensor([bound.total() for bound in bounds])
+    z = (totals[:, 0] - exact.total().value) / totals[:, 1]
+    assert 0.85 < z.std() < 1.35  # Student's t with 9 degrees of freedom has 1.13
+    assert abs(totals[:, 0].mean() - exact.total().value) < 5 * totals[:, 0].std() / 100**0.5
+    assert (torch.tensor([b.mean().standard_error for b in bounds]) >= exact.value.std() / 6**0.5 * 0.5).all()
+
+
+@pytest.mark.parametrize("method", ["importance", "auto", "quadrature", AIS(3, num_leapfrog=2)], ids=str)
+def test_the_predictive_density_is_that_of_the_posterior(method):
+    pair = mean_of_local_latents()
+    options = {"num_particles": 50} if method in ("importance", "auto") else {}
+    if isinstance(method, AIS):
+        options["num_particles"] = 50
+    x = pair.data[0][:3]
+    evidence = log_marginal_likelihood(
+        pair.model, pair.guide, x, method=method, num_global_draws=12, seed=0, progress=False, **options
+    )
+    z = (evidence.value - pair.predictive(x)) / evidence.standard_error
+    assert (z.abs() < 4).all(), (evidence, pair.predictive(x))
+    assert (evidence.standard_error < 0.5).all()
+    assert evidence.direction == "lower"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["linear_regression", "mean_and_precision", "rate_of_counts"])
+def test_its_error_covers_the_draws_of_the_globals(name):
+    pair, x = GLOBAL[name](), None
+    x = [arg[:4] for arg in pair.data]
+    z = []
+    for seed in range(25):
+        evidence = log_marginal_likelihood(
+            pair.model, pair.guide, *x, method=Importance(), num_particles=2, num_global_draws=30, seed=seed,
+            compile=False,
+        )  # fmt: skip
+        z.append((evidence.value - pair.predictive(*x)) / evidence.standard_error)
+    covered = (torch.stack(z).abs() < 1.96).double().mean()
+    assert covered > 0.8  # of 100, four in each draw of the globals and not independent; the weights are skewed
+
+
+def test_given_values_of_the_globals():
+    pair = mean_of_local_latents()
+    x = pair.data[0]
+    for guide, method in ((pair.guide, "importance"), (None, "quadrature"), (pair.guide, "posterior-density")):
+        evidence = log_marginal_likelihood(
+            pair.model, guide, x, method=method, given={"w": one(0.5)}, num_particles=None, seed=0, progress=False
+        )
+        error = evidence.standard_error if method == "posterior-density" else torch.tensor(1e-6)
+        assert ((evidence.value - dist.Normal(one(0.5), 2**0.5).log_prob(x)).abs() < 5 * error + 1e-6).all()
+
+
+def test_log_density_has_the_globals_apart():
+    pair = mean_of_local_latents()
+    torch.manual_seed(0)
+    density = log_density(pair.model, pair.guide, *pair.data, num_particles=4)
+    total = density.log_weight.sum(1) + density.global_log_weight
+    assert density.global_log_weight.shape == (4,)
+    assert total.tolist() == pytest.approx([pair.log_evidence] * 4, abs=1e-9)
+
+
+def test_what_can_t_be_answered_is_said():
+    pair = mean_of_local_latents()
+    with pytest.raises(ValueError, match=r"expected a guide that samples the global latent 'w', got none; .*given="):
+        log_marginal_likelihood(pair.model, None, *pair.data, method="ais")
+    for method in ("posterior-density", "bdmc"):
+        with pytest.raises(ValueError, match=r"expected a method with a lower bound .*or pass a value: given=\{'w'"):
+            log_marginal_likelihood(pair.model, pair.guide, *pair.data, method=method)
+    with pytest.raises(ValueError, match=r"expected given values of the model's global latents, got \['v'\]"):
+        log_marginal_likelihood(pair.model, pair.guide, *pair.data, given={"v": one()})
