@@ -79,15 +79,14 @@ def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor,
     """Return the mean of ``density``'s log weights over particles, for each datapoint of the minibatches."""
     densities = [density(*batch) for batch in batches]
     weights = [each.log_weight for each in densities]
+    value, error = torch.cat([w.mean(0) for w in weights]), torch.cat([_standard_error(w) for w in weights])
     # Each minibatch has draws of the global latents of its own, which its datapoints have in common.
-    of_globals = [each.global_log_weight / len(densities) for each in densities]
-    totals = [w.sum(1) + g for w, g in zip(weights, of_globals, strict=True)]
-    return BoundEstimate(
-        torch.cat([w.mean(0) for w in weights]),
-        torch.cat([_standard_error(w) for w in weights]),
-        -torch.stack([g.mean() for g in of_globals]).sum(),
-        torch.stack([_standard_error(total) for total in totals]).square().sum().sqrt(),
-    )
+    of_globals = [each.global_log_weight / len(densities) for each in densities if len(each.global_log_weight)]
+    if not of_globals:
+        return BoundEstimate(value, error, value.new_zeros(()), error.square().sum().sqrt())
+    totals = [_standard_error(w.sum(1) + g) for w, g in zip(weights, of_globals, strict=True)]
+    kl = -torch.stack([g.mean() for g in of_globals]).sum()
+    return BoundEstimate(value, error, kl, torch.stack(totals).square().sum().sqrt())
 
 
 def _standard_error(draws: Tensor) -> Tensor:

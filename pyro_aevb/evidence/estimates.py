@@ -60,7 +60,7 @@ class BoundEstimate(NamedTuple):
         """Return the mean of ``value``, as :meth:`Estimate.mean`; its error covers the draws of global latents too."""
         value, error = Estimate(self.value, self.standard_error).mean()
         shared = self.total_error.square() - self.standard_error.square().sum()  # beyond each datapoint's own
-        if len(self.value) > 1 and shared > 0:
+        if len(self.value) > 1 and shared > 1e-6 * self.total_error.square():
             error = (error**2 + shared.item() / len(self.value) ** 2) ** 0.5
         return MeanEstimate(value, error)
 

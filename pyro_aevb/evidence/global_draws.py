@@ -16,7 +16,7 @@ from torch import Tensor
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.model_guide.reading import Reading
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, drawn
 
 
 def condition(
@@ -79,8 +79,7 @@ class GlobalDraws:
 
     @torch.no_grad()
     def _drawn(self) -> dict[str, Tensor]:
-        nodes: Mapping[str, Any] = poutine.trace(self._draw_from).get_trace(*self._args).nodes
-        return {name: nodes[name]["value"].clone() for name in self._names}
+        return {name: value.clone() for name, value in drawn(self._draw_from, self._args, self._names).items()}
 
 
 def predictive(parts: Sequence[Evidence]) -> Evidence:

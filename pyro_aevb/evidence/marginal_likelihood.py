@@ -126,15 +126,14 @@ def log_marginal_likelihood(
     first = next(iter(batches))
     if given:
         model, guide = condition(model, guide, given)
-        check_given(read(model, guide, first), given)
-    reading = read(model, guide, first)
+    reading = _check_pair(model, guide, batches, _draws_from_guide(estimator))
+    check_given(reading, given or {})
     if reading.global_latents:
         _check_predictive(estimator, reading)
     else:
         num_global_draws = 1
     num_batches = len(batches) * num_global_draws
     problem = Problem(model, guide, first, num_particles, num_batches, vectorize, compile)
-    _check_pair(problem, batches, _draws_from_guide(estimator))
     with (
         evaluated(model, guide) as (its_model, its_guide, _),
         seeded(seed),
@@ -208,10 +207,12 @@ def _draws_from_guide(estimator: Estimator) -> bool:
     return isinstance(estimator, Importance) or (isinstance(estimator, Auto) and estimator.annealing.start == "prior")
 
 
-def _check_pair(problem: Problem, batches: Iterable[tuple[Any, ...]], draws_from_guide: bool) -> None:
+def _check_pair(
+    model: PyroCallable, guide: PyroCallable | None, batches: Iterable[tuple[Any, ...]], draws_from_guide: bool
+) -> Reading:
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
     for batch in batches:
-        reading = read(problem.model, problem.guide, batch)
+        reading = read(model, guide, batch)
         reading.require_summed()
         reading.require_density()
         others = [*reading.sites("guide", "by-product"), *reading.sites("guide", "auxiliary")]
@@ -220,6 +221,7 @@ def _check_pair(problem: Problem, batches: Iterable[tuple[Any, ...]], draws_from
                 f"expected a guide whose density is that of the model's latents, got auxiliary sites {others}; "
                 "use method='importance', which integrates them out, or pass guide=None"
             )
+    return reading
 
 
 def _warn_of_tails(pareto_k: Tensor | None) -> None:

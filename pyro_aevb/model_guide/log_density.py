@@ -32,7 +32,7 @@ class LogDensity(NamedTuple):
     """log p(x, z) and log q(z|x), each of shape (K, M), in nats; given w, in a model with global latents w.
 
     ``global_log_weight``: log p(w) - log q(w) of the global latents, once for the whole data set, (K,): each particle
-    has its own draw of w, and all datapoints have it in common; 0 without any.
+    has its own draw of w, and all datapoints have it in common.  Without global latents it is empty, (0,).
     """
 
     log_joint: Tensor
@@ -176,6 +176,9 @@ def _one_pass(
         log_joint = inside.or_nan(reading.sum_log_prob((reading.latents | reading.observations).values()))
         proposals = reading.proposals.values()  # none, for a model without latents: then the weight is p(x)
         log_q = reading.sum_log_prob(proposals) if proposals else torch.zeros_like(log_joint)
-        log_p = reading.sum_global_log_prob(reading.global_latents.values())
-        log_weight = log_p - reading.sum_global_log_prob(reading.global_proposals.values())
-    return LogDensity(log_joint, log_q, log_weight.expand(len(log_joint)))
+        of_globals = log_joint.new_zeros(0)
+        if reading.global_proposals:
+            log_p = reading.sum_global_log_prob(reading.global_latents.values())
+            log_weight = log_p - reading.sum_global_log_prob(reading.global_proposals.values())
+            of_globals = log_weight.expand(len(log_joint))
+    return LogDensity(log_joint, log_q, of_globals)

@@ -104,7 +104,7 @@ def zero_grad(parameters: Iterable[Parameter]) -> None:
 
 
 def announce(site: str, parameter: nn.Parameter) -> Tensor:
-    """Tell Pyro's handlers of a parameter, and return it, or the value that one of them put in its place.
+    """Return a parameter, or the value that a handler puts in its place, as the ``param`` site that handlers see.
 
     Unlike with ``pyro.param``, nothing goes into Pyro's parameter store.
 

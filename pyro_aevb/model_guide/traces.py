@@ -5,7 +5,7 @@ Shapes: K particles, M datapoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,12 @@ class Outside(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._names:
             msg["stop"] = True
+
+
+def drawn(fn: PyroCallable, args: tuple[Any, ...], names: Iterable[str]) -> dict[str, Tensor]:
+    """Run a model or a guide, and return what it drew at the sites of these names."""
+    nodes: Mapping[str, Any] = poutine.trace(fn).get_trace(*args).nodes
+    return {name: nodes[name]["value"] for name in names}
 
 
 class PlateShapeError(ValueError):

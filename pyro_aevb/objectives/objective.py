@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
-from pyro_aevb.objectives.particles import Flow, Particles, draw, with_gradient
+from pyro_aevb.objectives.particles import Flow, Particles, draw, times, with_gradient
 
 
 class Terms(NamedTuple):
@@ -60,6 +60,7 @@ class Objective(ELBO, ABC):
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
         one_global_draw: whether all K particles have one draw of the global latents in common, as a bound that isn't a
             mean over particles needs; ``False``: each particle has its own.
+        global_kl_weight: what the global latents' -KL(q(w) || p(w)) in the bound on log p(X) is multiplied by.
 
     Args:
         num_particles: K, draws from the guide for each datapoint.
@@ -84,6 +85,7 @@ class Objective(ELBO, ABC):
     with_fewer: str = ""
     needs_closed_forms: bool = False
     one_global_draw: bool = True
+    global_kl_weight: float | Tensor = 1.0
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
         if num_particles < self.least_particles:
@@ -104,18 +106,6 @@ class Objective(ELBO, ABC):
         Args:
             particles: K draws from the guide for each of M datapoints, and their log densities (K, M) by site.
         """
-
-    def global_bound(self, particles: Particles, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the global latents' part of the bound, -KL(q(w) || p(w)), and a surrogate of it, both ().
-
-        In nats for the whole data set, which it counts once.  Global latents are reparameterised if they can be; others
-        follow the score function, with the whole data set's bound as the signal.
-
-        Args:
-            particles: the draws and their densities, those of global latents among them.
-            bound: the bound of each datapoint (M,).
-        """
-        return particles.global_bound(bound)
 
     def terms(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Terms:
         """Return the loss, to be differentiated, and the parts of the bound for each datapoint.
@@ -146,7 +136,7 @@ class Objective(ELBO, ABC):
         value = value.detach()
         of_globals = None
         if particles.global_kl:
-            of_globals = with_gradient(*self.global_bound(particles, value))
+            of_globals = times(self.global_kl_weight, with_gradient(*particles.global_bound(value)))
         return Terms(
             particles.loss_of(with_gradient(value, surrogate), of_globals),
             value,

@@ -106,7 +106,8 @@ class Particles:
     def global_bound(self, bound: Tensor) -> tuple[Tensor, Tensor]:
         """Return -KL(q(w) || p(w)) of the global latents and a surrogate of it, both (), in nats for all of the data.
 
-        Global latents that can't be reparameterised follow the score function, with the data set's bound as the signal.
+        Global latents that can't be reparameterised follow the score function, with the data set's bound as the signal;
+        if each particle has its own, the baseline is the mean of the others' bounds.
 
         Args:
             bound: of each datapoint, (M,).
@@ -116,7 +117,10 @@ class Particles:
         value = log_weight.mean()
         if self.global_score is None:
             return value, value
-        signal = self.of_the_data(bound).detach() + log_weight.detach()
+        others = len(log_weight) - 1
+        signal = (self.of_the_data(self.log_weight if others else bound) + log_weight).detach()
+        if others:
+            signal = signal - (signal.sum(0) - signal) / others
         return value, value + (signal * self.global_score).mean()
 
     def of_the_data(self, bound: Tensor) -> Tensor:
@@ -229,7 +233,7 @@ def draw(
 
 
 class _How(NamedTuple):
-    """What :func:`draw` was asked for."""
+    """The options of :func:`draw`."""
 
     flow: Flow
     closed_form: frozenset[str]

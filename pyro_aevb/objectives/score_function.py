@@ -77,25 +77,6 @@ class ScoreFunction(Objective):
         surrogate = signal * sum_terms(particles.score) + particles.weighted_log_p
         return log_weight.mean(0), surrogate.mean(0)
 
-    def global_bound(self, particles: Particles, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Return -KL(q(w) || p(w)), and a surrogate of it with the score function's gradient.
-
-        The signal of w_k is the whole data set's bound with it; the baseline is that of the other particles' bounds.
-
-        Args:
-            particles: K draws, each with its own global latents.
-            bound: the bound of each datapoint (M,).
-        """
-        log_weight = particles.global_log_weight
-        assert log_weight is not None
-        value = log_weight.mean()
-        if particles.global_score is None:
-            return value, value
-        signal = (particles.of_the_data(particles.log_weight) + log_weight).detach()
-        if self.baseline is not None:
-            signal = signal - (signal.sum(0) - signal) / (len(signal) - 1)
-        return value, value + (signal * particles.global_score).mean()
-
 
 @final
 class VIMCO(Objective):

@@ -76,6 +76,7 @@ class SGVB(Objective):
             raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
         self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
         self.kl, self.weighs = kl, weighs
+        self.global_kl_weight = 1.0 if weighs == "local" else self.beta
         self.needs_closed_forms = kl == "analytic"
 
     def with_kl_weight(self, weight: Tensor) -> SGVB:
@@ -86,6 +87,7 @@ class SGVB(Objective):
         """
         weighted = copy.copy(self)
         weighted.beta = self.beta * weight
+        weighted.global_kl_weight = 1.0 if self.weighs == "local" else weighted.beta
         return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
@@ -115,18 +117,6 @@ class SGVB(Objective):
             bound = -kl if bound is None else bound - kl
         assert bound is not None
         return bound, bound
-
-    def global_bound(self, particles: Particles, bound: Tensor) -> tuple[Tensor, Tensor]:
-        """Return -beta KL(q(w) || p(w)), twice.
-
-        Args:
-            particles: K draws, each with its own global latents.
-            bound: the bound of each datapoint (M,).
-        """
-        log_weight = particles.global_log_weight
-        assert log_weight is not None
-        value = times(1.0 if self.weighs == "local" else self.beta, log_weight.mean())
-        return value, value
 
 
 @final

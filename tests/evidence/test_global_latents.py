@@ -19,6 +19,29 @@ def test_with_the_posterior_the_total_is_log_p_of_the_data(name):
     assert (bound.standard_error > 1e-3).all()
 
 
+def test_a_bound_in_closed_form():
+    """With q(w) = N(a, s^2) and q(z|x, w) the posterior given w: E log p(x|w) = log N(x; a, 2) - s^2 / 4."""
+    pair, a, s, K = mean_of_local_latents(), one(0.3), one(0.7), 20_000
+
+    def guide(x):
+        w = pyro.sample("w", dist.Normal(a, s))
+        with pyro.plate("data", 6, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal((x + w) / 2, 0.5**0.5))
+
+    x = pair.data[0]
+    bound = elbo(pair.model, guide, x, num_particles=K, seed=0)
+    # log N(x; w, 2) is quadratic in w: its variance under q(w), and that of its sum less the global KL, are known.
+    d = x - a
+    error = (((d * s) ** 2 / 4 + s**4 / 8) / K).sqrt()
+    torch.testing.assert_close(bound.standard_error, error, rtol=0.05, atol=0)
+    assert ((bound.value - dist.Normal(a, 2**0.5).log_prob(x) + s**2 / 4).abs() < 5 * error).all()
+    kl = torch.distributions.kl_divergence(dist.Normal(a, s), dist.Normal(0.0, 1.0))
+    linear, quadratic = d.sum() * s / 2 - a * s, (1 - s**2) / 2 - 6 * s**2 / 4
+    total_error = ((linear**2 + 2 * quadratic**2) / K).sqrt()
+    assert bound.total_error.item() == pytest.approx(total_error.item(), rel=0.05)
+    assert abs(bound.global_kl - kl) < 5 * (((a * s) ** 2 + (1 - s**2) ** 2 / 2) / K) ** 0.5
+
+
 def test_the_error_of_the_total_and_of_the_mean_cover_what_datapoints_share():
     pair = mean_of_local_latents()
 

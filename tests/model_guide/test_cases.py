@@ -97,17 +97,8 @@ def test_the_remedy_for_a_global_latent_works_as_written(case):
     sentence = (
         rf"expected site '{name}' in the data plate, got {where};.*pyro\.condition\(model, \{{'{name}': value\}}\)"
     )
-    for run in (
-        lambda: elbo(model, full, x),
-        lambda: elbo(model, full, x, num_particles=5),
-        lambda: SGVB().loss(model, full, x),
-        lambda: IWAE(5).loss(model, full, x),
-        lambda: log_density(model, full, x, num_particles=5),
-        lambda: log_marginal_likelihood(model, full, x, num_particles=20, progress=False),
-        lambda: WakeSleep(model, full, ADAM, ADAM).step(x),
-    ):
-        with pytest.raises(ValueError, match=sentence):
-            run()
+    with pytest.raises(ValueError, match=sentence):
+        WakeSleep(model, full, ADAM, ADAM).step(x)
     exact = dist.Normal(number(1.5), math.sqrt(2)).log_prob(x)
     given = pyro.condition(model, values)
     for guide in (local, full, pyro.condition(full, values)):

@@ -174,7 +174,6 @@ def pair(inside=True, sites=("z",), size=None):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (pair(inside=False), "'global' in the data plate"),
         (pair(sites=()), r"got none for \['z'\]"),
         (pair(sites=("z", "y")), r"got \['y'\] besides"),
     ],
