@@ -24,6 +24,11 @@ class IWAE(Objective):
     with reparameterised z_k; K=1 is L^A.  A larger K improves the gradient of theta and drowns that of phi in noise
     (Rainforth et al. 2018); :class:`DReG` has the same mean and keeps the signal.
 
+    Global latents w are drawn once for all particles, here and in the other objectives of this file:
+
+    .. math:: E_{q(w)}\left[\frac{N}{M} \sum_m \log \frac{1}{K} \sum_k
+        \frac{p(x_m, z_{mk}|w)}{q(z_{mk}|x_m, w)}\right] - KL(q(w) \| p(w)) \le \log p(X)
+
     Args:
         num_particles: K.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
