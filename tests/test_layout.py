@@ -36,6 +36,7 @@ FLOORS = (
         "random_state": "the generators of torch, NumPy and Python",
         "one_thread": "Pyro's stack",
         "warning": "a line",
+        "param_site": "a parameter",
     },
     {
         "data_source": "what holds datapoints, whatever they are",
@@ -348,7 +349,7 @@ SOURCES = [path for path in CODE if path.is_relative_to(PACKAGE)]
 # What decides about a site is read off a trace in one place.  These take values from one, to replay them.
 DECIDE = {"cond_indep_stack", "scale", "mask"}
 NODES = ("nodes", "stochastic_nodes", "observation_nodes", "iter_stochastic_nodes")
-DECIDED_IN = {f"pyro_aevb/model_guide/{name}.py" for name in ("reading", "sites", "supports")}
+DECIDED_IN = {f"pyro_aevb/model_guide/{name}.py" for name in ("enumeration", "reading", "sites", "supports")}
 TAKE_VALUES = {
     "pyro_aevb/learners/dreams.py",
     "pyro_aevb/objectives/gradient_scale.py",

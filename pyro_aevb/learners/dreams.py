@@ -119,6 +119,11 @@ class Dreams:
             "and there are no dreams of data sets with a global one: train with AEVB(model, guide, optim, SGVB()) or "
             "ReweightedWakeSleep(..., insomnia=1), or give {name!r} a value: pyro.condition(model, {{{name!r}: value}})"
         )
+        if reading.summed:
+            raise ValueError(
+                f"expected a model whose draws can be dreamed, got {list(reading.summed)} summed out; train with "
+                "AEVB(model, guide, optim, SGVB()) or ReweightedWakeSleep(..., insomnia=1), or sample them in the guide"
+            )
         self._sites = list(reading.observations)
         for name, site in reading.observations.items():
             if isinstance(innermost(site.fn), dist.Unit):

@@ -32,11 +32,11 @@ from pyro_aevb.model_guide.contract import (
     families,
     non_finite_terms,
     read,
-    unchecked_sites,
 )
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import set_torch_state, torch_state
 
@@ -376,13 +376,14 @@ class Learner(ABC):
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
         self._pair.note(reading.named_modules)
         check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
-        if not isinstance(self.objective, TraceEnum_ELBO) and (enumerated := reading.sites("model", "enumerated")):
+        if reading.summed and not isinstance(self.objective, Objective | TraceEnum_ELBO | None):
             raise ValueError(
-                f"expected a guide that samples every latent of the model, got none for {sorted(enumerated)}; sum them "
-                "out with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample them in the guide"
+                f"expected an objective that sums out {list(reading.summed)}, which the guide doesn't sample, got "
+                f"{type(self.objective).__name__}; pass SGVB(), IWAE(K) or pyro.infer.TraceEnum_ELBO(), or sample them "
+                "in the guide"
             )
         reading.require_one_n()
-        self._dataset_size, self.unchecked = reading.plate.full_size, unchecked_sites(reading)
+        self._dataset_size, self.unchecked = reading.plate.full_size, reading.unchecked
         self._families = families(reading)
         self._sizes[_shapes(args)] = self._dataset_size
 

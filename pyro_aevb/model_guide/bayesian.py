@@ -15,8 +15,9 @@ from torch.distributions import biject_to, constraints
 
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.modes import named_by_the_caller
-from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder, announce
+from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.param_site import announce
 
 GuideFor = Callable[[str, Tensor], dist.TorchDistribution]
 INITIAL_SCALE = 0.01
@@ -162,13 +163,19 @@ class _Substituted(Messenger):
     def _put(self, parameter: Any, value: Tensor) -> None:
         """Let the module that the call of ``pyro.module`` on the stack is about compute with the value."""
         for module in named_by_the_caller():
-            for key, own in module._parameters.items():
+            for key, own in _slots(module).items():
                 if own is parameter:
                     self._before.append((module, key, own))
-                    module._parameters[key] = value  # type: ignore[assignment]
+                    _slots(module)[key] = value
 
     def __exit__(self, *error: Any) -> None:
         for module, key, own in self._before:
-            module._parameters[key] = own
+            _slots(module)[key] = own
         self._before.clear()
         super().__exit__(*error)
+
+
+def _slots(module: nn.Module) -> dict[str, Any]:
+    """Return where a module keeps its parameters, in which a draw can stand that is none."""
+    slots: dict[str, Any] = vars(module)["_parameters"]
+    return slots

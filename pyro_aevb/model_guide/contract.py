@@ -21,12 +21,13 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density
-from pyro_aevb.model_guide.supports import check_support, innermost, is_unchecked, outside, outside_error
+from pyro_aevb.model_guide.supports import check_support, innermost, outside, outside_error
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
     PyroCallable,
     number_of_datapoints,
+    observed_nodes,
     on_a_side,
     trace_model,
     trace_pair,
@@ -66,9 +67,8 @@ def read(
         guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
     reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
     reading = dataclasses.replace(reading, named_modules=tuple(named))
-    for name, site in model_trace.nodes.items():
-        if site["type"] == "sample" and site["is_observed"]:
-            check_support(name, site)
+    for name, site in observed_nodes(model_trace):
+        check_support(name, site)
     return reading
 
 
@@ -136,16 +136,11 @@ def check_supports(
     """Raise ``ValueError`` for data outside of the likelihood's support, whatever else is wrong with the pair."""
     with pyro.validation_enabled(False):
         _, model_trace = on_a_side(lambda: run_pair(model, guide, args))
-    for name, site in model_trace.nodes.items():
-        if site["type"] == "sample" and name not in unchecked:
+    for name, site in observed_nodes(model_trace):
+        if name not in unchecked:
             wrong = outside(site)
             if wrong is not None and wrong.any():
                 raise outside_error(name, site["fn"], site["value"])
-
-
-def unchecked_sites(reading: Reading) -> frozenset[str]:
-    """Return the observed sites whose distributions were made without validation."""
-    return frozenset(name for name, site in reading.model.items() if is_unchecked(site.fn))
 
 
 def families(reading: Reading) -> dict[str, str]:

@@ -23,7 +23,7 @@ from torch.distributions import kl_divergence
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.supports import innermost, is_unchecked
+from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,
@@ -167,7 +167,7 @@ def _examined(
             )  # fmt: skip
             continue
         closed_form.add(name)
-    unchecked = frozenset(name for name, site in reading.observations.items() if is_unchecked(site.fn))
+    unchecked = reading.unchecked
     global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
     outside = global_names if one_global_draw else frozenset[str]()
     mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None

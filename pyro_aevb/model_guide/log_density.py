@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.model_guide.contract import read, unchecked_sites
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
@@ -85,7 +85,7 @@ def log_density(
     if dim is not None:
         structure(model, guide, args, analytic_kl=False, several=True)
     with evaluated(model, guide, modules) as (its_model, its_guide, _):
-        return _draw(its_model, its_guide, args, num_particles, dim, unchecked_sites(reading))
+        return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked)
 
 
 def capture_log_density(
@@ -136,7 +136,7 @@ def capture_log_density(
                 structure(model, guide, args, analytic_kl=False, several=True)
         dim = -1 - first.depth if vectorize and num_particles > 1 else None
         with evaluated(*recorded, modules) as (its_model, its_guide, _):
-            return _draw(its_model, its_guide, args, num_particles, dim, unchecked_sites(first))
+            return _draw(its_model, its_guide, args, num_particles, dim, first.unchecked)
 
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)

@@ -38,7 +38,7 @@ from pyro_aevb.model_guide.sites import (
     joint_mask,
     replace_site,
 )
-from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 
@@ -78,6 +78,18 @@ class Reading:
     def sites(self, half: Literal["model", "guide"], *roles: Role) -> dict[str, Site]:
         """Return the sites of one half that have one of these roles."""
         return {name: site for name, site in getattr(self, half).items() if site.role in roles}
+
+    @property
+    def summed(self) -> tuple[str, ...]:
+        """The discrete latents that were summed out, by name."""
+        return tuple(dict.fromkeys(name for site in self.model.values() for name in site.infer.get("summed", ())))
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """The names of sites whose distributions were made without validation."""
+        parts = {n: node["fn"] for site in self.model.values() for n, node in site.infer.get("parts", {}).items()}
+        fns = {name: site.fn for name, site in self.model.items()} | parts
+        return frozenset(name for name, fn in fns.items() if is_unchecked(fn))
 
     @property
     def observations(self) -> dict[str, Site]:
@@ -279,6 +291,7 @@ def read_traces(
         ValueError: for a pair that breaks the contract; the message says what to change.
     """
     model, guide = dict(_samples(model_trace)), {} if guide_trace is None else dict(_samples(guide_trace))
+    _check_summed(model, num_data)
     inside = {n: [f for f in s["cond_indep_stack"] if not is_particles(f, particles)] for n, s in model.items()}
     kinds = {name: _kind(site) for name, site in model.items()}
     plate = data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
@@ -308,7 +321,8 @@ def read_traces(
             mask = joint_mask(site.mask, other.mask)
             model_sites[name], guide_sites[name] = replace_site(site, mask=mask), replace_site(other, mask=mask)
     dims = [f.dim for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.dim is not None]
-    depth = max((-dim for dim in dims), default=1)
+    summed = [s.infer["depth"] for s in model_sites.values() if "depth" in s.infer]  # plates that are summed over too
+    depth = max([*(-dim for dim in dims), *summed], default=1)
     return Reading(model_sites, guide_sites, plate, particles, depth)
 
 
@@ -337,6 +351,17 @@ def _model_role(
     if guide and site["name"] not in guide and (site["infer"] or {}).get("enumerate"):
         return "enumerated"
     return "local" if local else "global"
+
+
+def _check_summed(model: Mapping[str, Any], num_data: int) -> None:
+    """Raise ``ValueError`` if what was summed out is outside of the data plate, and no datapoint has its own p(x)."""
+    for node in model.values():
+        summed = (node["infer"] or {}).get("summed")
+        if summed and not any(frame.size in (num_data, -1) for frame in node["cond_indep_stack"]):
+            raise ValueError(
+                f"expected what is to be summed out in the data plate, got {summed} outside of it; sample it in the "
+                f"guide, or give it a value: pyro.condition(model, {{{summed[0]!r}: value}})"
+            )
 
 
 def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role], plate: DataPlate) -> dict[str, Role]:

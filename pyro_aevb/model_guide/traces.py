@@ -16,6 +16,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_aevb.model_guide.enumeration import trace_summed
+
 PyroCallable = Callable[..., Any]
 Kwargs = Mapping[str, Any]
 NO_KWARGS: Kwargs = {}
@@ -42,10 +44,12 @@ def trace_pair(
 def trace_model(
     model: PyroCallable, guide_trace: Trace | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS
 ) -> Trace:
-    """Return the model's trace, its latents at the values of ``guide_trace`` if there is one."""
-    replayed = model if guide_trace is None else poutine.replay(model, trace=guide_trace)
+    """Return the model's trace, its latents at the values of ``guide_trace`` if there is one.
+
+    Discrete latents that are marked for enumeration, and not in the guide, are summed out.
+    """
     with _shapes_in_words():
-        return poutine.trace(replayed).get_trace(*args, **kwargs)
+        return trace_summed(model, guide_trace, args, kwargs)
 
 
 class Outside(Messenger):
@@ -64,6 +68,14 @@ def drawn(fn: PyroCallable, args: tuple[Any, ...], names: Iterable[str]) -> dict
     """Run a model or a guide, and return what it drew at the sites of these names."""
     nodes: Mapping[str, Any] = poutine.trace(fn).get_trace(*args).nodes
     return {name: nodes[name]["value"] for name in names}
+
+
+def observed_nodes(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """Yield the observed sites of a model's trace as the model wrote them, those too whose latents were summed out."""
+    for name, node in trace.nodes.items():
+        if node["type"] == "sample" and node["is_observed"]:
+            infer: Any = node["infer"] or {}
+            yield from infer.get("parts", {name: node}).items()
 
 
 class PlateShapeError(ValueError):

@@ -31,7 +31,7 @@ from torch.distributions import kl_divergence
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.sites import Scale, density, replace_site
+from pyro_aevb.model_guide.sites import Scale, Site, density, replace_site
 from pyro_aevb.model_guide.supports import Inside, innermost
 from pyro_aevb.model_guide.traces import (
     Outside,
@@ -307,10 +307,7 @@ def _one_pass(
         gradient_scale.drawn_from = lambda: on_a_side(lambda: ancestors(guide, args, kwargs))
         _check_one_weight(weights.by_site, list(proposals), guide, args, kwargs)
     if flow == "wake" and reading.global_proposals:
-        every = [*proposals, *reading.global_proposals]
-        for name, fn, value in _at_fixed_values(guide, guide_trace, every, args, kwargs):
-            if name in proposals:
-                proposals[name] = replace_site(proposals[name], fn=fn, value=value)
+        proposals = _apart_from_globals(reading, guide, guide_trace, args, kwargs)
     log_prior = {name: reading.log_prob(site) for name, site in latents.items()}
     log_q = {name: reading.log_prob(site) for name, site in proposals.items()}
     global_log_q = {name: reading.global_log_prob(site) for name, site in reading.global_proposals.items()}
@@ -318,12 +315,9 @@ def _one_pass(
         # DReG's bound is of the local latents: to it, a global one is a parameter of the guide, and stays attached.
         fixed = list(proposals) if flow == "doubly" else [*proposals, *global_log_q]
         for name, fn, value in _at_fixed_values(guide, guide_trace, fixed, args, kwargs):
-            if name in proposals:
-                score = reading.log_prob(proposals[name], density(name, fn, value))
-                log_q[name] = log_q[name] - (score - score.detach())
-            else:
-                score = reading.global_log_prob(reading.guide[name], density(name, fn, value))
-                global_log_q[name] = global_log_q[name] - (score - score.detach())
+            terms, log_prob = (log_q, reading.log_prob) if name in log_q else (global_log_q, reading.global_log_prob)
+            score = log_prob(reading.guide[name], density(name, fn, value))
+            terms[name] = terms[name] - (score - score.detach())
     kl = {name: log_q[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
     for name, site in latents.items():
         if name in closed_form:
@@ -350,6 +344,18 @@ def _one_pass(
         global_score=_global_score(reading, global_log_q) if flow in ("score", "wake") else None,
         gradient_scale=gradient_scale,
     )
+
+
+def _apart_from_globals(
+    reading: Reading, guide: PyroCallable, guide_trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Site]:
+    """Return the proposals, the guide run once more with global latents that carry no gradient."""
+    proposals = reading.proposals
+    every = [*proposals, *reading.global_proposals]
+    for name, fn, value in _at_fixed_values(guide, guide_trace, every, args, kwargs):
+        if name in proposals:
+            proposals[name] = replace_site(proposals[name], fn=fn, value=value)
+    return proposals
 
 
 def _global_kl(

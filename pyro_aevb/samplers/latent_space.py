@@ -26,7 +26,14 @@ from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density
 from pyro_aevb.model_guide.supports import is_periodic
-from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, on_a_side, trace_pair
+from pyro_aevb.model_guide.traces import (
+    PyroCallable,
+    broadcasting,
+    number_of_datapoints,
+    on_a_side,
+    trace_model,
+    trace_pair,
+)
 
 
 class JointTerms(NamedTuple):
@@ -175,7 +182,7 @@ class LatentSpace:
         at = {name: part.reshape(batch + shape) for (name, shape), part in parts}
         handler = _AtUnconstrained(at, batch_dims=len(batch))
         with handler:
-            trace = poutine.trace(self._model).get_trace(*args)
+            trace = trace_model(self._model, None, args)
         return trace, handler.found
 
     def _particles(self, u: Tensor) -> tuple[int, int] | None:

@@ -1,0 +1,269 @@
+"""Discrete latents summed out of a model: against brute force, in every objective and estimate."""
+
+import functools
+import itertools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from objectives import OBJECTIVES
+from pyro.infer import TraceEnum_ELBO, config_enumerate
+
+from pyro_aevb import AEVB, AIS, IWAE, MCEM, SGVB, ReweightedWakeSleep, WakeSleep, elbo, log_density
+from pyro_aevb import log_marginal_likelihood as log_p
+
+ADAM = functools.partial(torch.optim.Adam, lr=0.01)
+N = 5
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+LOCS, WEIGHTS = normal(3) * 2, torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+
+
+def log_normal(x, loc, scale=1.0):
+    return dist.Normal(loc, scale).log_prob(x)
+
+
+def no_latents(*args):
+    pass
+
+
+def mixture():
+    """x ~ sum_y w_y N(m_y, 1)."""
+    x = normal(N, seed=1)
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS))
+            pyro.sample("x", dist.Normal(LOCS[y], 1.0), obs=x)
+
+    return model, (x,), (log_normal(x[:, None], LOCS) + WEIGHTS.log()).logsumexp(-1)
+
+
+def words_of_a_topic():
+    """A topic y for each datapoint, four words given it, two of them hidden in the first datapoint."""
+    table = torch.softmax(normal(3, 6, seed=2), -1)
+    words = torch.randint(0, 6, (4, N), generator=torch.Generator().manual_seed(0))
+    seen = torch.ones(4, N, dtype=torch.bool)
+    seen[2:, 0] = False
+
+    @config_enumerate
+    def model(x, seen):
+        with pyro.plate("data", N, dim=-1):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS))
+            with pyro.plate("words", 4, dim=-2), pyro.poutine.mask(mask=seen.T):
+                pyro.sample("x", dist.Categorical(table[y]), obs=x.T)
+
+    likelihood = torch.where(seen[..., None], table[:, words].permute(1, 2, 0).log(), 0.0).sum(0)
+    return model, (words.T.contiguous(), seen.T.contiguous()), (likelihood + WEIGHTS.log()).logsumexp(-1)
+
+
+def labels_of_words():
+    """A label for each of four words by itself, in the inner plate."""
+    table = torch.softmax(normal(3, 6, seed=2), -1)
+    words = torch.randint(0, 6, (4, N), generator=torch.Generator().manual_seed(0))
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", N, dim=-1), pyro.plate("words", 4, dim=-2):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS))
+            pyro.sample("x", dist.Categorical(table[y]), obs=x.T)
+
+    return model, (words.T.contiguous(),), (WEIGHTS @ table).log()[words].sum(0)
+
+
+def hidden_markov():
+    """Twenty steps of a chain of three states."""
+    T, transition = 20, torch.softmax(normal(3, 3, seed=3), -1)
+    x = normal(N, T, seed=4)
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", N):
+            y = 0
+            for t in pyro.markov(range(T)):
+                y = pyro.sample(f"y{t}", dist.Categorical(transition[y]))
+                pyro.sample(f"x{t}", dist.Normal(LOCS[y], 1.0), obs=x[:, t])
+
+    alpha = transition[0].log() + log_normal(x[:, 0, None], LOCS)
+    for t in range(1, T):
+        alpha = (alpha[:, :, None] + transition.log()).logsumexp(1) + log_normal(x[:, t, None], LOCS)
+    return model, (x,), alpha.logsumexp(-1)
+
+
+def two_causes():
+    """Two causes in {0, 1} of one effect: a sum over four."""
+    x = normal(N, seed=5)
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", N):
+            a = pyro.sample("a", dist.Bernoulli(torch.tensor(0.3, dtype=torch.float64)))
+            b = pyro.sample("b", dist.Bernoulli(0.2 + 0.5 * a))
+            pyro.sample("x", dist.Normal(a + 2 * b, 1.0), obs=x)
+
+    terms = []
+    for a, b in itertools.product((0.0, 1.0), repeat=2):
+        p_b = 0.2 + 0.5 * a
+        terms.append(math.log((0.3 if a else 0.7) * (p_b if b else 1 - p_b)) + log_normal(x, torch.tensor(a + 2 * b)))
+    return model, (x,), torch.stack(terms).logsumexp(0)
+
+
+SUMS = {f.__name__: f for f in (mixture, words_of_a_topic, labels_of_words, hidden_markov, two_causes)}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_log_p_of_x_is_the_sum_over_all_values(name):
+    model, args, exact = SUMS[name]()
+    values = [
+        elbo(model, no_latents, *args).value,
+        log_p(model, no_latents, *args, num_particles=2).value,
+        log_density(model, no_latents, *args, num_particles=3).log_weight[1],
+        SGVB().terms(model, no_latents, *args).bound,
+        IWAE(2).terms(model, no_latents, *args).bound,
+        IWAE(2, vectorize=False).terms(model, no_latents, *args).bound,
+    ]
+    for value in values:
+        assert value.tolist() == pytest.approx(exact.tolist(), abs=1e-9)
+
+
+def beside_a_continuous_latent():
+    """y ~ Categorical, z ~ N(m_y, 1), x ~ N(z + y, 1): the prior of z is a mixture too."""
+    x = normal(N, seed=6)
+
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS))
+            z = pyro.sample("z", dist.Normal(LOCS[y], 1.0), infer={"enumerate": None})
+            pyro.sample("x", dist.Normal(z + y, 1.0), obs=x)
+
+    def guide(x):
+        a = pyro.param("a", torch.tensor(0.5).double())
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(a * x, 3.0))
+
+    states = torch.arange(3).double()
+    return model, guide, x, (log_normal(x[:, None], LOCS + states, 2**0.5) + WEIGHTS.log()).logsumexp(-1)
+
+
+def by_hand(x, z):
+    """log sum_y p(y) p(z|y) p(x|z, y), and log sum_y p(y) p(z|y)."""
+    prior = log_normal(z[..., None], LOCS) + WEIGHTS.log()
+    return (prior + log_normal(x[:, None], z[..., None] + torch.arange(3))).logsumexp(-1), prior.logsumexp(-1)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_sums_given_the_continuous_latents(name):
+    model, guide, x, _ = beside_a_continuous_latent()
+    torch.manual_seed(0)
+    terms = OBJECTIVES[name](num_particles=2).terms(model, guide, x)
+    torch.manual_seed(0)
+    with pyro.plate("particles", 2, dim=-2):
+        z = pyro.poutine.trace(guide).get_trace(x).nodes["z"]["value"].detach()
+    joint, prior = by_hand(x, z)
+    log_q = log_normal(z, 0.5 * x, 3.0)
+    assert terms.log_weight.flatten().tolist() == pytest.approx((joint - log_q).flatten().tolist(), abs=1e-9)
+    assert terms.kl["z"].tolist() == pytest.approx((log_q - prior).mean(0).tolist(), abs=1e-9)
+    assert terms.reconstruction["x"].tolist() == pytest.approx((joint - prior).mean(0).tolist(), abs=1e-9)
+
+
+def test_the_gradient_is_that_of_trace_enum_elbo():
+    model, guide, x, _ = beside_a_continuous_latent()
+    gradients = []
+    for objective in (SGVB(), TraceEnum_ELBO(max_plate_nesting=1)):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        loss = objective.differentiable_loss(model, guide, x)
+        gradients.append((loss.item(), torch.autograd.grad(loss, pyro.param("a").unconstrained())[0].item()))
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["importance", "quadrature", AIS(40, num_leapfrog=3), "smc"], ids=str)
+def test_estimates_of_log_p_are_over_the_continuous_rest(method):
+    model, guide, x, exact = beside_a_continuous_latent()
+    options = {"importance": {"num_particles": 4000}, "smc": {"num_particles": 8}}.get(method, {"num_particles": None})
+    evidence = log_p(model, guide, x[:3], method=method, seed=0, progress=False, **options)
+    assert ((evidence.value - exact[:3]).abs() < 5 * evidence.standard_error + 1e-6).all(), (evidence.value, exact)
+    assert (evidence.standard_error < 0.5).all()
+
+
+LEARNERS = {
+    "AEVB": lambda model, guide, **options: AEVB(model, guide, ADAM, SGVB(), **options),
+    "TraceEnum": lambda model, guide, **options: AEVB(
+        model, guide, ADAM, TraceEnum_ELBO(max_plate_nesting=1), **options
+    ),
+    "reweighted": lambda model, guide, **options: ReweightedWakeSleep(
+        model, guide, ADAM, ADAM, num_particles=3, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_graph_is_the_eager_run(name):
+    losses = []
+    for compile in (False, "graph"):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide, x, _ = beside_a_continuous_latent()
+        learner = LEARNERS[name](model, guide, compile=compile)
+        losses.append([learner.step(x).loss.item() for _ in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_mcem_moves_the_continuous_latents_alone():
+    model, _, x, _ = beside_a_continuous_latent()
+
+    def with_parameter(x):
+        return model(x + 0 * pyro.param("theta", torch.zeros(()).double()))
+
+    learner = MCEM(with_parameter, ADAM)
+    for _ in range(3):
+        info = learner.step(x, index=torch.arange(N))
+    assert math.isfinite(info.loss.item())
+    assert 0 < info.acceptance <= 1
+
+
+def test_data_outside_the_support_are_still_told():
+    @config_enumerate
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.3)))
+            pyro.sample("x", dist.Bernoulli(0.2 + 0.5 * y), obs=x)
+
+    with pytest.raises(ValueError, match="expected data inside the support of site 'x'"):
+        elbo(model, no_latents, torch.tensor([0.0, 0.5]))
+    assert elbo(model, no_latents, torch.tensor([0.0, 1.0])).value.exp().sum() == pytest.approx(1.0)
+
+
+def test_what_can_t_be_summed_is_said():
+    model, guide, x, _ = beside_a_continuous_latent()
+
+    @config_enumerate
+    def outside(x):
+        y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.3)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    def scaled(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.3)), infer={"enumerate": "parallel"})
+            with pyro.poutine.scale(scale=0.5):
+                pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match=r"expected what is to be summed out in the data plate, got \['y'\] outside"):
+        SGVB().loss(outside, no_latents, x)
+    given = pyro.condition(outside, {"y": torch.tensor(1.0)})
+    assert torch.equal(elbo(given, no_latents, x).value, log_normal(x, torch.tensor(1.0)))
+    with pytest.raises(ValueError, match="expected one scale for sites that are summed out together"):
+        SGVB().loss(scaled, no_latents, x)
+    with pytest.raises(ValueError, match=r"whose draws can be dreamed, got \['y'\] summed out; train with AEVB"):
+        WakeSleep(model, guide, ADAM, ADAM).step(x)
+    with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
+        AEVB(model, guide, ADAM).step(x)
