@@ -448,6 +448,13 @@ MUTATIONS = [
     ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
+        "objectives/objective.py",
+        "@one_thread",
+        "",
+        ("tests/test_one_thread.py::test_every_door_tells_a_second_thread[terms]",),
+    ),
+    Mutation("vae/vae.py", "@one_thread", "", ("tests/test_one_thread.py::test_a_second_thread_that_encodes_is_told",)),
+    Mutation(
         "one_thread.py",
         "if running != mine:",
         "if False:",
