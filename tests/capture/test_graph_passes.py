@@ -159,6 +159,7 @@ def test_convolutions_of_bfloat16_factors(compile):
 
 
 @COMPILER
+@pytest.mark.slow  # by default the graphs are told apart, below
 def test_the_same_numbers_with_other_strides_give_the_same_under_inductor():
     """Inductor runs without asserting strides, so that a graph is for one layout of its arguments alone."""
     torch.manual_seed(0)

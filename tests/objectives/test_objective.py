@@ -189,10 +189,10 @@ def test_pyros_own_is_650_nats_too_high_there():
     x = torch.full((8,), 0.5).double()
     pair = plated(800, subsample=torch.arange(8))
     evidence = 800 * dist.Normal(torch.zeros(()).double(), 2**0.5).log_prob(x[0])
-    theirs = -torch.tensor([RenyiELBO(alpha=0, num_particles=50).loss(*pair, x) for _ in range(50)])
-    ours = -torch.tensor([IWAE(50).loss(*pair, x) for _ in range(50)])
+    theirs = -torch.tensor([RenyiELBO(alpha=0, num_particles=50).loss(*pair, x) for _ in range(10)])
+    ours = -torch.tensor([IWAE(50).loss(*pair, x) for _ in range(10)])
     assert theirs.mean() > evidence + 10
-    assert ours.mean() < evidence + SIGMAS * ours.std() / 50**0.5
+    assert ours.mean() < evidence + SIGMAS * ours.std() / 10**0.5
 
 
 def test_renyi_between_the_elbo_and_iwae():
