@@ -25,6 +25,8 @@ if os.name == "posix":
     PROCESSES.set_forkserver_preload(
         [
             "pytest",
+            "torch._dynamo",  # which torch's optimizers import
+            "torch._inductor.config",
             "torch.fx.experimental.proxy_tensor",
             "pyro.distributions",
             "pyro.infer",
@@ -32,6 +34,9 @@ if os.name == "posix":
             "scipy.stats",
         ]
     )
+# Plugins of pytest's that take seconds: one imports Hypothesis, one collects garbage ten times.
+NOT_NEEDED = ("cacheprovider", "hypothesispytest", "unraisableexception")
+MEMORY = "/dev/shm"  # a file system that doesn't wait for a disk
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache")
 
 
@@ -67,7 +72,7 @@ class Mutation(NamedTuple):
 
         Raises ``AssertionError`` where none of them failed, and where pytest had nothing to run.
         """
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None) as name:
             folder = Path(name)
             for part in ("pyro_aevb", "tests"):
                 shutil.copytree(ROOT / part, folder / part, ignore=NOT_COPIED)
@@ -101,8 +106,8 @@ def _run_tests(folder: str, tests: tuple[str, ...]) -> None:
     os.environ |= {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
     sys.path.insert(0, folder)
     sys.dont_write_bytecode = True
-    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=line", "--show-capture=no"]
-    code = int(pytest.main([*options, *tests]))
+    options = ["-x", "-q", "-n", "0", "--tb=line", "--show-capture=no", "--durations=0"]
+    code = int(pytest.main([*options, *(f"-pno:{plugin}" for plugin in NOT_NEEDED), *tests]))
     sys.stdout.flush()
     raise SystemExit(code)
 
@@ -134,6 +139,12 @@ MUTATIONS = [
         "if not error <= tolerance:",
         "if not error <= 1e9:",
         ("tests/capture/test_capture.py::test_a_wrong_graph_is_refused",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        "torch.autograd.set_multithreading_enabled(False), _one_fake_mode():",
+        "torch.autograd.set_multithreading_enabled(False):",
+        (f"{PASSES}::test_a_trace_describes_all_results_in_one_fake_mode",),
     ),
     Mutation(
         "capture/graph.py",
@@ -436,6 +447,13 @@ MUTATIONS = [
         ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
     ),
     # -- one thread ---------------------------------------------------------------------------------------------------
+    Mutation(
+        "objectives/objective.py",
+        "@one_thread",
+        "",
+        ("tests/test_one_thread.py::test_every_door_tells_a_second_thread[terms]",),
+    ),
+    Mutation("vae/vae.py", "@one_thread", "", ("tests/test_one_thread.py::test_a_second_thread_that_encodes_is_told",)),
     Mutation(
         "one_thread.py",
         "if running != mine:",

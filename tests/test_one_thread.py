@@ -10,8 +10,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pairs import bernoulli_vae
+from pyro.infer import SVI
 
-from pyro_aevb import AEVB, elbo, evidence_gap, log_marginal_likelihood
+from pyro_aevb import AEVB, IWAE, elbo, evidence_gap, log_marginal_likelihood
 from pyro_aevb.evidence import Evidence
 from pyro_aevb.model_guide import log_density, read
 from pyro_aevb.one_thread import _running, one_thread
@@ -53,6 +54,7 @@ def of_a_learner(use):
 
 EVIDENCE = Evidence(torch.zeros(40).double(), torch.zeros(40).double(), "exact")
 DOORS = {
+    "terms": lambda model, guide, x: SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), IWAE(2)).step(x),
     "step_on": of_a_learner(lambda learner, x: learner.step(x)),
     "prepare": of_a_learner(lambda learner, x: learner.prepare(x)),
     "check": of_a_learner(lambda learner, x: learner.check(x)),
@@ -93,6 +95,19 @@ def test_every_door_holds_the_others(door):
     assert told
     assert all(isinstance(error, RuntimeError) for error in told)
     assert elsewhere(lambda: read(vae.model, vae.guide, (x,))) is None
+
+
+def test_a_second_thread_that_encodes_is_told():
+    vae, x = bernoulli_vae()
+    told = []
+
+    def model(x):
+        told.append(elsewhere(lambda: vae.encode(x)))
+        return vae.model(x)
+
+    AEVB(model, vae.guide, ADAM, compile=False).step(x)
+    assert {str(error)[: len(MESSAGE.format("encode"))] for error in told} == {MESSAGE.format("encode")}
+    assert vae.encode(x).shape == (len(x), 2)
 
 
 def test_fit_is_one_door_from_beginning_to_end():

@@ -152,7 +152,7 @@ def trace(
         return leaves + [p.grad for p in trained]
 
     try:
-        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False), _one_fake_mode():
             module = make_fx(flat)(*tensors, *args)
     except Exception as error:
         raise CaptureError(_obstacle(error)) from error
@@ -211,6 +211,14 @@ def _where_a_size_depends_on_values(fn: Callable[..., Any], args: tuple[Tensor, 
     except CaptureError as error:
         return _obstacle(error)
     return "the size of a result depends on values"
+
+
+def _one_fake_mode() -> contextlib.AbstractContextManager[Any]:
+    """Describe all results of a trace in one mode; ``make_fx`` would make one for each, which takes half its time."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+
+    return tracing(TracingContext(FakeTensorMode()))
 
 
 @contextlib.contextmanager

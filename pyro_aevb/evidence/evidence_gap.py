@@ -91,7 +91,7 @@ def evidence_gap(
     ...         pyro.sample("z", dist.Normal(x / 4, 0.5**0.5))
     >>> x = torch.tensor([0.0, 2.0])
     >>> evidence = log_marginal_likelihood(model, guide, x, method="quadrature", seed=0)
-    >>> gap = evidence_gap(model, guide, x, evidence=evidence, num_particles=10_000, seed=0)
+    >>> gap = evidence_gap(model, guide, x, evidence=evidence, num_steps=200, num_particles=5_000, seed=0)
     >>> bool((gap.amortization.value - torch.tensor([0.0, 0.25])).abs().max() < 0.03)
     True
     >>> bool(gap.approximation.value.abs().max() < 0.01)

@@ -25,6 +25,7 @@ from torch import Tensor
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
 from pyro_aevb.objectives.particles import Flow, Particles, draw, times, with_gradient
+from pyro_aevb.one_thread import one_thread
 
 
 class Terms(NamedTuple):
@@ -107,6 +108,7 @@ class Objective(ELBO, ABC):
             particles: K draws from the guide for each of M datapoints, and their log densities (K, M) by site.
         """
 
+    @one_thread
     def terms(self, model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Terms:
         """Return the loss, to be differentiated, and the parts of the bound for each datapoint.
 
@@ -119,6 +121,7 @@ class Objective(ELBO, ABC):
         Raises:
             ValueError: for a pair that breaks the contract, and a guide that can't be reparameterised if ``flow`` asks
                 for it.
+            RuntimeError: while another thread runs a pair.
 
         >>> def model(x):
         ...     with pyro.plate("data", 100, subsample_size=len(x)):

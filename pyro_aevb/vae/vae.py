@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_aevb.data_source import Data, minibatches
+from pyro_aevb.one_thread import one_thread
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
 from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
@@ -170,6 +171,7 @@ class VAE(nn.Module):
         with self._plate(x):
             return pyro.sample("z", self._q(_encoder_input(x, observed, index)))
 
+    @one_thread
     def encode(
         self,
         x: Data,
@@ -189,6 +191,7 @@ class VAE(nn.Module):
 
         Raises:
             ValueError: as for :meth:`model`.
+            RuntimeError: while another thread runs a pair.
         """
         if isinstance(x, Tensor):
             return self._posterior_mean(num_samples, x, unnamed, observed, index)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from pyro_aevb import VAE
 from pyro_aevb.capture import Capture, trace
@@ -30,6 +31,20 @@ def passed(fn, args, graph_pass, inductor):
     if inductor:
         graph.compile(args)
     return graph, names
+
+
+def test_a_trace_describes_all_results_in_one_fake_mode(monkeypatch):
+    """One takes milliseconds to make, and torch makes one a result where there is none."""
+    made, init = [], FakeTensorMode.__init__
+
+    def counted(self, **options):
+        made.append(self)
+        init(self, **options)
+
+    monkeypatch.setattr(FakeTensorMode, "__init__", counted)
+    graph = trace(lambda x: (x.sin().cos() + 1,), {}, (torch.ones(3),))
+    assert {node.meta["val"].fake_mode for node in graph.module.graph.nodes if "val" in node.meta} == {made[0]}
+    assert len(made) == 1
 
 
 # -- Bernoulli densities without log1p --------------------------------------------------------------------------------
@@ -144,6 +159,7 @@ def test_convolutions_of_bfloat16_factors(compile):
 
 
 @COMPILER
+@pytest.mark.slow  # by default the graphs are told apart, below
 def test_the_same_numbers_with_other_strides_give_the_same_under_inductor():
     """Inductor runs without asserting strides, so that a graph is for one layout of its arguments alone."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from frames import Frame
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_aevb import AEVB, VAE, elbo, evidence_gap, fit, log_marginal_likelihood
@@ -27,22 +28,6 @@ class Rows(Dataset):
 class Points(IterableDataset):
     def __iter__(self):
         return iter(X)
-
-
-class Frame:
-    """What pandas and polars frames have in common."""
-
-    def __init__(self, values):
-        self.values = values
-
-    def __len__(self):
-        return len(self.values)
-
-    def __getitem__(self, column):
-        raise KeyError(column)
-
-    def to_numpy(self):
-        return self.values
 
 
 def mapped(folder):

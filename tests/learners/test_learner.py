@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from covering import two_partners
+from covering import some_partners
 from pairs import CONTINUOUS, DISCRETE, N, bernoulli_vae, linear_gaussian
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
@@ -54,7 +54,7 @@ def parameters(learner):
     return {n: p.unconstrained.detach().clone() for n, p in (learner.theta | learner.phi).items()}
 
 
-@pytest.mark.parametrize(("learner", "model"), two_partners(PAIRS))
+@pytest.mark.parametrize(("learner", "model"), some_partners(PAIRS))
 def test_ten_steps_and_an_exact_resume(learner, model):
     """Six steps, a state, six more; and the state in a new learner over a new model: the same to the last bit."""
     pair, x = ALL[model]()
@@ -83,7 +83,7 @@ def test_ten_steps_and_an_exact_resume(learner, model):
             assert torch.equal(value, expected[name]), name
 
 
-@pytest.mark.parametrize(("learner", "optim"), two_partners([(a, b) for a in LEARNERS for b in OPTIMIZERS]))
+@pytest.mark.parametrize(("learner", "optim"), some_partners([(a, b) for a in LEARNERS for b in OPTIMIZERS]))
 def test_any_optimizer(learner, optim):
     for _ in range(2):  # with a Pyro optimizer too, the state goes over to a new learner
         with pyro.get_param_store().scope():

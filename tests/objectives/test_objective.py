@@ -189,10 +189,10 @@ def test_pyros_own_is_650_nats_too_high_there():
     x = torch.full((8,), 0.5).double()
     pair = plated(800, subsample=torch.arange(8))
     evidence = 800 * dist.Normal(torch.zeros(()).double(), 2**0.5).log_prob(x[0])
-    theirs = -torch.tensor([RenyiELBO(alpha=0, num_particles=50).loss(*pair, x) for _ in range(50)])
-    ours = -torch.tensor([IWAE(50).loss(*pair, x) for _ in range(50)])
+    theirs = -torch.tensor([RenyiELBO(alpha=0, num_particles=50).loss(*pair, x) for _ in range(10)])
+    ours = -torch.tensor([IWAE(50).loss(*pair, x) for _ in range(10)])
     assert theirs.mean() > evidence + 10
-    assert ours.mean() < evidence + SIGMAS * ours.std() / 50**0.5
+    assert ours.mean() < evidence + SIGMAS * ours.std() / 10**0.5
 
 
 def test_renyi_between_the_elbo_and_iwae():
@@ -496,11 +496,11 @@ def test_a_weight_on_the_kl_means_the_same_under_both_estimators_wherever_it_sta
         expected = lg.elbo(lg.x) + (1 - factor) * plain.kl["z"]
         for kl in ("sampled", "analytic"):
             pyro.set_rng_seed(3)
-            values[side, kl] = SGVB(20_000, kl=kl, beta=beta).terms(model, guide, lg.x)
+            values[side, kl] = SGVB(8_000, kl=kl, beta=beta).terms(model, guide, lg.x)
         a, b = values[side, "sampled"], values[side, "analytic"]
         for terms in (a, b):
             torch.testing.assert_close(terms.bound, values["model", "analytic"].bound, rtol=0, atol=0.2)
-            error = SIGMAS * terms.log_weight.std(0) / 20_000**0.5
+            error = SIGMAS * terms.log_weight.std(0) / 8_000**0.5
             assert (error < 0.5).all()
             assert ((terms.bound - expected).abs() < error).all()
     for kl in ("sampled", "analytic"):
@@ -591,7 +591,7 @@ class Wiggly:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_value_and_gradients_under_a_weight_are_those_of_the_weighed_bound(name, weight, side):
     """A weight of 0 is a mask; what has no noise at all, as a gradient that is zero, is compared as it is."""
-    copies = 200_000
+    copies = 50_000
     masked = functools.partial(poutine.mask, mask=torch.zeros(copies, dtype=torch.bool))
     pair = Wiggly(copies, functools.partial(poutine.scale, scale=weight) if weight else masked, side)
     objective = OBJECTIVES[name](2)

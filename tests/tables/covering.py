@@ -22,12 +22,12 @@ def two_by_two(cases):
     return [case if case in kept else pytest.param(*case, marks=marks[case]) for case in cases]
 
 
-def two_partners(pairs):
-    """Mark all of `pairs` slow but some in which each value still meets two of those it meets in `pairs`, or its one.
+def some_partners(pairs, count=2):
+    """Mark all of `pairs` slow but some in which each value still meets `count` of those it meets in `pairs`, or all.
 
     Among the pairs that add as much, one comes first whose values were met least: no value has all the partners.
     """
-    missing = {v: min(2, n) for v, n in collections.Counter(v for pair in pairs for v in enumerate(pair)).items()}
+    missing = {v: min(count, n) for v, n in collections.Counter(v for pair in pairs for v in enumerate(pair)).items()}
     met, kept = collections.Counter(), set()
     while any(missing[v] > met[v] for v in missing):
         left = [pair for pair in pairs if pair not in kept]

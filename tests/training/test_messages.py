@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from frames import Frame
 from pairs import bernoulli_vae
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -62,23 +63,7 @@ def test_a_generator_has_one_pass():
     assert train(lambda x: DataLoader(TensorDataset(x), 8), epochs=3, dataset_size=40).samples == 120
 
 
-class Table:
-    """A frame: its columns are what it is indexed by."""
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, column):
-        raise KeyError(column)
-
-    def to_numpy(self):
-        return self.x.numpy()
-
-
-@pytest.mark.parametrize("kind", [Table, lambda x: x.numpy()])
+@pytest.mark.parametrize("kind", [Frame, lambda x: x.numpy()])
 def test_a_frame_where_a_tensor_is_expected(kind):
     vae, x = bernoulli_vae()
     table = kind(x)
@@ -87,7 +72,7 @@ def test_a_frame_where_a_tensor_is_expected(kind):
         learner.step, learner.prepare, learner.check, lambda x: read(vae.model, vae.guide, (x,)),
         lambda x: log_density(vae.model, vae.guide, x),
     ):  # fmt: skip
-        with pytest.raises(TypeError, match=r"expected tensors, got (Table|ndarray) as argument 0; use torch.as_t"):
+        with pytest.raises(TypeError, match=r"expected tensors, got (Frame|ndarray) as argument 0; use torch.as_t"):
             use(table)
     vae.float()  # the numbers of a frame come in torch's default dtype
     assert fit(learner, kind(x.float()), samples=8, batch_size=8, progress=False).samples == 8

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import pytest
 import safetensors.torch
 import torch
-from covering import two_partners
+from covering import some_partners
 from torch import nn
 from vae_parts import FITTING, D, J, N, data, make
 
@@ -124,7 +124,7 @@ def put_weights(folder, content):
 # -- Exact round trips ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("prior", "posterior"), two_partners(FITTING))
+@pytest.mark.parametrize(("prior", "posterior"), some_partners(FITTING))
 def test_every_prior_with_every_posterior(prior, posterior, tmp_path):
     pair = (prior, posterior)
     likelihood = OTHERS[FITTING.index(pair) % len(OTHERS)]  # each in turn
