@@ -121,6 +121,7 @@ FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
+GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
@@ -332,6 +333,30 @@ MUTATIONS = [
         "torch.hypot(a.standard_error",
         "3 * torch.hypot(a.standard_error",
         (f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "batch[plate.dim] = plate.size",
+        "batch[plate.dim] = 1",
+        (f"{GAP}::test_offsets_are_a_datapoint_s_own_whichever_side_its_plate_is_on",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "torch.allclose(again.log_prob(z), fn.log_prob(z), rtol=1e-3, atol=1e-3)",
+        "True",
+        (f"{GAP}::test_a_distribution_that_its_parameters_do_not_make_again_is_refused",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "not site.fn.has_rsample or leaf.support",
+        "leaf.support",
+        (f"{GAP}::test_a_site_whose_parameters_cannot_be_set_free_is_refused",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "learning_rate: float = 0.05",
+        "learning_rate: float = 0.01",
+        (f"{GAP}::test_the_learning_rate_by_default_brings_home_a_guide_that_is_far_off",),
     ),
     Mutation(
         "evidence/importance_weights.py",
