@@ -318,15 +318,27 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/annealing.py",
-        'Evidence(-value, widened(error, num_chains), "upper", ess)',
-        'Evidence(-value, widened(error, num_chains), "lower", ess)',
+        'exact, tuned, "upper", third',
+        'exact, tuned, "lower", third',
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
     ),
     Mutation(
         "evidence/annealing.py",
-        "method.betas().flip(0)",
-        "method.betas()",
+        "schedule, sizes = self.annealing.betas().flip(0)",
+        "schedule, sizes = self.annealing.betas()",
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "_drawn_by_weight(tuned.position, tuned.log_weight)",
+        "tuned.position",
+        ("tests/evidence/test_annealing.py::test_the_ends_of_annealed_chains_are_drawn_by_their_weights",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "for _ in range(length):",
+        "for _ in range(1):",
+        ("tests/evidence/test_annealing.py::test_reverse_chains_begin_at_the_posterior_however_bad_annealing_was",),
     ),
     Mutation(
         "evidence/evidence_gap.py",
