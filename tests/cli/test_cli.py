@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyro_aevb import AIS, Auto, __version__, load, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, Auto, __version__, load, log_marginal_likelihood
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
 from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
@@ -180,7 +180,7 @@ def test_a_report_says_how_many_were_annealed(capsys):
     assert told[3] == "log p(x) of 2 by ais, of 1 by importance"
 
 
-@pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower")])
+@pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower"), ("smc", "lower")])
 def test_evaluate_by_other_methods(method, direction, trained, data):
     result = invoke("evaluate", trained[1], data, "--method", method, "--limit", "10", "--temperatures", "5")
     assert result.exit_code == 0, result.stderr
@@ -189,6 +189,24 @@ def test_evaluate_by_other_methods(method, direction, trained, data):
     assert re.fullmatch(r"bound +-\d+\.\d\d ± \d\.\d\d +lower", bound)
     assert re.fullmatch(rf"log p\(x\), {method} +-\d+\.\d\d ± \d\.\d\d +{direction}", evidence)
     assert note.startswith("10 datapoints, seed 0")
+
+
+def test_evaluate_by_bdmc_says_which_data_its_sides_are_about(trained, data, x):
+    options = ["--method", "bdmc", "--limit", "3", "--temperatures", "3", "--particles", "2"]
+    simulated = invoke("evaluate", trained[1], data, *options).stdout.splitlines()
+    assert [line.split()[-1] for line in simulated[2:4]] == ["lower", "upper"]
+    assert simulated[4] == "log p(x) by bdmc is that of as many datapoints that the model simulated"
+    printed = json.loads(invoke("evaluate", trained[1], data, *options, "--chain", "2", "--json").stdout)
+    vae = load(trained[1])
+    method = BDMC(AIS(3), chain=2)
+    right = log_marginal_likelihood(vae.model, vae.guide, x[:3], method=method, num_particles=2, seed=0)
+    assert printed["value"] == pytest.approx(right.mean().value)
+    assert printed["upper"] == {
+        "value": pytest.approx(right.upper.mean().value),
+        "standard_error": pytest.approx(right.upper.mean().standard_error),
+        "direction": "upper (approximate)",
+    }
+    assert not printed["simulated"]
 
 
 @pytest.mark.filterwarnings("default")
@@ -348,7 +366,11 @@ def test_options_win_over_the_file(tmp_path):
         (["train", "digits", "--patience", "2", "--out", "{out}"], "data for patience and keep_best, got none"),
         (["train", "digits", "--colour", "red", "--out", "{out}"], "No such option: --colour"),
         (["train", "--config", "{out}.toml", "--out", "{out}"], "No such file"),
-        (["evaluate", "{out}", "digits", "--method", "magic"], "--method out of auto, importance, ais, quadrature"),
+        (
+            ["evaluate", "{out}", "digits", "--method", "magic"],
+            "--method out of importance, auto",
+        ),
+        (["evaluate", "{out}", "digits", "--chain", "9"], "--chain with --method bdmc alone, got auto; leave it out"),
         (["evaluate", "{out}"], "Missing argument 'DATA'"),
         (["sample", "{out}", "-n", "0", "--out", "x.npy"], "greater than or equal to 1"),
         (["compare", "digits", "--learners", "aevb,em"], "--learners out of aevb, wake-sleep"),

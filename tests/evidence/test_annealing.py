@@ -10,10 +10,9 @@ from pyro_aevb.evidence import Problem
 from pyro_aevb.samplers import ais, hmc
 
 
-def bdmc(lg, annealing, chain, num_particles=8, guide=None):
-    method = BDMC(annealing, chain=chain)
-    options = {"num_particles": num_particles, "seed": 0, "progress": False, "compile": False, "batch_size": len(lg.x)}
-    return log_marginal_likelihood(lg.model, guide, lg.x, method=method, **options)
+def bdmc(lg, annealing, chain, guide=None, compile=False):
+    method, options = BDMC(annealing, chain=chain), {"seed": 0, "progress": False, "batch_size": len(lg.x)}
+    return log_marginal_likelihood(lg.model, guide, lg.x, method=method, num_particles=8, compile=compile, **options)
 
 
 def linear_gaussian(num_data, latent_dim=1):
@@ -23,21 +22,24 @@ def linear_gaussian(num_data, latent_dim=1):
     return lg
 
 
-def test_both_sides_are_about_x_and_close_on_its_log_p():
+@pytest.mark.parametrize(
+    ("num_temperatures", "within"), [(40, 0.25), pytest.param(200, 0.1, marks=pytest.mark.slow)], ids=["40", "200"]
+)
+def test_both_sides_are_about_x_and_close_on_its_log_p(num_temperatures, within):
     lg = linear_gaussian(100)
-    found = bdmc(lg, AIS(100, num_leapfrog=2), chain=20)
+    found = bdmc(lg, AIS(num_temperatures, num_leapfrog=2), chain=20, compile="graph")
     truth = lg.log_evidence(lg.x)
     assert (found.direction, found.upper.direction) == ("lower", "upper (approximate)")
     assert found.data is None
     for side, sign in ((found, 1), (found.upper, -1)):
         off = sign * (side.value - truth)
         error = SIGMAS * off.std() / len(off) ** 0.5
-        assert error < 0.15
-        assert -0.1 < off.mean() < error
+        assert error < within
+        assert -within / 2 < off.mean() < error
         ratio = (off.square().mean() / side.standard_error.square().mean()).sqrt()
         assert 0.7 < ratio < 2.0
         assert ((side.effective_sample_size > 1) & (side.effective_sample_size <= 8 + 1e-9)).all()
-    assert 0 < found.gap().value.mean() < 0.2
+    assert 0 < found.gap().value.mean() < within
 
 
 def begins(lg, chain, monkeypatch, **options):
