@@ -1020,6 +1020,12 @@ MUTATIONS = [
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
     ),
     Mutation(
+        "cli/app.py",
+        "BDMC(annealing, chain=chain)",
+        "BDMC(annealing)",
+        ("tests/cli/test_cli.py::test_evaluate_asks_for_the_method_with_its_options",),
+    ),
+    Mutation(
         "cli/config.py",
         "if value != int(value):",
         "if False:",

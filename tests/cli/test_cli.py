@@ -1,6 +1,7 @@
 """The command line as a user has it: real processes where the process matters, real files, exit codes."""
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyro_aevb import AIS, BDMC, Auto, __version__, load, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, SMC, Auto, __version__, load, log_marginal_likelihood
+from pyro_aevb import evidence as evidence_room
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
 from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
@@ -180,7 +182,7 @@ def test_a_report_says_how_many_were_annealed(capsys):
     assert told[3] == "log p(x) of 2 by ais, of 1 by importance"
 
 
-@pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower"), ("smc", "lower")])
+@pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower")])
 def test_evaluate_by_other_methods(method, direction, trained, data):
     result = invoke("evaluate", trained[1], data, "--method", method, "--limit", "10", "--temperatures", "5")
     assert result.exit_code == 0, result.stderr
@@ -191,22 +193,45 @@ def test_evaluate_by_other_methods(method, direction, trained, data):
     assert note.startswith("10 datapoints, seed 0")
 
 
-def test_evaluate_by_bdmc_says_which_data_its_sides_are_about(trained, data, x):
-    options = ["--method", "bdmc", "--limit", "3", "--temperatures", "3", "--particles", "2"]
-    simulated = invoke("evaluate", trained[1], data, *options).stdout.splitlines()
-    assert [line.split()[-1] for line in simulated[2:4]] == ["lower", "upper"]
-    assert simulated[4] == "log p(x) by bdmc is that of as many datapoints that the model simulated"
-    printed = json.loads(invoke("evaluate", trained[1], data, *options, "--chain", "2", "--json").stdout)
-    vae = load(trained[1])
-    method = BDMC(AIS(3), chain=2)
-    right = log_marginal_likelihood(vae.model, vae.guide, x[:3], method=method, num_particles=2, seed=0)
-    assert printed["value"] == pytest.approx(right.mean().value)
-    assert printed["upper"] == {
-        "value": pytest.approx(right.upper.mean().value),
-        "standard_error": pytest.approx(right.upper.mean().standard_error),
-        "direction": "upper (approximate)",
-    }
-    assert not printed["simulated"]
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        (["--method", "bdmc"], BDMC()),
+        (["--method", "bdmc", "--temperatures", "7", "--chain", "9"], BDMC(AIS(7), chain=9)),
+        (["--method", "smc"], SMC()),
+        (["--method", "smc", "--temperatures", "7"], SMC(7)),
+        (["--method", "posterior-density"], "posterior-density"),
+        ([], Auto()),
+    ],
+    ids=["bdmc", "bdmc with a chain", "smc", "smc with temperatures", "posterior-density", "by default"],
+)
+def test_evaluate_asks_for_the_method_with_its_options(options, right, trained, data, monkeypatch):
+    asked = []
+
+    def estimate(*args, method, **more):
+        asked.append(method)
+        return Evidence(torch.zeros(3), torch.ones(3), "lower")
+
+    monkeypatch.setattr(evidence_room, "log_marginal_likelihood", estimate)
+    assert invoke("evaluate", trained[1], data, *options, "--limit", "3").exit_code == 0
+    assert asked == [right]
+
+
+def test_a_report_has_the_upper_side_and_says_whose_it_is(capsys):
+    upper = Evidence(torch.full((3,), 2.0), torch.ones(3), "upper (approximate)")
+    evidence = Evidence(torch.zeros(3), torch.ones(3), "lower", upper=upper)
+    print_evidence(evidence.mean(), evidence, "bdmc", seed=0, as_json=False)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1].strip() for line in told[2:4]] == ["lower", "upper (approximate)"]
+    assert told[3].split()[3] == "2.00"
+    assert "simulated" not in "".join(told)
+    simulated = dataclasses.replace(evidence, data={"x": torch.zeros(3)})
+    print_evidence(evidence.mean(), simulated, "bdmc", seed=0, as_json=False)
+    assert "log p(x) by bdmc is that of as many datapoints that the model simulated" in capsys.readouterr().out
+    print_evidence(evidence.mean(), simulated, "bdmc", seed=0, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["upper"] == {"value": 2.0, "standard_error": 0.0, "direction": "upper (approximate)"}
+    assert printed["simulated"]
 
 
 @pytest.mark.filterwarnings("default")
