@@ -39,7 +39,8 @@ def test_both_sides_are_about_x_and_close_on_its_log_p(num_temperatures, within)
         ratio = (off.square().mean() / side.standard_error.square().mean()).sqrt()
         assert 0.7 < ratio < 2.0
         assert ((side.effective_sample_size > 1) & (side.effective_sample_size <= 8 + 1e-9)).all()
-    assert 0 < found.gap().value.mean() < within
+    gap = found.gap().value
+    assert -SIGMAS * gap.std() / len(gap) ** 0.5 < gap.mean() < within
 
 
 def begins(lg, chain, monkeypatch, **options):
