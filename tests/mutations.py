@@ -126,6 +126,7 @@ FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
+GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
@@ -328,21 +329,57 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/annealing.py",
-        'Evidence(-value, widened(error, num_chains), "upper", ess)',
-        'Evidence(-value, widened(error, num_chains), "lower", ess)',
+        'exact, tuned, "upper", third',
+        'exact, tuned, "lower", third',
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
     ),
     Mutation(
         "evidence/annealing.py",
-        "method.betas().flip(0)",
-        "method.betas()",
+        "schedule, sizes = self.annealing.betas().flip(0)",
+        "schedule, sizes = self.annealing.betas()",
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "_drawn_by_weight(tuned.position, tuned.log_weight)",
+        "tuned.position",
+        ("tests/evidence/test_annealing.py::test_the_ends_of_annealed_chains_are_drawn_by_their_weights",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "for _ in range(length):",
+        "for _ in range(1):",
+        ("tests/evidence/test_annealing.py::test_reverse_chains_begin_at_the_posterior_however_bad_annealing_was",),
     ),
     Mutation(
         "evidence/evidence_gap.py",
         "torch.hypot(a.standard_error",
         "3 * torch.hypot(a.standard_error",
         (f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "batch[plate.dim] = plate.size",
+        "batch[plate.dim] = 1",
+        (f"{GAP}::test_offsets_are_a_datapoint_s_own_whichever_side_its_plate_is_on",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "torch.allclose(again.log_prob(z), fn.log_prob(z), rtol=1e-3, atol=1e-3)",
+        "True",
+        (f"{GAP}::test_a_distribution_that_its_parameters_do_not_make_again_is_refused",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "not site.fn.has_rsample or leaf.support",
+        "leaf.support",
+        (f"{GAP}::test_a_site_whose_parameters_cannot_be_set_free_is_refused",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "learning_rate: float = 0.05",
+        "learning_rate: float = 0.01",
+        (f"{GAP}::test_the_learning_rate_by_default_brings_home_a_guide_that_is_far_off",),
     ),
     Mutation(
         "evidence/importance_weights.py",
@@ -430,15 +467,21 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/auto.py",
-        "(tail <= self.largest_pareto_k)",
-        "(tail <= torch.inf)",
+        "relied & value.isfinite()",
+        "value.isfinite()",
         ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
     ),
     Mutation(
+        "evidence/importance_weights.py",
+        "shape + 2 * error <= bound",
+        "shape <= bound",
+        ("tests/evidence/test_auto.py::test_a_heavy_tail_passes_by_chance_as_rarely_as_two_errors_say",),
+    ),
+    Mutation(
         "evidence/auto.py",
-        "FINITE_VARIANCE = 0.5",
-        "FINITE_VARIANCE = 0.7",
-        ("tests/evidence/test_auto.py::test_weights_without_a_variance_are_not_relied_on",),
+        "sums.num_particles, self.largest_pareto_k)",
+        "sums.num_particles)",
+        ("tests/evidence/test_auto.py::test_the_shape_of_a_tail_is_two_errors_below_the_bound",),
     ),
     Mutation(
         "evidence/auto.py",
@@ -993,6 +1036,12 @@ MUTATIONS = [
         "grey[order[count:]], grey[order[:count]]",
         "grey[count:], grey[order[:count]]",
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
+    ),
+    Mutation(
+        "cli/app.py",
+        "BDMC(annealing, chain=chain)",
+        "BDMC(annealing)",
+        ("tests/cli/test_cli.py::test_evaluate_asks_for_the_method_with_its_options",),
     ),
     Mutation(
         "cli/config.py",

@@ -57,12 +57,17 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
     """Print the bound and log p(x)."""
     value, error = evidence.mean()
     methods = collections.Counter(evidence.method or [method] * len(evidence.value))
+    upper = None
+    if evidence.upper is not None:
+        upper = {**evidence.upper.mean()._asdict(), "direction": evidence.upper.direction}
     if as_json:
         print_json(
             {
                 "value": value,
                 "standard_error": error,
                 "direction": evidence.direction,
+                "upper": upper,
+                "simulated": evidence.data is not None,
                 "method": method,
                 "methods": methods,
                 "bound": {"value": bound.value, "standard_error": bound.standard_error, "direction": "lower"},
@@ -72,13 +77,16 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
             }
         )
         return
-    print_table(
-        [
-            ("", "nats per datapoint", "direction"),
-            ("bound", with_errors(*bound), "lower"),
-            (f"log p(x), {method}", with_errors(value, error), evidence.direction),
-        ]
-    )
+    rows = [
+        ("", "nats per datapoint", "direction"),
+        ("bound", with_errors(*bound), "lower"),
+        (f"log p(x), {method}", with_errors(value, error), evidence.direction),
+    ]
+    if evidence.upper is not None:
+        rows.append((f"log p(x), {method}", with_errors(*evidence.upper.mean()), evidence.upper.direction))
+    print_table(rows)
+    if evidence.data is not None:
+        print(f"log p(x) by {method} is that of as many datapoints that the model simulated")
     if evidence.method is not None:
         print("log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items())))
     print(f"{len(evidence.value)} datapoints, seed {seed}; errors cover the noise and the choice of datapoints")

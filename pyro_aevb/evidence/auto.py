@@ -7,7 +7,6 @@ Shapes: M datapoints, R of them annealed.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -18,12 +17,11 @@ from pyro_aevb.evidence.annealing import AIS
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes
 from pyro_aevb.evidence.importance import Importance
-from pyro_aevb.evidence.importance_weights import check_weights, widened
+from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights, relied_on, widened
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 
 FEWEST_ROWS = 8
-FINITE_VARIANCE = 0.5  # pareto_k below which weights have a variance, and so their mean an error
 SHARE_OF_IMPORTANCE = 0.1  # of the progress bar
 
 
@@ -32,10 +30,10 @@ SHARE_OF_IMPORTANCE = 0.1  # of the progress bar
 class Auto(Estimator):
     """``method="auto"``: importance sampling where pareto_k vouches for it, AIS for the other datapoints.
 
-    Each datapoint has K draws from the guide (``num_particles``, 1000 by default).  If the shape of its weights' tail
-    is above ``largest_pareto_k``, if there are too few draws to tell, or if all weights are zero, it is annealed.  So
-    are all of them without a guide.  ``Evidence.method`` says how each value came about; ``pareto_k`` is that of the
-    weights behind it, NaN for AIS, whose chains are too few for a tail.
+    Each datapoint has K draws from the guide (``num_particles``, 1000 by default).  Unless the shape of its weights'
+    tail is below ``largest_pareto_k`` by two standard errors (:func:`.importance_weights.relied_on`), or if all weights
+    are zero, it is annealed.  So are all of them without a guide.  ``Evidence.method`` says how each value came about;
+    ``pareto_k`` is that of the weights behind it, NaN for AIS, whose chains are too few for a tail.
 
     The datapoints of a minibatch that are annealed are a minibatch of their own, if the model takes it.
 
@@ -43,24 +41,28 @@ class Auto(Estimator):
         importance: options of importance sampling.
         annealing: options of AIS.
         num_chains: AIS's chains for each datapoint.
-        largest_pareto_k: the largest shape for which importance sampling is relied on.  Above 0.5 weights have no
-            variance, and an error over draws says little; between 0.5 and 0.7 values of a VAE with 20 latents were a
-            nat too low, many errors (``benchmarks/auto_evidence.py``).  The shape is itself an estimate, of 1000 draws
-            by about 0.15: a lower bound lets fewer pass by chance.
+        largest_pareto_k: the largest shape of the tail itself for which importance sampling is relied on.  Its
+            estimate has an error of about 0.17 from 1000 draws, so that two of them are taken off: 0.35 is left.  With
+            fewer draws less is left, below 0 for 100, and nearly every datapoint is annealed; with 5000 it is 0.47.
+            Without, tails of 0.7 and more pass by chance, and their values are too low by many of their errors
+            (``benchmarks/auto_evidence.py``).
 
     Raises:
-        ValueError: for ``num_chains`` below 1, or a ``largest_pareto_k`` that is no number.
+        ValueError: for ``num_chains`` below 1, or a ``largest_pareto_k`` that isn't between 0 and 1.
     """
 
     importance: Importance = field(default_factory=Importance)
     annealing: AIS = field(default_factory=AIS)
     num_chains: int = 16
-    largest_pareto_k: float = FINITE_VARIANCE
+    largest_pareto_k: float = SAFE_PARETO_K
 
     def __post_init__(self) -> None:
         check_sizes(num_chains=self.num_chains)
-        if math.isnan(self.largest_pareto_k):
-            raise ValueError("expected largest_pareto_k to be a number, got NaN; weights have a variance up to 0.5")
+        if not 0 <= self.largest_pareto_k <= 1:
+            raise ValueError(
+                f"expected largest_pareto_k between 0 and 1, got {self.largest_pareto_k}; the default is "
+                f"{SAFE_PARETO_K}, and to anneal every datapoint use method='ais'"
+            )
 
     def prepare(self, problem: Problem) -> Evaluate:
         """Return the function that weighs, and anneals the datapoints whose weights can't be relied on."""
@@ -82,7 +84,8 @@ class Auto(Estimator):
             tail = sums.pareto_k()
             error = widened(error, sums.num_particles)
             weighed = Evidence(value, error, "lower", ess, tail, method=("importance",) * len(value))
-            rows = (~((tail <= self.largest_pareto_k) & value.isfinite())).nonzero()[:, 0]
+            relied = relied_on(tail, sums.num_particles, self.largest_pareto_k)
+            rows = (~(relied & value.isfinite())).nonzero()[:, 0]
             left = 1 - SHARE_OF_IMPORTANCE
             if not len(rows):
                 tick(left)

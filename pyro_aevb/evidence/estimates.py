@@ -81,7 +81,7 @@ class BoundEstimate(NamedTuple):
         return MeanEstimate(total, self.total_error.item() if size == n else size * self.mean().standard_error)
 
 
-Direction = Literal["lower", "upper", "numerical"]
+Direction = Literal["lower", "upper", "upper (approximate)", "numerical"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Evidence:
         standard_error: of the Monte Carlo noise in ``value``, by the delta method and wider with few draws or chains,
             by Student's t: ``value`` ± 1.96 of them is a 95% interval.  NaN with a single draw.  For quadrature, an
             estimate of the numerical error.
-        direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``; or ``"numerical"``:
+        direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``;
+            ``"upper (approximate)"``: above, if the chains that it began at had reached the posterior; ``"numerical"``:
             on neither, but for modes that weren't found.
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
             weights.

@@ -170,6 +170,26 @@ def tail_length(num_particles: int) -> int:
     return int(min(num_particles / 5, 3 * num_particles**0.5))
 
 
+def relied_on(shape: Tensor, num_particles: int, bound: float = SAFE_PARETO_K) -> Tensor:
+    """Return whether a fitted tail shape is below ``bound`` by two standard errors, a tensor of bools of any shape.
+
+    The bound is that of Vehtari et al. 2024.  The error is that of the fit to a tail of L weights whose shape is the
+    bound, (1 + bound) / sqrt(L) (Smith 1987, *Estimating tails of probability distributions*), so that weights with a
+    heavier tail than the bound pass about once in 44 times, P(Z > 2).
+
+    Args:
+        shape: of :func:`pareto_k`.
+        num_particles: K.
+        bound: the shape that the tail must be below of.
+
+    >>> from pyro_aevb.evidence.importance_weights import relied_on
+    >>> relied_on(torch.tensor([0.3, 0.4, torch.nan]), num_particles=1000)  # 0.7 - 2 * 1.7 / sqrt(94) = 0.35
+    tensor([ True, False, False])
+    """
+    error = (1 + bound) / math.sqrt(max(1, tail_length(num_particles)))
+    return shape + 2 * error <= bound
+
+
 def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tensor:
     """Return the generalized Pareto shape of the tail of K weights, (M,), as PSIS takes it.
 

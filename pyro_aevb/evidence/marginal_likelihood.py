@@ -70,7 +70,7 @@ def log_marginal_likelihood(
     ``"posterior-density"``      Kingma & Welling 2013, Appendix D                               upper
     ``"ais"``                    annealed importance sampling, prior (or guide) to joint         lower
     ``"smc"``                    annealed sequential Monte Carlo: AIS with resampling            lower
-    ``"bdmc"``                   AIS both ways on data simulated from the model                  both
+    ``"bdmc"``                   AIS both ways on data simulated from the model, or ``chain=``   both
     ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions     numerical
     ============================ =============================================================== ==========
 

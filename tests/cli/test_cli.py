@@ -1,6 +1,7 @@
 """The command line as a user has it: real processes where the process matters, real files, exit codes."""
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -17,7 +18,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pyro_aevb import AIS, Auto, __version__, load, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, SMC, Auto, __version__, load, log_marginal_likelihood
+from pyro_aevb import evidence as evidence_room
 from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
 from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
@@ -191,6 +193,47 @@ def test_evaluate_by_other_methods(method, direction, trained, data):
     assert note.startswith("10 datapoints, seed 0")
 
 
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        (["--method", "bdmc"], BDMC()),
+        (["--method", "bdmc", "--temperatures", "7", "--chain", "9"], BDMC(AIS(7), chain=9)),
+        (["--method", "smc"], SMC()),
+        (["--method", "smc", "--temperatures", "7"], SMC(7)),
+        (["--method", "posterior-density"], "posterior-density"),
+        ([], Auto()),
+    ],
+    ids=["bdmc", "bdmc with a chain", "smc", "smc with temperatures", "posterior-density", "by default"],
+)
+def test_evaluate_asks_for_the_method_with_its_options(options, right, trained, data, monkeypatch):
+    asked = []
+
+    def estimate(*args, method, **more):
+        asked.append(method)
+        return Evidence(torch.zeros(3), torch.ones(3), "lower")
+
+    monkeypatch.setattr(evidence_room, "log_marginal_likelihood", estimate)
+    assert invoke("evaluate", trained[1], data, *options, "--limit", "3").exit_code == 0
+    assert asked == [right]
+
+
+def test_a_report_has_the_upper_side_and_says_whose_it_is(capsys):
+    upper = Evidence(torch.full((3,), 2.0), torch.ones(3), "upper (approximate)")
+    evidence = Evidence(torch.zeros(3), torch.ones(3), "lower", upper=upper)
+    print_evidence(evidence.mean(), evidence, "bdmc", seed=0, as_json=False)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1].strip() for line in told[2:4]] == ["lower", "upper (approximate)"]
+    assert told[3].split()[3] == "2.00"
+    assert "simulated" not in "".join(told)
+    simulated = dataclasses.replace(evidence, data={"x": torch.zeros(3)})
+    print_evidence(evidence.mean(), simulated, "bdmc", seed=0, as_json=False)
+    assert "log p(x) by bdmc is that of as many datapoints that the model simulated" in capsys.readouterr().out
+    print_evidence(evidence.mean(), simulated, "bdmc", seed=0, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["upper"] == {"value": 2.0, "standard_error": 0.0, "direction": "upper (approximate)"}
+    assert printed["simulated"]
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_warning_is_one_line_on_stderr(data, tmp_path):
     out = tmp_path / "run"
@@ -348,7 +391,11 @@ def test_options_win_over_the_file(tmp_path):
         (["train", "digits", "--patience", "2", "--out", "{out}"], "data for patience and keep_best, got none"),
         (["train", "digits", "--colour", "red", "--out", "{out}"], "No such option: --colour"),
         (["train", "--config", "{out}.toml", "--out", "{out}"], "No such file"),
-        (["evaluate", "{out}", "digits", "--method", "magic"], "--method out of auto, importance, ais, quadrature"),
+        (
+            ["evaluate", "{out}", "digits", "--method", "magic"],
+            "--method out of importance, auto",
+        ),
+        (["evaluate", "{out}", "digits", "--chain", "9"], "--chain with --method bdmc alone, got auto; leave it out"),
         (["evaluate", "{out}"], "Missing argument 'DATA'"),
         (["sample", "{out}", "-n", "0", "--out", "x.npy"], "greater than or equal to 1"),
         (["compare", "digits", "--learners", "aevb,em"], "--learners out of aevb, wake-sleep"),

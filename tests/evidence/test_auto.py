@@ -14,6 +14,7 @@ from exact_pairs import EXACT, normal
 from statistics_tools import SIGMAS, assert_mean
 
 from pyro_aevb import AIS, Auto, Importance, log_marginal_likelihood
+from pyro_aevb.evidence.importance_weights import log_mean, relied_on
 
 NARROW, WIDE, FAR = 0.2, 1.1, 20.0
 QUICK = Auto(annealing=AIS(10, num_leapfrog=2))
@@ -70,18 +71,38 @@ def test_what_importance_is_relied_on_for_is_what_importance_says():
         weighed = estimate(model, guide, x, width, method=Importance())
     for field in ("value", "standard_error", "effective_sample_size", "pareto_k"):
         assert torch.equal(getattr(found, field)[3:], getattr(weighed, field)[3:])
-    everyone = estimate(model, guide, x, width, method=Auto(annealing=AIS(2), largest_pareto_k=-math.inf))
-    assert everyone.method == ("ais",) * 20
 
 
 @pytest.mark.filterwarnings("ignore:pareto_k")
-def test_weights_without_a_variance_are_not_relied_on():
-    """Between 0.5 and 0.7 too, by default: an error over draws says little there."""
-    x, width = torch.full((60,), 1.0).double(), torch.full((60,), 0.6).double()
-    found = estimate(model, guide_in_place, x, width)
+@pytest.mark.parametrize(
+    ("bound", "largest"), [(0.7, 0.7 - 2 * 1.7 / 94**0.5), (0.9, 0.9 - 2 * 1.9 / 94**0.5)], ids=["0.7", "0.9"]
+)
+def test_the_shape_of_a_tail_is_two_errors_below_the_bound(bound, largest):
+    """Of 1000 weights the tail is 94."""
+    x, width = torch.full((60,), 1.0).double(), torch.full((60,), 0.7).double()
+    method = Auto(annealing=AIS(2, num_leapfrog=1), largest_pareto_k=bound)
+    found = estimate(model, guide_in_place, x, width, method=method)
     tail = estimate(model, guide_in_place, x, width, method=Importance()).pareto_k
-    assert ((tail > 0.5) & (tail <= 0.7)).sum() > 5
-    assert found.method == tuple("ais" if k > 0.5 else "importance" for k in tail.tolist())
+    assert ((tail > largest) & (tail <= bound)).sum() > 5
+    assert (tail <= largest).sum() > 2
+    assert found.method == tuple("ais" if k > largest else "importance" for k in tail.tolist())
+
+
+def share_relied_on(shape, num_sets=1000, num_particles=1000):
+    """Of sets of weights that are draws from a generalized Pareto distribution."""
+    rows = torch.rand(num_particles, num_sets, generator=torch.Generator().manual_seed(0)).double()
+    log_weight = torch.expm1(-shape * rows.log()).log() if shape else (-rows.log()).log()
+    tail = log_mean(log_weight).pareto_k()
+    return relied_on(tail, num_particles).double().mean().item()
+
+
+def test_a_heavy_tail_passes_by_chance_as_rarely_as_two_errors_say():
+    once = dist.Normal(0.0, 1.0).cdf(torch.tensor(-2.0)).item()
+    assert share_relied_on(0.7) <= once + SIGMAS * (once / 1000) ** 0.5
+
+
+def test_a_light_tail_is_relied_on():
+    assert share_relied_on(0.0, num_sets=300) > 0.99
 
 
 @pytest.mark.parametrize("others", [WIDE, NARROW], ids=["weighed", "annealed"])
@@ -181,5 +202,6 @@ def test_auxiliary_sites_of_the_guide_are_integrated_out_unless_annealing_starts
 def test_options_outside_their_range():
     with pytest.raises(ValueError, match="num_chains of 1 or more, got 0"):
         Auto(num_chains=0)
-    with pytest.raises(ValueError, match="largest_pareto_k to be a number, got NaN"):
-        Auto(largest_pareto_k=math.nan)
+    for bound in (math.nan, -0.1, math.inf):
+        with pytest.raises(ValueError, match=f"largest_pareto_k between 0 and 1, got {bound}.*use method='ais'"):
+            Auto(largest_pareto_k=bound)

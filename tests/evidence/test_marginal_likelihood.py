@@ -24,7 +24,7 @@ from statistics_tools import SIGMAS
 from torch.overrides import TorchFunctionMode
 
 from pyro_aevb import AIS, BDMC, SMC, Auto, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
-from pyro_aevb.evidence import elbo, evidence_gap
+from pyro_aevb.evidence import elbo
 from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, tail_length
 
 METHODS = {
@@ -554,66 +554,6 @@ def test_a_fit_wider_than_is_safe_is_warned_about():
         warnings.simplefilter("always")
         estimate(pair, lg.x, method=PosteriorDensity(num_chains=20, num_warmup=20), num_particles=200)
     assert not any("too wide for" in str(w.message) for w in caught)
-
-
-# -- the gap -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_gap_of_a_diagonal_guide_has_both_its_parts():
-    """Probabilistic PCA: the best diagonal Gaussian is known, and so is the guide's own bound."""
-    lg = LinearGaussian(30, 2, 4)
-    exact = estimate(lg, lg.x, method="quadrature")
-    gap = evidence_gap(
-        lg.model,
-        lg.guide,
-        lg.x,
-        evidence=exact,
-        num_particles=2000,
-        seed=0,
-        batch_size=30,
-        num_steps=300,
-        learning_rate=0.05,
-        progress=False,
-    )
-    best = lg.best_diagonal_elbo(lg.x)
-    torch.testing.assert_close(gap.total.value, gap.approximation.value + gap.amortization.value)
-    for found, truth in (
-        (gap.elbo, lg.elbo(lg.x)),
-        (gap.best_elbo, best),
-        (gap.approximation, lg.log_evidence(lg.x) - best),
-        (gap.amortization, best - lg.elbo(lg.x)),
-    ):
-        assert ((found.value - truth).abs() < SIGMAS * found.standard_error + 0.01).all()
-    assert gap.approximation.value.mean() > 0.03
-    assert gap.amortization.value.mean() > 0.9
-
-
-def test_the_gap_of_a_guide_that_contains_the_posterior_is_amortization():
-    pair, x, _ = EXACT["gamma_poisson"]()
-    exact = estimate(pair, x, method="quadrature")
-    gap = evidence_gap(
-        pair.model, pair.guide, x, evidence=exact, num_particles=1000, seed=0, learning_rate=0.05, progress=False
-    )
-    assert gap.approximation.value.abs().max() < 0.02
-    assert gap.total.value.mean() > 0.002
-
-
-def test_guides_whose_parameters_cannot_be_set_free():
-    pair, x, _ = EXACT["two_latents_in_turn"]()
-    exact = estimate(pair, *x, method="quadrature")
-    with pytest.raises(ValueError, match="don't depend on one another, got 'z'"):
-        evidence_gap(pair.model, pair.guide, *x, evidence=exact)
-    with pytest.raises(ValueError, match="evidence of the same 5 datapoints, got 50"):
-        evidence_gap(pair.model, pair.guide, x[0][:5], x[1][:5], evidence=exact)
-
-    def flow(x, seen):
-        with pyro.plate("data", len(x)):
-            base = dist.Normal(torch.zeros(len(x)).double(), 1.0)
-            pyro.sample("top", dist.TransformedDistribution(base, [dist.transforms.ExpTransform()]))
-            pyro.sample("z", base)
-
-    with pytest.raises(ValueError, match="site 'top', got TransformedDistribution"):
-        evidence_gap(pair.model, flow, *x, evidence=exact)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

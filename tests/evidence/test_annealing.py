@@ -1,0 +1,92 @@
+"""Bidirectional Monte Carlo of data that weren't simulated, its reverse chains begun at the ends of HMC chains."""
+
+import pytest
+import torch
+from linear_gaussian import LinearGaussian
+from statistics_tools import SIGMAS, assert_mean
+
+from pyro_aevb import AIS, BDMC, log_marginal_likelihood
+from pyro_aevb.evidence import Problem
+from pyro_aevb.samplers import ais, hmc
+
+
+def bdmc(lg, annealing, chain, guide=None, compile=False):
+    method, options = BDMC(annealing, chain=chain), {"seed": 0, "progress": False, "batch_size": len(lg.x)}
+    return log_marginal_likelihood(lg.model, guide, lg.x, method=method, num_particles=8, compile=compile, **options)
+
+
+def linear_gaussian(num_data, latent_dim=1):
+    """Probabilistic PCA at its true parameters."""
+    lg = LinearGaussian(num_data, latent_dim, latent_dim + 2)
+    lg.set(**lg.true)
+    return lg
+
+
+@pytest.mark.parametrize(
+    ("num_temperatures", "within"), [(40, 0.25), pytest.param(200, 0.1, marks=pytest.mark.slow)], ids=["40", "200"]
+)
+def test_both_sides_are_about_x_and_close_on_its_log_p(num_temperatures, within):
+    lg = linear_gaussian(100)
+    found = bdmc(lg, AIS(num_temperatures, num_leapfrog=2), chain=20, compile="graph")
+    truth = lg.log_evidence(lg.x)
+    assert (found.direction, found.upper.direction) == ("lower", "upper (approximate)")
+    assert found.data is None
+    for side, sign in ((found, 1), (found.upper, -1)):
+        off = sign * (side.value - truth)
+        error = SIGMAS * off.std() / len(off) ** 0.5
+        assert error < within
+        assert -within / 2 < off.mean() < error
+        ratio = (off.square().mean() / side.standard_error.square().mean()).sqrt()
+        assert 0.7 < ratio < 2.0
+        assert ((side.effective_sample_size > 1) & (side.effective_sample_size <= 8 + 1e-9)).all()
+    gap = found.gap().value
+    assert -SIGMAS * gap.std() / len(gap) ** 0.5 < gap.mean() < within
+
+
+def begins(lg, chain, monkeypatch, **options):
+    """Return where the reverse chains begin, (K, N, J), in standard deviations of the posterior from its mean."""
+    begun = []
+    anneal = ais.anneal
+
+    def seen(path, schedule, position, *args, **more):
+        begun.append(position)
+        return anneal(path, schedule, position, *args, **more)
+
+    monkeypatch.setattr(ais, "anneal", seen)
+    bdmc(lg, AIS(3, num_leapfrog=3, **options), chain, guide=lg.guide)
+    return (begun[-1] - lg.posterior_loc(lg.x)) * lg.precision().diagonal().sqrt()
+
+
+@pytest.mark.parametrize("start", ["prior", "guide"])
+def test_reverse_chains_begin_at_the_posterior_however_bad_annealing_was(start, monkeypatch):
+    off = begins(linear_gaussian(400), 20, monkeypatch, start=start)[0]  # one of the chains
+    assert_mean(off, torch.zeros(1), resolution=0.3)
+    assert_mean(off.square(), torch.ones(1), resolution=0.6)
+
+
+def test_the_ends_of_annealed_chains_are_drawn_by_their_weights(monkeypatch):
+    """With 8 draws at three temperatures they are nearer to the posterior than the prior's, whose variance is P."""
+    lg = linear_gaussian(200)
+    monkeypatch.setattr(hmc, "transition", lambda target, state, *more: (state, hmc.HMCInfo(*[torch.ones(())] * 2)))
+    assert begins(lg, 1, monkeypatch).square().mean() < 0.5 * lg.precision().item()
+
+
+def test_progress_adds_up_to_one():
+    done = []
+    lg = linear_gaussian(5)
+    method = BDMC(AIS(4, num_leapfrog=1), chain=7)
+    evaluate = method.prepare(Problem(lg.model, None, (lg.x,), 2, 1, True, False))
+    with torch.no_grad():
+        evaluate(done.append, lg.x)
+    assert sum(done) == pytest.approx(1.0)
+
+
+def test_options_outside_their_range():
+    with pytest.raises(ValueError, match=r"got start='guide'.*pass AIS\(start='prior'\), or chain=100"):
+        BDMC(AIS(start="guide"))
+    BDMC(AIS(start="guide"), chain=100)
+    with pytest.raises(ValueError, match="chain of 1 or more, got 0"):
+        BDMC(chain=0)
+    with pytest.raises(ValueError, match=r"got 1; pass AIS\(num_temperatures=2\) or more"):
+        BDMC(AIS(1), chain=5)
+    BDMC(AIS(num_temperatures=2), chain=5)
