@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
-from pyro_aevb.objectives.particles import Flow, Particles, draw, times, with_gradient
+from pyro_aevb.objectives.particles import Flow, Particles, draw, with_gradient
 from pyro_aevb.one_thread import one_thread
 
 
@@ -61,7 +61,6 @@ class Objective(ELBO, ABC):
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
         one_global_draw: whether all K particles have one draw of the global latents in common, as a bound that isn't a
             mean over particles needs; ``False``: each particle has its own.
-        global_kl_weight: what the global latents' -KL(q(w) || p(w)) in the bound on log p(X) is multiplied by.
 
     Args:
         num_particles: K, draws from the guide for each datapoint.
@@ -86,7 +85,6 @@ class Objective(ELBO, ABC):
     with_fewer: str = ""
     needs_closed_forms: bool = False
     one_global_draw: bool = True
-    global_kl_weight: float | Tensor = 1.0
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
         if num_particles < self.least_particles:
@@ -139,7 +137,7 @@ class Objective(ELBO, ABC):
         value = value.detach()
         of_globals = None
         if particles.global_kl:
-            of_globals = times(self.global_kl_weight, with_gradient(*particles.global_bound(value)))
+            of_globals = with_gradient(*particles.global_bound(value))
         return Terms(
             particles.loss_of(with_gradient(value, surrogate), of_globals),
             value,

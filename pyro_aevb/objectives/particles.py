@@ -67,6 +67,7 @@ class Particles:
             draw that all particles have in common; once for the whole data set, times its scale.
         global_score: log q(w) of the global latents that were cut off from their parameters, (K,) or (1,), or ``None``.
         gradient_scale: what the gradient from the model into the particles is multiplied by, to be set.
+        global_weight: what the global latents' -KL(q(w) || p(w)) is multiplied by, to be set.
     """
 
     log_likelihood: dict[str, Tensor]
@@ -82,6 +83,7 @@ class Particles:
     global_kl: dict[str, Tensor]
     global_score: Tensor | None
     gradient_scale: GradientScale
+    global_weight: Scale = 1.0
 
     @property
     def weighted_log_p(self) -> Tensor:
@@ -106,6 +108,8 @@ class Particles:
     def global_bound(self, bound: Tensor) -> tuple[Tensor, Tensor]:
         """Return -KL(q(w) || p(w)) of the global latents and a surrogate of it, both (), in nats for all of the data.
 
+        Both are multiplied by ``global_weight``.
+
         Global latents that can't be reparameterised follow the score function, with the data set's bound as the signal;
         if each particle has its own, the baseline is the mean of the others' bounds.
 
@@ -114,11 +118,12 @@ class Particles:
         """
         log_weight = self.global_log_weight
         assert log_weight is not None
-        value = log_weight.mean()
+        value = times(self.global_weight, log_weight.mean())
         if self.global_score is None:
             return value, value
         others = len(log_weight) - 1
-        signal = (self.of_the_data(self.log_weight if others else bound) + log_weight).detach()
+        weighted = times(self.global_weight, log_weight)
+        signal = (self.of_the_data(self.log_weight if others else bound) + weighted).detach()
         if others:
             signal = signal - (signal.sum(0) - signal) / others
         return value, value + (signal * self.global_score).mean()
@@ -273,7 +278,11 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
     first = rows[0]
     scores = [row.global_score for row in rows if row.global_score is not None]
     return Particles(
-        **{field: joined(field) for field in ("log_likelihood", "log_prior", "log_q", "kl", "score")},
+        log_likelihood=joined("log_likelihood"),
+        log_prior=joined("log_prior"),
+        log_q=joined("log_q"),
+        kl=joined("kl"),
+        score=joined("score"),
         global_kl=first.global_kl if one_global_draw else joined("global_kl"),
         global_score=(scores[0] if one_global_draw else torch.cat(scores)) if scores else None,
         sampled_kl=first.sampled_kl,

@@ -76,7 +76,6 @@ class SGVB(Objective):
             raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
         self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
         self.kl, self.weighs = kl, weighs
-        self.global_kl_weight = 1.0 if weighs == "local" else self.beta
         self.needs_closed_forms = kl == "analytic"
 
     def with_kl_weight(self, weight: Tensor) -> SGVB:
@@ -87,7 +86,6 @@ class SGVB(Objective):
         """
         weighted = copy.copy(self)
         weighted.beta = self.beta * weight
-        weighted.global_kl_weight = 1.0 if self.weighs == "local" else weighted.beta
         return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
@@ -99,6 +97,7 @@ class SGVB(Objective):
         Raises:
             ValueError: for free bits of a KL that is sampled.
         """
+        particles.global_weight = 1.0 if self.weighs == "local" else self.beta
         bound = None
         for name, term in particles.log_likelihood.items():
             term = times(particles.weight[name], term.mean(0))

@@ -42,6 +42,18 @@ def test_a_bound_in_closed_form():
     assert abs(bound.global_kl - kl) < 5 * (((a * s) ** 2 + (1 - s**2) ** 2 / 2) / K) ** 0.5
 
 
+def test_minibatches_count_the_global_kl_once():
+    pair = mean_of_local_latents()
+    whole, parts = (
+        elbo(pair.model, pair.guide, *pair.data, num_particles=4000, batch_size=size, seed=0) for size in (6, 2)
+    )
+    # The KL of the posterior N(m, 1/p) with p = 1 + 6/2; the error of 4000 draws is below 0.02.
+    m, p = pair.data[0].sum() / 2 / 4, 4.0
+    kl = torch.distributions.kl_divergence(dist.Normal(m, p**-0.5), dist.Normal(one(0.0), 1.0)).item()
+    assert whole.global_kl.item() == pytest.approx(kl, abs=0.1)
+    assert parts.global_kl.item() == pytest.approx(kl, abs=0.1)
+
+
 def test_the_error_of_the_total_and_of_the_mean_cover_what_datapoints_share():
     pair = mean_of_local_latents()
 

@@ -110,6 +110,31 @@ def test_a_discrete_global_latent_follows_the_score_function(objective):
     assert mean == pytest.approx([exact.item(), gradient.item()], rel=1e-9)
 
 
+def test_a_baseline_leaves_the_mean_of_the_gradient():
+    """Two particles of a discrete w: of the four pairs of draws that there are, weighed by q, the mean is exact."""
+    x, logit = torch.tensor([0.2, 1.5]).double(), one(0.4).requires_grad_()
+    drawn = []
+
+    def model(x):
+        w = pyro.sample("w", dist.Bernoulli(one(0.3)))
+        drawn[:] = w.flatten().tolist()
+        with pyro.plate("data", 2):
+            pyro.sample("x", dist.Normal(2 * w, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Bernoulli(logits=logit))
+
+    q = torch.stack([1 - logit.sigmoid(), logit.sigmoid()])
+    f = [dist.Normal(2 * w, 1.0).log_prob(x).sum() + dist.Bernoulli(one(0.3)).log_prob(w) for w in (one(0.0), one())]
+    (exact,) = torch.autograd.grad(-(q * (torch.stack(f) - q.log())).sum(), [logit])
+    gradients = {}
+    while len(gradients) < 4:
+        loss = ScoreFunction(2, baseline="leave-one-out").differentiable_loss(model, guide, x)
+        gradients[tuple(drawn)] = torch.autograd.grad(loss, [logit])[0]
+    mean = sum(q[int(a)] * q[int(b)] * gradient for (a, b), gradient in gradients.items())
+    assert mean.item() == pytest.approx(exact.item(), rel=1e-9)
+
+
 def test_terms_hold_the_global_kl_apart_and_once():
     pair, p = mean_of_local_latents(), parameters()
     x = pair.data[0][:2]
