@@ -643,8 +643,14 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/enumeration.py",
-        'log_prob = scale_and_mask(density(name, node["fn"], node["value"]), mask=node["mask"])',
-        'log_prob = density(name, node["fn"], node["value"])',
+        "if name not in enumerated:  # p(y)",
+        "if True:  # p(y)",
+        ("tests/model_guide/test_enumeration.py::test_log_p_of_x_is_the_sum_over_all_values[padded_chain]",),
+    ),
+    Mutation(
+        "model_guide/enumeration.py",
+        'log_prob = scale_and_mask(log_prob, mask=node["mask"])',
+        "pass",
         ("tests/model_guide/test_enumeration.py::test_log_p_of_x_is_the_sum_over_all_values[words_of_a_topic]",),
     ),
     Mutation(

@@ -102,6 +102,8 @@ class _EnumerateMarked(EnumMessenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         marked = not (msg["done"] or msg["is_observed"]) and (msg["infer"] or {}).get("enumerate") == "parallel"
+        if marked:
+            _check_finite(msg)
         self._is_there = self._is_there or marked
         if self._is_needed(msg):
             super()._pyro_sample(msg)
@@ -112,6 +114,21 @@ class _EnumerateMarked(EnumMessenger):
 
     def _is_needed(self, msg: Any) -> bool:
         return self._is_there or "_markov_scope" in (msg["infer"] or {})
+
+
+def _check_finite(msg: Any) -> None:
+    """Raise ``ValueError`` for a site that is marked for enumeration, but not with each of finitely many values."""
+    name, fn = msg["name"], msg["fn"]
+    if not getattr(fn, "has_enumerate_support", False):
+        raise ValueError(
+            f"expected a finite support for site {name!r}, which is marked for enumeration, got {type(fn).__name__}; "
+            "sample it in the guide, and leave infer={'enumerate': ...} out"
+        )
+    if msg["infer"].get("num_samples") is not None:
+        raise ValueError(
+            f"expected site {name!r} to be enumerated with all of its values, got num_samples="
+            f"{msg['infer']['num_samples']}; leave num_samples out, or sample it in the guide"
+        )
 
 
 def _enumerate_dim(node: Any) -> int | None:
@@ -130,7 +147,9 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
     for name, node in nodes.items():
         if node["type"] != "sample" or site_is_subsample(node) or (node["infer"] or {}).get("_deterministic"):
             continue
-        log_prob = scale_and_mask(density(name, node["fn"], node["value"]), mask=node["mask"])
+        log_prob = density(name, node["fn"], node["value"])
+        if name not in enumerated:  # p(y) sums to 1 where y is masked off, as in the padding of a sequence
+            log_prob = scale_and_mask(log_prob, mask=node["mask"])
         dim_to_symbol = _symbols_of(log_prob, node, len(trace.plate_to_symbol))
         term = packed.pack(log_prob, dim_to_symbol)
         if name in enumerated or not symbols.isdisjoint(term._pyro_dims):
@@ -206,6 +225,12 @@ def _latent_nodes(
     latents: Mapping[str, Any], ordinal_of: Mapping[str, Ordinal], prior: Mapping[Ordinal, Tensor]
 ) -> dict[str, Any]:
     """Return the nodes of latents that depend on what was summed: the first in its plates has the prior of all."""
+    masks = [node["mask"] for node in latents.values()]
+    if any(mask is not masks[0] for mask in masks):
+        raise ValueError(
+            f"expected one mask for latents that depend on what is summed out, got several for {list(latents)}; write "
+            "poutine.mask around all of them, or sample what is to be summed in the guide"
+        )
     left, changed = dict(prior), {}
     for name, node in latents.items():
         sizes = {frame.dim: frame.size for frame in _frames(node)}
@@ -213,7 +238,7 @@ def _latent_nodes(
         log_density = left.pop(ordinal_of[name], None)
         if log_density is None:
             log_density = node["value"].new_zeros(shape)
-        changed[name] = {**node, "fn": Summed(log_density, node["fn"]), "mask": None}
+        changed[name] = {**node, "fn": Summed(log_density, node["fn"])}
     if left and latents:
         raise ValueError(
             f"expected latents that depend on what is summed out in the same plates with it, got {sorted(latents)} in "

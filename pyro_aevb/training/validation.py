@@ -22,6 +22,9 @@ from pyro_aevb.training.minibatches import rows_checksum
 class ValidationBound:
     """E_q[log p(x, z) - log q(z|x)] on a whole data set, always with the same noise; in nats per datapoint.
 
+    With global latents w it is given w, in the mean over q(w), and without KL(q(w) || p(w)): a bound on the posterior
+    predictive density of data that aren't trained on.
+
     Modules are in evaluation mode for it.  It changes no parameter, no buffer and no random state.
 
     Args:
@@ -62,9 +65,13 @@ class ValidationBound:
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
             check_data(*first)
-            read(model, guide, first)
+            reading = read(model, guide, first)
         self.density = capture_log_density(
-            model, guide, num_particles=num_particles, compile="auto" if compile is None else compile
+            model,
+            guide,
+            num_particles=num_particles,
+            vectorize=not reading.global_latents,  # weights of a network, say, which take no further dimension
+            compile="auto" if compile is None else compile,
         )
 
     @torch.no_grad()

@@ -10,7 +10,20 @@ from global_pairs import N, mean_of_local_latents, normal, one
 from pyro import poutine
 from pyro.infer import Trace_ELBO, autoguide
 
-from pyro_aevb import AEVB, IWAE, MCEM, SGVB, DReG, ReweightedWakeSleep, ScoreFunction, WakeSleep, elbo, fit
+from pyro_aevb import (
+    AEVB,
+    IWAE,
+    MCEM,
+    SGVB,
+    VAE,
+    Bayesian,
+    DReG,
+    ReweightedWakeSleep,
+    ScoreFunction,
+    WakeSleep,
+    elbo,
+    fit,
+)
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 
@@ -88,6 +101,15 @@ def test_a_run_is_validated_and_resumed_bit_for_bit(tmp_path):
     assert whole == again
     assert len(set(whole)) == 4
     assert all(torch.equal(parameters[name], its[name]) for name in parameters)
+
+
+def test_validation_of_a_network_with_several_particles():
+    x = (torch.rand(20, 6) < 0.4).float()
+    vae = VAE(6, 2, hidden_dims=(5,), dataset_size=20)
+    full = Bayesian(vae.model, vae.guide, x)
+    learner = AEVB(full.model, full.guide, ADAM, SGVB(kl="analytic"))
+    history = fit(learner, x, x, samples=20, batch_size=10, validation_particles=3, progress=False)
+    assert history.records[-1].values["validation_standard_error"] > 0
 
 
 @pytest.mark.parametrize("make", [WakeSleep, MCEM])

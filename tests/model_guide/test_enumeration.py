@@ -97,6 +97,29 @@ def hidden_markov():
     return model, (x,), alpha.logsumexp(-1)
 
 
+def padded_chain():
+    """Chains of one to five steps, padded: what is masked off is neither in the sum nor in the data."""
+    T, transition = 5, torch.softmax(normal(3, 3, seed=3), -1)
+    x, lengths = normal(N, T, seed=4), torch.arange(1, N + 1)
+
+    @config_enumerate
+    def model(x, lengths):
+        with pyro.plate("data", N):
+            y = 0
+            for t in pyro.markov(range(T)):
+                with pyro.poutine.mask(mask=t < lengths):
+                    y = pyro.sample(f"y{t}", dist.Categorical(transition[y]))
+                    pyro.sample(f"x{t}", dist.Normal(LOCS[y], 1.0), obs=x[:, t])
+
+    exact = []
+    for row, length in zip(x, lengths, strict=True):
+        alpha = transition[0].log() + log_normal(row[0], LOCS)
+        for t in range(1, length):
+            alpha = (alpha[:, None] + transition.log()).logsumexp(0) + log_normal(row[t], LOCS)
+        exact.append(alpha.logsumexp(-1))
+    return model, (x, lengths), torch.stack(exact)
+
+
 def two_causes():
     """Two causes in {0, 1} of one effect: a sum over four."""
     x = normal(N, seed=5)
@@ -115,7 +138,7 @@ def two_causes():
     return model, (x,), torch.stack(terms).logsumexp(0)
 
 
-SUMS = {f.__name__: f for f in (mixture, words_of_a_topic, labels_of_words, hidden_markov, two_causes)}
+SUMS = {f.__name__: f for f in (mixture, words_of_a_topic, labels_of_words, hidden_markov, padded_chain, two_causes)}
 
 
 @pytest.mark.parametrize("name", SUMS)
@@ -242,6 +265,34 @@ def test_data_outside_the_support_are_still_told():
     assert elbo(model, no_latents, torch.tensor([0.0, 1.0])).value.exp().sum() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("half", ["model", "guide", "both"])
+def test_a_mask_on_a_latent_counts_on_both_sides(half):
+    _, _, x, _ = beside_a_continuous_latent()
+    seen = torch.tensor([True, False, True, True, False])
+    masked = pyro.poutine.mask(mask=seen)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS), infer={"enumerate": "parallel"})
+            with masked if half != "guide" else pyro.poutine.mask(mask=True):
+                z = pyro.sample("z", dist.Normal(LOCS[y], 1.0))
+            with masked:
+                pyro.sample("x", dist.Normal(z + y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), masked if half != "model" else pyro.poutine.mask(mask=True):
+            pyro.sample("z", dist.Normal(0.5 * x, 3.0))
+
+    torch.manual_seed(0)
+    z = pyro.poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+    torch.manual_seed(0)
+    terms = SGVB().terms(model, guide, x)
+    joint, prior = by_hand(x, z)
+    log_q = log_normal(z, 0.5 * x, 3.0)
+    assert terms.kl["z"].tolist() == pytest.approx((torch.where(seen, log_q - prior, 0.0)).tolist(), abs=1e-9)
+    assert terms.bound.tolist() == pytest.approx((torch.where(seen, joint - log_q, 0.0)).tolist(), abs=1e-9)
+
+
 def test_what_can_t_be_summed_is_said():
     model, guide, x, _ = beside_a_continuous_latent()
 
@@ -261,6 +312,23 @@ def test_what_can_t_be_summed_is_said():
         SGVB().loss(outside, no_latents, x)
     given = pyro.condition(outside, {"y": torch.tensor(1.0)})
     assert torch.equal(elbo(given, no_latents, x).value, log_normal(x, torch.tensor(1.0)))
+
+    def marked(fn, **infer):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                y = pyro.sample("y", fn, infer={"enumerate": "parallel", **infer})
+                pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+        return model
+
+    for fn in (dist.Normal(0.0, 1.0), dist.Poisson(1.0)):
+        with pytest.raises(
+            ValueError, match=f"a finite support for site 'y', .* got {type(fn).__name__}; sample it in"
+        ):
+            elbo(marked(fn), no_latents, x)
+    with pytest.raises(ValueError, match="with all of its values, got num_samples=5; leave num_samples out"):
+        elbo(marked(dist.Bernoulli(0.5), num_samples=5), no_latents, x)
+    assert elbo(marked(dist.Bernoulli(0.5)), no_latents, x).value.shape == (N,)
     with pytest.raises(ValueError, match="expected one scale for sites that are summed out together"):
         SGVB().loss(scaled, no_latents, x)
     with pytest.raises(ValueError, match=r"whose draws can be dreamed, got \['y'\] summed out; train with AEVB"):
