@@ -725,7 +725,7 @@ MUTATIONS = [
         "model_guide/dependence.py",
         "if name in entangled:",
         "if False:",
-        (f"{RANDOM}::test_an_objectives_value_is_that_of_its_particles[L^B]",),
+        ("tests/objectives/test_objective.py::test_a_kl_that_the_guides_order_makes_wrong_is_sampled_and_said",),
     ),
     Mutation(
         "model_guide/parameters.py",
@@ -969,12 +969,6 @@ MUTATIONS = [
         "if self._numbers > self._most_numbers:",
         "if False:",
         (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built",),
-    ),
-    Mutation(
-        "vae/bounded.py",
-        "if self._operations > self._most_operations:",
-        "if self._most_operations < 0:",
-        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many layers]",),
     ),
     Mutation(
         "vae/saving.py",

@@ -28,7 +28,9 @@ SMALLER = {  # what takes longest, and what it is by default; each stands in the
 }
 
 
-@pytest.mark.parametrize("smaller", [SMALLER, pytest.param({}, marks=pytest.mark.slow)], ids=["smaller", "as it is"])
+@pytest.mark.parametrize(
+    "smaller", [SMALLER, pytest.param({}, marks=pytest.mark.exhaustive)], ids=["smaller", "as it is"]
+)
 def test_the_python_blocks_run(smaller, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = README

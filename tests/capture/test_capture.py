@@ -158,10 +158,10 @@ COMPILED = {  # by default what is compiled fastest
     ("L^B, MAP", "gamma_poisson"): (),
     ("wake-sleep", "bernoulli_vae"): pytest.mark.slow,
     ("mcem", "gamma_poisson"): pytest.mark.slow,
-    ("L^A, 3 particles", "gamma_poisson"): pytest.mark.slow,
-    ("L^B, MAP", "bernoulli_vae"): pytest.mark.slow,
-    ("wake-sleep", "gamma_poisson"): pytest.mark.slow,
-    ("mcem", "bernoulli_vae"): pytest.mark.slow,
+    ("L^A, 3 particles", "gamma_poisson"): pytest.mark.exhaustive,
+    ("L^B, MAP", "bernoulli_vae"): pytest.mark.exhaustive,
+    ("wake-sleep", "gamma_poisson"): pytest.mark.exhaustive,
+    ("mcem", "bernoulli_vae"): pytest.mark.exhaustive,
 }
 
 

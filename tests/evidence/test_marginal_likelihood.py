@@ -88,7 +88,7 @@ def test_probabilistic_pca(dim, method):
 LARGE = {
     "importance": (Importance(), 2000),
     "posterior-density": (PosteriorDensity(num_chains=50), 1000),
-    "ais": (AIS(2000, num_leapfrog=10), 16),
+    "ais": (AIS(1000, num_leapfrog=10), 16),
     "ais from the guide": (AIS(50, num_leapfrog=5, start="guide"), 16),
 }
 
