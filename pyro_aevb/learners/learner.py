@@ -376,9 +376,10 @@ class Learner(ABC):
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
         self._pair.note(reading.named_modules)
         check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
-        if reading.summed and not isinstance(self.objective, Objective | TraceEnum_ELBO | None):
+        missing = [*reading.summed, *reading.sites("model", "enumerated")]
+        if missing and not isinstance(self.objective, Objective | TraceEnum_ELBO | None):
             raise ValueError(
-                f"expected an objective that sums out {list(reading.summed)}, which the guide doesn't sample, got "
+                f"expected an objective that sums out {missing}, which the guide doesn't sample, got "
                 f"{type(self.objective).__name__}; pass SGVB(), IWAE(K) or pyro.infer.TraceEnum_ELBO(), or sample them "
                 "in the guide"
             )

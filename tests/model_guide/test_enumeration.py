@@ -313,6 +313,12 @@ def test_what_can_t_be_summed_is_said():
     given = pyro.condition(outside, {"y": torch.tensor(1.0)})
     assert torch.equal(elbo(given, no_latents, x).value, log_normal(x, torch.tensor(1.0)))
 
+    def one_by_one(x):
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS), infer={"enumerate": "sequential"})
+            z = pyro.sample("z", dist.Normal(LOCS[y], 1.0))
+            pyro.sample("x", dist.Normal(z + y, 1.0), obs=x)
+
     def marked(fn, **infer):
         def model(x):
             with pyro.plate("data", len(x)):
@@ -333,5 +339,7 @@ def test_what_can_t_be_summed_is_said():
         SGVB().loss(scaled, no_latents, x)
     with pytest.raises(ValueError, match=r"whose draws can be dreamed, got \['y'\] summed out; train with AEVB"):
         WakeSleep(model, guide, ADAM, ADAM).step(x)
+    with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
+        AEVB(one_by_one, guide, ADAM).step(x)
     with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
         AEVB(model, guide, ADAM).step(x)
