@@ -631,8 +631,8 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/plates.py",
-        "if frame.name == plate.name or full_size == plate.full_size:",
-        "if True:",
+        "if alike and (frame.name == plate.name or full_size_of(frame, plate.size) == plate.full_size):",
+        "if alike:",
         ("tests/learners/test_global_latents.py::test_a_plate_of_m_entries_by_chance_is_not_the_data_plate",),
     ),
     Mutation(

@@ -89,7 +89,9 @@ class Bayesian(nn.Module):
         self._model, self._guide, self._guide_for = model, guide, guide_for
         self._prior = dist.Normal(0.0, 1.0) if prior is None else prior
         self._keys = {name: name.replace(".", "|") for name in self._sites}  # what a ParameterDict takes
-        start = {self._keys[n]: _free(p) for n, p in self._sites.items()} if not callable(guide_for) else {}
+        free = {name: _free(parameter) for name, parameter in self._sites.items()}
+        self._shapes = {name: value.shape for name, value in free.items()}
+        start = {} if callable(guide_for) else {self._keys[name]: value for name, value in free.items()}
         self.loc = nn.ParameterDict({key: nn.Parameter(value.clone()) for key, value in start.items()})
         log_scale = {key: torch.full_like(value, INITIAL_SCALE).log() for key, value in start.items()}
         self.log_scale = nn.ParameterDict(log_scale if guide_for == "normal" else {})
@@ -98,7 +100,7 @@ class Bayesian(nn.Module):
         """Sample theta ~ p(theta), then what the model samples with it; arguments are the model's."""
         values = {}
         for name, parameter in self._sites.items():
-            shape = _free(parameter).shape
+            shape = self._shapes[name]
             prior = self._prior.expand(torch.broadcast_shapes(self._prior.batch_shape, shape)).to_event(len(shape))
             values[name] = pyro.sample(name, _constrained(prior, parameter))
         with _Substituted(values):

@@ -78,7 +78,7 @@ def trace_summed(model: Any, guide_trace: Trace | None, args: tuple[Any, ...], k
     enumerated = [name for name, node in trace.nodes.items() if _enumerate_dim(node) is not None]
     if not enumerated:
         return trace
-    if guide_trace is None and any(_is_drawn_for_each(node) for name, node in trace.nodes.items()):
+    if guide_trace is None and any(map(_is_drawn_for_each, trace.nodes.values())):
         one = poutine.trace(model).get_trace(*args, **kwargs)  # of the prior, in which what is to be summed is drawn
         for name in enumerated:
             one.remove_node(name)
@@ -239,7 +239,7 @@ def _latent_nodes(
         if log_density is None:
             log_density = node["value"].new_zeros(shape)
         changed[name] = {**node, "fn": Summed(log_density, node["fn"])}
-    if left and latents:
+    if left:
         raise ValueError(
             f"expected latents that depend on what is summed out in the same plates with it, got {sorted(latents)} in "
             "others; sample what is to be summed in the guide, or write it into the plates of these"

@@ -39,8 +39,12 @@ def data_plate(inside: Mapping[str, list[CondIndepStackFrame]], kinds: Mapping[s
 
     _, frame = max(found.values(), key=evidence)
     assert frame.dim is not None
-    full_size = num_data if frame.size == -1 else frame.full_size or frame.size
-    return DataPlate(frame.name, frame.dim, num_data, full_size)
+    return DataPlate(frame.name, frame.dim, num_data, full_size_of(frame, num_data))
+
+
+def full_size_of(frame: CondIndepStackFrame, num_data: int) -> int:
+    """Return N of a plate of datapoints: M, ``num_data``, if it has no size or no other."""
+    return num_data if frame.size == -1 else frame.full_size or frame.size
 
 
 def _no_data_plate(
@@ -68,10 +72,9 @@ def _no_data_plate(
 def frame_of(frames: Iterable[CondIndepStackFrame], plate: DataPlate) -> CondIndepStackFrame | None:
     """Return the data plate's frame among a site's: of its dimension and size, and of its name or its N."""
     for frame in frames:
-        if frame.dim == plate.dim and frame.size in (plate.size, -1):
-            full_size = plate.size if frame.size == -1 else frame.full_size or frame.size
-            if frame.name == plate.name or full_size == plate.full_size:
-                return frame
+        alike = frame.dim == plate.dim and frame.size in (plate.size, -1)
+        if alike and (frame.name == plate.name or full_size_of(frame, plate.size) == plate.full_size):
+            return frame
     return None
 
 

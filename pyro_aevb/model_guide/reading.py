@@ -26,6 +26,7 @@ from pyro_aevb.model_guide.plates import (
     check_shape,
     data_plate,
     frame_of,
+    full_size_of,
     is_particles,
 )
 from pyro_aevb.model_guide.sites import (
@@ -253,7 +254,7 @@ class Reading:
             frame = frame_of(site.frames, self.plate)
             if frame is None:
                 continue
-            full_size = self.plate.size if frame.size == -1 else frame.full_size or frame.size
+            full_size = full_size_of(frame, self.plate.size)
             if full_size != self.plate.full_size:
                 raise ValueError(
                     f"expected one N in model and guide, got {self.plate.full_size} in the model's plate "
@@ -311,7 +312,7 @@ def read_traces(
             if of[name] in ("local", "observation"):
                 check_data_frame(made[name], half, plate)
             frame = frame_of(frames, plate)
-            own = 1.0 if frame is None or frame.size == -1 else (frame.full_size or frame.size) / frame.size
+            own = 1.0 if frame is None else full_size_of(frame, num_data) / num_data
             made[name] = replace_site(made[name], weight=weight_of(name, site["scale"], own))
         readings.append(made)
     model_sites, guide_sites = readings
