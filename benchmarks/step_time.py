@@ -5,7 +5,7 @@
     speed of ours, compiled, over torch by hand, mnist M=100: at least 1.2 times
     largest difference of losses, mnist M=100: at most 3 nats
 
-    python benchmarks/step_time.py --quick      # the paper's MNIST case, about a minute; busy cores narrow the ratios
+    python benchmarks/step_time.py --quick      # the paper's MNIST case, half a minute; busy cores narrow the ratios
     speed of ours, compiled, over stock Pyro, mnist M=100: at least 1.2 times
     largest difference of losses, mnist M=100: at most 8 nats
 
@@ -306,7 +306,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         return {"rows": measure(case.name, rivals_of(case), bare, args.rounds)}
 
 
-BENCHMARK = Benchmark(__file__, __doc__, options, plan, run, table, numbers)
+BENCHMARK = Benchmark(__file__, __doc__, options, plan, run, table, numbers, quick={"rounds": 10})
 main = functools.partial(harness.main, BENCHMARK)
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ if os.name == "posix":
 # Plugins of pytest's that take seconds: one imports Hypothesis, one collects garbage ten times.
 NOT_NEEDED = ("cacheprovider", "hypothesispytest", "unraisableexception")
 MEMORY = "/dev/shm"  # a file system that doesn't wait for a disk
-NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.pyc", ".pytest_cache")
+NOT_COPIED = shutil.ignore_patterns(".pytest_cache")
 
 
 class Mutation(NamedTuple):

@@ -95,16 +95,10 @@ def test_it_runs_on_less_than_its_quick_command(script, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "results.json").read_text()) == result
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        pytest.param(s, marks=pytest.mark.slow if s in IN_THIS_PROCESS else pytest.mark.exhaustive)
-        for s in SCRIPTS
-        if s.startswith("examples/")
-    ],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("script", [script for script in SCRIPTS if script.startswith("examples/")])
 def test_the_other_commands_of_an_example_give_their_numbers(script, tmp_path):
-    """Of an example whose last command runs above, as a command, the longer ones are run by hand."""
+    """The longer ones, which are run by hand; the last one is above."""
     for command in header_commands(script)[:-1]:
         if script != "examples/vae_mnist.py" or "--dataset" in command.words:  # without a download
             code, out, err = run(script, *command.words, *folder_option(script, tmp_path))
@@ -197,7 +191,14 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize(("jobs", "compile"), [("1", "graph"), pytest.param("2", "auto", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("jobs", "compile"),
+    [
+        ("1", "graph"),
+        pytest.param("2", "graph", marks=pytest.mark.slow),
+        pytest.param("2", "auto", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_ctrl_c_keeps_what_there_is(jobs, compile, tmp_path):
     args = (
         "--samples",

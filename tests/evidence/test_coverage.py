@@ -35,11 +35,11 @@ def covered(name, method, num_data):
 
 
 def marks(method, name):
-    """One model by default, and half of the others in CI."""
+    """One model by default, and a third of the others in CI."""
     if name == "laplace_prior" and method != "posterior-density":
         return ()
-    odd = (list(METHODS).index(method) + list(EXACT).index(name)) % 2
-    return pytest.mark.exhaustive if odd else pytest.mark.slow
+    turn = (list(METHODS).index(method) + list(EXACT).index(name)) % 3
+    return pytest.mark.exhaustive if turn else pytest.mark.slow
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_probabilistic_pca(dim, method):
 LARGE = {
     "importance": (Importance(), 2000),
     "posterior-density": (PosteriorDensity(num_chains=50), 1000),
-    "ais": (AIS(1000, num_leapfrog=10), 16),
+    "ais": (AIS(400, num_leapfrog=10), 16),
     "ais from the guide": (AIS(50, num_leapfrog=5, start="guide"), 16),
 }
 
@@ -170,10 +170,10 @@ def test_importance_is_the_iwae_bound():
 
 @pytest.mark.slow
 def test_bdmc_brackets_the_truth():
-    """1000 temperatures at 10 dimensions: a gap below 0.1 nats, with the truth inside."""
+    """500 temperatures at 10 dimensions: a gap below 0.1 nats, with the truth inside."""
     lg = LinearGaussian(60, 10, 20)
     pair = posterior_pair(lg)
-    evidence = estimate(pair, lg.x, method=BDMC(AIS(1000, num_leapfrog=10)), num_particles=16, compile="graph")
+    evidence = estimate(pair, lg.x, method=BDMC(AIS(500, num_leapfrog=10)), num_particles=16, compile="graph")
     truth = lg.log_evidence(evidence.data["x"])
     gap = evidence.gap()
     assert -0.02 < gap.value.mean() < 0.1

@@ -79,7 +79,7 @@ def test_a_long_state_space_model_against_the_kalman_filter():
     """Fifty steps, where importance with the guide is off by many nats, and says so."""
     x = sequences(8, 50)
     truth = kalman(x)
-    found = estimate(state_space, pointwise, x, method=SMC(25, num_leapfrog=5, start="guide"), compile="graph")
+    found = estimate(state_space, pointwise, x, method=SMC(15, num_leapfrog=5, start="guide"), compile="graph")
     assert ((found.value - truth).abs() < SIGMAS * found.standard_error).all()
     assert found.standard_error.max() < 0.8
     with pytest.warns(UserWarning, match="pareto_k is above 0.7 for 8 of 8 datapoints"):
