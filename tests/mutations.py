@@ -654,6 +654,36 @@ MUTATIONS = [
         ("tests/model_guide/test_enumeration.py::test_log_p_of_x_is_the_sum_over_all_values[words_of_a_topic]",),
     ),
     Mutation(
+        "model_guide/guide_values.py",
+        "value = value.narrow(dim + self._places[left], 0, 1)",
+        "pass",
+        ("tests/model_guide/test_guide_values.py::test_what_is_drawn_before_is_one_draw_for_all_values[SGVB-at once]",),
+    ),
+    Mutation(
+        "model_guide/guide_values.py",
+        "term = torch.where(mask, term, torch.full_like(term, -math.log(num_values)))",
+        "pass",
+        ("tests/model_guide/test_guide_values.py::test_a_label_that_is_there_says_nothing_to_q_of_y[at once]",),
+    ),
+    Mutation(
+        "model_guide/guide_values.py",
+        "if len(site.frames) > 1:",
+        "if False:",
+        ("tests/model_guide/test_guide_values.py::test_a_mark_that_can_t_be_followed_is_said",),
+    ),
+    Mutation(
+        "objectives/objective.py",
+        "if not self.sums_values:",
+        "if False:",
+        ("tests/model_guide/test_guide_values.py::test_objectives_that_don_t_sum_say_so[Median]",),
+    ),
+    Mutation(
+        "evidence/importance.py",
+        ".summed_log_weight",
+        ".log_weight",
+        ("tests/model_guide/test_guide_values.py::test_discrete_latents_alone_have_no_noise[labels_alone-1-at once]",),
+    ),
+    Mutation(
         "model_guide/bayesian.py",
         "            _slots(module)[key] = own\n",
         "            pass\n",

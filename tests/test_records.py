@@ -47,6 +47,7 @@ HELD = {
     "Terms.log_weight": f"{TERMS}::test_all_of_them_on_the_draws_of_the_pass",
     "LogDensity.log_joint": f"{DENSITY}::test_log_joint_and_log_q_are_the_closed_form",
     "LogDensity.log_q": f"{DENSITY}::test_log_joint_and_log_q_are_the_closed_form",
+    "LogDensity.log_share": "model_guide/test_guide_values.py::test_discrete_latents_alone_have_no_noise",
     "HMCState.position": f"{HMC}::test_a_state_is_a_place_its_density_and_its_gradient",
     "HMCState.log_prob": f"{HMC}::test_a_state_is_a_place_its_density_and_its_gradient",
     "HMCState.grad": f"{HMC}::test_a_state_is_a_place_its_density_and_its_gradient",

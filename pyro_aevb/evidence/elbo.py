@@ -78,7 +78,7 @@ def elbo(
 def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor, ...]]) -> BoundEstimate:
     """Return the mean of ``density``'s log weights over particles, for each datapoint of the minibatches."""
     densities = [density(*batch) for batch in batches]
-    weights = [each.log_weight for each in densities]
+    weights = [each.expected_log_weight for each in densities]
     value, error = torch.cat([w.mean(0) for w in weights]), torch.cat([_standard_error(w) for w in weights])
     # Each minibatch has draws of the global latents of its own, which its datapoints have in common.
     of_globals = [each.global_log_weight / len(densities) for each in densities if len(each.global_log_weight)]

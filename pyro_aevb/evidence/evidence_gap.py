@@ -28,6 +28,7 @@ from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -142,6 +143,11 @@ def _best_guide(
     reading = read(model, guide, args)
     reading.require_local()
     reading.require_density()
+    if names := list(enumerated(reading, guide)):
+        raise ValueError(
+            f"expected a guide whose latents all have moments, got one that enumerates {names}; mark them in the model "
+            "and leave them out of the guide, or take evidence.value - elbo(model, guide, ...).value for the whole gap"
+        )
     offsets = {name: _zeros(site, reading.plate) for name, site in reading.proposals.items()}
 
     def moved(*args: Any) -> Any:

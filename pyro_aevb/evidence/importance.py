@@ -67,7 +67,7 @@ class Importance(Estimator):
         def weigh(tick: Tick, *args: Tensor) -> WeightSums:
             sums = WeightSums(num_particles)
             for done in range(0, num_particles, chunk):
-                sums.add(density(*args).log_weight[: num_particles - done])  # the last pass may draw too many
+                sums.add(density(*args).summed_log_weight[: num_particles - done])  # the last pass may draw too many
                 tick(1 / passes)
             return sums
 

@@ -26,6 +26,7 @@ from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -132,6 +133,7 @@ def log_marginal_likelihood(
         _check_predictive(estimator, reading)
     else:
         num_global_draws = 1
+    model, guide = _over_the_rest(estimator, model, guide, reading)
     num_batches = len(batches) * num_global_draws
     problem = Problem(model, guide, first, num_particles, num_batches, vectorize, compile)
     with (
@@ -200,6 +202,21 @@ def _estimator(method: str | Estimator) -> Estimator:
             "of your own from pyro_aevb.evidence.Estimator"
         )
     return method
+
+
+def _over_the_rest(
+    estimator: Estimator, model: PyroCallable, guide: PyroCallable | None, reading: Reading
+) -> tuple[PyroCallable, PyroCallable | None]:
+    """Return the pair that a method is for, if the guide enumerates latents: the model sums them out where it can't."""
+    names = list(enumerated(reading, guide))
+    if not names or isinstance(estimator, Importance):
+        return model, guide
+    if getattr(getattr(estimator, "annealing", estimator), "start", "prior") == "guide":
+        raise ValueError(
+            f"expected a start from the prior, got start='guide' for a guide that enumerates {names}, which are summed "
+            "out of the model; leave start='guide' out, or use method='importance'"
+        )
+    return summed_in_model(model, names), guide if isinstance(estimator, Auto) else None
 
 
 def _draws_from_guide(estimator: Estimator) -> bool:

@@ -13,7 +13,7 @@ from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.step import Minibatch, StepSettings
-from pyro_aevb.model_guide.dependence import Structure, structure
+from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.particles import draw, log_mean_exp, with_gradient
@@ -108,7 +108,6 @@ class ReweightedWakeSleep(Learner):
         super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
         self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
         self.dream_arguments = dream_arguments
-        self._structure: Structure | None = None
         self._dreams: Dreams | None = None
         self._gradients = self.capture(self._phases, watched=[dream_arguments])
 
@@ -124,23 +123,25 @@ class ReweightedWakeSleep(Learner):
 
     def _see_pair(self, *args: Tensor) -> None:
         """See the plates and the global latents of the pair, and what there is to dream."""
-        self._structure = structure(self.traced_model, self.traced_guide, args, analytic_kl=False)
+        structure(self.traced_model, self.traced_guide, args, analytic_kl=False)
         if self.insomnia < 1:
             self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         model, guide = self.traced_model, self.traced_guide
-        pair = self._structure
-        assert pair is not None
+        pair = structure(model, guide, args, analytic_kl=False)
         particles = draw(
             model, guide, args, {},
             num_particles=self.num_particles, depth=pair.depth if self.vectorize else None, flow="wake",
-            unchecked=self.unchecked, global_names=pair.global_names,
+            unchecked=self.unchecked, global_names=pair.global_names, enumerated=pair.enumerated,
         )  # fmt: skip
         log_weight = particles.log_weight.detach()
-        weight = torch.softmax(log_weight, 0)
-        bound = log_mean_exp(log_weight)
+        each = particles.summed(log_weight).detach()  # of each draw, summed over what the guide enumerates
+        weight, bound = torch.softmax(each, 0), log_mean_exp(each)
+        ess = (1 / weight.square().sum(0)).mean()
+        if particles.log_share is not None:
+            weight = torch.softmax(log_weight + particles.log_share.detach().flatten(0, 1), 0)
         loss = self.add_prior(-(particles.scale * (weight * particles.weighted_log_p)).sum() - particles.given)
         global_part, each = torch.zeros(()), particles.of_the_data(torch.ones_like(bound))  # N
         if particles.global_kl:
@@ -158,7 +159,7 @@ class ReweightedWakeSleep(Learner):
         return ReweightedWakeSleepInfo(
             loss.detach(),
             guide_loss.detach(),
-            log_weight.mean() + global_part,
+            particles.expected(log_weight).detach().mean() + global_part,
             bound.mean() + global_part,
-            (1 / weight.square().sum(0)).mean(),
+            ess,
         )

@@ -6,7 +6,7 @@ import logging
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.supports import innermost
@@ -46,7 +47,8 @@ class Structure:
     ``depth``: how many dimensions its plates take up.  ``closed_form``: the latents whose KL can be written down.
     ``unchecked``: the observations whose distributions were made without validation.  ``mixed``: a site whose log
     probability is another if several particles are run at once; ``None`` if there is none.  ``global_names``: the
-    latents, and the guide's auxiliary ones, outside of the data plate.
+    latents, and the guide's auxiliary ones, outside of the data plate.  ``enumerated``: the number of values of each
+    latent that the guide marks for enumeration.
     """
 
     depth: int
@@ -54,6 +56,7 @@ class Structure:
     unchecked: frozenset[str]
     mixed: str | None
     global_names: frozenset[str] = frozenset()
+    enumerated: Mapping[str, int] = field(default_factory=dict)
 
     def require_particles(self) -> None:
         """Refuse a pair that treats several particles at once differently than one by one.
@@ -82,7 +85,8 @@ def structure(
 ) -> Structure:
     """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
 
-    It is remembered for as long as model and guide exist, in this module: nothing is left on anybody's objects.
+    It is remembered for as long as model and guide exist, for each signature of the arguments (with a label,
+    and with ``None``), in this module: nothing is left on anybody's objects.
 
     A KL in closed form, KL(q(z_i|...) || p(z_i|...)), is right if everything that p(z_i|...) depends on was drawn
     without looking at z_i.  A guide that draws it from z_i, directly or on the way, gets a sampled KL for that site.
@@ -100,19 +104,20 @@ def structure(
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
     known, asked = _remembered(model), (analytic_kl, several, one_global_draw)
-    same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
+    kinds = tuple(map(type, args)), tuple((name, type(value)) for name, value in kwargs.items())
+    same = (each for (other, *earlier), each in known or () if earlier == [asked, kinds] and other() == guide)
     found = next(same, None)
     if found is None:
         found = _examined(model, guide, args, kwargs, *asked)
         reference = _reference(guide)
         if known is not None and reference is not None and not is_tracing():
-            known.append(((reference, asked), found))
+            known.append(((reference, asked, kinds), found))
     if several:
         found.require_particles()
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool, bool]], Structure]]
+Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool, bool], tuple[Any, ...]], Structure]]
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
 
 
@@ -171,7 +176,8 @@ def _examined(
     global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
     outside = global_names if one_global_draw else frozenset[str]()
     mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names)
+    values = enumerated(reading, guide)
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values)
 
 
 def _mixed(

@@ -3,11 +3,14 @@
 Pyro sums log probabilities over the minibatch and weighs them with plate scales.  Evaluation wants neither: here
 every datapoint and every particle keeps its own number, and a row's number never depends on its neighbours.
 
-Shapes: K particles, M datapoints.
+Shapes: K particles, M datapoints, V values of what the guide enumerates (1 if that is nothing).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -19,6 +22,7 @@ from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dependence import structure
+from pyro_aevb.model_guide.guide_values import GuideValues, enumerated, expected, log_share, summed
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -31,18 +35,32 @@ from pyro_aevb.one_thread import one_thread
 class LogDensity(NamedTuple):
     """log p(x, z) and log q(z|x), each of shape (K, M), in nats; given w, in a model with global latents w.
 
+    Where the guide enumerates latents y, each of their V values has K particles: (V K, M), the values first.
+
     ``global_log_weight``: log p(w) - log q(w) of the global latents, once for the whole data set, (K,): each particle
     has its own draw of w, and all datapoints have it in common.  Without global latents it is empty, (0,).
+    ``log_share``: log q(y|x) of the enumerated values, (V, K, M); zeros of shape (1, K, M) without any.
     """
 
     log_joint: Tensor
     log_q: Tensor
     global_log_weight: Tensor
+    log_share: Tensor
 
     @property
     def log_weight(self) -> Tensor:
-        """log w = log p(x, z) - log q(z|x), shape (K, M)."""
+        """log w = log p(x, z) - log q(z|x), shape (K, M), or (V K, M)."""
         return self.log_joint - self.log_q
+
+    @property
+    def expected_log_weight(self) -> Tensor:
+        """sum_y q(y|x) log w, (K, M): its mean over particles is the bound."""
+        return self.log_weight if len(self.log_share) == 1 else expected(self.log_weight, self.log_share)
+
+    @property
+    def summed_log_weight(self) -> Tensor:
+        """log sum_y q(y|x) w, (K, M): its exponential's mean over particles is p(x)."""
+        return self.log_weight if len(self.log_share) == 1 else summed(self.log_weight, self.log_share)
 
 
 @one_thread
@@ -54,7 +72,9 @@ def log_density(
     The mean of ``log_weight`` over particles is the estimator L^A of Kingma & Welling 2013, Eq. (6).  Plate scales
     (N/M) and ``poutine.scale`` are left out, masks are applied (one on a latent in either half counts for both),
     modules are in evaluation mode, and the result is differentiable.  What the guide observes doesn't count.  Global
-    latents, outside of the data plate, are drawn with each particle, and have their log densities apart.
+    latents, outside of the data plate, are drawn with each particle, and have their log densities apart.  Each value
+    of a latent that the guide enumerates has K particles: ``expected_log_weight`` and ``summed_log_weight`` sum over
+    them.
 
     Args:
         model: p(x, z), called as ``model(*args)``.
@@ -81,11 +101,12 @@ def log_density(
     """
     modules = PythonState([model, guide]).modules
     reading = read(model, guide, args, modules=modules)
-    dim = -1 - reading.depth if vectorize and num_particles > 1 else None
+    values = enumerated(reading, guide)
+    dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
     if dim is not None:
         structure(model, guide, args, analytic_kl=False, several=True)
     with evaluated(model, guide, modules) as (its_model, its_guide, _):
-        return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked)
+        return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked, values)
 
 
 def capture_log_density(
@@ -132,11 +153,12 @@ def capture_log_density(
         if first is None:
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
-            if vectorize and num_particles > 1:
+            if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
-        dim = -1 - first.depth if vectorize and num_particles > 1 else None
+        values = enumerated(first, guide)
+        dim = -1 - first.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
         with evaluated(*recorded, modules) as (its_model, its_guide, _):
-            return _draw(its_model, its_guide, args, num_particles, dim, first.unchecked)
+            return _draw(its_model, its_guide, args, num_particles, dim, first.unchecked, values)
 
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)
@@ -149,17 +171,30 @@ def _draw(
     num_particles: int,
     dim: int | None,
     unchecked: frozenset[str],
+    values: Mapping[str, int],
 ) -> LogDensity:
-    """Draw the particles in dimension ``dim``, or one by one if that is ``None``."""
+    """Draw the particles in dimension ``dim``, or one by one if that is ``None``, for each of the guide's values."""
     if num_particles < 1:
         raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
-    if num_particles == 1:
-        return _one_pass(model, guide, args, None, unchecked)
-    if dim is None:
-        particles = [_one_pass(model, guide, args, None, unchecked) for _ in range(num_particles)]
-        return LogDensity(*(torch.cat(field) for field in zip(*particles, strict=True)))
-    with pyro.plate("particles", num_particles, dim=dim):
-        return _one_pass(model, guide, args, (dim, num_particles), unchecked)
+    rows = num_particles * math.prod(values.values())
+    handler = GuideValues(values, num_particles, dim) if values else nullcontext()
+    if rows == 1:
+        with handler:
+            drawn = _one_pass(model, guide, args, None, unchecked, values)
+    elif dim is None:
+        particles = []
+        for row in range(rows):
+            if isinstance(handler, GuideValues):
+                handler.row = row
+            with handler:
+                particles.append(_one_pass(model, guide, args, None, unchecked, values))
+        drawn = LogDensity(*(torch.cat(field) for field in zip(*particles, strict=True)))
+    else:
+        with handler, pyro.plate("particles", rows, dim=dim):
+            drawn = _one_pass(model, guide, args, (dim, rows), unchecked, values)
+    of_globals = drawn.global_log_weight[:num_particles]  # the same for each value
+    shares = drawn.log_share.reshape(-1, num_particles, drawn.log_share.shape[-1])
+    return drawn._replace(global_log_weight=of_globals, log_share=shares)
 
 
 def _one_pass(
@@ -168,6 +203,7 @@ def _one_pass(
     args: tuple[Any, ...],
     particles: Particles | None,
     unchecked: frozenset[str],
+    values: Mapping[str, int],
 ) -> LogDensity:
     with broadcasting(particles), Inside(unchecked) as inside:
         guide_trace, model_trace = trace_pair(model, guide, args)
@@ -181,4 +217,5 @@ def _one_pass(
             log_p = reading.sum_global_log_prob(reading.global_latents.values())
             log_weight = log_p - reading.sum_global_log_prob(reading.global_proposals.values())
             of_globals = log_weight.expand(len(log_joint))
-    return LogDensity(log_joint, log_q, of_globals)
+        share = log_share(reading, values)
+    return LogDensity(log_joint, log_q, of_globals, torch.zeros_like(log_joint) if share is None else share)

@@ -29,6 +29,10 @@ class IWAE(Objective):
     .. math:: E_{q(w)}\left[\frac{N}{M} \sum_m \log \frac{1}{K} \sum_k
         \frac{p(x_m, z_{mk}|w)}{q(z_{mk}|x_m, w)}\right] - KL(q(w) \| p(w)) \le \log p(X)
 
+    A latent y that the guide enumerates is summed out, with K draws of the others for each value:
+    log 1/K sum_k sum_y p(x, y, z_yk) / q(z_yk|x, y).  q(y|x) is no part of that and gets no gradient: train it with
+    :class:`~pyro_aevb.objectives.SGVB`.
+
     Args:
         num_particles: K.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
@@ -45,12 +49,14 @@ class IWAE(Objective):
     True
     """
 
+    sums_values = True
+
     def __init__(self, num_particles: int, *, vectorize: bool = True) -> None:
         super().__init__(num_particles, vectorize=vectorize)
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return log 1/K sum_k w_k, twice."""
-        bound = log_mean_exp(particles.log_weight)
+        bound = log_mean_exp(particles.summed(particles.log_weight))
         return bound, bound
 
 
@@ -77,6 +83,8 @@ class Renyi(Objective):
     ValueError: expected alpha of 0 or more, got -0.5; ...
     """
 
+    sums_values = True
+
     def __init__(self, alpha: float, num_particles: int, *, vectorize: bool = True) -> None:
         super().__init__(num_particles, vectorize=vectorize)
         if not 0 <= alpha < math.inf:
@@ -90,9 +98,9 @@ class Renyi(Objective):
         """Return the bound of this alpha, twice."""
         log_weight = particles.log_weight
         if self.alpha == 1.0:
-            bound = log_weight.mean(0)
+            bound = particles.expected(log_weight).mean(0)
         else:
-            bound = log_mean_exp((1 - self.alpha) * log_weight) / (1 - self.alpha)
+            bound = log_mean_exp(particles.summed((1 - self.alpha) * log_weight)) / (1 - self.alpha)
         return bound, bound
 
 

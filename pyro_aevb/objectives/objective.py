@@ -34,7 +34,8 @@ class Terms(NamedTuple):
     ``loss``: -N/M sum bound, in nats for the whole data set; ``loss.backward()`` is a step's gradient.
     ``bound``: (M,), nats.  ``reconstruction``: {observed site: mean of log p(x|z) over particles}, (M,).
     ``kl``: {latent: KL(q || p), in closed form or the mean of log q - log p}, (M,).
-    ``log_weight``: log p(x, z) - log q(z|x), (K, M).
+    ``log_weight``: log p(x, z) - log q(z|x), (K, M); log sum_y p(x, y, z) / q(z|x, y) with y that the guide
+    enumerates.
     ``global_kl``: {global latent: KL(q(w) || p(w)), likewise}, (): once for the whole data set, and part of the loss.
     """
 
@@ -61,6 +62,8 @@ class Objective(ELBO, ABC):
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
         one_global_draw: whether all K particles have one draw of the global latents in common, as a bound that isn't a
             mean over particles needs; ``False``: each particle has its own.
+        sums_values: whether :meth:`bound` sums over the values of latents that the guide enumerates, by
+            ``particles.expected`` or ``particles.summed``; else such guides are refused.
 
     Args:
         num_particles: K, draws from the guide for each datapoint.
@@ -85,6 +88,7 @@ class Objective(ELBO, ABC):
     with_fewer: str = ""
     needs_closed_forms: bool = False
     one_global_draw: bool = True
+    sums_values: bool = False
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
         if num_particles < self.least_particles:
@@ -141,9 +145,9 @@ class Objective(ELBO, ABC):
         return Terms(
             particles.loss_of(with_gradient(value, surrogate), of_globals),
             value,
-            {name: term.detach().mean(0) for name, term in particles.log_likelihood.items()},
-            {name: term.detach().mean(0) for name, term in particles.kl.items()},
-            particles.log_weight.detach(),
+            {name: particles.expected(t).detach().mean(0) for name, t in particles.log_likelihood.items()},
+            {name: particles.expected(t).detach().mean(0) for name, t in particles.kl.items()},
+            particles.summed(particles.log_weight).detach(),
             {name: term.detach().mean() for name, term in particles.global_kl.items()},
         )
 
@@ -167,12 +171,13 @@ class Objective(ELBO, ABC):
     def _draw(
         self, model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Particles:
+        options = {"analytic_kl": self.needs_closed_forms, "one_global_draw": self.one_global_draw}
         several = bool(self.vectorize_particles) and self.num_particles > 1
-        pair = structure(
-            model, guide, args, kwargs,
-            analytic_kl=self.needs_closed_forms, several=several,
-            one_global_draw=self.one_global_draw,
-        )  # fmt: skip
+        pair = structure(model, guide, args, kwargs, several=several, **options)
+        if pair.enumerated:
+            self._check_sums(list(pair.enumerated))
+            if self.vectorize_particles and not several:  # the values are run at once
+                structure(model, guide, args, kwargs, several=True, **options)
         return draw(
             model, guide, args, kwargs,
             num_particles=self.num_particles,
@@ -182,7 +187,17 @@ class Objective(ELBO, ABC):
             unchecked=pair.unchecked,
             global_names=pair.global_names,
             one_global_draw=self.one_global_draw,
+            enumerated=pair.enumerated,
         )  # fmt: skip
+
+    def _check_sums(self, names: list[str]) -> None:
+        """Raise ``ValueError`` for an objective that can't sum over what a guide enumerates."""
+        if not self.sums_values:
+            raise ValueError(
+                f"expected an objective that sums over {names}, which the guide enumerates, got {type(self).__name__}; "
+                "use SGVB(), STL(), IWAE(K), Renyi(alpha, K) or ScoreFunction(), or leave the mark out. One of your "
+                "own sums with particles.expected or particles.summed, and says so by sums_values = True"
+            )
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)

@@ -8,7 +8,9 @@ site's log likelihood, or both sides of a latent's log p(z) - log q(z|x).
 A global latent w, outside of the data plate, weighs once: its terms stay apart.  Either every particle has a draw of
 its own, or all have one in common, and the particles are K draws of the local latents.
 
-Shapes: K particles, M datapoints.
+Latents that the guide enumerates are summed over, not drawn: each of their V values has K particles.
+
+Shapes: K particles, M datapoints; V K rows instead of K where the guide enumerates.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
+from pyro_aevb.model_guide.guide_values import REMEDY, GuideValues, expected, log_share, summed
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Scale, Site, density, replace_site
 from pyro_aevb.model_guide.supports import Inside, innermost
@@ -46,6 +49,7 @@ from pyro_aevb.model_guide.traces import (
 from pyro_aevb.objectives.gradient_scale import GradientScale
 
 Flow = Literal["total", "path", "doubly", "score", "wake"]
+NOTHING: Mapping[str, int] = {}
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Particles:
         global_score: log q(w) of the global latents that were cut off from their parameters, (K,) or (1,), or ``None``.
         gradient_scale: what the gradient from the model into the particles is multiplied by, to be set.
         global_weight: what the global latents' -KL(q(w) || p(w)) is multiplied by, to be set.
+        log_share: log q(y|x) of the values that the guide enumerates, (V, K, M); all of the above have rows (V K, M)
+            then, which :meth:`expected` and :meth:`summed` make K.  ``None`` if it enumerates nothing.
     """
 
     log_likelihood: dict[str, Tensor]
@@ -84,6 +90,23 @@ class Particles:
     global_score: Tensor | None
     gradient_scale: GradientScale
     global_weight: Scale = 1.0
+    log_share: Tensor | None = None
+
+    def expected(self, term: Tensor) -> Tensor:
+        """Return sum_y q(y|x) term over the values that the guide enumerates, (K, M); without any, the term.
+
+        Args:
+            term: of each row, (V K, M).
+        """
+        return term if self.log_share is None else expected(term, self.log_share)
+
+    def summed(self, log_term: Tensor) -> Tensor:
+        """Return log sum_y q(y|x) exp(log_term) over these values, (K, M); without any, ``log_term``.
+
+        Args:
+            log_term: of each row, (V K, M).
+        """
+        return log_term if self.log_share is None else summed(log_term, self.log_share)
 
     @property
     def weighted_log_p(self) -> Tensor:
@@ -143,7 +166,7 @@ class Particles:
         if of_globals is not None:
             loss = loss - of_globals
         if self.note is not None:
-            loss = loss + (self.scale * self.note.mean(0)).sum()
+            loss = loss + (self.scale * self.expected(self.note).mean(0)).sum()
         return loss - self.given
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -194,6 +217,7 @@ def draw(
     unchecked: frozenset[str] = frozenset(),
     global_names: frozenset[str] = frozenset(),
     one_global_draw: bool = True,
+    enumerated: Mapping[str, int] = NOTHING,
 ) -> Particles:
     """Draw the particles and evaluate model and guide on them.
 
@@ -213,6 +237,7 @@ def draw(
         unchecked: the observed sites whose support isn't looked at.
         global_names: the latents, and the guide's auxiliary ones, outside of the data plate.
         one_global_draw: whether all particles have one draw of these in common; else each has its own.
+        enumerated: the number of values of each latent that the guide enumerates; each value has K particles.
 
     Raises:
         ValueError: for a pair that breaks the contract, a guide that can't be reparameterised where ``flow`` needs it,
@@ -223,18 +248,29 @@ def draw(
             "expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); use an "
             "objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
         )
-    how = _How(flow, closed_form, unchecked, global_names, GradientScale())
+    how = _How(flow, closed_form, unchecked, global_names, GradientScale(), frozenset(enumerated))
     one_global_draw = one_global_draw and bool(global_names)
-    if depth is not None and num_particles > 1:
-        particles = (-1 - depth, num_particles)
+    num_rows = num_particles * math.prod(enumerated.values())
+    together = depth is not None and num_rows > 1
+    dim = -1 - depth if depth is not None and together else None
+    values = GuideValues(enumerated, num_particles, dim) if enumerated else nullcontext()
+    if dim is not None:
+        particles = (dim, num_rows)
         outside = global_names if one_global_draw else frozenset[str]()
-        with broadcasting(particles), pyro.plate("particles", num_particles, dim=particles[0]), Outside(outside):
-            return _one_pass(model, guide, args, kwargs, particles, how, 0)
-    rows: list[Particles] = []
-    with _Once(global_names) if one_global_draw else nullcontext():
-        for row in range(num_particles):
-            rows.append(_one_pass(model, guide, args, kwargs, None, how, row))
-    return rows[0] if len(rows) == 1 else _joined(rows, one_global_draw)
+        with values, broadcasting(particles), pyro.plate("particles", num_rows, dim=dim), Outside(outside):
+            drawn = _one_pass(model, guide, args, kwargs, particles, how, 0)
+    else:
+        rows: list[Particles] = []
+        with _Once(global_names) if one_global_draw else nullcontext():
+            for row in range(num_rows):
+                if isinstance(values, GuideValues):
+                    values.row = row
+                with values:
+                    rows.append(_one_pass(model, guide, args, kwargs, None, how, row))
+        drawn = rows[0] if len(rows) == 1 else _joined(rows, one_global_draw)
+    if drawn.log_share is not None:
+        drawn.log_share = drawn.log_share.reshape(-1, num_particles, drawn.log_share.shape[-1])
+    return drawn
 
 
 class _How(NamedTuple):
@@ -245,6 +281,7 @@ class _How(NamedTuple):
     unchecked: frozenset[str]
     global_names: frozenset[str]
     gradient_scale: GradientScale
+    enumerated: frozenset[str] = frozenset()
 
 
 class _Once(Messenger):
@@ -291,6 +328,9 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
         note=None if first.note is None else torch.cat([row.note for row in rows if row.note is not None]),
         given=sum(row.given for row in rows) / len(rows),
         gradient_scale=first.gradient_scale,
+        log_share=None
+        if first.log_share is None
+        else torch.cat([r.log_share for r in rows if r.log_share is not None]),
     )
 
 
@@ -310,7 +350,7 @@ def _one_pass(
     reading.require_summed()
     latents, proposals, weights = reading.latents, reading.proposals, reading.weights()
     if flow not in ("score", "wake"):
-        _check_reparameterized(reading)
+        _check_reparameterized(reading, how.enumerated)
     if flow == "doubly":
         gradient_scale.note(reading, weights.by_site)
         gradient_scale.drawn_from = lambda: on_a_side(lambda: ancestors(guide, args, kwargs))
@@ -343,15 +383,16 @@ def _one_pass(
         log_prior=log_prior,
         log_q=log_q,
         kl=kl,
-        score=_unmasked(reading, log_q) if flow in ("score", "wake") else {},
+        score=_unmasked(reading, log_q, how.enumerated) if flow in ("score", "wake") else {},
         sampled_kl=frozenset(name for name in kl if name not in closed_form),
         weight=weights.by_site,
         scale=weights.scale,
         note=reading.sum_log_prob(notes) if notes else None,
         given=_given(reading),
         global_kl=global_kl,
-        global_score=_global_score(reading, global_log_q) if flow in ("score", "wake") else None,
+        global_score=_global_score(reading, global_log_q, how) if flow in ("score", "wake") else None,
         gradient_scale=gradient_scale,
+        log_share=log_share(reading, [name for name in reading.guide if name in how.enumerated]),
     )
 
 
@@ -380,10 +421,15 @@ def _global_kl(
     return {name: times(weight[name], term) for name, term in kl.items()}
 
 
-def _global_score(reading: Reading, log_q: Mapping[str, Tensor]) -> Tensor | None:
+def _global_score(reading: Reading, log_q: Mapping[str, Tensor], how: _How) -> Tensor | None:
     """Return log q(w) of the global latents that can't be reparameterised, summed; ``None`` if there are none."""
-    detached = [term for name, term in log_q.items() if not is_reparameterized(reading.guide[name].fn)]
-    return sum(detached[1:], start=detached[0]) if detached else None
+    detached = {name: term for name, term in log_q.items() if not is_reparameterized(reading.guide[name].fn)}
+    if detached and how.enumerated:
+        raise ValueError(
+            f"expected global latents that can be reparameterised beside {sorted(how.enumerated)}, which the guide "
+            f"enumerates, got {sorted(detached)}; {REMEDY}"
+        )
+    return sum_terms(detached) if detached else None
 
 
 def is_reparameterized(fn: Any) -> bool:
@@ -414,13 +460,14 @@ def _traces(
     return guide_trace, trace_model(model, seen, args, kwargs)
 
 
-def _unmasked(reading: Reading, log_q: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return each proposal's log q without its mask; with it for those that Pyro's ScoreParts leave no score either."""
+def _unmasked(reading: Reading, log_q: dict[str, Tensor], enumerated: frozenset[str]) -> dict[str, Tensor]:
+    """Return each drawn latent's log q without its mask; with it where Pyro's ScoreParts leave no score either."""
     return {
         name: log_q[name]
         if site.mask is None or site.mask is True
         else reading.per_datapoint(density(name, site.fn, site.value))
         for name, site in reading.proposals.items()
+        if name not in enumerated
     }
 
 
@@ -455,9 +502,9 @@ def _at_fixed_values(
     return [(name, nodes[name]["fn"], nodes[name]["value"]) for name in names]
 
 
-def _check_reparameterized(reading: Reading) -> None:
+def _check_reparameterized(reading: Reading, enumerated: frozenset[str]) -> None:
     for name, site in (reading.proposals | reading.global_proposals).items():
-        if not is_reparameterized(site.fn):
+        if name not in enumerated and not is_reparameterized(site.fn):
             how = "drawn by rejection, in part" if site.fn.has_rsample else kind(site.fn)
             raise ValueError(
                 f"expected a guide that can be reparameterised, got site {name!r} ~ {how}; "

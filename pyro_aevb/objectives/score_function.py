@@ -12,6 +12,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from pyro_aevb.model_guide.guide_values import expected
 from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.particles import Particles, log_mean_exp, sum_terms
 
@@ -50,6 +51,7 @@ class ScoreFunction(Objective):
 
     flow = "score"
     one_global_draw = False
+    sums_values = True
 
     def __init__(
         self,
@@ -70,12 +72,17 @@ class ScoreFunction(Objective):
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return the mean log weight, and the surrogate with the score function's gradient."""
-        log_weight = particles.log_weight
-        signal = log_weight.detach()
+        log_weight = particles.expected(particles.log_weight)
+        signal, each = particles.log_weight.detach(), log_weight.detach()
         if self.baseline is not None:
-            signal = signal - (signal.sum(0) - signal) / (len(signal) - 1)
-        surrogate = signal * sum_terms(particles.score) + particles.weighted_log_p
-        return log_weight.mean(0), surrogate.mean(0)
+            baseline = (each.sum(0) - each) / (len(each) - 1)
+            signal = signal - baseline.repeat(len(signal) // len(each), 1)
+        score = signal * sum_terms(particles.score)
+        if particles.log_share is None:
+            return log_weight.mean(0), (score + particles.weighted_log_p).mean(0)
+        # What is enumerated has the whole gradient of its shares; these are numbers to the scores of what is drawn.
+        surrogate = particles.expected(particles.weighted_log_p - particles.weighted_log_q.detach())
+        return log_weight.mean(0), (surrogate + expected(score, particles.log_share.detach())).mean(0)
 
 
 @final

@@ -54,6 +54,7 @@ class SGVB(Objective):
     """
 
     one_global_draw = False
+    sums_values = True
 
     def __init__(
         self,
@@ -100,10 +101,10 @@ class SGVB(Objective):
         particles.global_weight = 1.0 if self.weighs == "local" else self.beta
         bound = None
         for name, term in particles.log_likelihood.items():
-            term = times(particles.weight[name], term.mean(0))
+            term = times(particles.weight[name], particles.expected(term).mean(0))
             bound = term if bound is None else bound + term
         for name, term in particles.kl.items():
-            kl = term.mean(0)
+            kl = particles.expected(term).mean(0)
             if self.free_bits:
                 if name in particles.sampled_kl:
                     raise ValueError(
@@ -147,8 +148,9 @@ class STL(Objective):
 
     flow = "path"
     one_global_draw = False
+    sums_values = True
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return the mean log weight, twice."""
-        bound = particles.log_weight.mean(0)
+        bound = particles.expected(particles.log_weight).mean(0)
         return bound, bound
