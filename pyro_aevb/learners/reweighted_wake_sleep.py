@@ -108,8 +108,6 @@ class ReweightedWakeSleep(Learner):
         super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
         self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
         self.dream_arguments = dream_arguments
-        self._structure: Structure | None = None
-        self._dreams: Dreams | None = None
         self._gradients = self.capture(self._phases, watched=[dream_arguments])
 
     def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
@@ -122,17 +120,16 @@ class ReweightedWakeSleep(Learner):
         self.descend(info.loss + info.guide_loss, settings, "model_optim", "guide_optim")
         return info
 
-    def _see_pair(self, *args: Tensor) -> None:
+    def _see_pair(self, *args: Tensor) -> tuple[Structure, Dreams | None]:
         """See the plates and the global latents of the pair, and what there is to dream."""
-        self._structure = structure(self.traced_model, self.traced_guide, args, analytic_kl=False)
-        if self.insomnia < 1:
-            self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
+        model, guide = self.traced_model, self.traced_guide
+        dreams = Dreams(model, guide, args, self.dream_arguments) if self.insomnia < 1 else None
+        return structure(model, guide, args, analytic_kl=False), dreams
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         model, guide = self.traced_model, self.traced_guide
-        pair = self._structure
-        assert pair is not None
+        pair, dreams = self.inspected
         particles = draw(
             model, guide, args, {},
             num_particles=self.num_particles, depth=pair.depth if self.vectorize else None, flow="wake",
@@ -152,8 +149,7 @@ class ReweightedWakeSleep(Learner):
             awake = -(particles.scale * (weight * particles.weighted_log_q)).sum()
             guide_loss = guide_loss + self.insomnia * awake
         if self.insomnia < 1:
-            assert self._dreams is not None
-            guide_loss = guide_loss + (1 - self.insomnia) * self._dreams.loss(*args)
+            guide_loss = guide_loss + (1 - self.insomnia) * dreams.loss(*args)
         (loss + guide_loss).backward()
         return ReweightedWakeSleepInfo(
             loss.detach(),

@@ -20,6 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -99,11 +100,12 @@ def structure(
     Raises:
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    known, asked = _remembered(model), (analytic_kl, several, one_global_draw)
+    asked = analytic_kl, several, one_global_draw, signature_of(args, kwargs)
+    known = _remembered(model)
     same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
     found = next(same, None)
     if found is None:
-        found = _examined(model, guide, args, kwargs, *asked)
+        found = _examined(model, guide, args, kwargs, *asked[:3])
         reference = _reference(guide)
         if known is not None and reference is not None and not is_tracing():
             known.append(((reference, asked), found))
@@ -112,7 +114,7 @@ def structure(
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool, bool]], Structure]]
+Known = list[tuple[tuple[Callable[[], Any], tuple[Any, ...]], Structure]]
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
 
 
