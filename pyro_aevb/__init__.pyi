@@ -13,6 +13,7 @@ from . import (
     training as training,
     vae as vae,
 )
+from .arguments import Arguments as Arguments, Shared as Shared
 from .distributions.families import FAMILIES as FAMILIES
 from .distributions.from_cdf import FromCDF as FromCDF
 from .evidence.annealing import AIS as AIS, BDMC as BDMC

@@ -6,14 +6,17 @@ Training and evaluation take the same kinds of data, and both take them from her
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from pyro_aevb.arguments import Arguments, Form, Parts, arranged, as_arguments, take_apart
 
 READ_AHEAD = 2**16  # bytes that the system may map around each row that is read
 LARGEST_MAPPED = 2**28
@@ -55,7 +58,14 @@ class Frame(Protocol):
 
 
 Part = Tensor | np.ndarray | Frame | Indexed
-Data = Part | tuple[Part, ...] | Dataset[Any] | Iterable[Any]
+Data = Part | tuple[Any, ...] | dict[str, Any] | Arguments | Dataset[Any] | Iterable[Any]
+
+
+class Rows(NamedTuple):
+    """Datapoints: the tensors that have them first, and the form of the arguments that are made from these."""
+
+    tensors: tuple[Tensor, ...]
+    form: Form | None
 
 
 class DataSet:
@@ -69,32 +79,48 @@ class DataSet:
         if isinstance(data, TensorDataset):
             data = data.tensors
         self.device = device
-        parts = data if isinstance(data, tuple) else (data,)
-        self.parts = [_part(part, place, device) for place, part in enumerate(parts)]
-        sizes = [len(part) for part in self.parts]
-        if not sizes or set(sizes) != {sizes[0]}:
-            raise ValueError(f"expected as many datapoints in each part of the data, got {sizes}")
-        if sizes[0] == 0:
+        parts, self._form = take_apart(_arguments(data), lambda part, place: _part(part, place, device))
+        if not parts:
+            if self._form is not None and self._form.wholes:
+                raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
+            raise _no_data(data)
+        self.parts = list(parts)
+        if len(self.parts[0]) == 0:
             raise ValueError("expected at least one datapoint, got an empty data set")
         self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
+        self._whole_items = any(isinstance(part, Items) for part in self.parts)
         if all(isinstance(part, Tensor) for part in self.parts):
             check_data(*self.parts, name="row {} of the data".format)
 
     def __len__(self) -> int:
         return len(self.parts[0])
 
-    def at(self, index: Tensor, *, drawn: bool = True) -> tuple[Tensor, ...]:
+    def at(self, index: Tensor, *, drawn: bool = True) -> Rows:
         """Return the datapoints at ``index`` (M,), or what :meth:`draw` makes them from."""
-        args: list[Tensor] = []
+        found: list[Any] = []
         for part in self.parts:
             if isinstance(part, Tensor):
-                rows = part.index_select(0, index)
+                found.append(part.index_select(0, index))
             else:
-                rows = part.rows(index) if isinstance(part, Drawn) and not drawn else part[index]
-            args += _tensors(rows, self.device)
+                found.append(part.rows(index) if isinstance(part, Drawn) and not drawn else part[index])
+        if self._whole_items:  # which bring their own nesting
+            rows = _taken_apart(self._spread(found), self.device)
+        else:
+            rows = Rows(tuple(t for each in found for t in _tensors(each, self.device)), self._form)
         if self.on_disk:
-            check_data(*args, name=lambda place: f"row {int(index[place])} of the data")
-        return tuple(args)
+            check_data(*rows.tensors, name=lambda place: f"row {int(index[place])} of the data")
+        return rows
+
+    def _spread(self, found: list[Any]) -> Arguments:
+        """Return the arguments of a minibatch: the items of a ``Dataset`` are several of them, or named ones."""
+        call = Arguments(*found) if self._form is None else self._form.call(found)
+        args: list[Any] = []
+        kwargs = dict(call.kwargs)
+        for arg in call.args:
+            inner = _arguments(arg, is_item=True) if any(arg is each for each in found) else Arguments(arg)
+            args += inner.args
+            kwargs |= inner.kwargs
+        return Arguments(*args, **kwargs)
 
     @property
     def draw(self) -> DrawParts | None:
@@ -102,7 +128,7 @@ class DataSet:
         draws = tuple(part.draw if isinstance(part, Drawn) else None for part in self.parts)
         return DrawParts(draws) if any(draws) else None
 
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, ...]]:
+    def in_order(self, batch_size: int) -> Iterator[Rows]:
         """Yield all of it once, from the first to the last."""
         for begin in range(0, len(self), batch_size):
             yield self.at(torch.arange(begin, min(begin + batch_size, len(self)), device=self.index_device))
@@ -121,7 +147,8 @@ class DrawParts:
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """Return the rows of each part, drawn where they are drawn."""
-        return tuple(row if draw is None else draw(row) for row, draw in zip(rows, self.draws, strict=True))
+        parts = (row if draw is None else draw(row) for row, draw in zip(rows, self.draws, strict=False))
+        return (*parts, *rows[len(self.draws) :])  # what all datapoints have in common comes last
 
 
 class Stream:
@@ -135,12 +162,12 @@ class Stream:
         """True for what can be gone through once only, as a generator."""
         return isinstance(self.data, Iterator)
 
-    def in_order(self, batch_size: int = 0) -> Iterator[tuple[Tensor, ...]]:
+    def in_order(self, batch_size: int = 0) -> Iterator[Rows]:
         """Yield all of it once, in minibatches of its own sizes."""
         for number, item in enumerate(self.data):
-            args = tuple(_tensors(item, self.device))
-            check_data(*args, name=f"datapoint {{}} of minibatch {number}".format)
-            yield args
+            rows = _taken_apart(_arguments(item, is_item=True), self.device)
+            check_data(*rows.tensors, name=f"datapoint {{}} of minibatch {number}".format)
+            yield rows
 
 
 def data_source(data: Data, batch_size: int, device: torch.device | str | None = None) -> DataSet | Stream:
@@ -152,15 +179,21 @@ def data_source(data: Data, batch_size: int, device: torch.device | str | None =
         return data
     if isinstance(data, IterableDataset):
         return Stream(DataLoader(data, batch_size=batch_size), device)
-    if isinstance(data, tuple | Tensor | np.ndarray | Dataset) or (
+    if isinstance(data, tuple | Tensor | np.ndarray | Dataset | dict | Arguments) or (
         not isinstance(data, DataLoader | str | dict | list) and isinstance(data, Indexed)
     ):
         return DataSet(data, device)
     if isinstance(data, Iterable) and not isinstance(data, str | dict | list):
         return Stream(data, device)
-    raise TypeError(
+    raise _no_data(data)
+
+
+def _no_data(data: Any) -> TypeError:
+    if isinstance(data, Arguments) and len(data.args) == 1:
+        data = data.args[0]
+    return TypeError(
         f"expected a tensor, an array, a tuple of these, a Dataset, a DataLoader or an iterable of minibatches, got "
-        f"{type(data).__name__}; for example torch.as_tensor(data)"
+        f"{type(data).__name__}; for example torch.as_tensor(data), or a tuple of arguments: (data,)"
     )
 
 
@@ -169,25 +202,43 @@ class Minibatches:
 
     Attributes:
         num_data: N.
+        form: of the arguments that a minibatch's tensors stand for.
     """
 
-    def __init__(self, num_data: int, number: int, each: Callable[[], Iterator[tuple[Tensor, ...]]]) -> None:
-        self.num_data, self._number, self._each = num_data, number, each
+    def __init__(self, num_data: int, number: int, form: Form | None, each: Callable[[], Iterator[Rows]]) -> None:
+        self.num_data, self.form, self._number, self._each = num_data, form, number, each
 
     def __len__(self) -> int:
         return self._number
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return self._each()
+        for rows in self._each():
+            if rows.form != self.form or _brought(rows.form) != _brought(self.form):
+                raise ValueError(
+                    "expected minibatches that differ in their datapoints alone, got other flags, numbers or tensors "
+                    "in common with one of them than with the first; evaluate each by itself"
+                )
+            yield rows.tensors
+
+    def arranged(self, fn: Any) -> Any:
+        """Return a model or a guide as a function of a minibatch's tensors."""
+        return arranged(fn, self.form)
 
 
-def minibatches(args: tuple[Any, ...], batch_size: int) -> Minibatches:
+def _brought(form: Form | None) -> tuple[Any, ...] | None:
+    """Return the numbers, and the tensors in common by their values."""
+    return None if form is None else (form.numbers, tuple((w.dtype, w.shape, w.tolist()) for w in form.wholes))
+
+
+def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any] | None = None) -> Minibatches:
     """Return the data of an evaluation in minibatches.
 
     Args:
-        args: what model and guide take, each a :data:`Part`; or one ``Dataset``, ``DataLoader`` or iterable that gives
-            all of it.  A stream has minibatches of its own sizes, and is read into memory.
+        args: what model and guide take, each a :data:`Part` or anything else, as :func:`.arguments.take_apart` says; or
+            one tuple, ``Dataset``, ``DataLoader`` or iterable that gives all of it.  A stream has minibatches of its
+            own sizes, and is read into memory.
         batch_size: M.
+        kwargs: what they take by name.
 
     Raises:
         ValueError, TypeError: for data that can't be used: none at all, or not finite.
@@ -197,18 +248,22 @@ def minibatches(args: tuple[Any, ...], batch_size: int) -> Minibatches:
     >>> [len(x) for (x,) in minibatches((np.zeros((5, 2)),), 2)]
     [2, 2, 1]
     """
-    if not args:
+    call = as_arguments(args, kwargs or {})
+    if not call.args and not call.kwargs:
         raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
     check_integers(batch_size=batch_size)
     if batch_size < 1:
         raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
-    source = data_source(args if len(args) > 1 else args[0], batch_size)
+    alone = len(call.args) == 1 and not call.kwargs and not isinstance(call.args[0], (dict, list, PackedSequence, str))
+    source = data_source(call.args[0] if alone else call, batch_size)
     if isinstance(source, DataSet):
-        return Minibatches(len(source), -(-len(source) // batch_size), lambda: source.in_order(batch_size))
+        first = next(source.in_order(batch_size))
+        number = -(-len(source) // batch_size)
+        return Minibatches(len(source), number, first.form, lambda: source.in_order(batch_size))
     found = list(source.in_order())
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
-    return Minibatches(sum(len(batch[0]) for batch in found), len(found), lambda: iter(found))
+    return Minibatches(sum(len(rows.tensors[0]) for rows in found), len(found), found[0].form, lambda: iter(found))
 
 
 class MemoryMapped:
@@ -254,6 +309,58 @@ class Items:
         return default_collate(items)
 
 
+def _arguments(data: Any, is_item: bool = False) -> Arguments:
+    """Return data as arguments: a tuple in its order, a dict by its names; a loader's item may be a list of them."""
+    if isinstance(data, Arguments):
+        return data
+    if isinstance(data, dict):
+        return Arguments(**data)
+    if isinstance(data, tuple) and not isinstance(data, PackedSequence):
+        return as_arguments(data, {})
+    return Arguments(*data) if is_item and isinstance(data, list) else Arguments(data)
+
+
+def taken_apart(call: Arguments) -> Rows:
+    """Return a minibatch that is passed as arguments, by its tensors of datapoints and the form of the rest.
+
+    Args:
+        call: what model and guide are called with.
+
+    Raises:
+        TypeError: for an argument that is neither a tensor nor a constant.
+        ValueError: without a tensor of datapoints.
+
+    >>> from pyro_aevb.arguments import Arguments
+    >>> from pyro_aevb.data_source import taken_apart
+    >>> rows = taken_apart(Arguments(torch.zeros(2, 3), flag=True))
+    >>> len(rows.tensors), rows.form.call(rows.tensors).kwargs
+    (1, {'flag': True})
+    """
+    if not call.kwargs and all(isinstance(arg, Tensor) and arg.dim() for arg in call.args):
+        sizes = {len(arg) for arg in call.args}
+        if len(sizes) == 1:  # the usual case
+            return Rows(call.args, None)
+    parts: Parts = take_apart(call, _same_tensor)
+    if not parts.rows:
+        if parts.form is not None and parts.form.wholes:
+            raise ValueError("expected datapoints, got a single number; pass x of shape (M, ...)")
+        raise not_a_tensor(next(iter((*call.args, *call.kwargs.values())), None), 0)
+    return Rows(*parts)
+
+
+def _same_tensor(value: Any, place: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise not_a_tensor(value, place)
+    return value
+
+
+def _taken_apart(call: Arguments, device: torch.device | str | None) -> Rows:
+    parts: Parts = take_apart(call, lambda item, _: _tensor(item, device))
+    if not parts.rows:
+        raise _no_minibatch(next(iter((*call.args, *call.kwargs.values())), None))
+    return Rows(*parts)
+
+
 def _part(part: Any, place: int, device: torch.device | str | None) -> Any:
     check_unmasked(part)
     if isinstance(part, np.memmap):
@@ -263,12 +370,10 @@ def _part(part: Any, place: int, device: torch.device | str | None) -> Any:
     if isinstance(part, np.ndarray):
         part = torch.as_tensor(part)
     if isinstance(part, Tensor):
-        if part.dim() == 0:
-            raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
         return part if device is None else part.to(device)
     if isinstance(part, Dataset):
         return Items(part)
-    if isinstance(part, dict | list | str) or not isinstance(part, Indexed):
+    if not isinstance(part, Indexed):
         raise not_a_tensor(part, place)
     return part
 
@@ -288,18 +393,26 @@ def _numbers(frame: Frame) -> Tensor:
 
 
 def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
-    """Return the tensors of a minibatch: one, or those of a tuple or list."""
+    """Return the tensors of a part's rows: one, or those of a tuple or list."""
     if isinstance(item, list | tuple):
         return [tensor for part in item for tensor in _tensors(part, device)]
+    return [_tensor(item, device)]
+
+
+def _tensor(item: Any, device: torch.device | str | None) -> Tensor:
     check_unmasked(item)
     if isinstance(item, np.ndarray):
         item = torch.as_tensor(item)
     if not isinstance(item, Tensor):
-        raise TypeError(
-            f"expected minibatches of tensors, got {type(item).__name__}; give a DataLoader a collate_fn that makes "
-            "what model and guide take"
-        )
-    return [item if device is None else item.to(device)]
+        raise _no_minibatch(item)
+    return item if device is None else item.to(device)
+
+
+def _no_minibatch(item: Any) -> TypeError:
+    return TypeError(
+        f"expected minibatches of tensors, got {type(item).__name__}; give a DataLoader a collate_fn that makes "
+        "what model and guide take"
+    )
 
 
 def check_unmasked(array: Any) -> None:
@@ -381,6 +494,6 @@ def check_data(*args: Any, name: Callable[[int], str] = "datapoint {}".format) -
 def not_a_tensor(value: Any, position: int) -> TypeError:
     """Return the error for an argument that holds no datapoints."""
     return TypeError(
-        f"expected tensors, got {type(value).__name__} as argument {position}; use torch.as_tensor(...) for data; bind "
-        "what isn't data beforehand: functools.partial(model, name=value), and the guide likewise"
+        f"expected tensors, got {type(value).__name__} as argument {position}; use torch.as_tensor(...) for data; wrap "
+        "what isn't data and all datapoints have in common: Shared(value)"
     )

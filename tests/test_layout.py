@@ -37,6 +37,7 @@ FLOORS = (
         "one_thread": "Pyro's stack",
         "warning": "a line",
         "param_site": "a parameter",
+        "arguments": "what a function is called with, as tensors",
     },
     {
         "data_source": "what holds datapoints, whatever they are",

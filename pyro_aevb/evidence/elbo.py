@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.estimates import BoundEstimate
 from pyro_aevb.evidence.estimator import check_sizes
-from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.contract import check_callables, check_options, given, named, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -29,6 +30,7 @@ def elbo(
     seed: int | None = None,
     vectorize: bool = True,
     compile: Compile = "auto",
+    **kwargs: Data,
 ) -> BoundEstimate:
     r"""Return E_q[log p(x_n, z) - log q(z|x_n)] for each datapoint: a lower bound on log p(x_n).
 
@@ -37,16 +39,17 @@ def elbo(
     q(w); what w costs stands beside it, and ``.total(N)`` is the bound on log p(X).
 
     Args:
-        model: p(x, z), called as ``model(*minibatch)``.
+        model: p(x, z), called as ``model(*args, **kwargs)`` with minibatches of the data.
         guide: q(z|x), called likewise.
-        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; ``args[0]`` is x, of
-            shape (N, ...), or all of the data, a ``Dataset`` or a ``DataLoader``.
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; the first tensor is x,
+            of shape (N, ...).  Or all of the data, a ``Dataset``, a ``DataLoader`` or :class:`~pyro_aevb.Arguments`.
         num_particles: K, draws for each datapoint.
         batch_size: datapoints evaluated at a time; bounds memory, and changes which draw a datapoint gets.
         seed: a seed for the draws; the global generators are then left as they were.
         vectorize: whether all particles are evaluated in one pass; ``False`` for a model that can't take z of shape
             (K, M, J).
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`; ``"auto"`` takes it from 500 passes on.
+        kwargs: what model and guide take by name.
 
     Raises:
         ValueError: for empty data, sizes below 1, and a pair that breaks the contract.
@@ -64,7 +67,13 @@ def elbo(
     """
     check_sizes(num_particles=num_particles)
     check_callables(model, guide)
-    batches = minibatches(args, batch_size)
+    options = given(
+        num_particles=(num_particles, 1), batch_size=(batch_size, 1000), seed=(seed, None),
+        vectorize=(vectorize, True), compile=(compile, "auto"),
+    )  # fmt: skip
+    check_options((model, guide), as_arguments(args, kwargs), **options)
+    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
+    model, guide = batches.arranged(model), batches.arranged(guide)
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
     density.expected_calls = len(batches)
     with seeded(seed):

@@ -23,11 +23,12 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 from tqdm import tqdm
 
+from pyro_aevb.arguments import as_arguments
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.evidence.estimator import check_sizes
-from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.contract import check_callables, check_options, given, named, read
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
@@ -62,6 +63,7 @@ def evidence_gap(
     batch_size: int = 100,
     seed: int | None = None,
     progress: bool = True,
+    **kwargs: Data,
 ) -> EvidenceGap:
     r"""Return log p(x) - ELBO in two parts: what the guide's family can't reach, and what its network doesn't.
 
@@ -86,6 +88,7 @@ def evidence_gap(
         batch_size: datapoints at a time.
         seed: a seed for the noise; the global generators are then left as they were.
         progress: whether to show a progress bar after a second.
+        kwargs: what model and guide take by name.
 
     Raises:
         ValueError: for sizes below 1, evidence of other data, a pair that breaks the contract, and a guide with a site
@@ -108,7 +111,9 @@ def evidence_gap(
     """
     check_sizes(num_particles=num_particles, num_steps=num_steps)
     check_callables(model, guide)
-    batches = minibatches(args, batch_size)
+    check_options((model, guide), as_arguments(args, kwargs), **given(seed=(seed, None)))
+    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
+    model, guide = batches.arranged(model), batches.arranged(guide)
     if len(evidence.value) != batches.num_data:
         raise ValueError(f"expected evidence of the same {batches.num_data} datapoints, got {len(evidence.value)}")
     bar = tqdm(

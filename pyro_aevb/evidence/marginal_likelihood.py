@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
@@ -25,7 +26,8 @@ from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
-from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.contract import check_callables, check_options, named, read
+from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
@@ -60,6 +62,7 @@ def log_marginal_likelihood(
     vectorize: bool = True,
     compile: Compile = "auto",
     progress: bool = True,
+    **kwargs: Data,
 ) -> Evidence:
     r"""Estimate log p(x_n) = log int p(x_n, z) dz for each datapoint, in nats, larger is better.
 
@@ -82,10 +85,10 @@ def log_marginal_likelihood(
     on that datapoint alone; its neighbours, batches and order only change which noise it gets.
 
     Args:
-        model: p(x, z), called as ``model(*minibatch)``.
+        model: p(x, z), called as ``model(*args, **kwargs)`` with minibatches of the data.
         guide: q(z|x), called likewise; ``None`` for a model without one (all methods but importance).
-        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; ``args[0]`` is x, of
-            shape (N, ...), or all of the data, a ``Dataset`` or a ``DataLoader``.
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes; the first tensor is x,
+            of shape (N, ...).  Or all of the data, a ``Dataset``, a ``DataLoader`` or :class:`~pyro_aevb.Arguments`.
         method: a name, or an :class:`~pyro_aevb.evidence.Estimator` with its options:
             :class:`~pyro_aevb.evidence.Importance`, :class:`~pyro_aevb.evidence.Auto`,
             :class:`~pyro_aevb.evidence.PosteriorDensity`, :class:`~pyro_aevb.evidence.AIS`,
@@ -100,6 +103,7 @@ def log_marginal_likelihood(
             (K, M, J).
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         progress: whether to show a progress bar after a second.
+        kwargs: what model and guide take by name.
 
     Raises:
         ValueError, TypeError: for data, sizes, options or a pair that can't be used, and for a datapoint whose weights
@@ -123,7 +127,14 @@ def log_marginal_likelihood(
     estimator = _estimator(method)
     check_sizes(num_particles=num_particles, num_global_draws=num_global_draws)
     check_callables(model, guide)
-    batches = minibatches(args, batch_size)
+    options = given_options(
+        method=(method, "importance"), num_particles=(num_particles, None), num_global_draws=(num_global_draws, 20),
+        given=(given, None), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
+        compile=(compile, "auto"), progress=(progress, True),
+    )  # fmt: skip
+    check_options((model, guide), as_arguments(args, kwargs), **options)
+    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
+    model, guide = batches.arranged(model), batches.arranged(guide)
     first = next(iter(batches))
     if given:
         model, guide = condition(model, guide, given)

@@ -21,12 +21,13 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 
-DreamArguments = Callable[..., tuple[Any, ...]]
+DreamArguments = Callable[..., Any]
 """``dream_arguments(sites, *args)``: from {observed site: dreamed value} and a minibatch's arguments to a dream's."""
 
 REMEDY = (
@@ -106,11 +107,27 @@ class Dreams:
         """Return the arguments of a dream."""
         dreamed = {name: _nodes(dream)[name]["value"] for name in self._sites}
         if self._dream_arguments is not None:
-            return self._dream_arguments(dreamed, *args)
+            return self._made(dreamed, args)
         result = list(args)
         for name, view in views.items():
             result[view.argument] = view.put(result[view.argument], dreamed[name])
         return tuple(result)
+
+    def _made(self, dreamed: Mapping[str, Tensor], args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the tensors of the arguments that ``dream_arguments`` makes from those of the minibatch."""
+        assert self._dream_arguments is not None
+        form = inside_of(self._model)[1]
+        if form is None:
+            return self._dream_arguments(dreamed, *args)
+        call = form.call(args)
+        made: Any = self._dream_arguments(dreamed, *call.args, **call.kwargs)
+        found = form.tensors_of(made if isinstance(made, Arguments) else Arguments(*made, **call.kwargs))
+        if found is None:
+            raise ValueError(
+                "expected dream_arguments to return arguments of the kinds of the minibatch's, got others; return "
+                "Arguments(*args, **kwargs) with the same names, flags and lengths, or a tuple of those by position"
+            )
+        return found
 
     def _prepare(self, args: tuple[Any, ...]) -> None:
         guide_trace, model_trace = trace_pair(self._model, self._guide, args)
@@ -164,7 +181,9 @@ class Dreams:
         """Raise ``ValueError`` if the pair reads an argument that may be made from x, which a dream would leave."""
         views = [_view(site.value, args) for site in reading.observations.values()]
         observed = {view.argument for view in views if view is not None}
-        for index, arg in enumerate(args):
+        form = inside_of(self._model)[1]
+        number = len(args) if form is None else form.num_rows  # what all datapoints have in common stays as it is
+        for index, arg in enumerate(args[:number]):
             if index in observed or not isinstance(arg, Tensor):
                 continue
             changed = (*args[:index], _changed(arg), *args[index + 1 :])

@@ -16,9 +16,10 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_aevb.arguments import Form, as_arguments
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.data_source import check_data
+from pyro_aevb.data_source import check_data, taken_apart
 from pyro_aevb.learners.checks import FirstUpdates, check_different, check_names, check_parameters, check_trained
 from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.losses import Losses
@@ -69,8 +70,9 @@ class Learner(ABC):
         objective: the ELBO object that is maximized, if there is one; its KL counts ``StepSettings.kl_weight`` times.
         theta_prior: p(theta), each element's distribution.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
-        inspect: called with the arguments that the pair was checked on, before the first update, with modules in
-            evaluation mode and random numbers that are given back: to see what a learner must know of its pair.
+        inspect: called with the tensors that the pair was checked on, before the first update, with modules in
+            evaluation mode and random numbers that are given back: to see what a learner must know of its pair.  It is
+            called again for arguments of another form, another flag or ``None``; :attr:`inspected` is what it returned.
         kept: what else has a state to be saved and restored with the learner's, by name.
 
     Attributes:
@@ -92,7 +94,7 @@ class Learner(ABC):
         objective: ELBO | None = None,
         theta_prior: Distribution | None = None,
         compile: Compile = "auto",
-        inspect: Callable[..., None] | None = None,
+        inspect: Callable[..., Any] | None = None,
         kept: Mapping[str, Stateful] | None = None,
     ) -> None:
         check_callables(model, guide)
@@ -109,7 +111,8 @@ class Learner(ABC):
         self._fast_paths: list[FastPath] = []
         self._losses = Losses()
         self._dataset_size: int | None = None
-        self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch
+        self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch and its form
+        self._inspected: dict[Form | None, Any] = {}
         self.unchecked: frozenset[str] = frozenset()
         self._families: dict[str, str] = {}
         self._prepared, self._first = False, FirstUpdates()
@@ -159,6 +162,11 @@ class Learner(ABC):
             raise ValueError(f"expected a guide, got none; pass guide= to {type(self).__name__}")
         return self._pair.guide
 
+    @property
+    def inspected(self) -> Any:
+        """The result of ``inspect`` for arguments of this form; a pair with another flag may have other latents."""
+        return self._inspected.get(self._pair.form)
+
     @final
     def capture(self, fn: Callable[..., Any], *, watched: Sequence[Any] = (), calls_a_step: int = 1) -> FastPath:
         """Return ``fn`` on the fast path.
@@ -180,7 +188,8 @@ class Learner(ABC):
         """Return what an update reads of the learner itself: its public attributes, model and objective among them."""
         attributes = vars(self).items()
         public = [v for name, v in attributes if name[0] != "_" and name != "optimizers" and v is not None]
-        return public + self._pair.named
+        form = self._pair.form
+        return public + self._pair.named + ([] if form is None else [form, *form.numbers])
 
     @final
     def add_prior(self, loss: Tensor) -> Tensor:
@@ -295,25 +304,22 @@ class Learner(ABC):
             self._computation.put(before)  # graphs are given up only when a step needs others
 
     @final
-    def step(self, *args: Tensor, index: Tensor | None = None, **keywords: Any) -> StepInfo:
+    def step(self, *args: Any, index: Tensor | None = None, **kwargs: Any) -> StepInfo:
         """Update the parameters from one minibatch.
 
         Args:
-            args: what model and guide take; ``args[0]`` is x, of shape (M, ...).
-            index: (M,), each datapoint's place in the data set, for learners that keep something for each of them.
-            keywords: refused; data are told from settings by their place.
+            args: what model and guide take by position: the first tensor is x, of shape (M, ...), or one
+                :class:`~pyro_aevb.Arguments`.
+            index: (M,), each datapoint's place in the data set, for learners that keep something for each of them; an
+                argument of the model's that has this name is passed by position, or in ``Arguments(x, index=...)``.
+            kwargs: what they take by name.
 
         Raises:
             ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
                 On a GPU losses are read, all together, at every hundredth step.
         """
-        if keywords:
-            raise TypeError(
-                f"expected a minibatch by position, step(x, ...), got the keywords {list(keywords)}; pass data in the "
-                "order in which model and guide take them, and give settings to both: functools.partial(model, ...)"
-            )
-        return self.step_on(Minibatch(args, index), StepSettings())
+        return self.step_on(_minibatch(args, kwargs)._replace(places=index), StepSettings())
 
     @final
     @one_thread
@@ -363,16 +369,23 @@ class Learner(ABC):
 
     @final
     @one_thread
-    def check(self, *args: Tensor) -> None:
+    def check(self, *args: Any, **kwargs: Any) -> None:
         """Check data and pair against the contract.  Nothing is trained and no random number is used up.
 
         Args:
-            args: a minibatch, as for :meth:`step`.
+            args: a minibatch, as for :meth:`step` or for :meth:`step_on`.
+            kwargs: as for :meth:`step`.
 
         Raises:
             ValueError, TypeError: for data or a pair that breaks the contract.
         """
-        check_data(*args)
+        batch = _minibatch(args, kwargs)
+        self._pair.arrange(batch.form)
+        self._check(batch.args())
+
+    def _check(self, args: tuple[Tensor, ...]) -> None:
+        form = self._pair.form
+        check_data(*(args if form is None else args[: form.num_rows]))
         reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
         self._pair.note(reading.named_modules)
         check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
@@ -386,35 +399,50 @@ class Learner(ABC):
         reading.require_one_n()
         self._dataset_size, self.unchecked = reading.plate.full_size, reading.unchecked
         self._families = families(reading)
-        self._sizes[_shapes(args)] = self._dataset_size
+        self._sizes[self._signature(args)] = self._dataset_size
+
+    def _signature(self, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+        return self._pair.form, *(getattr(tensor, "shape", None) for tensor in tensors)
 
     def _see(self, batch: Minibatch) -> None:
-        """Check a minibatch with shapes that haven't been seen yet, and take note of the N that its plate gives."""
-        shapes = _shapes(batch.rows)
-        if not self._prepared or shapes not in self._sizes:
+        """Check a minibatch whose shapes or form haven't been seen yet, and take note of the N that its plate gives."""
+        self._pair.arrange(batch.form)
+        signature = self._signature(batch.rows)
+        if not self._prepared or signature not in self._sizes or self._pair.form not in self._inspected:
             with torch.random.fork_rng():
-                args = batch.args()
-            if self._prepared:
-                self.check(*args)
-            else:
-                self.prepare(*args)
-            self._sizes[shapes] = self._dataset_size
-        self._dataset_size = self._sizes[shapes]
+                self._prepare(batch.args())
+            self._sizes[signature] = self._dataset_size
+        self._dataset_size = self._sizes[signature]
 
     @final
     @one_thread
-    def prepare(self, *args: Tensor) -> None:
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Check data and pair, take note of the parameters, and put any loaded state in place.
 
         The first :meth:`step` does this by itself.  Nothing is trained and no random number is used up.
 
+        Args:
+            args: a minibatch, as for :meth:`step` or for :meth:`step_on`.
+            kwargs: as for :meth:`step`.
+
         Raises:
             ValueError, TypeError: for data or a pair that breaks the contract, or has nothing to train.
         """
-        self.check(*args)
-        if self._inspect is not None:
-            with torch.random.fork_rng(), evaluating(self.modules):
-                self._inspect(*args)
+        batch = _minibatch(args, kwargs)
+        self._pair.arrange(batch.form)
+        self._prepare(batch.args())
+
+    def _prepare(self, args: tuple[Tensor, ...]) -> None:
+        form = self._pair.form
+        self._check(args)
+        if form not in self._inspected:
+            found = None
+            if self._inspect is not None:
+                with torch.random.fork_rng(), evaluating(self.modules):
+                    found = self._inspect(*args)
+            self._inspected[form] = found
+        if self._prepared:
+            return
         trained = not self.optimizers or any(self.parameters_of(name) for name in self.optimizers)
         check_parameters(type(self).__name__, trained, bool(self.theta), self.theta_prior is not None)
         for name, optimizer in self.optimizers.items():
@@ -471,5 +499,9 @@ class Learner(ABC):
             kept.load_state_dict(state[name])
 
 
-def _shapes(rows: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(getattr(row, "shape", None) for row in rows)
+def _minibatch(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Minibatch:
+    """Return what was passed as a minibatch; one that is passed as such is that."""
+    if len(args) == 1 and isinstance(args[0], Minibatch):
+        return args[0]
+    rows, form = taken_apart(as_arguments(args, kwargs))
+    return Minibatch(rows if form is None else (*rows, *form.wholes), form=form)

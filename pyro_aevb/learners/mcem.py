@@ -109,7 +109,6 @@ class MCEM(Learner):
             inspect=self._see_latents,
             kept={"chains": self._chains},
         )
-        self._space: LatentSpace | None = None
         self._target = self.capture(self._log_joint, calls_a_step=num_transitions * num_leapfrog + 1)
         self._m_step = self.capture(self._gradients, calls_a_step=num_updates)
         self._guide_step = self.capture(self._guide_gradients, watched=[self.guide_objective])
@@ -144,14 +143,20 @@ class MCEM(Learner):
         self.descend(guide_loss, settings, "guide_optim")
         return info._replace(elbo=elbo, guide_loss=guide_loss)
 
-    def _see_latents(self, *args: Tensor) -> None:
+    @property
+    def _space(self) -> LatentSpace:
+        space: LatentSpace = self.inspected
+        return space
+
+    def _see_latents(self, *args: Tensor) -> LatentSpace:
         """See what latents the model has; raise for discrete ones, and for a model without parameters."""
-        self._space = LatentSpace(self.traced_model, *args)
+        space = LatentSpace(self.traced_model, *args)
         if not self.theta:
             raise ValueError(
                 "expected a model with parameters for MCEM, got none: there is nothing to train; register them with "
                 "pyro.module or pyro.param, or fit a guide to the model as it is with AEVB(model, guide, optim)"
             )
+        return space
 
     def _e_step(self, args: tuple[Tensor, ...], batch: Minibatch, settings: StepSettings) -> tuple[Tensor, Tensor]:
         """Move the minibatch's chains; return where they are (M, J), and the mean acceptance probability."""
@@ -160,7 +165,6 @@ class MCEM(Learner):
             return self._target(u, *args)
 
         chains, space, share = self._chains, self._space, settings.share
-        assert space is not None
         assert batch.places is not None
         everyone = batch.places if batch.all_places is None else batch.all_places
         size = max(self.dataset_size, int(everyone.max()) + 1)
@@ -180,12 +184,10 @@ class MCEM(Learner):
     def _log_joint(self, u: Tensor, *args: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x, z) (M,) at ``u`` (M, J), and its gradient (M, J)."""
         space = self._space
-        assert space is not None
         return hmc.differentiable(lambda u: space.log_joint(u, *args))(u)
 
     def _gradients(self, u: Tensor, *args: Tensor) -> tuple[Tensor]:
         """Leave the gradient of the loss at the latents ``u`` in theta, and return the loss."""
-        assert self._space is not None
         with Inside(self.unchecked) as inside:
             trace, _ = self._space.trace(u, *args)
         reading = read_traces(trace, None, number_of_datapoints(args))

@@ -13,7 +13,7 @@ from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.step import Minibatch, StepSettings
-from pyro_aevb.model_guide.dependence import structure
+from pyro_aevb.model_guide.dependence import Structure, structure
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.particles import draw, log_mean_exp, with_gradient
@@ -108,7 +108,6 @@ class ReweightedWakeSleep(Learner):
         super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
         self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
         self.dream_arguments = dream_arguments
-        self._dreams: Dreams | None = None
         self._gradients = self.capture(self._phases, watched=[dream_arguments])
 
     def parameters_of(self, optimizer: str) -> dict[str, Parameter]:
@@ -121,16 +120,16 @@ class ReweightedWakeSleep(Learner):
         self.descend(info.loss + info.guide_loss, settings, "model_optim", "guide_optim")
         return info
 
-    def _see_pair(self, *args: Tensor) -> None:
+    def _see_pair(self, *args: Tensor) -> tuple[Structure, Dreams | None]:
         """See the plates and the global latents of the pair, and what there is to dream."""
-        structure(self.traced_model, self.traced_guide, args, analytic_kl=False)
-        if self.insomnia < 1:
-            self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
+        model, guide = self.traced_model, self.traced_guide
+        dreams = Dreams(model, guide, args, self.dream_arguments) if self.insomnia < 1 else None
+        return structure(model, guide, args, analytic_kl=False), dreams
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         model, guide = self.traced_model, self.traced_guide
-        pair = structure(model, guide, args, analytic_kl=False)
+        pair, dreams = self.inspected
         particles = draw(
             model, guide, args, {},
             num_particles=self.num_particles, depth=pair.depth if self.vectorize else None, flow="wake",
@@ -153,8 +152,7 @@ class ReweightedWakeSleep(Learner):
             awake = -(particles.scale * (weight * particles.weighted_log_q)).sum()
             guide_loss = guide_loss + self.insomnia * awake
         if self.insomnia < 1:
-            assert self._dreams is not None
-            guide_loss = guide_loss + (1 - self.insomnia) * self._dreams.loss(*args)
+            guide_loss = guide_loss + (1 - self.insomnia) * dreams.loss(*args)
         (loss + guide_loss).backward()
         return ReweightedWakeSleepInfo(
             loss.detach(),

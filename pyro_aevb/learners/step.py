@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from pyro_aevb.arguments import Arguments, Form
 from pyro_aevb.learners.minibatch_share import Share
 
 Draw = Callable[..., tuple[Tensor, ...]]
@@ -21,21 +22,34 @@ class Minibatch(NamedTuple):
         all_places: the places of the datapoints of all processes; ``None`` if this one has them all.
         draw: makes the arguments of model and guide from ``rows``, anew at each visit (pixels drawn from grey levels);
             ``None`` if ``rows`` are the arguments.
+        form: how model and guide are called with these tensors, which hold those in common last; ``None``: with just
+            these.
     """
 
     rows: tuple[Tensor, ...]
     places: Tensor | None = None
     all_places: Tensor | None = None
     draw: Draw | None = None
+    form: Form | None = None
 
     def args(self) -> tuple[Tensor, ...]:
-        """Return the arguments of model and guide, drawn anew if they are drawn.
+        """Return the tensors that a learner's model and guide take, drawn anew if they are drawn.
 
         >>> from pyro_aevb.learners import Minibatch
         >>> Minibatch((torch.tensor([1.0]),), draw=lambda x: (2 * x,)).args()
         (tensor([2.]),)
         """
         return self.rows if self.draw is None else self.draw(*self.rows)
+
+    def call(self) -> Arguments:
+        """Return what model and guide are called with, as they were written: drawn anew if they are drawn."""
+        return Arguments(*self.args()) if self.form is None else self.form.call(self.args())
+
+    def take(self, which: slice) -> Minibatch:
+        """Return some of the datapoints, with no places."""
+        number = len(self.rows) if self.form is None else self.form.num_rows
+        rows = (*(row[which] for row in self.rows[:number]), *self.rows[number:])
+        return Minibatch(rows, draw=self.draw, form=self.form)
 
 
 class StepSettings(NamedTuple):

@@ -8,9 +8,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from pyro_aevb.arguments import Form, arranged
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
 from pyro_aevb.model_guide.traces import PyroCallable
+
+MOST_FORMS = 100
+_Arranged = tuple[Form | None, PyroCallable, PyroCallable | None]
 
 
 @final
@@ -23,7 +27,8 @@ class TrainedPair:
         watched: model, guide and what else has modules that belong to them.
 
     Attributes:
-        model, guide: those given, and what they run is noted.
+        model, guide: those given, as functions of a minibatch's tensors, and what they run is noted.
+        form: of the arguments that these tensors stand for.
     """
 
     def __init__(self, model: PyroCallable, guide: PyroCallable | None, watched: Sequence[Any]) -> None:
@@ -31,6 +36,20 @@ class TrainedPair:
         self._named: dict[int, nn.Module] = {}
         self.model: PyroCallable = self._theta(model)
         self.guide: PyroCallable | None = None if guide is None else self._phi(guide)
+        self.form: Form | None = None
+        self._arranged: dict[Form | None, _Arranged] = {None: (None, self.model, self.guide)}
+
+    def arrange(self, form: Form | None) -> None:
+        """Let ``model`` and ``guide`` take the tensors of minibatches of this form; each form has its own functions."""
+        if form not in self._arranged:
+            if len(self._arranged) > MOST_FORMS:
+                self._arranged.pop(next(known for known in self._arranged if known is not None))
+            assert form is not None
+            kept, (_, model, guide) = form.without_wholes(), self._arranged[None]
+            self._arranged[form] = kept, arranged(model, kept), arranged(guide, kept)
+        self.form, self.model, self.guide = self._arranged[form]
+        if self.form is not None and form is not None:
+            self.form.numbers = form.numbers
 
     @property
     def theta(self) -> dict[str, Parameter]:

@@ -85,7 +85,6 @@ class WakeSleep(Learner):
         optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
         super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_dreams)
         self.dream_arguments = dream_arguments
-        self._dreams: Dreams | None = None
         self._wake = self.capture(self._wake_gradients)
         self._sleep = self.capture(self._sleep_gradients, watched=[dream_arguments])
 
@@ -102,9 +101,9 @@ class WakeSleep(Learner):
         self.descend(sleep_loss, settings, "guide_optim")
         return WakeSleepInfo(loss, sleep_loss, elbo)
 
-    def _see_dreams(self, *args: Tensor) -> None:
+    def _see_dreams(self, *args: Tensor) -> Dreams:
         """See what there is to dream."""
-        self._dreams = Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
+        return Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _wake_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -121,8 +120,8 @@ class WakeSleep(Learner):
         return loss.detach(), elbo
 
     def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:
-        assert self._dreams is not None
-        loss = self._dreams.loss(*args)
+        dreams: Dreams = self.inspected
+        loss = dreams.loss(*args)
         if loss.requires_grad:
             loss.backward()
         return (loss.detach(),)

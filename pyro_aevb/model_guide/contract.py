@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyro.poutine.messenger import _bound_partial, _context_wrap
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
+from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.data_source import Frame, not_a_tensor
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
@@ -63,13 +65,30 @@ def read(
     """
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, args, kwargs)
-    with evaluated(model, guide, modules) as (its_model, its_guide, named):
+    with evaluated(model, guide, modules) as (its_model, its_guide, named), _lengths_in_words(model):
         guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
     reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
     reading = dataclasses.replace(reading, named_modules=tuple(named))
     for name, site in observed_nodes(model_trace):
         check_support(name, site)
     return reading
+
+
+@contextmanager
+def _lengths_in_words(model: PyroCallable) -> Iterator[None]:
+    """Say which tensors were taken as a whole, by their lengths, if a pair can't be run with them."""
+    form = inside_of(_without_handlers(model))[1]
+    try:
+        yield
+    except (RuntimeError, IndexError, ValueError) as error:
+        if form is None or not form.guessed:
+            raise
+        place, length = form.guessed[0]
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"expected as many datapoints in argument {place} as in the first, or a tensor that all datapoints have in "
+            f"common, got {length} rows, which model and guide don't take: {text[0]}; cut the data to one length"
+        ) from error
 
 
 def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> None:
@@ -86,7 +105,10 @@ def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs
     for place, value in enumerate(args):
         if isinstance(value, np.ndarray | Frame) and not isinstance(value, Tensor):
             raise not_a_tensor(value, place)
-    bare = _without_handlers(fn)
+    bare, form = inside_of(_without_handlers(fn))
+    if form is not None:
+        bare, call = _without_handlers(bare), form.call(args)
+        args, kwargs = call.args, call.kwargs
     try:
         signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)
     except (TypeError, ValueError):
@@ -95,10 +117,58 @@ def check_call(half: str, fn: PyroCallable | None, args: tuple[Any, ...], kwargs
         signature.bind(*args, **kwargs)
     except TypeError as error:
         shapes = [tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__ for a in args]
+        names = f" and {list(kwargs)} by name" if kwargs else ""
         raise TypeError(
-            f"expected what {half}{signature} takes, got {len(args)} arguments {shapes}: {error}; give model and guide "
-            "the same arguments, and a loader of (x, label) pairs for model(x) a collate_fn that leaves the label out"
+            f"expected what {half}{signature} takes, got {len(args)} arguments {shapes}{names}: {error}; give model "
+            "and guide the same arguments, and a loader of (x, label) pairs for model(x) a collate_fn that leaves the "
+            "label out; a minibatch that is a dict is arguments by name, one in a tuple, (batch,), is one argument"
         ) from error
+
+
+def named(model: PyroCallable, data: Any) -> Any:
+    """Return data of :func:`~pyro_aevb.training.fit`: a dict is arguments by name, if the model has these names.
+
+    Args:
+        model: p(x, z).
+        data: anything; a dict with other names is one argument.
+    """
+    if not isinstance(data, dict):
+        return data
+    bare = _without_handlers(model)
+    try:
+        inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare).bind(**data)
+    except (TypeError, ValueError):
+        return Arguments(data)
+    return Arguments(**data)
+
+
+def given(**options: tuple[Any, Any]) -> dict[str, Any]:
+    """Return the options that aren't at their defaults; each is passed with its default, (value, default)."""
+    return {name: value for name, (value, default) in options.items() if value != default}
+
+
+def check_options(fns: Sequence[Any], call: Arguments, **options: Any) -> None:
+    """Raise ``TypeError`` if an option of ours is an argument of the model's or the guide's too, and could mean both.
+
+    Args:
+        fns: model and guide; ``None`` is a guide that there isn't.
+        call: what they are called with.
+        options: by name, those that were given.
+    """
+    for fn in fns:
+        bare = _without_handlers(fn)
+        try:
+            signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)
+            taken = set(signature.bind_partial(*call.args, **call.kwargs).arguments)
+        except (TypeError, ValueError):
+            continue  # it has none that could be looked at, or another error than this
+        both = [name for name in options if name in signature.parameters and name not in taken]
+        if both:
+            raise TypeError(
+                f"expected an option with a name of its own, got {both[0]}=, which is an argument of the model or the "
+                f"guide too; pass theirs in Arguments(x, {both[0]}=...), by position, or beforehand: "
+                f"functools.partial(model, {both[0]}=...)"
+            )
 
 
 def check_callables(model: Any, guide: Any) -> None:

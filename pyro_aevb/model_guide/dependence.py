@@ -20,6 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
@@ -103,21 +104,21 @@ def structure(
     Raises:
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    known, asked = _remembered(model), (analytic_kl, several, one_global_draw)
-    kinds = tuple(map(type, args)), tuple((name, type(value)) for name, value in kwargs.items())
-    same = (each for (other, *earlier), each in known or () if earlier == [asked, kinds] and other() == guide)
+    asked = analytic_kl, several, one_global_draw, signature_of(args, kwargs)
+    known = _remembered(model)
+    same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
     found = next(same, None)
     if found is None:
-        found = _examined(model, guide, args, kwargs, *asked)
+        found = _examined(model, guide, args, kwargs, *asked[:3])
         reference = _reference(guide)
         if known is not None and reference is not None and not is_tracing():
-            known.append(((reference, asked, kinds), found))
+            known.append(((reference, asked), found))
     if several:
         found.require_particles()
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], tuple[bool, bool, bool], tuple[Any, ...]], Structure]]
+Known = list[tuple[tuple[Callable[[], Any], tuple[Any, ...]], Structure]]
 _KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
 
 

@@ -17,10 +17,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_aevb.arguments import arranged, as_arguments
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.model_guide.contract import read
+from pyro_aevb.data_source import taken_apart
+from pyro_aevb.model_guide.contract import check_options, given, read
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.guide_values import GuideValues, enumerated, expected, log_share, summed
 from pyro_aevb.model_guide.modes import evaluated
@@ -65,7 +67,12 @@ class LogDensity(NamedTuple):
 
 @one_thread
 def log_density(
-    model: PyroCallable, guide: PyroCallable, *args: Tensor, num_particles: int = 1, vectorize: bool = True
+    model: PyroCallable,
+    guide: PyroCallable,
+    *args: Any,
+    num_particles: int = 1,
+    vectorize: bool = True,
+    **kwargs: Any,
 ) -> LogDensity:
     r"""Draw z_k ~ q(z|x) and return log p(x_m, z_km) and log q(z_km|x_m) for K particles and M datapoints.
 
@@ -77,12 +84,13 @@ def log_density(
     them.
 
     Args:
-        model: p(x, z), called as ``model(*args)``.
-        guide: q(z|x), called as ``guide(*args)``.
-        args: the minibatch, datapoints first; ``args[0]`` is x, of shape (M, ...).
+        model: p(x, z), called as ``model(*args, **kwargs)``.
+        guide: q(z|x), called likewise.
+        args: the minibatch, datapoints first; the first tensor is x, of shape (M, ...).
         num_particles: K.
         vectorize: draw the particles in one pass, with a plate left of the model's own.  With ``False`` they are
             drawn one by one, for a model that can't take z of shape (K, M, J).
+        kwargs: what model and guide take by name.
 
     Raises:
         ValueError: for a guide that lacks a latent of the model or has one too many, a model that can't broadcast over
@@ -99,6 +107,10 @@ def log_density(
     >>> [[round(w, 4) for w in row] for row in density.log_weight.tolist()]
     [[-1.2655, -2.2655], [-1.2655, -2.2655], [-1.2655, -2.2655]]
     """
+    call = as_arguments(args, kwargs)
+    check_options((model, guide), call, **given(num_particles=(num_particles, 1), vectorize=(vectorize, True)))
+    args, form = taken_apart(call)
+    model, guide = arranged(model, form), arranged(guide, form)
     modules = PythonState([model, guide]).modules
     reading = read(model, guide, args, modules=modules)
     values = enumerated(reading, guide)

@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from pyro_aevb.arguments import first_size
 from pyro_aevb.model_guide.enumeration import trace_summed
 
 PyroCallable = Callable[..., Any]
@@ -119,9 +120,9 @@ def broadcasting(particles: tuple[int, int] | None) -> Iterator[None]:
 
 def number_of_datapoints(args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> int:
     """Return M, the length of the first tensor among the arguments; raise ``TypeError`` if there is none."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim():
-            return len(value)
+    size = first_size(args, kwargs)
+    if size is not None:
+        return size
     kinds = [type(value).__name__ for value in (*args, *kwargs.values())]
     raise TypeError(f"expected x, a tensor with datapoints first, among the arguments, got {kinds}")
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_aevb.data_source import check_data
 from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.model_guide.contract import run_pair
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
 
-Args = tuple[Tensor, ...]
 CHUNK = 1000  # datapoints at a time, for a pair that takes any number of them
 
 
@@ -34,22 +33,22 @@ def dry_run(learner: Learner, feed: Permutations | Passes, ranks: Ranks, total: 
     """
     with torch.random.fork_rng():
         first, *smaller = feed.to_try(total, ranks.part_of)
-        learner.prepare(*first)
-        for args in smaller:
-            _check_smaller(learner, args, len(first[0]))
+        learner.prepare(first)
+        for batch in smaller:
+            _check_smaller(learner, batch, len(first.rows[0]))
         _check_batch_norm(learner, [first, *smaller])
-        _check_all(learner, feed, len(first[0]))
+        _check_all(learner, feed, len(first.rows[0]))
         return ranks.size > 1 and _sums(learner, first)
 
 
-def _check_smaller(learner: Learner, args: Args, usual: int) -> None:
+def _check_smaller(learner: Learner, batch: Minibatch, usual: int) -> None:
     try:
-        learner.check(*args)
+        learner.check(batch)
     except Exception as error:  # it is the size: the same datapoints passed in the first minibatch
         raise ValueError(
             f"expected model and guide to take every minibatch of this run, got the error below for one of "
-            f"{len(args[0])} datapoints, where the others have {usual}; pass drop_last=True, or a batch_size that "
-            "divides the data"
+            f"{len(batch.rows[0])} datapoints, where the others have {usual}; pass drop_last=True, or a batch_size "
+            "that divides the data"
         ) from error
 
 
@@ -60,29 +59,30 @@ def _row(done: int, place: int) -> str:
 def _check_all(learner: Learner, feed: Permutations | Passes, batch_size: int) -> None:
     """Check the pair on all data in RAM: in chunks, or in minibatches of the real size where it takes only those."""
     any_size, done = True, 0
-    for args in feed.everything(max(CHUNK, batch_size)):
-        check_data(*args, name=functools.partial(_row, done))
-        done += len(args[0])
+    for batch in feed.everything(max(CHUNK, batch_size)):
+        rows = batch.rows if batch.form is None else batch.rows[: batch.form.num_rows]
+        check_data(*rows, name=functools.partial(_row, done))
+        number = len(rows[0])
+        done += number
         if any_size:
             try:
-                learner.check(*args)
+                learner.check(batch)
             except Exception:  # whether it is the size or the data, the real size tells
                 any_size = False
         if not any_size:
-            for part in zip(*(arg.split(batch_size) for arg in args), strict=True):
-                if len(part[0]) == batch_size:
-                    learner.check(*part)
+            for begin in range(0, number - batch_size + 1, batch_size):
+                learner.check(batch.take(slice(begin, begin + batch_size)))
 
 
-def _check_batch_norm(learner: Learner, minibatches: list[Args]) -> None:
+def _check_batch_norm(learner: Learner, minibatches: list[Minibatch]) -> None:
     """Raise ``ValueError`` for a minibatch of one datapoint that a batch normalization can't be trained on."""
     norms = [module for module in learner.modules if isinstance(module, _BatchNorm) and module.training]
-    alone = [args for args in minibatches if len(args[0]) == 1]
+    alone = [batch.call() for batch in minibatches if len(batch.rows[0]) == 1]
     if not norms or not alone:
         return
     buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
-        run_pair(learner.model, learner.guide, alone[0])
+        run_pair(learner.model, learner.guide, alone[0].args, alone[0].kwargs)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -95,11 +95,11 @@ def _check_batch_norm(learner: Learner, minibatches: list[Args]) -> None:
             buffer.copy_(value)
 
 
-def _sums(learner: Learner, args: Args) -> bool:
+def _sums(learner: Learner, batch: Minibatch) -> bool:
     """Return whether N is only the minibatch's size; raise where a prior on theta would then count several times."""
     sizes = []
-    for some in (args, tuple(a[: (len(a) + 1) // 2] for a in args)):
-        learner.check(*some)
+    for some in (batch, batch.take(slice((len(batch.rows[0]) + 1) // 2))):
+        learner.check(some)
         sizes.append(learner.dataset_size)
     if sizes[0] != sizes[1] and learner.theta_prior is not None:
         raise ValueError(

@@ -15,6 +15,7 @@ from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import Data, DataSet, Stream, check_integers, data_source
 from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
+from pyro_aevb.model_guide.contract import named
 from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.training.checkpoint import Checkpoints
@@ -89,8 +90,11 @@ def fit(
         learner: a :class:`~pyro_aevb.learners.Learner`: ``AEVB``, ``WakeSleep``, ``ReweightedWakeSleep``, ``MCEM`` or
             one of your own.
         train: N datapoints: a tensor, an array, a memory-mapped one (read row by row), a ``Dataset``, or anything
-            indexed by a tensor of indices; a tuple of these where model and guide take more than x.  Or a stream: a
-            ``DataLoader`` or any iterable of minibatches, endless ones too, an ``IterableDataset`` of datapoints.
+            indexed by a tensor of indices; a tuple of these where model and guide take more than x, a dict where they
+            take it by name, :class:`~pyro_aevb.Arguments` for both.  Flags, numbers, ``None``, lists, dicts and packed
+            sequences may be among them; a tensor of another length than N, or a :class:`~pyro_aevb.Shared` one, goes to
+            every minibatch as it is.  Or a stream: a ``DataLoader`` or any iterable of minibatches, endless ones too,
+            an ``IterableDataset`` of datapoints.
         validation: data likewise: its bound is evaluated as "validation", with "validation_standard_error".
         samples: how many datapoints to visit in all; this or ``epochs``; for a stream neither means one pass.
         epochs: how many passes to make.
@@ -148,7 +152,7 @@ def fit(
     ranks, checkpoints = Ranks(), None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoints_kept)
     ranks.check_same({"checkpoint_dir": checkpoints is not None, "resume": resume})
     with ranks.together():
-        source = data_source(train, batch_size, device)
+        source = data_source(named(learner.model, train), batch_size, device)
         length = length_of(source, samples, epochs, batch_size, dataset_size, drop_last)
         _check_options(learner, source, ranks, length.total, schedule, clip_norm, kl_warm_up)
         feed = minibatches(source, batch_size, seed, length.passes, drop_last)
@@ -175,7 +179,7 @@ def fit(
 
 
 def _bound(learner: Learner, validation: Data | None, **options: Any) -> ValidationBound | None:
-    return None if validation is None else ValidationBound(learner, validation, **options)
+    return None if validation is None else ValidationBound(learner, named(learner.model, validation), **options)
 
 
 @contextmanager

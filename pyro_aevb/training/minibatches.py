@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyro_aevb.data_source import DataSet, Stream, check_integers
+from pyro_aevb.data_source import DataSet, Rows, Stream, check_integers
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.random_state import OwnRandomState
 from pyro_aevb.training.computed_permutation import ComputedPermutation
@@ -73,21 +73,21 @@ class Permutations:
         state, found = self._kept.state_dict(), []
         for _ in range(2):
             with OwnRandomState(0).in_use():
-                found.append(checksum(self.data.at(self._places(0, self.batch_size), drawn=False)))
+                found.append(checksum(self.data.at(self._places(0, self.batch_size), drawn=False).tensors))
             self._kept.load_state_dict(state)
         return found[0] == found[1]
 
-    def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
+    def to_try(self, total: int | None, part_of: PartOf) -> list[Minibatch]:
         """Return a minibatch of each size that a run over ``total`` datapoints has, the usual size first."""
         usual, rest = min(self.batch_size, total or self.batch_size), (total or 0) % self._one_pass
         last = [self._one_pass % self.batch_size] if total is None or total >= self._one_pass else []
         sizes = dict.fromkeys([usual, *(size for size in (*last, rest % self.batch_size) if size)])
         first = self._places(0, self.batch_size)
-        return [self.data.at(first[:size][part_of(size)]) for size in sizes]
+        return [_minibatch(self.data.at(first[:size][part_of(size)])) for size in sizes]
 
-    def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+    def everything(self, chunk: int) -> Iterator[Minibatch]:
         """Yield all of the data in chunks; none of what is on disk."""
-        return iter(()) if self.data.on_disk else self.data.in_order(chunk)
+        return iter(()) if self.data.on_disk else map(_minibatch, self.data.in_order(chunk))
 
     def next(self, most: int | None, part_of: PartOf) -> Taken | None:
         """Return the next minibatch, of ``most`` datapoints at most; the last one of a pass may be smaller."""
@@ -96,7 +96,8 @@ class Permutations:
         places = self._places(self._place, min(self._place + self.batch_size, self._one_pass))[:most]
         self._place += len(places)
         part = places[part_of(len(places))]
-        return Taken(Minibatch(self.data.at(part, drawn=False), part, places, self.data.draw), len(places))
+        batch = _minibatch(self.data.at(part, drawn=False))
+        return Taken(batch._replace(places=part, all_places=places, draw=self.data.draw), len(places))
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
@@ -120,9 +121,9 @@ class Passes:
 
     def __init__(self, data: Stream, passes: int | None) -> None:
         self.data, self.passes = data, passes
-        self._items: Iterator[tuple[Tensor, ...]] | None = None
-        self._ahead: list[tuple[Tensor, ...]] = []
-        self._last: tuple[Tensor, ...] | None = None
+        self._items: Iterator[Rows] | None = None
+        self._ahead: list[Rows] = []
+        self._last: Rows | None = None
         self._done, self._taken = 0, 0  # passes, and minibatches of this one
         self._finds_its_place = tells_its_state(data.data)
         with torch.random.fork_rng():
@@ -139,18 +140,19 @@ class Passes:
                 settings["datapoints"] = len(stream.dataset)
         return {"train": settings}
 
-    def to_try(self, total: int | None, part_of: PartOf) -> list[tuple[Tensor, ...]]:
+    def to_try(self, total: int | None, part_of: PartOf) -> list[Minibatch]:
         """Return the first minibatch, which :meth:`next` will return again."""
         self._look_ahead()
-        return [tuple(a[part_of(len(a))] for a in self._ahead[0])]
+        first = _minibatch(self._ahead[0])
+        return [first.take(part_of(len(first.rows[0])))]
 
-    def everything(self, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+    def everything(self, chunk: int) -> Iterator[Minibatch]:
         """Yield nothing: a stream is checked as it comes."""
         return iter(())
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch: all processes must have the same."""
-        return {"first minibatch": checksum(self._ahead[0])}
+        return {"first minibatch": checksum(self._ahead[0].tensors)}
 
     def repeats(self) -> bool:
         """Return whether the first minibatch comes again from the same states: what a later run relies on."""
@@ -160,27 +162,27 @@ class Passes:
         self._put(self._before)
         self._items = None
         self._look_ahead()
-        return checksum(first) == checksum(self._ahead[0])
+        return checksum(first.tensors) == checksum(self._ahead[0].tensors)
 
     def next(self, most: int | None, part_of: PartOf) -> Taken | None:
         """Return the next minibatch, cut off after ``most`` datapoints; ``None`` when there are no more."""
-        args = self._item()
-        if args is None:
+        rows = self._item()
+        if rows is None:
             self._done += 1
             if self._done == self.passes or self.data.once:
                 return None
             self._items, self._taken = None, 0
-            if (args := self._item()) is None:
+            if (rows := self._item()) is None:
                 return None
         self._taken += 1
-        self._last = args
-        args = tuple(a[:most] for a in args)
-        size = len(args[0])
-        return Taken(Minibatch(tuple(a[part_of(size)] for a in args)), size)
+        self._last = rows
+        batch = _minibatch(rows).take(slice(most))
+        size = len(batch.rows[0])
+        return Taken(batch.take(part_of(size)), size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where in which pass this is."""
-        last = None if self._last is None or self._taken == 0 else checksum(self._last)
+        last = None if self._last is None or self._taken == 0 else checksum(self._last.tensors)
         states = self._states() if self._finds_its_place and not self._ahead else self._before
         return {"done": self._done, "taken": self._taken, "last": last, **states}
 
@@ -203,7 +205,7 @@ class Passes:
                     f"expected the stream of the run that is resumed, of {self._taken} minibatches or more, got one "
                     f"that ends after {i}"
                 )
-        if self._last is not None and state["last"] is not None and checksum(self._last) != state["last"]:
+        if self._last is not None and state["last"] is not None and checksum(self._last.tensors) != state["last"]:
             raise ValueError(
                 f"expected the stream of the run that is resumed, got another minibatch in place {self._taken}; pass "
                 "the same data, or begin anew in another checkpoint_dir"
@@ -234,7 +236,7 @@ class Passes:
                 raise ValueError("expected at least one minibatch, got a stream that is empty")
             self._ahead.append(first)
 
-    def _item(self) -> tuple[Tensor, ...] | None:
+    def _item(self) -> Rows | None:
         if self._ahead:
             return self._ahead.pop()
         if self._items is None:
@@ -242,6 +244,12 @@ class Passes:
             self._items = self.data.in_order()
         with self._random.in_use():
             return next(self._items, None)
+
+
+def _minibatch(rows: Rows) -> Minibatch:
+    """Return datapoints as a learner takes them, the tensors that they have in common last."""
+    wholes = () if rows.form is None else rows.form.wholes
+    return Minibatch((*rows.tensors, *wholes), form=rows.form)
 
 
 def _parts_of(stream: Any) -> list[Any]:
@@ -262,7 +270,7 @@ def rows_checksum(data: DataSet) -> str:
     state = kept.state_dict()
     for seed in range(2):
         with OwnRandomState(seed).in_use():
-            found.append(checksum(data.at(places, drawn=False)))
+            found.append(checksum(data.at(places, drawn=False).tensors))
     kept.load_state_dict(state)
     return found[0] if found[0] == found[1] else "drawn"
 

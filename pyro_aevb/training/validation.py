@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, DataSet, check_data, check_integers, data_source
+from pyro_aevb.data_source import Data, DataSet, Minibatches, check_data, check_integers, data_source
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import read
@@ -64,8 +64,12 @@ class ValidationBound:
             first = next(self.data.in_order(self.batch_size), None)
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
-            check_data(*first)
-            reading = read(model, guide, first)
+            check_data(*first.tensors)
+            source = self.data
+            number = len(source) if isinstance(source, DataSet) else 0
+            self.minibatches = Minibatches(number, 0, first.form, lambda: source.in_order(self.batch_size))
+            model, guide = self.minibatches.arranged(model), self.minibatches.arranged(guide)
+            reading = read(model, guide, first.tensors)
         self.density = capture_log_density(
             model,
             guide,
@@ -78,7 +82,7 @@ class ValidationBound:
     def __call__(self) -> dict[str, float]:
         """Return the mean over datapoints and its standard error."""
         with evaluating(self.learner.modules), seeded(self.seed):
-            value, error = estimate(self.density, self.data.in_order(self.batch_size)).mean()
+            value, error = estimate(self.density, self.minibatches).mean()
         return {"validation": value, "validation" + ERROR: error}
 
     def settings(self) -> dict[str, str]:

@@ -122,7 +122,7 @@ REFUSED = {
     "text": (Frame(np.array([["a", "b"]], dtype=object)), TypeError, "frame of numbers.*get_dummies"),
     "a list": ([1.0, 2.0], TypeError, "a tensor, an array, .*torch.as_tensor"),
     "a string": ("x.npy", TypeError, "a tensor, an array"),
-    "a dict": ({"x": X}, TypeError, "a tensor, an array"),
+    "a dict of no data": ({"x": [1.0, 2.0]}, TypeError, "a tensor, an array"),
     "a number": (torch.tensor(1.0), ValueError, "datapoints, got a single number"),
     "nothing": (X[:0], ValueError, "at least one datapoint"),
     "an empty stream": (iter(()), ValueError, "at least one datapoint, got a stream without minibatches"),

@@ -468,28 +468,6 @@ def test_a_learner_of_ones_own_trains_in_fit(tmp_path):
     assert longer.records[-1].training > history.records[0].training
 
 
-def test_keywords_are_refused_and_the_remedy_works():
-    def model(x, scale=1.0):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, scale), obs=x)
-
-    def guide(x, scale=1.0):
-        a = pyro.param("a", torch.tensor(0.0))
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(a * x, scale))
-
-    x = torch.randn(10)
-    with pytest.raises(
-        TypeError, match=r"by position, step\(x, ...\), got the keywords \['scale'\]; .*functools.partial"
-    ):
-        AEVB(model, guide, ADAM).step(x, scale=2.0)
-    with pytest.raises(TypeError, match=r"got the keywords \['x'\]"):
-        AEVB(model, guide, ADAM).step(x=x)
-    wide = AEVB(functools.partial(model, scale=2.0), functools.partial(guide, scale=2.0), ADAM)
-    assert wide.step(x).loss.isfinite()
-
-
 def test_every_learner_is_final_and_the_door_has_two_methods():
     assert Learner.__abstractmethods__ == {"update", "parameters_of"}
     for learner in (AEVB, WakeSleep, ReweightedWakeSleep, MCEM):
