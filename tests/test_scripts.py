@@ -54,21 +54,14 @@ def test_a_header_states_commands_durations_and_numbers(script):
     assert ("--quick" in commands[-1].words) == ("benchmarks" in script)
 
 
-IN_THIS_PROCESS = ("examples/tabular_mixed_types.py", "examples/vae_mnist.py")
+BY_DEFAULT = ("examples/tabular_mixed_types.py", "examples/vae_mnist.py")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script not in IN_THIS_PROCESS])
-def test_the_last_command_of_a_header_gives_its_numbers(script, tmp_path):
-    command = header_commands(script)[-1]
-    code, out, err = run(script, *command.words, *folder_option(script, tmp_path))
-    assert code == 0, err[-2000:]
-    assert not broken(command.promises, printed_numbers(out, command.promises)), out
-
-
-@pytest.mark.parametrize("script", IN_THIS_PROCESS)
-def test_the_last_command_of_an_example_gives_its_numbers_in_this_process(script, tmp_path, capsys):
-    """Without the seconds of imports that each command begins with; of the other scripts, what takes least is below."""
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=() if s in BY_DEFAULT else pytest.mark.slow) for s in SCRIPTS]
+)
+def test_the_last_command_of_a_header_gives_its_numbers(script, tmp_path, capsys):
+    """In this process, without the seconds of imports that each command begins with."""
     command = header_commands(script)[-1]
     load_script(script).main([*command.words, *folder_option(script, tmp_path)])
     out = capsys.readouterr().out

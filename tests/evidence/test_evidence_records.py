@@ -94,7 +94,9 @@ def test_a_log_mean_weight_by_hand():
 
 
 @pytest.mark.parametrize(
-    "method", [Importance(), AIS(num_temperatures=1, num_leapfrog=1, start="guide")], ids=["importance", "ais"]
+    "method",
+    [Importance(), pytest.param(AIS(num_temperatures=1, num_leapfrog=1, start="guide"), marks=pytest.mark.slow)],
+    ids=["importance", "ais"],
 )
 def test_weights_of_known_moments(method):
     """AIS in one step from the guide is importance sampling."""

@@ -6,7 +6,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from covering import in_turn
 from linear_gaussian import LinearGaussian
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
@@ -115,7 +114,8 @@ def test_map_adds_the_gradient_of_a_unit_gaussian_once_for_the_whole_data_set():
     torch.testing.assert_close(penalized.elbo, plain.elbo)
 
 
-@pytest.mark.parametrize("objective", [pytest.param(Trace_ELBO, marks=pytest.mark.slow), TraceMeanField_ELBO])
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", [pytest.param(Trace_ELBO, marks=pytest.mark.exhaustive), TraceMeanField_ELBO])
 def test_aevb_reaches_the_best_diagonal_guide(objective):
     lg = LinearGaussian(50, 2, 4)
     W = lg.true["W"] @ torch.tensor([[1.0, 0.8], [0.0, 0.6]]).double()  # a posterior far from diagonal
@@ -171,6 +171,8 @@ def test_learners_reach_the_maximum_likelihood_evidence(name):
     evidence_gap(name, 0, half=name in HALF_AS_LONG)
 
 
-@pytest.mark.parametrize(("name", "seed"), in_turn([(name,) for name in LEARNERS], [1, 2, 3]))
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", LEARNERS)
 def test_learners_reach_it_on_other_data_too(name, seed):
     evidence_gap(name, seed)

@@ -78,7 +78,7 @@ def test_trajectories_do_not_come_back_to_where_they_began():
     assert correlation < 0.2, correlation
 
 
-@pytest.mark.parametrize("start", [0.001, 30.0])
+@pytest.mark.parametrize("start", [0.001, pytest.param(30.0, marks=pytest.mark.slow)])
 def test_the_step_size_finds_ninety_percent_acceptance(start):
     x = torch.poisson(torch.full((200,), 3.0).double())
     learner = MCEM(gamma_poisson(200), ADAM, step_size=start, num_updates=1)

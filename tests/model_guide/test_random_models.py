@@ -307,7 +307,7 @@ def test_many_values_of_an_objective(name, description, vectorize):
 
 
 @pytest.mark.slow
-@budget(10 * MORE)
+@budget(6 * MORE)
 @given(descriptions(), st.sampled_from(list(OBJECTIVES)))
 @each_alone
 def test_many_graphs(description, name):
@@ -316,7 +316,7 @@ def test_many_graphs(description, name):
 
 
 @pytest.mark.slow
-@budget(30 * MORE)
+@budget(15 * MORE)
 @given(descriptions())
 @each_alone
 def test_many_neighbours(description):

@@ -401,7 +401,7 @@ def python(code, *args, **kwargs):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=environment, **kwargs)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.exhaustive)])
 def test_kill_9_at_any_moment(kills, tmp_path):
     assert python(CHILDREN, tmp_path, kills).wait() == 0
     history, right = run("aevb", "tensor", epochs=20)
