@@ -83,8 +83,8 @@ def fit(
 
     Where ``torch.distributed`` has been initialized, each process takes its part of every minibatch, in the same order
     whatever their number, with noise of its own; the first one evaluates, shows progress and writes.  The others wait
-    for an evaluation as long as the group's timeout lets them (``init_process_group(..., timeout=)``; 30 minutes by
-    default with gloo, 10 with nccl).  Only the first one needs to see ``checkpoint_dir``.
+    for an evaluation as long as it takes, whatever the group's timeout.  Only the first one needs to see
+    ``checkpoint_dir``.
 
     Args:
         learner: a :class:`~pyro_aevb.learners.Learner`: ``AEVB``, ``WakeSleep``, ``ReweightedWakeSleep``, ``MCEM`` or

@@ -6,8 +6,10 @@ What makes the sum right is Eq. (8): with M datapoints a minibatch counts N/M ti
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +18,8 @@ import torch.distributed
 from torch import Tensor
 
 from pyro_aevb.learners.minibatch_share import Share
+
+HEARTBEAT = 2.0  # seconds between two signs of life of the first rank, while the others wait for it
 
 
 class Ranks:
@@ -59,6 +63,29 @@ class Ranks:
         values = [value]
         torch.distributed.broadcast_object_list(values, src=0, device=self._device)
         return values[0]
+
+    def run_on_first(self, function: Callable[[], Any]) -> Any:
+        """Return what a function returns on the first rank, which alone calls it.
+
+        The others wait for as long as it takes, whatever the group's timeout: they hear from the first rank every
+        ``HEARTBEAT`` seconds, and fail as soon as it is gone.
+        """
+        if self.size == 1:
+            return function()
+        hearts, value = _heartbeats(torch.distributed.group.WORLD), None
+        if self.rank == 0:
+            ended = threading.Event()
+            beating = threading.Thread(target=_beat, args=(hearts, ended), daemon=True)
+            beating.start()
+            try:
+                value = function()
+            finally:
+                ended.set()
+                beating.join()
+        else:
+            while not _heard_the_end(hearts):
+                pass
+        return self.from_first(value)
 
     def of_all(self, value: Any) -> list[Any]:
         """Return every rank's value, in the order of ranks."""
@@ -113,6 +140,25 @@ class Ranks:
     def _device(self) -> torch.device:
         nccl = torch.distributed.get_backend() == "nccl"
         return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+@functools.lru_cache(maxsize=1)
+def _heartbeats(world: Any) -> Any:
+    """Return a group of the same processes, in which a sign of life is no part of what they say to each other."""
+    return torch.distributed.new_group(backend="gloo")
+
+
+def _beat(hearts: Any, ended: threading.Event) -> None:
+    """Tell the other ranks every few seconds that there is more to wait for, and at the end that there isn't."""
+    while not ended.wait(HEARTBEAT):
+        torch.distributed.broadcast(torch.zeros(()), src=0, group=hearts)
+    torch.distributed.broadcast(torch.ones(()), src=0, group=hearts)
+
+
+def _heard_the_end(hearts: Any) -> bool:
+    sign = torch.zeros(())
+    torch.distributed.broadcast(sign, src=0, group=hearts)
+    return bool(sign)
 
 
 @contextmanager

@@ -215,18 +215,18 @@ class Run:
     def record(self) -> bool:
         """Evaluate, and return whether that ends the run."""
         self.learner.read_losses()
-        began, values = time.perf_counter(), {}
-        if self.ranks.rank == 0:
-            values = {**(self.bound() if self.bound else {}), **(self.evaluate() if self.evaluate else {})}
-        values = self.ranks.from_first(values)
-        history = self.history
+        began, history = time.perf_counter(), self.history
+        values = self.ranks.run_on_first(self._values)
         history.evaluation_seconds += time.perf_counter() - began
         history.seconds = self.seconds()
         training = self._training.take()
         history.records.append(Record(history.samples, history.seconds, values, training))
         self.best.update(history, self.learner)
-        asked = [bool(callback(history)) for callback in self.callbacks] if self.ranks.rank == 0 else []
-        return self.best.is_stale(history) or self.ranks.from_first(any(asked))
+        asked = self.ranks.run_on_first(lambda: any([callback(history) for callback in self.callbacks]))
+        return self.best.is_stale(history) or asked
+
+    def _values(self) -> dict[str, float]:
+        return {**(self.bound() if self.bound else {}), **(self.evaluate() if self.evaluate else {})}
 
     def seconds(self) -> float:
         """Return what this run took, with those that it resumes."""

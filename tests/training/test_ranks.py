@@ -1,5 +1,6 @@
 """Several processes on one minibatch do what one does: the same gradients, the same data, one checkpoint."""
 
+import datetime
 import functools
 import os
 import re
@@ -330,6 +331,28 @@ def test_a_rank_that_is_killed_leaves_a_checkpoint(kind, victim, tmp_path):
 
 def number(path):
     return int(path.name.split("-")[1])
+
+
+def long_evaluation(folder, rank):
+    """Evaluate for longer than the group waits for anyone, in a group of a few seconds."""
+    torch.distributed.destroy_process_group()
+    store = f"file://{folder}/short-{os.getppid()}"
+    timeout = datetime.timedelta(seconds=4)
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timeout)
+    vae, x = make_vae()
+    learner = AEVB(vae.model, vae.guide, ADAM, TraceMeanField_ELBO())
+
+    def evaluate():
+        time.sleep(6)
+        return {"slow": 1.0}
+
+    history = fit(learner, x, samples=2 * N, batch_size=N, evaluate=evaluate, progress=False)
+    give(folder, rank, [record.values for record in history.records])
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_an_evaluation_longer_than_the_groups_timeout(tmp_path):
+    assert launch(long_evaluation, tmp_path, 2) == [[{"slow": 1.0}] * 2] * 2
 
 
 def refusals(folder, rank):
