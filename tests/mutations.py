@@ -965,6 +965,30 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_the_structure_of_a_pair_is_each_flags_own",),
     ),
     Mutation(
+        "learners/dreams.py",
+        "            dream.remove_node(name)\n",
+        "            pass\n",
+        ("tests/learners/test_dreams.py::test_a_latent_that_is_summed_out_is_drawn_in_a_dream",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        "        equal = equal | ~mask.reshape(mask.shape + (1,) * len(site[\"fn\"].event_shape))\n",
+        "        pass\n",
+        ("tests/learners/test_dreams.py::test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        "    return mask is False or bool(equal.all())",
+        "    return True",
+        ("tests/learners/test_dreams.py::test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream",),
+    ),
+    Mutation(
+        "learners/dreams.py",
+        "        for index, arg in enumerate(args[:number]):",
+        "        for index, arg in enumerate(args):",
+        ("tests/test_arguments.py::test_learners_take_the_steps_of_plain_tensors",),
+    ),
+    Mutation(
         "data_source.py",
         "if np.ma.is_masked(array):",
         "if False:",

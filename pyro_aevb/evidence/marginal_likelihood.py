@@ -214,7 +214,9 @@ def _estimator(method: str | Estimator) -> Estimator:
 
 
 def _draws_from_guide(estimator: Estimator) -> bool:
-    """Return whether the guide is only drawn from, so that auxiliary sites of it are integrated out."""
+    """Return whether the guide is only drawn from, if at all, so that auxiliary sites of it are integrated out."""
+    if isinstance(estimator, AIS | SMC):
+        return estimator.start == "prior"
     return isinstance(estimator, Importance) or (isinstance(estimator, Auto) and estimator.annealing.start == "prior")
 
 
