@@ -972,7 +972,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/sites.py",
-        "        equal = equal | ~mask.reshape(mask.shape + (1,) * len(site[\"fn\"].event_shape))\n",
+        '        equal = equal | ~mask.reshape(mask.shape + (1,) * len(site["fn"].event_shape))\n',
         "        pass\n",
         ("tests/learners/test_dreams.py::test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream",),
     ),
@@ -987,6 +987,18 @@ MUTATIONS = [
         "        for index, arg in enumerate(args[:number]):",
         "        for index, arg in enumerate(args):",
         ("tests/test_arguments.py::test_learners_take_the_steps_of_plain_tensors",),
+    ),
+    Mutation(
+        "learners/mcem.py",
+        "chains.positions.shape[-1] != space.dim:",
+        "space.dim == 0:",
+        ("tests/test_arguments.py::test_chains_of_other_latents_are_told_and_the_remedy_works",),
+    ),
+    Mutation(
+        "training/minibatches.py",
+        "{constants} {form.numbers} {checksum(form.wholes)}",
+        "{form.numbers}",
+        ("tests/test_arguments.py::test_a_run_with_another_flag_is_not_resumed",),
     ),
     Mutation(
         "data_source.py",
