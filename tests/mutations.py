@@ -938,7 +938,7 @@ MUTATIONS = [
         "learners/learner.py",
         "return self._pair.form, *(",
         "return None, *(",
-        ("tests/test_arguments.py::test_another_flag_is_another_function",),
+        ("tests/test_arguments.py::test_n_is_each_forms_own",),
     ),
     Mutation(
         "data_source.py",
@@ -966,9 +966,15 @@ MUTATIONS = [
     ),
     Mutation(
         "learners/dreams.py",
-        "            dream.remove_node(name)\n",
-        "            pass\n",
+        'observed |= site.infer.get("parts", {name: nodes[name]})',
+        "observed |= {name: nodes[name]}",
         ("tests/learners/test_dreams.py::test_a_latent_that_is_summed_out_is_drawn_in_a_dream",),
+    ),
+    Mutation(
+        "evidence/marginal_likelihood.py",
+        '        return estimator.start == "prior"\n',
+        "        return False\n",
+        ("tests/evidence/test_marginal_likelihood.py::test_guides_that_lack_a_site_or_have_one_too_many",),
     ),
     Mutation(
         "model_guide/sites.py",

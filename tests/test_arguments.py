@@ -423,6 +423,28 @@ def test_another_flag_is_another_function():
         assert losses[0] == pytest.approx(losses[1], rel=1e-9)
 
 
+def test_n_is_each_forms_own():
+    def sized(fn):
+        def call(x, size):
+            with pyro.plate("data", size, subsample_size=len(x)):
+                fn(x)
+
+        return call
+
+    def inner_guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("k", torch.tensor(0.3).double()) * x, 0.7))
+
+    def inner_model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    learner, found = AEVB(sized(inner_model), sized(inner_guide), SGD), []
+    for size in (100, 200, 100):
+        learner.step(X, size)
+        found.append(learner.dataset_size)
+    assert found == [100, 200, 100]
+
+
 def test_chains_of_other_latents_are_told_and_the_remedy_works():
     def model(x, wide):
         s = pyro.param("s", torch.tensor(1.0).double())

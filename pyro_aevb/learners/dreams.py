@@ -62,7 +62,6 @@ class Dreams:
         self._model, self._guide, self._dream_arguments = model, guide, dream_arguments
         self._sites: list[str] = []
         self._passes = 1
-        self._summed: tuple[str, ...] = ()
         on_a_side(lambda: self._prepare(args))
 
     def loss(self, *args: Any) -> Tensor:
@@ -70,8 +69,6 @@ class Dreams:
         with torch.no_grad():
             dream, imagined = self.draw(args)
         guide_trace = poutine.trace(poutine.replay(self._guide, trace=dream)).get_trace(*imagined)
-        for name in self._summed:  # which the dream has drawn, and the guide doesn't
-            dream.remove_node(name)
         return -read_traces(dream, guide_trace, number_of_datapoints(args)).total("guide", "local", "auxiliary")
 
     def draw(self, args: tuple[Any, ...]) -> tuple[Trace, tuple[Any, ...]]:
@@ -139,7 +136,6 @@ class Dreams:
             "and there are no dreams of data sets with a global one: train with AEVB(model, guide, optim, SGVB()) or "
             "ReweightedWakeSleep(..., insomnia=1), or give {name!r} a value: pyro.condition(model, {{{name!r}: value}})"
         )
-        self._summed = reading.summed
         nodes, observed = _nodes(model_trace), dict[str, Any]()
         for name, site in reading.observations.items():  # as the model wrote them, whatever was summed out around them
             observed |= site.infer.get("parts", {name: nodes[name]})
