@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, minibatches
+from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
@@ -51,7 +51,7 @@ METHODS: dict[str, type[Estimator]] = {
 def log_marginal_likelihood(
     model: PyroCallable,
     guide: PyroCallable | None,
-    *args: Data,
+    *args: Any,
     method: str | Estimator = "importance",
     num_particles: int | None = None,
     num_global_draws: int = 20,
@@ -61,7 +61,7 @@ def log_marginal_likelihood(
     vectorize: bool = True,
     compile: Compile = "auto",
     progress: bool = True,
-    **kwargs: Data,
+    **kwargs: Any,
 ) -> Evidence:
     r"""Estimate log p(x_n) = log int p(x_n, z) dz for each datapoint, in nats, larger is better.
 
