@@ -134,6 +134,11 @@ class DataSet:
             yield self.at(torch.arange(begin, min(begin + batch_size, len(self)), device=self.index_device))
 
     @property
+    def form(self) -> Form | None:
+        """The form of the arguments that are made from the parts; ``None`` where these are the arguments."""
+        return self._form
+
+    @property
     def index_device(self) -> torch.device | None:
         """Where indices belong."""
         return self.parts[0].device if isinstance(self.parts[0], Tensor) else None

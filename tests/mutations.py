@@ -968,7 +968,7 @@ MUTATIONS = [
         "learners/learner.py",
         "return self._pair.form, *(",
         "return None, *(",
-        ("tests/test_arguments.py::test_another_flag_is_another_function",),
+        ("tests/test_arguments.py::test_n_is_each_forms_own",),
     ),
     Mutation(
         "data_source.py",
@@ -993,6 +993,48 @@ MUTATIONS = [
         "analytic_kl, several, one_global_draw, signature_of(args, kwargs)",
         "analytic_kl, several, one_global_draw, ()",
         ("tests/test_arguments.py::test_the_structure_of_a_pair_is_each_flags_own",),
+    ),
+    Mutation(
+        "learners/dreams.py",
+        'observed |= site.infer.get("parts", {name: nodes[name]})',
+        "observed |= {name: nodes[name]}",
+        ("tests/learners/test_dreams.py::test_a_latent_that_is_summed_out_is_drawn_in_a_dream",),
+    ),
+    Mutation(
+        "evidence/marginal_likelihood.py",
+        '        return estimator.start == "prior"\n',
+        "        return False\n",
+        ("tests/evidence/test_marginal_likelihood.py::test_guides_that_lack_a_site_or_have_one_too_many",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        '        equal = equal | ~mask.reshape(mask.shape + (1,) * len(site["fn"].event_shape))\n',
+        "        pass\n",
+        ("tests/learners/test_dreams.py::test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        "    return mask is False or bool(equal.all())",
+        "    return True",
+        ("tests/learners/test_dreams.py::test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream",),
+    ),
+    Mutation(
+        "learners/dreams.py",
+        "        for index, arg in enumerate(args[:number]):",
+        "        for index, arg in enumerate(args):",
+        ("tests/test_arguments.py::test_learners_take_the_steps_of_plain_tensors",),
+    ),
+    Mutation(
+        "learners/mcem.py",
+        "chains.positions.shape[-1] != space.dim:",
+        "space.dim == 0:",
+        ("tests/test_arguments.py::test_chains_of_other_latents_are_told_and_the_remedy_works",),
+    ),
+    Mutation(
+        "training/minibatches.py",
+        "{constants} {form.numbers} {checksum(form.wholes)}",
+        "{form.numbers}",
+        ("tests/test_arguments.py::test_a_run_with_another_flag_is_not_resumed",),
     ),
     Mutation(
         "data_source.py",

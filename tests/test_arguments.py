@@ -237,6 +237,19 @@ def test_fit_validates_and_resumes_as_with_plain_tensors(name, tmp_path):
     assert all(torch.equal(found[2][key], found[1][key]) for key in found[1])
 
 
+def test_a_run_with_another_flag_is_not_resumed(tmp_path):
+    def run(double, w, resume=False):
+        learner = LEARNERS["SGVB"](*pair_of("flag")[:2], False)
+        options = {"epochs": 1, "batch_size": 6, "progress": False, "checkpoint_dir": tmp_path, "resume": resume}
+        return fit(learner, (X, Y, w, double), **options)
+
+    run(True, W)
+    for changed in ((False, W), (True, 2 * W), (1, W)):
+        with pytest.raises(ValueError, match="expected a checkpoint of this run"):
+            run(*changed, resume=True)
+    assert run(True, W, resume=True).samples == N
+
+
 def gap(model, guide, *args, **kwargs):
     evidence = Evidence(torch.zeros(N).double(), torch.zeros(N).double(), "lower")
     return evidence_gap(model, guide, *args, evidence=evidence, num_steps=2, progress=False, **kwargs).best_elbo.value
@@ -408,6 +421,47 @@ def test_another_flag_is_another_function():
                 losses.append(found)
         assert losses[0][:2] == losses[1][:2]  # the parameter goes its way; the first loss of each flag is alone
         assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_n_is_each_forms_own():
+    def sized(fn):
+        def call(x, size):
+            with pyro.plate("data", size, subsample_size=len(x)):
+                fn(x)
+
+        return call
+
+    def inner_guide(x):
+        pyro.sample("z", dist.Normal(pyro.param("k", torch.tensor(0.3).double()) * x, 0.7))
+
+    def inner_model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    learner, found = AEVB(sized(inner_model), sized(inner_guide), SGD), []
+    for size in (100, 200, 100):
+        learner.step(X, size)
+        found.append(learner.dataset_size)
+    assert found == [100, 200, 100]
+
+
+def test_chains_of_other_latents_are_told_and_the_remedy_works():
+    def model(x, wide):
+        s = pyro.param("s", torch.tensor(1.0).double())
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            if wide:
+                z = z + pyro.sample("u", dist.Normal(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, s), obs=x)
+
+    def learner():
+        return MCEM(model, SGD, num_leapfrog=2, num_updates=1)
+
+    index, mixed = torch.arange(N), learner()
+    mixed.step(X, False, index=index)
+    with pytest.raises(ValueError, match=r"expected a model of 1 latent dimensions, as the chains have, got 2; .*MCEM"):
+        mixed.step(X, True, index=index)
+    learner().step(X, True, index=index)
 
 
 def test_the_structure_of_a_pair_is_each_flags_own():

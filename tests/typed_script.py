@@ -14,6 +14,7 @@ from pyro_aevb import (
     AIS,
     SGVB,
     VAE,
+    Arguments,
     BoundEstimate,
     Evidence,
     EvidenceGap,
@@ -53,7 +54,8 @@ def train_own_model(x: Tensor) -> float:
     learner: Learner = AEVB(model, guide, functools.partial(torch.optim.Adam, lr=1e-3), objective)
     history = fit(learner, x, epochs=2, batch_size=10, progress=False)
     assert_type(history, History)
-    assert_type(log_density(model, guide, x), LogDensity)
+    fit(learner, {"x": x}, Arguments(x), epochs=1, batch_size=10, progress=False)
+    assert_type(log_density(model, guide, x=x), LogDensity)
     bound = elbo(model, guide, x)
     assert_type(bound, BoundEstimate)
     evidence = log_marginal_likelihood(model, guide, x, method=AIS(10), progress=False)

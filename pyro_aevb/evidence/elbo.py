@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, minibatches
+from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.estimates import BoundEstimate
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, check_options, given, named, read
@@ -24,13 +25,13 @@ from pyro_aevb.random_state import seeded
 def elbo(
     model: PyroCallable,
     guide: PyroCallable,
-    *args: Data,
+    *args: Any,
     num_particles: int = 1,
     batch_size: int = 1000,
     seed: int | None = None,
     vectorize: bool = True,
     compile: Compile = "auto",
-    **kwargs: Data,
+    **kwargs: Any,
 ) -> BoundEstimate:
     r"""Return E_q[log p(x_n, z) - log q(z|x_n)] for each datapoint: a lower bound on log p(x_n).
 

@@ -24,7 +24,7 @@ from torch.distributions.constraints import Constraint
 from tqdm import tqdm
 
 from pyro_aevb.arguments import as_arguments
-from pyro_aevb.data_source import Data, minibatches
+from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.evidence.estimator import check_sizes
@@ -55,7 +55,7 @@ class EvidenceGap(NamedTuple):
 def evidence_gap(
     model: PyroCallable,
     guide: PyroCallable,
-    *args: Data,
+    *args: Any,
     evidence: Evidence,
     num_steps: int = 500,
     learning_rate: float = 0.05,
@@ -63,7 +63,7 @@ def evidence_gap(
     batch_size: int = 100,
     seed: int | None = None,
     progress: bool = True,
-    **kwargs: Data,
+    **kwargs: Any,
 ) -> EvidenceGap:
     r"""Return log p(x) - ELBO in two parts: what the guide's family can't reach, and what its network doesn't.
 

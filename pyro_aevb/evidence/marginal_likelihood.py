@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, minibatches
+from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
@@ -52,7 +52,7 @@ METHODS: dict[str, type[Estimator]] = {
 def log_marginal_likelihood(
     model: PyroCallable,
     guide: PyroCallable | None,
-    *args: Data,
+    *args: Any,
     method: str | Estimator = "importance",
     num_particles: int | None = None,
     num_global_draws: int = 20,
@@ -62,7 +62,7 @@ def log_marginal_likelihood(
     vectorize: bool = True,
     compile: Compile = "auto",
     progress: bool = True,
-    **kwargs: Data,
+    **kwargs: Any,
 ) -> Evidence:
     r"""Estimate log p(x_n) = log int p(x_n, z) dz for each datapoint, in nats, larger is better.
 
@@ -231,7 +231,9 @@ def _over_the_rest(
 
 
 def _draws_from_guide(estimator: Estimator) -> bool:
-    """Return whether the guide is only drawn from, so that auxiliary sites of it are integrated out."""
+    """Return whether the guide is only drawn from, if at all, so that auxiliary sites of it are integrated out."""
+    if isinstance(estimator, AIS | SMC):
+        return estimator.start == "prior"
     return isinstance(estimator, Importance) or (isinstance(estimator, Auto) and estimator.annealing.start == "prior")
 
 

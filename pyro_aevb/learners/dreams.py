@@ -9,7 +9,7 @@ Shapes: M datapoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,8 +22,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.arguments import Arguments, inside_of
-from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.sites import masked_log_prob
+from pyro_aevb.model_guide.reading import read_traces
+from pyro_aevb.model_guide.sites import holds, masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 
@@ -39,8 +39,8 @@ REMEDY = (
 class Dreams:
     """Draws from a model, and what a pair makes of them.
 
-    The model is run once to see what there is to dream.  A model that reads x to make x (teacher forcing) dreams site
-    by site, each given the sites before it.
+    The model is run once to see what there is to dream; a latent that is summed out awake is drawn in a dream.  A model
+    that reads x to make x (teacher forcing) dreams site by site, each given the sites before it.
 
     Args:
         model: p(x, z).
@@ -136,20 +136,18 @@ class Dreams:
             "and there are no dreams of data sets with a global one: train with AEVB(model, guide, optim, SGVB()) or "
             "ReweightedWakeSleep(..., insomnia=1), or give {name!r} a value: pyro.condition(model, {{{name!r}: value}})"
         )
-        if reading.summed:
-            raise ValueError(
-                f"expected a model whose draws can be dreamed, got {list(reading.summed)} summed out; train with "
-                "AEVB(model, guide, optim, SGVB()) or ReweightedWakeSleep(..., insomnia=1), or sample them in the guide"
-            )
-        self._sites = list(reading.observations)
-        for name, site in reading.observations.items():
-            if isinstance(innermost(site.fn), dist.Unit):
+        nodes, observed = _nodes(model_trace), dict[str, Any]()
+        for name, site in reading.observations.items():  # as the model wrote them, whatever was summed out around them
+            observed |= site.infer.get("parts", {name: nodes[name]})
+        self._sites = list(observed)
+        for name, node in observed.items():
+            if isinstance(innermost(node["fn"]), dist.Unit):
                 raise ValueError(
                     f"expected observations that can be dreamed, got pyro.factor({name!r}, ...); write "
                     "pyro.sample(..., obs=x), or train with AEVB or ReweightedWakeSleep(insomnia=1)"
                 )
         if self._dream_arguments is None:
-            self._check_other_arguments(args, reading, guide_trace)
+            self._check_other_arguments(args, [node["value"] for node in observed.values()], guide_trace)
         if not self._is_drawn_from_the_model(args):
             self._passes = len(self._sites)
             if self._passes == 1 or not self._is_drawn_from_the_model(args):
@@ -166,9 +164,7 @@ class Dreams:
         again: Mapping[str, Any] = trace_model(self._model, dream, imagined).nodes
         for name in self._sites:
             drawn, seen = nodes[name], again[name]
-            if drawn["value"].shape != seen["value"].shape or not torch.equal(
-                drawn["value"].to(seen["value"].dtype), seen["value"]
-            ):
+            if not holds(seen, drawn["value"]):
                 raise ValueError(
                     f"expected the arguments of a dream to hold what was dreamed, got other values at site {name!r}; "
                     "dream_arguments has to put each dreamed value where its site observes it"
@@ -177,9 +173,9 @@ class Dreams:
                 return False
         return True
 
-    def _check_other_arguments(self, args: tuple[Any, ...], reading: Reading, guide_trace: Trace) -> None:
+    def _check_other_arguments(self, args: tuple[Any, ...], seen: Sequence[Any], guide_trace: Trace) -> None:
         """Raise ``ValueError`` if the pair reads an argument that may be made from x, which a dream would leave."""
-        views = [_view(site.value, args) for site in reading.observations.values()]
+        views = [_view(value, args) for value in seen]
         observed = {view.argument for view in views if view is not None}
         form = inside_of(self._model)[1]
         number = len(args) if form is None else form.num_rows  # what all datapoints have in common stays as it is

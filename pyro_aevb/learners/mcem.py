@@ -168,6 +168,11 @@ class MCEM(Learner):
         assert batch.places is not None
         everyone = batch.places if batch.all_places is None else batch.all_places
         size = max(self.dataset_size, int(everyone.max()) + 1)
+        if chains.positions is not None and chains.positions.shape[-1] != space.dim:
+            raise ValueError(
+                f"expected a model of {chains.positions.shape[-1]} latent dimensions, as the chains have, got "
+                f"{space.dim}; arguments that change the latents need an MCEM of their own"
+            )
         state = hmc.init(target, chains.at(batch.places, size, lambda: space.prior_draw(*args)))
         step_size = chains.step_size
         for _ in range(self.num_transitions):

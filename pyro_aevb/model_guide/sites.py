@@ -115,3 +115,19 @@ def joint_mask(model: Any, guide: Any) -> Any:
 def replace_site(site: Site, **changes: Any) -> Site:
     """Return a copy of the site with other values; ``dataclasses.replace`` takes longer."""
     return Site(**{**site.__dict__, **changes})
+
+
+def holds(site: Any, value: Tensor) -> bool:
+    """Return whether a node of a trace has this value, wherever it isn't masked off.
+
+    Args:
+        site: the node.
+        value: of the shape of the node's value, or of another one, which is no such value.
+    """
+    seen, mask = site["value"], site["mask"]
+    if value.shape != seen.shape:
+        return False
+    equal = value.to(seen.dtype) == seen
+    if isinstance(mask, Tensor):
+        equal = equal | ~mask.reshape(mask.shape + (1,) * len(site["fn"].event_shape))
+    return mask is False or bool(equal.all())

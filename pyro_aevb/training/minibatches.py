@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_aevb.arguments import CONSTANTS
 from pyro_aevb.data_source import DataSet, Rows, Stream, check_integers
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.random_state import OwnRandomState
@@ -60,7 +61,7 @@ class Permutations:
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common: its numbers, and a checksum of rows from all over the data."""
-        return self._numbers | {"train": {"rows": rows_checksum(self.data)}}
+        return self._numbers | {"train": {"rows": rows_checksum(self.data), **others_of(self.data)}}
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch where :meth:`settings` has none."""
@@ -273,6 +274,15 @@ def rows_checksum(data: DataSet) -> str:
             found.append(checksum(data.at(places, drawn=False).tensors))
     kept.load_state_dict(state)
     return found[0] if found[0] == found[1] else "drawn"
+
+
+def others_of(data: DataSet) -> dict[str, str]:
+    """Return a line of what of the arguments isn't datapoints: flags, numbers, tensors in common; empty for none."""
+    form = data.form
+    if form is None:
+        return {}
+    constants = [repr(value) if isinstance(value, CONSTANTS) else type(value).__name__ for value in form.constants]
+    return {"others": f"{form.key[0]} {constants} {form.numbers} {checksum(form.wholes)}"}
 
 
 def checksum(rows: Iterable[Tensor]) -> str:

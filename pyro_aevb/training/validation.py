@@ -16,7 +16,7 @@ from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.random_state import seeded
 from pyro_aevb.training.history import ERROR, History
-from pyro_aevb.training.minibatches import rows_checksum
+from pyro_aevb.training.minibatches import others_of, rows_checksum
 
 
 class ValidationBound:
@@ -88,7 +88,9 @@ class ValidationBound:
     def settings(self) -> dict[str, str]:
         """Return a checksum of some of the data: a resumed run with validation data must have the same."""
         data = self.data
-        return {"validation": rows_checksum(data) if isinstance(data, DataSet) else type(data.data).__name__}
+        if not isinstance(data, DataSet):
+            return {"validation": type(data.data).__name__}
+        return {"validation": " ".join([rows_checksum(data), *others_of(data).values()])}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the fast path goes by: how often it was called with which shapes."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_aevb import ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb import ReweightedWakeSleep, WakeSleep, elbo, fit
 from pyro_aevb.learners.dreams import Dreams
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
@@ -173,5 +173,65 @@ def test_a_factor_cannot_be_dreamed():
 
 def test_arguments_that_do_not_hold_the_dream_are_noticed():
     model, guide, x, f = feature_pair()
-    with pytest.raises(ValueError, match="expected the arguments of a dream to hold what was dreamed"):
+    with pytest.raises(ValueError, match=r"expected the arguments of a dream to hold what was dreamed"):
         Dreams(model, guide, (x, f), dream_arguments=lambda sites, x, f: (x, f))
+
+
+def test_a_latent_that_is_summed_out_is_drawn_in_a_dream():
+    """The dream is the one of the model that draws it without a site; awake, it is summed out."""
+
+    def model(x, site=True):
+        with pyro.plate("data", len(x)):
+            prior = dist.Categorical(torch.tensor([0.3, 0.7]).double())
+            y = pyro.sample("y", prior, infer={"enumerate": "parallel"}) if site else prior.expand([len(x)]).sample()
+            loc = torch.tensor([-1.0, 2.0]).double()[y] * pyro.param("a", torch.tensor(1.0).double())
+            z = pyro.sample("z", dist.Normal(loc, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x, site=True):
+        k = pyro.param("k", torch.tensor(0.5).double())
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(k * x, 0.5))
+
+    x = torch.randn(20).double()
+    dreams = Dreams(model, guide, (x,))
+    pyro.set_rng_seed(3)
+    loss = dreams.loss(x)
+    pyro.set_rng_seed(3)
+    dream = poutine.trace(poutine.uncondition(functools.partial(model, site=False))).get_trace(x)
+    log_q = poutine.trace(poutine.replay(guide, trace=dream)).get_trace(dream.nodes["x"]["value"]).log_prob_sum()
+    torch.testing.assert_close(loss, -log_q, rtol=1e-12, atol=1e-12)
+    expected = elbo(model, guide, x, seed=3).mean().value
+    learner = WakeSleep(model, guide, ADAM, ADAM)
+    learner.prepare(x)
+    pyro.set_rng_seed(3)
+    assert float(learner.step(x).elbo) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_masked_off_needn_t_be_in_the_arguments_of_a_dream():
+    """Sequences that end early: a dream has values after the end too, which its packed arguments leave out."""
+
+    def model(x, lengths):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zero(), 1.0))
+            for t in range(2):
+                with poutine.mask(mask=t < lengths):
+                    pyro.sample(f"x_{t}", dist.Normal(z, pyro.param("s", torch.tensor(1.0).double())), obs=x[:, t])
+
+    def guide(x, lengths):
+        k = pyro.param("k", torch.tensor(0.5).double())
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(k * x.sum(1), 0.5))
+
+    def imagine(sites, x, lengths):
+        return torch.where(
+            torch.arange(2) < lengths[:, None], torch.stack([sites["x_0"], sites["x_1"]], 1), 0.0
+        ), lengths
+
+    def too_short(sites, x, lengths):
+        return imagine(sites, x, lengths.clamp(max=1))[0], lengths
+
+    x, lengths = torch.randn(6, 2).double(), torch.tensor([1, 2, 2, 1, 2, 1])
+    WakeSleep(model, guide, ADAM, ADAM, dream_arguments=imagine).step(x, lengths)
+    with pytest.raises(ValueError, match=r"expected the arguments of a dream to hold what was dreamed, .* site 'x_1'"):
+        WakeSleep(model, guide, ADAM, ADAM, dream_arguments=too_short).step(x, lengths)
