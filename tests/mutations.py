@@ -672,6 +672,18 @@ MUTATIONS = [
         ("tests/model_guide/test_guide_values.py::test_a_mark_that_can_t_be_followed_is_said",),
     ),
     Mutation(
+        "model_guide/discrete_posterior.py",
+        "    with seeded(seed):\n",
+        "    if True:\n",
+        ("tests/model_guide/test_discrete_posterior.py::test_all_values_have_the_same_draw_of_z",),
+    ),
+    Mutation(
+        "model_guide/discrete_posterior.py",
+        "if math.prod(shape) != num_data or num_data not in shape:",
+        "if False:",
+        ("tests/model_guide/test_discrete_posterior.py::test_what_has_no_posterior_here_is_said",),
+    ),
+    Mutation(
         "objectives/objective.py",
         "if not self.sums_values:",
         "if False:",
