@@ -40,6 +40,7 @@ from .learners.reweighted_wake_sleep import (
 from .learners.wake_sleep import WakeSleep as WakeSleep, WakeSleepInfo as WakeSleepInfo
 from .model_guide.bayesian import Bayesian as Bayesian
 from .model_guide.contract import NonFiniteLossError as NonFiniteLossError
+from .model_guide.discrete_posterior import discrete_posterior as discrete_posterior
 from .model_guide.log_density import (
     LogDensity as LogDensity,
     capture_log_density as capture_log_density,

@@ -562,14 +562,14 @@ MUTATIONS = [
     ),
     Mutation(
         "learners/reweighted_wake_sleep.py",
-        "            log_weight.mean() + global_part,",
-        "            log_weight.sum() + global_part,",
+        "particles.expected(log_weight).detach().mean() + global_part",
+        "particles.expected(log_weight).detach().sum() + global_part",
         (f"{INFOS}::test_reweighted_wake_sleep",),
     ),
     Mutation(
         "learners/reweighted_wake_sleep.py",
-        "torch.softmax(log_weight, 0)",
-        "torch.softmax(log_weight.flatten(), 0).view_as(log_weight)",
+        "torch.softmax(each, 0)",
+        "torch.softmax(each.flatten(), 0).view_as(each)",
         (f"{INFOS}::test_reweighted_wake_sleep",),
     ),
     Mutation(
@@ -662,7 +662,7 @@ MUTATIONS = [
     Mutation(
         "model_guide/guide_values.py",
         "term = torch.where(mask, term, torch.full_like(term, -math.log(num_values)))",
-        "pass",
+        "term = term + 0.0",
         ("tests/model_guide/test_guide_values.py::test_a_label_that_is_there_says_nothing_to_q_of_y[at once]",),
     ),
     Mutation(
@@ -670,6 +670,18 @@ MUTATIONS = [
         "if len(site.frames) > 1:",
         "if False:",
         ("tests/model_guide/test_guide_values.py::test_a_mark_that_can_t_be_followed_is_said",),
+    ),
+    Mutation(
+        "model_guide/discrete_posterior.py",
+        "    with seeded(seed):\n",
+        "    if True:\n",
+        ("tests/model_guide/test_discrete_posterior.py::test_all_values_have_the_same_draw_of_z",),
+    ),
+    Mutation(
+        "model_guide/discrete_posterior.py",
+        "if math.prod(shape) != num_data or num_data not in shape:",
+        "if False:",
+        ("tests/model_guide/test_discrete_posterior.py::test_what_has_no_posterior_here_is_said",),
     ),
     Mutation(
         "objectives/objective.py",
@@ -823,7 +835,7 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/particles.py",
-        "score=_unmasked(reading, log_q) if",
+        "score=_unmasked(reading, log_q, how.enumerated) if",
         "score=log_q if",
         (
             f"{WEIGHTED}::test_the_expected_gradient_of_a_discrete_guide_is_the_enumerated_one[score function-guide]",
@@ -844,8 +856,8 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/score_function.py",
-        "(signal.sum(0) - signal) / (len(signal) - 1)",
-        "signal.mean(0)",
+        "(each.sum(0) - each) / (len(each) - 1)",
+        "each.mean(0, keepdim=True).expand_as(each)",
         (f"{OBJECTIVE}::test_the_leave_one_out_gradient_is_a_sample_covariance",),
     ),
     Mutation(

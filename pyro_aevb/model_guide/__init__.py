@@ -2,6 +2,7 @@
 
 from pyro_aevb.data_source import check_data
 from pyro_aevb.model_guide.contract import NonFiniteLossError, read
+from pyro_aevb.model_guide.discrete_posterior import discrete_posterior
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
@@ -19,6 +20,7 @@ __all__ = [
     "Site",
     "capture_log_density",
     "check_data",
+    "discrete_posterior",
     "evaluating",
     "log_density",
     "read",

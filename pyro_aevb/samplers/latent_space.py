@@ -79,7 +79,8 @@ class LatentSpace:
             if site.fn.support.is_discrete:
                 raise ValueError(
                     f"expected continuous latents for HMC, got the discrete site {name!r}; "
-                    "use WakeSleep to train and method='importance' to evaluate, or sum the site out of the model"
+                    "use WakeSleep to train and method='importance' to evaluate, or mark it in the model, "
+                    "infer={'enumerate': 'parallel'}, to be summed out"
                 )
             plates = [frame.name for frame in site.frames if frame.vectorized]
             if len(plates) > 1:

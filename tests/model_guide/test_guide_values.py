@@ -15,6 +15,7 @@ from pyro_aevb import (
     AEVB,
     AIS,
     IWAE,
+    MCEM,
     SGVB,
     STL,
     Objective,
@@ -352,6 +353,25 @@ def test_wake_sleep_evaluates_q_of_y():
 
     info = WakeSleep(m2(p)[0], guide, ADAM, ADAM).step(X)
     assert math.isfinite(info.sleep_loss.item())
+
+
+def test_mcem_takes_the_mark_in_both_halves():
+    p = start()
+    model, _ = m2(p)
+
+    def with_parameter(x):
+        return model(x + 0 * pyro.param("theta", torch.zeros(()).double()))
+
+    def guide(x):
+        return m2({key: pyro.param(key, value) for key, value in p.items()})[1](x)
+
+    rows = torch.arange(N)
+    with pytest.raises(ValueError, match=r"the discrete site 'y'; .* mark it in the model, infer=\{'enumerate'"):
+        MCEM(with_parameter, ADAM, guide=guide, guide_optim=ADAM).step(X, index=rows)
+    pyro.clear_param_store()
+    info = MCEM(config_enumerate(with_parameter), ADAM, guide=guide, guide_optim=ADAM).step(X, index=rows)
+    assert 0 < info.acceptance <= 1
+    assert math.isfinite(info.elbo.item())
 
 
 METHODS = {

@@ -1,0 +1,149 @@
+"""Labels for few images and none for the others: M2 of Kingma et al. 2014, with the label summed out.
+
+p(y) p(z) p(x|y, z) with a digit y, a style z and binary pixels x, and q(y|x) q(z|x, y).  Where y is given, both halves
+take it; where it isn't, the guide enumerates it.  Minibatches without and with labels take turns.  The classifier is
+q(y|x); it learns from the bound alone, or from ``--weights`` nats a label besides.
+
+    python examples/semi_supervised.py                          # 3 minutes
+    accuracy, 100 labels, bound alone: 0.92 ± 0.03
+    accuracy, 100 labels: 0.93 ± 0.03
+    accuracy, 500 labels, bound alone: 0.94 ± 0.03
+    accuracy, 500 labels: 0.96 ± 0.02
+
+    python examples/semi_supervised.py --epochs 2 --labels 100  # 20 seconds
+    accuracy, 100 labels: 0.89 ± 0.06
+
+The accuracy is that of the most probable label by q(y|x), on the test images.  On MNIST, ``--dataset mnist --epochs 2``
+with its files in the cache folder, 3,000 labels gave 0.955 (0.893 by the bound alone) and 100 gave 0.80, by one draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyro_aevb import AEVB, SGVB
+from pyro_aevb.datasets import cache_folder, load_dataset
+
+C, BATCH = 10, 50  # labels; images of a minibatch
+
+
+class M2(nn.Module):
+    """The model and the guide.
+
+    Args:
+        num_pixels: D.
+        latent_dim: J, of the style.
+        size: units of each hidden layer.
+        weight: nats that a label counts for q(y|x) beside the bound.
+    """
+
+    def __init__(self, num_pixels: int, weight: float, latent_dim: int = 5, size: int = 200) -> None:
+        super().__init__()
+        self.latent_dim, self.weight = latent_dim, weight
+        self.label = nn.Sequential(
+            nn.Linear(num_pixels, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, C)
+        )
+        self.image, self.digit = nn.Linear(num_pixels, size), nn.Linear(C, size)
+        self.style = nn.Linear(size, 2 * latent_dim)
+        self.pixels = nn.Sequential(
+            nn.Linear(latent_dim + C, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, num_pixels)
+        )
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        """p(y) p(z) p(x|y, z), and what a label counts for q(y|x)."""
+        pyro.module("m2", self)
+        with pyro.plate("data", len(x)):
+            if y is not None and self.weight:
+                with pyro.poutine.scale(scale=self.weight):
+                    pyro.sample("label", dist.OneHotCategorical(logits=self.label(x)), obs=y)
+            y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(C)), obs=y)
+            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=self.pixels(torch.cat([z, y], -1))).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """q(y|x), enumerated, and q(z|x, y)."""
+        pyro.module("m2", self)
+        with pyro.plate("data", len(x)):
+            if y is None:
+                q = dist.OneHotCategorical(logits=self.label(x))
+                y = pyro.sample("y", q, infer={"enumerate": "parallel"})
+            loc, log_scale = self.style(torch.relu(self.image(x) + self.digit(y))).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def labelled_images(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return grey training images and their labels, then those of the test."""
+    data = load_dataset(name, pixels="grey")
+    if name == "digits":
+        from sklearn.datasets import load_digits  # here, since it takes a second to import
+
+        order = torch.randperm(len(data.train) + len(data.test), generator=torch.Generator().manual_seed(0))
+        labels = torch.as_tensor(load_digits().target)[order]  # as load_dataset shuffles the images
+    else:
+        files = [cache_folder() / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte.gz" for part in ("train", "t10k")]
+        parts = [np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=8) for file in files]
+        labels = torch.as_tensor(np.concatenate(parts))
+    y = one_hot(labels.long(), C).float()
+    return data.train, y[: len(data.train)], data.test, y[len(data.train) :]
+
+
+def balanced(y: Tensor, count: int) -> Tensor:
+    """Return ``count`` rows at random, equally many of each digit."""
+    order = torch.randperm(len(y))
+    return torch.cat([order[y[order, c] == 1][: count // C] for c in range(C)])
+
+
+def train(m2: M2, x: Tensor, y: Tensor, labelled: Tensor, epochs: int) -> None:
+    """Train on minibatches without labels, and with them of the rows ``labelled``, in turn; pixels are drawn anew."""
+    steps = epochs * (len(x) // BATCH)
+    adam = torch.optim.Adam(m2.parameters(), lr=2e-3)
+    rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: max(0.02, 1 - step / (2 * steps)))
+    learner = AEVB(m2.model, m2.guide, rate, SGVB(kl="analytic"))
+    for step in range(steps):
+        if step % (len(x) // BATCH) == 0:
+            order = torch.randperm(len(x)).split(BATCH)
+        learner.step(torch.bernoulli(x[order[step % (len(x) // BATCH)]]))
+        some = labelled[torch.randint(len(labelled), (BATCH,))]
+        learner.step(torch.bernoulli(x[some]), y[some])
+
+
+@torch.no_grad()
+def accuracy(m2: M2, x: Tensor, y: Tensor) -> float:
+    """Return the share of images whose most probable label by q(y|x) is the right one."""
+    return (m2.label(x).argmax(-1) == y.argmax(-1)).float().mean().item()
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Train with each number of labels, with and without the classifier's part, print the accuracy and return it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=["digits", "mnist"], default="digits")
+    parser.add_argument("--labels", type=int, nargs="+", default=[100, 500])
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 20.0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+
+    x, y, test_x, test_y = labelled_images(args.dataset)
+    results = {}
+    for count in args.labels:
+        for weight in args.weights:
+            pyro.set_rng_seed(args.seed)
+            m2 = M2(x.shape[1], weight)
+            with pyro.get_param_store().scope():  # parameters of their own for each
+                train(m2, x, y, balanced(y, count), args.epochs)
+            name = f"accuracy, {count} labels" + ("" if weight else ", bound alone")
+            results[name] = accuracy(m2, test_x, test_y)
+            print(f"{name}: {results[name]:.4f}", flush=True)
+    return results
+
+
+if __name__ == "__main__":
+    main()
