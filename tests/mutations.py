@@ -834,7 +834,7 @@ MUTATIONS = [
         (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
     ),
     Mutation(
-        "objectives/particles.py",
+        "objectives/draws.py",
         "score=_unmasked(reading, log_q, how.enumerated) if",
         "score=log_q if",
         (

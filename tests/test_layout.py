@@ -354,7 +354,7 @@ DECIDED_IN = {f"pyro_aevb/model_guide/{name}.py" for name in ("enumeration", "re
 TAKE_VALUES = {
     "pyro_aevb/learners/dreams.py",
     "pyro_aevb/objectives/gradient_scale.py",
-    "pyro_aevb/objectives/particles.py",
+    "pyro_aevb/objectives/draws.py",
     "pyro_aevb/samplers/latent_space.py",
     "pyro_aevb/evidence/annealing.py",
     "pyro_aevb/plots.py",

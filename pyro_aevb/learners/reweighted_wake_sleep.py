@@ -16,7 +16,8 @@ from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.dependence import Structure, structure
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.objectives.particles import draw, log_mean_exp, with_gradient
+from pyro_aevb.objectives.draws import draw
+from pyro_aevb.objectives.particles import log_mean_exp, with_gradient
 
 
 class ReweightedWakeSleepInfo(NamedTuple):

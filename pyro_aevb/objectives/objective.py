@@ -24,7 +24,8 @@ from torch import Tensor
 
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
-from pyro_aevb.objectives.particles import Flow, Particles, draw, with_gradient
+from pyro_aevb.objectives.draws import Flow, draw
+from pyro_aevb.objectives.particles import Particles, with_gradient
 from pyro_aevb.one_thread import one_thread
 
 
