@@ -149,7 +149,7 @@ def _heartbeats(world: Any) -> Any:
 
 
 def _beat(hearts: Any, ended: threading.Event) -> None:
-    """Tell the other ranks every few seconds that there is more to wait for, and at the end that there isn't."""
+    """Broadcast every few seconds that there is more to wait for, and at the end that there isn't."""
     while not ended.wait(HEARTBEAT):
         torch.distributed.broadcast(torch.zeros(()), src=0, group=hearts)
     torch.distributed.broadcast(torch.ones(()), src=0, group=hearts)
