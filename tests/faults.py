@@ -3,6 +3,7 @@
     python tests/faults.py                          every fault with its full count, a line a configuration
     python tests/faults.py kill                     one of them
     python tests/faults.py signal --trials 20       so many trials of it, over all of its configurations together
+    python tests/faults.py kill --only "full VB"    of one configuration, or several, as many as it has of all of them
 
 A run that was stopped is resumed to its end and compared, to the bit, with one that nothing happened to; a file that is
 read gives what was written, or one sentence.  Anything else is WRONG, and the exit code is 1.  docs/FAULTS.md has the
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ if __name__ == "__main__":
 
 import torch
 from faulty_files import DAMAGED, HOSTILE, corrupt, harm, seeded
-from faulty_runs import CONFIGURATIONS, LATE, disturb, kill, short_of_disk, signalled
+from faulty_runs import CONFIGURATIONS, LATE, disturb, kill, read_only, short_of_disk, signalled
 
 AT_ONCE = 4  # disturbances of one run
 MEMORY = "/dev/shm"  # a file system that doesn't wait for a disk
@@ -54,8 +55,9 @@ FAULTS = {
     for fault in (
         Fault("kill", 300, tuple(CONFIGURATIONS), _disturbed(kill)),
         Fault("signal", 200, tuple(CONFIGURATIONS), _disturbed(signalled)),
-        Fault("kill a rank", 40, ("tensor",), _disturbed(kill, size=2)),
+        Fault("kill a rank", 60, ("tensor",), _disturbed(kill, size=2)),
         Fault("full disk", 40, ("tensor", "loader", "mcem"), _disturbed(short_of_disk)),
+        Fault("read-only disk", 20, ("tensor", "stream"), _disturbed(read_only)),
         Fault("corrupted", 2000, tuple(DAMAGED), lambda name, rng, folder, *_: corrupt(name, rng, folder)),
         Fault("hostile", 150, tuple(HOSTILE), lambda name, rng, folder, *_: harm(name, rng, folder)),
     )
@@ -84,10 +86,12 @@ def shared_out(trials: int, configurations: tuple[str, ...]) -> dict[str, int]:
     return {name: each + (place < more) for place, name in enumerate(configurations) if each + (place < more)}
 
 
-def report(name: str, trials: int | None, parent: Path) -> bool:
+def report(name: str, trials: int | None, parent: Path, only: Sequence[str] = ()) -> bool:
     """Make a fault in all of its configurations, print a line of each, and return whether all went well."""
     fault, well = FAULTS[name], True
     for configuration, count in shared_out(trials or fault.trials, fault.configurations).items():
+        if only and configuration not in only:
+            continue
         began = time.monotonic()
         found = made(fault, configuration, count, parent)
         words = "; ".join(f"{number} {outcome}" for outcome, number in found.most_common())
@@ -101,6 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", help=f"of {', '.join(FAULTS)}; by default all")
     parser.add_argument("--trials", type=int, help="of each fault, over all configurations")
+    parser.add_argument("--only", nargs="+", default=(), metavar="CONFIGURATION", help="these configurations")
     arguments = parser.parse_args()
     if unknown := set(arguments.faults) - set(FAULTS):
         parser.error(f"expected faults out of {list(FAULTS)}, got {sorted(unknown)}")
@@ -108,7 +113,7 @@ def main() -> int:
     warnings.simplefilter("error")
     print("| fault | configuration | trials | what came of it |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(dir=MEMORY if Path(MEMORY).is_dir() else None) as name:
-        results = [report(fault, arguments.trials, Path(name)) for fault in arguments.faults or FAULTS]
+        results = [report(fault, arguments.trials, Path(name), arguments.only) for fault in arguments.faults or FAULTS]
     return 0 if all(results) else 1
 
 

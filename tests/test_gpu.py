@@ -23,9 +23,11 @@ from pyro_aevb import (
     IWAE,
     MCEM,
     SGVB,
+    SMC,
     STL,
     VAE,
     VIMCO,
+    Auto,
     DReG,
     Importance,
     PosteriorDensity,
@@ -202,6 +204,8 @@ METHODS = {
     "posterior-density": (PosteriorDensity(), 100),
     "ais": (AIS(100, num_leapfrog=3), 16),
     "quadrature": (Quadrature(), None),
+    "smc": (SMC(20, num_leapfrog=3), 8),
+    "auto": (Auto(annealing=AIS(100, num_leapfrog=3)), 500),
 }
 
 

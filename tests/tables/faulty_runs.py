@@ -1,4 +1,4 @@
-"""Runs that are killed, signalled or short of disk at a random moment, and the run that nothing happened to.
+"""Runs that are killed, signalled or can't write at a random moment, and the run that nothing happened to.
 
 Each runs in a forked child of a process that has imported everything.
 """
@@ -14,11 +14,13 @@ from datetime import timedelta
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import torch
 from pairs import bernoulli_vae
-from torch.utils.data import DataLoader, TensorDataset
+from pyro.optim import ExponentialLR
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
-from pyro_aevb import AEVB, MCEM, WakeSleep
+from pyro_aevb import AEVB, IWAE, MCEM, SGVB, Arguments, Bayesian, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.files import pack, unpack
 from pyro_aevb.training import fit
@@ -27,6 +29,7 @@ from pyro_aevb.training.checkpoint import Checkpoints
 N, SAMPLES, FULL = 40, 320, 7  # datapoints, those of a run, and the exit code for a full disk
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 LATE = "too late"
+NOBODY = 65534  # the user who may write nothing
 SECONDS = 120  # in which a process ends by itself
 
 
@@ -38,6 +41,23 @@ class Shuffled:
 
     def __iter__(self):
         return iter(self.x[torch.as_tensor(self.generator.permutation(N))].split(8))
+
+
+class Places(IterableDataset):
+    """Datapoints in an order that depends on the pass, which it keeps and tells."""
+
+    def __init__(self, x):
+        self.x, self.passes = x, 0
+
+    def __iter__(self):
+        self.passes += 1
+        yield from self.x[torch.randperm(N, generator=torch.Generator().manual_seed(self.passes))]
+
+    def state_dict(self):
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state):
+        self.passes = state["passes"]
 
 
 class Draws:
@@ -57,16 +77,40 @@ class Draws:
         self.count = state["count"]
 
 
-def aevb(pair, optimizer=ADAM):
-    return AEVB(pair.model, pair.guide, optimizer, compile=False)
+def aevb(pair, optimizer=ADAM, compile=False):
+    return AEVB(pair.model, pair.guide, optimizer, compile=compile)
 
 
 def halving(parameters):
     return torch.optim.lr_scheduler.StepLR(ADAM(parameters), step_size=10, gamma=0.5)
 
 
-def loader(x):
-    return DataLoader(TensorDataset(x), 8, shuffle=True, generator=torch.Generator().manual_seed(3))
+def loader(x, **options):
+    return DataLoader(TensorDataset(x), 8, shuffle=True, generator=torch.Generator().manual_seed(3), **options)
+
+
+def weighted(x):
+    sampler = WeightedRandomSampler([1.0, 3.0] * (N // 2), N, generator=torch.Generator().manual_seed(4))
+    return DataLoader(TensorDataset(x), 8, sampler=sampler)
+
+
+def exponential(parameters):
+    return ExponentialLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.99})
+
+
+def bayesian(pair):
+    bayes = Bayesian(pair.model, pair.guide, torch.zeros(8, 6).double())
+    return AEVB(bayes.model, bayes.guide, ADAM, compile=False)
+
+
+def reweighted(pair):
+    return ReweightedWakeSleep(pair.model, pair.guide, ADAM, ADAM, num_particles=3, compile=False)
+
+
+def mcem_with_guide(pair):
+    return MCEM(
+        pair.model, ADAM, guide=pair.guide, guide_optim=ADAM, num_leapfrog=2, num_updates=1, compile=False
+    )  # fmt: skip
 
 
 def wake_sleep(pair):
@@ -87,6 +131,34 @@ CONFIGURATIONS = {
     "callbacks": (aevb, lambda x: x, lambda x: {"callbacks": [Draws()]}),
     "wake-sleep": (wake_sleep, lambda x: x, lambda x: {}),
     "mcem": (mcem, lambda x: x, lambda x: {}),
+    "mcem with a guide": (mcem_with_guide, lambda x: x, lambda x: {}),
+    "reweighted wake-sleep": (reweighted, lambda x: x, lambda x: {}),
+    "several particles": (
+        lambda pair: AEVB(pair.model, pair.guide, ADAM, IWAE(3), compile=False),
+        lambda x: x,
+        lambda x: {},
+    ),
+    "full VB": (bayesian, lambda x: x, lambda x: {"validation": x[:10], "keep_best": True}),
+    "a prior on theta": (
+        lambda pair: AEVB(pair.model, pair.guide, ADAM, theta_prior=dist.Normal(0.0, 1.0), compile=False),
+        lambda x: Arguments(x=x),
+        lambda x: {},
+    ),
+    "a graph": (lambda pair: aevb(pair, compile="graph"), lambda x: x, lambda x: {}),
+    "Inductor": (lambda pair: aevb(pair, compile=True), lambda x: x, lambda x: {}),
+    "Pyro's scheduler": (lambda pair: aevb(pair, exponential(None)), lambda x: x, lambda x: {}),
+    "settings": (
+        lambda pair: AEVB(pair.model, pair.guide, ADAM, SGVB(), compile=False),
+        lambda x: x,
+        lambda x: {"clip_norm": 0.5, "kl_warm_up": 200, "schedule": lambda done: 1 - done / 2},
+    ),
+    "a loader with a worker": (
+        aevb,
+        lambda x: loader(x, num_workers=1, multiprocessing_context="fork"),
+        lambda x: {"dataset_size": N},
+    ),
+    "weighted rows": (aevb, weighted, lambda x: {"dataset_size": N}),
+    "an iterable data set": (aevb, lambda x: DataLoader(Places(x), 8), lambda x: {"dataset_size": N}),
 }
 
 
@@ -114,7 +186,7 @@ def train_ranks(folder, result, rank, size, store):
     torch.distributed.barrier()
 
 
-def child(work, log):
+def child(work, log, unprivileged=False):
     """Fork a process that does ``work`` and ends; return its id.  What it fails with is written to ``log``."""
     pid = os.fork()
     if pid:
@@ -122,6 +194,8 @@ def child(work, log):
     code = 1
     try:
         torch.set_num_threads(1)
+        if unprivileged and os.geteuid() == 0:  # who may write to any folder
+            os.setuid(NOBODY)
         for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
         work()
@@ -173,11 +247,11 @@ def warm(name, parent):
     torch.random.set_rng_state(before)
 
 
-def start(name, folder, result, size=1):
+def start(name, folder, result, size=1, unprivileged=False):
     """Start a run in ``size`` processes; return their ids."""
     log = result.with_suffix(".log")
     if size == 1:
-        return [child(lambda: train(name, folder, result), log)]
+        return [child(lambda: train(name, folder, result), log, unprivileged)]
     store = f"{result}-store-{random.randrange(10**9)}"
     return [child(lambda rank=rank: train_ranks(folder, result, rank, size, store), log) for rank in range(size)]
 
@@ -219,8 +293,10 @@ def disturb(name, rng, folder, parent, faults, disturbance, size=1):
     expected, seconds = undisturbed(name, parent, size)
     result, found = folder.with_suffix(".result"), []
     for _ in range(faults):
-        pids = start(name, folder, result, size)
-        found.append(disturbance(rng, pids, seconds, result.with_suffix(".log")))
+        if disturbance is read_only:
+            os.chmod(parent, 0o777)
+        pids = start(name, folder, result, size, unprivileged=disturbance is read_only)
+        found.append(disturbance(rng, pids, seconds, folder))
         if folder.exists() and len(Checkpoints(folder)):
             Checkpoints(folder).newest()
         if found[-1] == LATE:
@@ -232,8 +308,9 @@ def disturb(name, rng, folder, parent, faults, disturbance, size=1):
     return found
 
 
-def kill(rng, pids, seconds, log):
+def kill(rng, pids, seconds, folder):
     """Send SIGKILL to one of the processes; the others end by themselves."""
+    log = folder.with_suffix(".log")
     time.sleep(rng.uniform(0.0, seconds))
     os.kill(rng.choice(pids), signal.SIGKILL)
     codes = []
@@ -247,7 +324,7 @@ def kill(rng, pids, seconds, log):
     return "killed" if any(code == -signal.SIGKILL for code in codes) else LATE
 
 
-def signalled(rng, pids, seconds, log):
+def signalled(rng, pids, seconds, folder):
     """Send SIGINT, SIGTERM or SIGHUP, once or twice."""
     kind = rng.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     time.sleep(moment(rng, seconds))
@@ -255,14 +332,14 @@ def signalled(rng, pids, seconds, log):
     if rng.random() < 0.3:
         time.sleep(rng.random() * 0.05)
         os.kill(pids[0], kind)
-    code = ended(pids[0], log)
+    code = ended(pids[0], folder.with_suffix(".log"))
     if code in (-kind, 130):
         return "before the run had begun, or after its end"
     assert code in (0, 128 + kind), f"exit code {code} after {kind.name}"
     return "ended, and all is written" if code or kind == signal.SIGINT else LATE
 
 
-def short_of_disk(rng, pids, seconds, log):
+def short_of_disk(rng, pids, seconds, folder):
     """Let no file of the process become larger than so many bytes, from some moment on."""
     time.sleep(rng.uniform(0.0, seconds))
     try:
@@ -270,6 +347,23 @@ def short_of_disk(rng, pids, seconds, log):
         resource.prlimit(pids[0], resource.RLIMIT_FSIZE, (rng.randrange(1, 3000), hard))
     except ProcessLookupError:
         return LATE
-    code = ended(pids[0], log)
+    return _failed_to_write(pids[0], folder)
+
+
+def read_only(rng, pids, seconds, folder):
+    """Let nobody write to the run's folder, from some moment on."""
+    time.sleep(rng.uniform(0.0, seconds))
+    if not folder.exists():
+        folder.mkdir()
+        os.chown(folder, NOBODY, -1) if os.geteuid() == 0 else None
+    os.chmod(folder, 0o555)
+    try:
+        return _failed_to_write(pids[0], folder)
+    finally:
+        os.chmod(folder, 0o777)
+
+
+def _failed_to_write(pid, folder):
+    code = ended(pid, folder.with_suffix(".log"))
     assert code in (0, FULL), f"exit code {code}"
     return "an error, and what was there stays" if code else LATE
