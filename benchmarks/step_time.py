@@ -38,6 +38,7 @@ import torch
 from harness import Benchmark, Plan, Task, aligned, positive
 from rivals import floor, missing, rivals_of
 from step_cases import Block, Case, Feed, Networks
+from step_pairs import PAIRS
 from torch import Tensor
 from tqdm import tqdm
 
@@ -45,7 +46,7 @@ from pyro_aevb.capture import Capture
 from pyro_aevb.model_guide import capture_log_density, log_density
 from pyro_aevb.samplers import LatentSpace, hmc
 
-STOCK, SCAN, HAND, COMPILED = "pyro TraceMeanField", "numpyro scan", "torch by hand", "torch by hand, compiled"
+SCAN, HAND, COMPILED = "numpyro scan", "torch by hand", "torch by hand, compiled"
 QUICK = Case("mnist M=100")
 CASES = [
     Case("mnist M=20", batch=20),
@@ -186,7 +187,7 @@ def measure(name: str, makers: dict[str, Callable[[], Block]], bare: Block | Non
             start = time.perf_counter()
             losses[v.name] = v.block(steps)
             times[v.name].append(1e3 * (time.perf_counter() - start) / steps)
-    stock = next((times[n] for n in (STOCK, "pyro RenyiELBO") if n in times), None)
+    stock = next((spent for variant, spent in times.items() if variant.startswith("pyro ")), None)
     rows = []
     for variant, spent in times.items():
         if variant == "floor":
@@ -264,7 +265,8 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
 
 # -- The command ------------------------------------------------------------------------------------------------------
 
-DENSITIES = {
+OTHERS: dict[str, Callable[[str], dict[str, Callable[[], Block]]]] = {
+    **{f"{name}, M=100": variants for name, variants in PAIRS.items()},
     "leapfrog step, 100 chains": leapfrog_variants,
     "log weights, M=100, K=50": importance_variants,
 }
@@ -282,7 +284,7 @@ def plan(args: argparse.Namespace) -> Plan:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if absent := missing():
         print(f"without {' and '.join(absent)}, which the extra `bench` brings: pip install -e '.[bench]'")
-    names = [QUICK.name] if args.quick else [*(case.name for case in CASES), *DENSITIES]
+    names = [QUICK.name] if args.quick else [*(case.name for case in CASES), *OTHERS]
     chosen = [name for name in names if not args.only or args.only in name]
     if not chosen:
         raise ValueError(f"expected --only to be part of one of {names}, got {args.only!r}")
@@ -299,8 +301,8 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     torch._dynamo.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the rivals warn of
-        if task.label in DENSITIES:
-            return {"rows": measure(task.label, DENSITIES[task.label](args.device), None, args.rounds)}
+        if task.label in OTHERS:
+            return {"rows": measure(task.label, OTHERS[task.label](args.device), None, args.rounds)}
         (case,) = (case._replace(device=args.device) for case in CASES if case.name == task.label)
         bare = None if case.conv or case.flow else floor(case)
         return {"rows": measure(case.name, rivals_of(case), bare, args.rounds)}
