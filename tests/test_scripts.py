@@ -245,6 +245,7 @@ def test_resume_makes_only_what_is_missing(tmp_path):
         script.main([*args, "--samples", "1000", "--resume"])
 
 
+@pytest.mark.slow
 def test_what_the_marginal_likelihood_writes_and_resumes(tmp_path):
     script, path = load_script(MARGINAL), tmp_path / "results.json"
     args = ["--train-sizes", "100", "--learners", "aevb-b", "mcem", "--samples", "1000", "--evaluate", "5"]

@@ -157,7 +157,7 @@ COMPILED = {  # by default what is compiled fastest
     ("L^A, 3 particles", "bernoulli_vae"): pytest.mark.slow,
     ("L^B, MAP", "gamma_poisson"): pytest.mark.slow,
     ("wake-sleep", "bernoulli_vae"): pytest.mark.exhaustive,
-    ("mcem", "gamma_poisson"): (),
+    ("mcem", "gamma_poisson"): pytest.mark.slow,
     ("L^A, 3 particles", "gamma_poisson"): pytest.mark.exhaustive,
     ("L^B, MAP", "bernoulli_vae"): pytest.mark.exhaustive,
     ("wake-sleep", "gamma_poisson"): pytest.mark.exhaustive,

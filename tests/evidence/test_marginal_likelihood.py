@@ -40,9 +40,9 @@ METHODS = {
 # Of the methods that run chains, the models that are met by default, those that take least; of the others half in CI.
 CHAINS = {
     "auto": ("laplace_prior", "two_latents_in_turn"),
-    "posterior-density": ("laplace_prior", "two_latents_in_turn"),
+    "posterior-density": ("laplace_prior",),
     "ais": ("laplace_prior",),
-    "ais from the guide": ("gamma_poisson", "mixture_prior"),
+    "ais from the guide": ("gamma_poisson",),
     "smc": ("laplace_prior",),
 }
 
@@ -328,7 +328,9 @@ def test_importance_depends_on_no_neighbour_order_or_pass(replayable):
 
 
 @posterior_tails
-@pytest.mark.parametrize("method", ["ais", "smc", "posterior-density"])
+@pytest.mark.parametrize(
+    "method", ["ais", *(pytest.param(m, marks=pytest.mark.slow) for m in ("smc", "posterior-density"))]
+)
 def test_chains_depend_on_no_neighbour_or_order(replayable, method):
     """Step sizes are tuned for each datapoint by its own chains: neighbours far from the prior change nothing."""
     lg, run = replayable
@@ -361,7 +363,9 @@ def test_quadrature_depends_on_no_neighbour_and_no_guide():
     torch.testing.assert_close(estimate(pair, lg.x, method="quadrature", batch_size=5).value, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["importance", "ais", "posterior-density", "quadrature"])
+@pytest.mark.parametrize(
+    "method", ["importance", "ais", pytest.param("posterior-density", marks=pytest.mark.slow), "quadrature"]
+)
 def test_particles_one_by_one_and_graphs_give_the_same(method):
     lg = LinearGaussian(6, 1 if method == "quadrature" else 2, 4)  # a plane has many points to take one by one
     pair = posterior_pair(lg)

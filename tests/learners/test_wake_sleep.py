@@ -22,6 +22,7 @@ def log_evidence(x, a, W, b):
     return torch.logsumexp(prior + likelihood, -1)
 
 
+@pytest.mark.slow
 def test_a_sigmoid_belief_net_learns_its_data():
     """1,000 patterns of a net with strong weights: the exact evidence comes within 0.15 nats of the true parameters'.
 

@@ -86,7 +86,7 @@ def give(folder, rank, value):
     (Path(folder) / f"result-{rank}").write_bytes(pack(value))
 
 
-TOGETHER = ("gradients", "one_step", "crash_and_resume", "refusals")
+TOGETHER = ("gradients", "one_step", "noise", "crash_and_resume", "refusals")
 
 
 def together(folder, rank):
@@ -243,9 +243,9 @@ def noise(folder, rank):
     )
 
 
-def test_ranks_share_parameters_and_data_but_no_noise(tmp_path):
-    first, second, third = launch(noise, tmp_path, 3)
-    for other in (second, third):
+def test_ranks_share_parameters_and_data_but_no_noise(two_ranks):
+    first, *others = two_ranks["noise"]
+    for other in others:
         for part in ("parameters", "theta"):
             for name, value in first[part].items():
                 assert torch.equal(other[part][name], value)
@@ -257,7 +257,8 @@ def test_ranks_share_parameters_and_data_but_no_noise(tmp_path):
     assert first["chains"].isfinite().all()
     assert first["chains"].shape == (N, 2)
     assert len(first["chains"][:, 0].unique()) == N
-    together = torch.cat([torch.cat(parts) for parts in zip(first["seen"], second["seen"], third["seen"])])  # noqa: B905
+    seen = [each["seen"] for each in two_ranks["noise"]]
+    together = torch.cat([torch.cat(parts) for parts in zip(*seen, strict=True)])
     order = torch.cat([torch.randperm(N, generator=g) for g in [torch.Generator().manual_seed(0)] for _ in range(2)])
     assert torch.equal(together, order), "another order than one process has"
 
