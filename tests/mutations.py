@@ -133,6 +133,12 @@ WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_g
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
+    Mutation(
+        "model_guide/plates.py",
+        "if not isinstance(site.value, Tensor):",
+        "if False:",
+        ("tests/test_arguments.py::test_what_is_observed_is_a_tensor_and_the_remedy_works[list]",),
+    ),
     # -- capture: the fast path is the same function ------------------------------------------------------------------
     Mutation("capture/capture.py", "a.stride(), ", "", (f"{PASSES}::test_other_strides_are_another_graph",)),
     Mutation(

@@ -524,6 +524,24 @@ def test_labels_of_another_length_are_told_and_the_remedy_works():
         call(Y[:12])
 
 
+@pytest.mark.parametrize("labels", [Y.tolist(), 0.5], ids=["list", "number"])
+def test_what_is_observed_is_a_tensor_and_the_remedy_works(labels):
+    def two(x, d):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(z, 1.0), obs=d["y"])
+
+    def guide(x, d):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("b", torch.tensor(0.1).double()) * x, 1.0))
+
+    x = X.flatten()[:N]
+    with pytest.raises(TypeError, match=r"expected a tensor observed at site 'y' of the model, got.*torch.as_tensor"):
+        elbo(two, guide, x, {"y": labels})
+    assert elbo(two, guide, x, {"y": torch.as_tensor(labels).double()}).value.isfinite().all()
+
+
 def test_an_option_that_is_an_argument_of_the_models_too_is_told_and_the_remedy_works():
     def seeded(x, seed=0.0):
         model(x + seed, x, W)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pyro.poutine.indep_messenger import CondIndepStackFrame
+from torch import Tensor
 
 from pyro_aevb.model_guide.sites import DataPlate, Particles, Site
 
@@ -94,7 +95,15 @@ def check_one_data_plate(
 
 
 def check_shape(site: Site, half: str, particles: Particles | None, num_data: int) -> None:
-    """Raise ``ValueError`` unless every dimension of the site's log probabilities is owned by one of its plates."""
+    """Raise ``ValueError`` unless every dimension of the site's log probabilities is owned by one of its plates.
+
+    Raise ``TypeError`` for a value that isn't a tensor.
+    """
+    if not isinstance(site.value, Tensor):
+        raise TypeError(
+            f"expected a tensor observed at site {site.name!r} of the {half}, got {type(site.value).__name__}; pass "
+            "torch.as_tensor(...) of it to model and guide"
+        )
     sizes = {frame.dim: frame.size for frame in site.frames if frame.dim is not None}
     try:
         shape = site.batch_shape
