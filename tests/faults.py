@@ -31,6 +31,7 @@ from faulty_files import DAMAGED, HOSTILE, corrupt, harm, seeded
 from faulty_runs import CONFIGURATIONS, LATE, disturb, kill, read_only, short_of_disk, signalled
 
 AT_ONCE = 4  # disturbances of one run
+SIGNALLED = tuple(CONFIGURATIONS)[:8]  # a kind of learner, data and options each
 MEMORY = "/dev/shm"  # a file system that doesn't wait for a disk
 
 
@@ -54,7 +55,7 @@ FAULTS = {
     fault.name: fault
     for fault in (
         Fault("kill", 300, tuple(CONFIGURATIONS), _disturbed(kill)),
-        Fault("signal", 200, tuple(CONFIGURATIONS), _disturbed(signalled)),
+        Fault("signal", 200, SIGNALLED, _disturbed(signalled)),
         Fault("kill a rank", 60, ("tensor",), _disturbed(kill, size=2)),
         Fault("full disk", 40, ("tensor", "loader", "mcem"), _disturbed(short_of_disk)),
         Fault("read-only disk", 20, ("tensor", "stream"), _disturbed(read_only)),
