@@ -139,7 +139,6 @@ def test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains():
 # -- bidirectional Monte Carlo ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_both_sides_of_bidirectional_monte_carlo():
     """About data of the model's own, whose log p(x) is known; in many steps both sides come to it."""
     lg = LinearGaussian(200, 1, 3)
