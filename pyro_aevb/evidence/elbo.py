@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.estimates import BoundEstimate
-from pyro_aevb.evidence.estimator import check_sizes
-from pyro_aevb.model_guide.contract import check_callables, check_options, given, named, read
+from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
+from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -72,9 +70,7 @@ def elbo(
         num_particles=(num_particles, 1), batch_size=(batch_size, 1000), seed=(seed, None),
         vectorize=(vectorize, True), compile=(compile, "auto"),
     )  # fmt: skip
-    check_options((model, guide), as_arguments(args, kwargs), **options)
-    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
-    model, guide = batches.arranged(model), batches.arranged(guide)
+    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, options)
     density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
     density.expected_calls = len(batches)
     with seeded(seed):

@@ -6,13 +6,16 @@ Shapes: N datapoints, M of them in a minibatch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import check_integers
+from pyro_aevb.data_source import Minibatches, check_integers, minibatches
 from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.model_guide.contract import check_options, named
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers.ais import Tick
 
@@ -73,3 +76,29 @@ def check_sizes(**sizes: int | None) -> None:
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"expected {name} of 1 or more, got {size}")
+
+
+def over_minibatches(
+    model: PyroCallable,
+    guide: PyroCallable | None,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    batch_size: int,
+    options: Mapping[str, Any],
+) -> tuple[Minibatches, PyroCallable, Any]:
+    """Return the minibatches of an estimate, and model and guide as functions of their tensors.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x), or ``None``.
+        args: the data, by position.
+        kwargs: likewise, by name.
+        batch_size: datapoints at a time.
+        options: the options of the estimate that were given, by name.
+
+    Raises:
+        ValueError, TypeError: for data that can't be used, and an option that is an argument of the model's too.
+    """
+    check_options((model, guide), as_arguments(args, kwargs), **options)
+    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
+    return batches, batches.arranged(model), batches.arranged(guide)

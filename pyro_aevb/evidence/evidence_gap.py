@@ -23,12 +23,10 @@ from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 from tqdm import tqdm
 
-from pyro_aevb.arguments import as_arguments
-from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
-from pyro_aevb.evidence.estimator import check_sizes
-from pyro_aevb.model_guide.contract import check_callables, check_options, given, named, read
+from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
+from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
@@ -111,9 +109,7 @@ def evidence_gap(
     """
     check_sizes(num_particles=num_particles, num_steps=num_steps)
     check_callables(model, guide)
-    check_options((model, guide), as_arguments(args, kwargs), **given(seed=(seed, None)))
-    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
-    model, guide = batches.arranged(model), batches.arranged(guide)
+    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, given(seed=(seed, None)))
     if len(evidence.value) != batches.num_data:
         raise ValueError(f"expected evidence of the same {batches.num_data} datapoints, got {len(evidence.value)}")
     bar = tqdm(

@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import minibatches
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
-from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes
+from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes, over_minibatches
 from pyro_aevb.evidence.global_draws import GlobalDraws, check_given, condition, predictive
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
-from pyro_aevb.model_guide.contract import check_callables, check_options, named, read
+from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
 from pyro_aevb.model_guide.modes import evaluated
@@ -132,9 +130,7 @@ def log_marginal_likelihood(
         given=(given, None), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
         compile=(compile, "auto"), progress=(progress, True),
     )  # fmt: skip
-    check_options((model, guide), as_arguments(args, kwargs), **options)
-    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
-    model, guide = batches.arranged(model), batches.arranged(guide)
+    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, options)
     first = next(iter(batches))
     if given:
         model, guide = condition(model, guide, given)

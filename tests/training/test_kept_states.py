@@ -7,7 +7,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from faulty_runs import Draws
+from faulty_runs import Draws, Places
 from pairs import bernoulli_vae
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
@@ -59,23 +59,6 @@ class Buffer(IterableDataset):
             yield buffer[i]
             buffer[i] = row
         yield from buffer
-
-
-class Places(IterableDataset):
-    """Datapoints from a place that it keeps, and tells."""
-
-    def __init__(self, x):
-        self.x, self.passes = x, 0
-
-    def __iter__(self):
-        self.passes += 1
-        yield from self.x[torch.randperm(N, generator=torch.Generator().manual_seed(self.passes))]
-
-    def state_dict(self):
-        return {"passes": self.passes}
-
-    def load_state_dict(self, state):
-        self.passes = state["passes"]
 
 
 def seeded(x):
