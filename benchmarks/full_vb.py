@@ -51,8 +51,9 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     train, test = (part[torch.arange(min(n, len(part)))] for part, n in ((data.train, args.train), (data.test, 1000)))
     pyro.set_rng_seed(args.seed)
     likelihood = "sigmoid-gaussian" if args.dataset == "frey-face" else "bernoulli"
-    size = HIDDEN.get(args.dataset, 500)
-    vae = VAE(train.shape[1], args.latent_dim, hidden_dims=(size,), likelihood=likelihood, dataset_size=len(train))
+    hidden = (args.hidden_dim,)
+    vae = VAE(train.shape[1], args.latent_dim, hidden_dims=hidden, likelihood=likelihood, dataset_size=len(train))
+    vae, train, test = vae.to(args.device), train.to(args.device), test.to(args.device)
     model, guide = vae.model, vae.guide
     if method == "full-vb":
         full = Bayesian(model, guide, train[:2])
@@ -65,7 +66,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         test,
         samples=args.samples,
         evaluate_every=args.samples // 20,
-        batch_size=min(100, len(train)),
+        batch_size=min(args.batch_size, len(train)),
         seed=args.seed,
         progress=not args.quiet,
         label=task.label,
@@ -127,16 +128,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=("digits", "frey-face", "mnist"), default="digits")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--latent-dim", type=positive, default=5)
+    parser.add_argument("--hidden-dim", type=positive, help="units of each hidden layer (default: by the data)")
     parser.add_argument("--train", type=positive, default=200, help="training images (default: the first 200)")
     parser.add_argument("--samples", type=positive, default=400_000, help="training samples a run (default: 4e5)")
+    parser.add_argument("--batch-size", type=positive, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
 
 
 def plan(args: argparse.Namespace) -> Plan:
     """Return the settings and a task for each method."""
     load_dataset(args.dataset, pixels="static" if args.dataset != "frey-face" else None, root=args.data)  # fetched once
-    names = ("dataset", "latent_dim", "train", "samples", "learning_rate", "seed")
+    args.hidden_dim = args.hidden_dim or HIDDEN.get(args.dataset, 500)
+    names = ("dataset", "latent_dim", "hidden_dim", "train", "samples", "batch_size", "learning_rate", "device", "seed")
     settings = {name: getattr(args, name) for name in names} | {"threads": torch.get_num_threads()}
     return Plan(settings, [Task(method, {"method": method}) for method in args.methods])
 

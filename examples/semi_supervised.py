@@ -32,7 +32,7 @@ from torch.nn.functional import one_hot
 from pyro_aevb import AEVB, SGVB
 from pyro_aevb.datasets import cache_folder, load_dataset
 
-C, BATCH = 10, 50  # labels; images of a minibatch
+C = 10  # labels
 
 
 class M2(nn.Module):
@@ -40,12 +40,12 @@ class M2(nn.Module):
 
     Args:
         num_pixels: D.
+        weight: nats that a label counts for q(y|x) beside the bound.
         latent_dim: J, of the style.
         size: units of each hidden layer.
-        weight: nats that a label counts for q(y|x) beside the bound.
     """
 
-    def __init__(self, num_pixels: int, weight: float, latent_dim: int = 5, size: int = 200) -> None:
+    def __init__(self, num_pixels: int, weight: float, latent_dim: int, size: int) -> None:
         super().__init__()
         self.latent_dim, self.weight = latent_dim, weight
         self.label = nn.Sequential(
@@ -97,21 +97,22 @@ def labelled_images(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def balanced(y: Tensor, count: int) -> Tensor:
     """Return ``count`` rows at random, equally many of each digit."""
-    order = torch.randperm(len(y))
+    order = torch.randperm(len(y), device=y.device)
     return torch.cat([order[y[order, c] == 1][: count // C] for c in range(C)])
 
 
-def train(m2: M2, x: Tensor, y: Tensor, labelled: Tensor, epochs: int) -> None:
+def train(m2: M2, x: Tensor, y: Tensor, labelled: Tensor, epochs: int, size: int, learning_rate: float) -> None:
     """Train on minibatches without labels, and with them of the rows ``labelled``, in turn; pixels are drawn anew."""
-    steps = epochs * (len(x) // BATCH)
-    adam = torch.optim.Adam(m2.parameters(), lr=2e-3)
+    batches = len(x) // size
+    steps = epochs * batches
+    adam = torch.optim.Adam(m2.parameters(), lr=learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: max(0.02, 1 - step / (2 * steps)))
     learner = AEVB(m2.model, m2.guide, rate, SGVB(kl="analytic"))
     for step in range(steps):
-        if step % (len(x) // BATCH) == 0:
-            order = torch.randperm(len(x)).split(BATCH)
-        learner.step(torch.bernoulli(x[order[step % (len(x) // BATCH)]]))
-        some = labelled[torch.randint(len(labelled), (BATCH,))]
+        if step % batches == 0:
+            order = torch.randperm(len(x), device=x.device).split(size)
+        learner.step(torch.bernoulli(x[order[step % batches]]))
+        some = labelled[torch.randint(len(labelled), (size,), device=x.device)]
         learner.step(torch.bernoulli(x[some]), y[some])
 
 
@@ -127,18 +128,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--dataset", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 20.0])
+    parser.add_argument("--latent-dim", type=int, default=5)
+    parser.add_argument("--hidden-dim", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
-    x, y, test_x, test_y = labelled_images(args.dataset)
+    x, y, test_x, test_y = (part.to(args.device) for part in labelled_images(args.dataset))
     results = {}
     for count in args.labels:
         for weight in args.weights:
             pyro.set_rng_seed(args.seed)
-            m2 = M2(x.shape[1], weight)
+            m2 = M2(x.shape[1], weight, args.latent_dim, args.hidden_dim).to(args.device)
             with pyro.get_param_store().scope():  # parameters of their own for each
-                train(m2, x, y, balanced(y, count), args.epochs)
+                train(m2, x, y, balanced(y, count), args.epochs, args.batch_size, args.learning_rate)
             name = f"accuracy, {count} labels" + ("" if weight else ", bound alone")
             results[name] = accuracy(m2, test_x, test_y)
             print(f"{name}: {results[name]:.4f}", flush=True)

@@ -28,6 +28,7 @@ from pyro_aevb import (
     VAE,
     VIMCO,
     Auto,
+    Bayesian,
     DReG,
     Importance,
     PosteriorDensity,
@@ -128,6 +129,61 @@ def test_a_graph_follows_parameters_that_moved():
                         parameter.data = 0.5 * parameter.data
                 losses.append(learner.step(x).loss)
     torch.testing.assert_close(torch.stack(losses[12:]), torch.stack(losses[:12]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:pareto_k")
+@pytest.mark.parametrize("compile", ["graph", True])
+@pytest.mark.parametrize("prior", [None, dist.Laplace(0.0, 1.0)])
+def test_full_vb(prior, compile):
+    """The prior's numbers lie on the processor, the parameters on the device."""
+    losses = []
+    for how in (False, compile):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            vae, x = gpu_vae(torch.float64)
+            full = Bayesian(vae.model, vae.guide, x.cuda(), prior=prior)
+            learner = AEVB(full.model, full.guide, ADAM, SGVB(), compile=how)
+            pyro.set_rng_seed(1)
+            losses += [learner.step(x.cuda()).loss for _ in range(20)]
+            assert all(capture.obstacle is None for capture in learner.captures)
+    torch.testing.assert_close(torch.stack(losses[20:]), torch.stack(losses[:20]), rtol=1e-7, atol=1e-7)
+    evidence = log_marginal_likelihood(
+        full.model, full.guide, x.cuda(), num_particles=50, num_global_draws=5, progress=False
+    )
+    assert evidence.value.isfinite().all()
+
+
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_an_enumerated_guide_makes_a_cuda_graph(kl):
+    """torch's KL of two Categoricals puts numbers by a mask, which a trace keeps in the processor's memory."""
+    losses = []
+    x = (torch.rand(20, 6, generator=torch.Generator().manual_seed(0)) < 0.4).double().cuda()
+    y = torch.eye(3).double().cuda().repeat(7, 1)[:20]
+    for how in (False, True):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            nets = (
+                torch.nn.ModuleDict({"label": torch.nn.Linear(6, 3), "pixels": torch.nn.Linear(3, 6)}).cuda().double()
+            )
+
+            def model(x, y=None, nets=nets):
+                pyro.module("nets", nets)
+                with pyro.plate("data", len(x), device="cuda"):
+                    y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(3)), obs=y)
+                    pyro.sample("x", dist.Bernoulli(logits=nets["pixels"](y)).to_event(1), obs=x)
+
+            def guide(x, y=None, nets=nets):
+                pyro.module("nets", nets)
+                with pyro.plate("data", len(x), device="cuda"):
+                    if y is None:
+                        q = dist.OneHotCategorical(logits=nets["label"](x))
+                        pyro.sample("y", q, infer={"enumerate": "parallel"})
+
+            learner = AEVB(model, guide, ADAM, SGVB(kl=kl), compile=how)
+            for _ in range(20):
+                losses += [learner.step(x).loss, learner.step(x, y).loss]
+            assert all(capture.obstacle is None for capture in learner.captures)
+    torch.testing.assert_close(torch.stack(losses[40:]), torch.stack(losses[:40]), rtol=1e-7, atol=1e-7)
 
 
 def test_a_value_kept_on_the_processor_is_followed_too():

@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyro_aevb.capture.graph_passes import fill_by_mask, put_constants_on
+
 logger = logging.getLogger("pyro_aevb")
 
 Parameters = Mapping[str, Tensor]
@@ -68,6 +70,8 @@ class Graph:
         import torch._inductor  # here, since it takes a second to import
 
         inputs: list[Any] = [*self._inputs, *args]
+        if all(tensor.is_cuda for tensor in inputs):
+            put_constants_on(self.module, torch.device("cuda"))
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what Inductor says of itself
@@ -161,6 +165,7 @@ def trace(
     if any(_size_depends_on_values(node.target, _indices(node)) for node in module.graph.nodes):
         raise CaptureError(_where_a_size_depends_on_values(fn, args))
     module.graph.eliminate_dead_code()
+    fill_by_mask(module)
     lifted = _lift_tensors(module, len(tensors))
     return Graph(module, [*tensors, *lifted], trained, spec)
 

@@ -133,3 +133,58 @@ def keep_eager_noise(graph_module: GraphModule) -> None:
         if node.target is aten.bernoulli.default and not node.kwargs:
             node.target = torch.ops.pyro_aevb.bernoulli.default
     graph_module.recompile()
+
+
+# -- Constants ---------------------------------------------------------------------------------------------------------
+
+
+def fill_by_mask(graph_module: GraphModule) -> None:
+    """Write ``t[mask] = number`` with the number itself, which a trace keeps as a tensor in the processor's memory."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is not aten.index_put_.default or len(node.args) != 3:
+            continue
+        into, indices, lifted = node.args
+        values: list[Any] = [i.meta.get("val") if isinstance(i, Node) else None for i in (into, *indices)]
+        number = _constant(graph_module, lifted)
+        if number is None or number.dim() > 0 or len(values) != 2:
+            continue
+        if any(value is None for value in values) or values[1].dtype != torch.bool:
+            continue
+        with graph.inserting_before(node):
+            mask = indices[0]
+            for _ in range(values[0].dim() - values[1].dim()):  # a mask is about the first dimensions
+                mask = graph.call_function(aten.unsqueeze.default, (mask, -1))
+            filled = graph.call_function(aten.masked_fill_.Scalar, (into, mask, number.item()))
+        filled.meta = dict(node.meta)
+        node.replace_all_uses_with(filled)
+        graph.erase_node(node)
+    graph_module.recompile()
+
+
+def _constant(graph_module: GraphModule, node: Any) -> torch.Tensor | None:
+    """Return the value of a trace's constant; ``None`` for anything else."""
+    if not isinstance(node, Node) or "lift_fresh" not in str(node.target):
+        return None
+    source: Any = node.args[0]
+    value = getattr(graph_module, source.target) if source.op == "get_attr" else None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def put_constants_on(module: GraphModule, device: torch.device) -> None:
+    """Move the trace's constants to the device if that changes no result: numbers, and what is copied there anyway.
+
+    A CUDA graph can't hold a copy from the processor's memory.
+    """
+    for node in module.graph.nodes:
+        value: Any = getattr(module, str(node.target)) if node.op == "get_attr" else None
+        if not isinstance(value, torch.Tensor) or any("lift_fresh" not in str(user.target) for user in node.users):
+            continue
+        copies = [copy for user in node.users for copy in user.users]
+        copied = all(
+            copy.target is aten._to_copy.default
+            and torch.device(str(copy.kwargs.get("device") or "cpu")).type == device.type
+            for copy in copies
+        )
+        if value.device.type == "cpu" and (value.dim() == 0 or (copies and copied)):
+            setattr(module, str(node.target), value.to(device))

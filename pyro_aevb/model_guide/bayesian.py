@@ -100,8 +100,8 @@ class Bayesian(nn.Module):
         """Sample theta ~ p(theta), then what the model samples with it; arguments are the model's."""
         values = {}
         for name, parameter in self._sites.items():
-            shape = self._shapes[name]
-            prior = self._prior.expand(torch.broadcast_shapes(self._prior.batch_shape, shape)).to_event(len(shape))
+            shape, prior = self._shapes[name], _on(parameter.value().device, self._prior)
+            prior = prior.expand(torch.broadcast_shapes(prior.batch_shape, shape)).to_event(len(shape))
             values[name] = pyro.sample(name, _constrained(prior, parameter))
         with _Substituted(values):
             return self._model(*args, **kwargs)
@@ -127,6 +127,14 @@ class Bayesian(nn.Module):
             scale = announce(f"{name}.log_scale", self.log_scale[key]).exp()
             result[name] = _constrained(dist.Normal(loc, scale).to_event(loc.dim()), parameter)
         return result
+
+
+def _on(device: torch.device, fn: Any) -> Any:
+    """Return a distribution whose parameters lie on the device: itself, or another of its kind."""
+    own = {name: getattr(fn, name) for name in fn.arg_constraints}
+    if all(value.device == device for value in own.values()):
+        return fn
+    return type(fn)(**{name: value.to(device) for name, value in own.items()})
 
 
 def _bijection(parameter: Parameter) -> Any:

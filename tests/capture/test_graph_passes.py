@@ -8,11 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_aevb import VAE
 from pyro_aevb.capture import Capture, trace
 from pyro_aevb.capture.graph import random_operations
-from pyro_aevb.capture.graph_passes import keep_eager_noise, send_to_onednn, without_log1p
+from pyro_aevb.capture.graph_passes import (
+    fill_by_mask,
+    keep_eager_noise,
+    put_constants_on,
+    send_to_onednn,
+    without_log1p,
+)
 from pyro_aevb.model_guide.log_density import capture_log_density
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -233,3 +240,35 @@ def test_several_random_operations_stay_in_their_order(monkeypatch, draws, kept)
     graph.compile((torch.zeros(3),))
     assert ("reorder_for_locality" in seen) is kept
     assert ("reorder_for_peak_memory" in seen) is kept
+
+
+def test_a_number_put_by_a_mask_is_no_tensor_of_the_processor():
+    """A CUDA graph can't hold a copy from the processor's memory; torch's KL of two Categoricals puts such numbers."""
+
+    def fn(x):
+        t = 2 * x
+        t[x > 0] = torch.inf
+        t[x[:, 0] < 0] = 1
+        t[:, 0][x[:, 1] > 0] = 3.0
+        t[x < -1] = torch.tensor([4.0])  # one number, though not of no dimension
+        return t + torch.tensor(5.0) + torch.tensor([1.0, 2.0])
+
+    x = torch.randn(50, 2)
+    module = make_fx(fn)(x)
+    fill_by_mask(module)
+    assert [node.target for node in module.graph.nodes].count(torch.ops.aten.index_put_.default) == 1
+    assert torch.equal(module(x), fn(x))
+    other = torch.randn(50, 2)
+    assert torch.equal(module(other), fn(other))
+    put_constants_on(module, torch.device("meta"))
+    places = [getattr(module, node.target) for node in module.graph.nodes if node.op == "get_attr"]
+    assert {tuple(value.shape): value.device.type for value in places} == {(): "meta", (1,): "cpu", (2,): "cpu"}
+
+
+def test_a_constant_that_is_copied_to_the_device_lies_there():
+    def fn(x):
+        return x + torch.tensor([1.0, 2.0]).to("meta")
+
+    module = make_fx(fn)(torch.randn(3, 2, device="meta"))
+    put_constants_on(module, torch.device("meta"))
+    assert [getattr(module, n.target).device.type for n in module.graph.nodes if n.op == "get_attr"] == ["meta"]
