@@ -862,9 +862,27 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/score_function.py",
-        "(each.sum(0) - each) / (len(each) - 1)",
-        "each.mean(0, keepdim=True).expand_as(each)",
+        "(values.sum(0) - values) / (len(values) - 1)",
+        "values.mean(0, keepdim=True).expand_as(values)",
         (f"{OBJECTIVE}::test_the_leave_one_out_gradient_is_a_sample_covariance",),
+    ),
+    Mutation(
+        "objectives/score_function.py",
+        "    by_entry = True",
+        "    by_entry = False",
+        ("tests/objectives/test_score_function.py::test_other_entries_of_a_plate_are_no_signal",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "if not torch.allclose(term[kept], before[key][kept], rtol=1e-5, atol=1e-5, equal_nan=True):",
+        "if False:",
+        ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
+    ),
+    Mutation(
+        "capture/graph_passes.py",
+        "for _ in range(values[0].dim() - values[1].dim())",
+        "for _ in range(0)",
+        ("tests/capture/test_graph_passes.py::test_a_number_put_by_a_mask_is_no_tensor_of_the_processor",),
     ),
     Mutation(
         "objectives/score_function.py",

@@ -14,6 +14,7 @@ import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
@@ -25,6 +26,7 @@ from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.sites import density
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
@@ -49,7 +51,8 @@ class Structure:
     ``unchecked``: the observations whose distributions were made without validation.  ``mixed``: a site whose log
     probability is another if several particles are run at once; ``None`` if there is none.  ``global_names``: the
     latents, and the guide's auxiliary ones, outside of the data plate.  ``enumerated``: the number of values of each
-    latent that the guide marks for enumeration.
+    latent that the guide marks for enumeration.  ``apart``: the guide's sites in plates within a datapoint
+    whose entries are in no other entry's terms.
     """
 
     depth: int
@@ -58,6 +61,7 @@ class Structure:
     mixed: str | None
     global_names: frozenset[str] = frozenset()
     enumerated: Mapping[str, int] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
 
     def require_particles(self) -> None:
         """Refuse a pair that treats several particles at once differently than one by one.
@@ -83,6 +87,7 @@ def structure(
     analytic_kl: bool,
     several: bool = False,
     one_global_draw: bool = False,
+    by_entry: bool = False,
 ) -> Structure:
     """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
 
@@ -100,16 +105,17 @@ def structure(
         analytic_kl: whether KLs in closed form are wanted.
         several: whether several particles will be run at once: raises then as :meth:`Structure.require_particles`.
         one_global_draw: whether these will have one draw of the global latents in common.
+        by_entry: whether it is asked which sites' entries are apart.
 
     Raises:
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    asked = analytic_kl, several, one_global_draw, signature_of(args, kwargs)
+    asked = analytic_kl, several, one_global_draw, by_entry, signature_of(args, kwargs)
     known = _remembered(model)
     same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
     found = next(same, None)
     if found is None:
-        found = _examined(model, guide, args, kwargs, *asked[:3])
+        found = _examined(model, guide, args, kwargs, *asked[:4])
         reference = _reference(guide)
         if known is not None and reference is not None and not is_tracing():
             known.append(((reference, asked), found))
@@ -146,6 +152,7 @@ def _examined(
     analytic_kl: bool,
     several: bool,
     one_global_draw: bool,
+    by_entry: bool,
 ) -> Structure:
     def read(model: PyroCallable, guide: PyroCallable) -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
@@ -178,7 +185,8 @@ def _examined(
     outside = global_names if one_global_draw else frozenset[str]()
     mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
     values = enumerated(reading, guide)
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values)
+    apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart)
 
 
 def _mixed(
@@ -226,6 +234,60 @@ def _mixed(
             return on_a_side(found)
     except (ValueError, RuntimeError, KeyError):  # what can't be run like that is told when it is run like that
         return None
+
+
+SPLITS = 16  # of a plate's entries in two, at random: one of four parts an entry from another that depends on it
+
+
+def _apart(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, reading: Reading
+) -> frozenset[str]:
+    """Return the guide's sites in plates within a datapoint whose entries change no other entry's log probabilities.
+
+    That is what a plate says; a model that mixes entries nevertheless is noticed by giving some of them other values.
+    """
+    inside = {name: site.inner(reading.plate) for name, site in reading.proposals.items()}
+    if is_messenger(guide) or is_tracing() or not any(inside.values()):
+        return frozenset()
+    num_data = number_of_datapoints(args, kwargs)
+
+    def terms(drawn: Trace, frame: CondIndepStackFrame) -> dict[str, Tensor]:
+        guide_trace = trace_model(guide, drawn, args, kwargs)
+        found = read_traces(trace_model(model, drawn, args, kwargs), guide_trace, num_data)
+        sites = {f"q {name}": site for name, site in found.proposals.items()} | found.latents | found.observations
+        within = {n: s for n, s in sites.items() if (frame.name, frame.dim) in {(f.name, f.dim) for f in s.frames}}
+        return {n: found.per_entry(density(s.name, s.fn, s.value), s, (frame,)) for n, s in within.items()}
+
+    def mixes(name: str, frame: CondIndepStackFrame, drawn: Trace) -> bool:
+        node: Any = drawn.nodes[name]
+        assert frame.dim is not None
+        dim = frame.dim - len(node["fn"].event_shape)
+        if node["value"].dim() < -dim or node["value"].shape[dim] != frame.size:
+            return True  # one value for all entries
+        before, differs = terms(drawn, frame), False
+        for _ in range(SPLITS):
+            some = torch.rand(frame.size, device=node["value"].device) < 0.5
+            others: Any = poutine.trace(guide).get_trace(*args, **kwargs).nodes[name]["value"]
+            mixed = torch.where(some.reshape(-1, *(1,) * (-dim - 1)), others, node["value"])
+            differs = differs or not torch.equal(mixed, node["value"])
+            one: Any = drawn.copy()
+            one.nodes[name] = {**node, "value": mixed}
+            for key, term in terms(one, frame).items():
+                kept = ~some.expand(term.shape)
+                if not torch.allclose(term[kept], before[key][kept], rtol=1e-5, atol=1e-5, equal_nan=True):
+                    return True
+        return not differs
+
+    def found() -> frozenset[str]:
+        drawn = poutine.trace(guide).get_trace(*args, **kwargs)
+        pairs = {name: [mixes(name, frame, drawn) for frame in frames] for name, frames in inside.items()}
+        return frozenset(name for name, mixed in pairs.items() if mixed and not any(mixed))
+
+    try:
+        with torch.no_grad(), evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
+            return on_a_side(found)
+    except (ValueError, RuntimeError, KeyError):  # what can't be run like that isn't known to be apart
+        return frozenset()
 
 
 def kind(fn: Any) -> str:

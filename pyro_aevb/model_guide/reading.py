@@ -8,7 +8,7 @@ Shapes: K particles, M datapoints, N of the data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -182,6 +182,29 @@ class Reading:
         k = 1 if self.particles is None else self.particles[1]
         shape = [term.shape[d] for d in sorted(kept)]
         return term.reshape(shape).expand(k, self.plate.size)
+
+    def per_entry(self, term: Tensor, site: Site, inner: Sequence[CondIndepStackFrame]) -> Tensor:
+        """Sum a term over all plates but that of the datapoints and ``inner``.
+
+        Args:
+            term: of the shape of the log probabilities of ``site``.
+            site: whose term it is.
+            inner: plates within a datapoint.
+
+        Returns:
+            (K, M, I) with the I entries of these plates together, (1, M, I) without particles.
+        """
+        common = {frame.dim for frame in inner if (frame.name, frame.dim) in {(f.name, f.dim) for f in site.frames}}
+        first = -1 - self.depth if self.particles is None else self.particles[0]  # the particles' dimension, or none
+        width = max(term.dim(), -first)
+        term = term.reshape((1,) * (width - term.dim()) + term.shape)
+        summed = [d for d in range(-width, 0) if d not in {first, self.plate.dim, *common} and term.shape[d] != 1]
+        term = term.sum(summed, keepdim=True) if summed else term
+        order = [first, self.plate.dim, *(frame.dim for frame in inner if frame.dim is not None)]
+        rest = [d for d in range(-width, 0) if d not in order]
+        term = term.permute(*order, *rest).flatten(len(order) - 1) if rest else term.permute(*order)
+        k = 1 if self.particles is None else self.particles[1]
+        return term.expand(k, self.plate.size, *(frame.size for frame in inner)).flatten(2)
 
     def global_log_prob(self, site: Site, value: Tensor | None = None) -> Tensor:
         """Return a global site's log probability, masked and not weighed, in nats; or ``value`` summed like it.

@@ -49,6 +49,10 @@ class Site:
     mask: Any = None
     infer: Mapping[str, Any] = field(default_factory=dict)
 
+    def inner(self, plate: DataPlate) -> tuple[CondIndepStackFrame, ...]:
+        """Return the vectorized plates within a datapoint that the site is in."""
+        return tuple(frame for frame in self.frames if frame.dim not in (None, plate.dim))
+
     @property
     def batch_shape(self) -> torch.Size:
         """The shape of the site's log probabilities."""

@@ -14,6 +14,7 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
@@ -56,6 +57,7 @@ def draw(
     global_names: frozenset[str] = frozenset(),
     one_global_draw: bool = True,
     enumerated: Mapping[str, int] = NOTHING,
+    apart: frozenset[str] = frozenset(),
 ) -> Particles:
     """Draw the particles and evaluate model and guide on them.
 
@@ -76,6 +78,7 @@ def draw(
         global_names: the latents, and the guide's auxiliary ones, outside of the data plate.
         one_global_draw: whether all particles have one draw of these in common; else each has its own.
         enumerated: the number of values of each latent that the guide enumerates; each value has K particles.
+        apart: the guide's sites whose entries in plates within a datapoint get log weights of their own.
 
     Raises:
         ValueError: for a pair that breaks the contract, a guide that can't be reparameterised where ``flow`` needs it,
@@ -86,7 +89,7 @@ def draw(
             "expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); use an "
             "objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
         )
-    how = _How(flow, closed_form, unchecked, global_names, GradientScale(), frozenset(enumerated))
+    how = _How(flow, closed_form, unchecked, global_names, GradientScale(), frozenset(enumerated), apart)
     one_global_draw = one_global_draw and bool(global_names)
     num_rows = num_particles * math.prod(enumerated.values())
     together = depth is not None and num_rows > 1
@@ -120,6 +123,7 @@ class _How(NamedTuple):
     global_names: frozenset[str]
     gradient_scale: GradientScale
     enumerated: frozenset[str] = frozenset()
+    apart: frozenset[str] = frozenset()
 
 
 class _Once(Messenger):
@@ -158,6 +162,7 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
         log_q=joined("log_q"),
         kl=joined("kl"),
         score=joined("score"),
+        entries={name: _cat([row.entries[name] for row in rows]) for name in first.entries},
         global_kl=first.global_kl if one_global_draw else joined("global_kl"),
         global_score=(scores[0] if one_global_draw else torch.cat(scores)) if scores else None,
         sampled_kl=first.sampled_kl,
@@ -222,6 +227,7 @@ def _one_pass(
         log_q=log_q,
         kl=kl,
         score=_unmasked(reading, log_q, how.enumerated) if flow in ("score", "wake") else {},
+        entries=_entries(reading, weights.by_site, how.apart),
         sampled_kl=frozenset(name for name in kl if name not in closed_form),
         weight=weights.by_site,
         scale=weights.scale,
@@ -307,6 +313,31 @@ def _unmasked(reading: Reading, log_q: dict[str, Tensor], enumerated: frozenset[
         for name, site in reading.proposals.items()
         if name not in enumerated
     }
+
+
+def _entries(reading: Reading, weights: Mapping[str, Scale], apart: frozenset[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the log weight around each entry of a proposal in plates within a datapoint, and its log q.
+
+    Entries of a plate are independent given what is outside of it: a term in the plate belongs to its own entry alone.
+    """
+    found = {}
+    for name in apart:
+        inner = reading.proposals[name].inner(reading.plate)
+        log_weight: Tensor | float = 0.0
+        halves = [(1, s) for s in (*reading.observations.values(), *reading.latents.values())]
+        for sign, site in [*halves, *((-1, s) for s in reading.proposals.values())]:
+            term = scale_and_mask(density(site.name, site.fn, site.value).detach(), mask=site.mask)
+            weight = weights[site.name]
+            weight = weight[:, None] if isinstance(weight, Tensor) and weight.dim() else weight
+            log_weight = log_weight + sign * times(weight, reading.per_entry(term, site, inner))
+        assert isinstance(log_weight, Tensor)
+        own = reading.proposals[name]
+        found[name] = log_weight, reading.per_entry(density(name, own.fn, own.value), own, inner)
+    return found
+
+
+def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
 
 
 def _given(reading: Reading) -> Tensor | float:

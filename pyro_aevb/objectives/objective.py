@@ -63,6 +63,7 @@ class Objective(ELBO, ABC):
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
         one_global_draw: whether all K particles have one draw of the global latents in common, as a bound that isn't a
             mean over particles needs; ``False``: each particle has its own.
+        by_entry: whether ``particles.entries`` is asked for.
         sums_values: whether :meth:`bound` sums over the values of latents that the guide enumerates, by
             ``particles.expected`` or ``particles.summed``; else such guides are refused.
 
@@ -89,6 +90,7 @@ class Objective(ELBO, ABC):
     with_fewer: str = ""
     needs_closed_forms: bool = False
     one_global_draw: bool = True
+    by_entry: bool = False
     sums_values: bool = False
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
@@ -173,6 +175,7 @@ class Objective(ELBO, ABC):
         self, model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Particles:
         options = {"analytic_kl": self.needs_closed_forms, "one_global_draw": self.one_global_draw}
+        options["by_entry"] = self.by_entry
         several = bool(self.vectorize_particles) and self.num_particles > 1
         pair = structure(model, guide, args, kwargs, several=several, **options)
         if pair.enumerated:
@@ -189,6 +192,7 @@ class Objective(ELBO, ABC):
             global_names=pair.global_names,
             one_global_draw=self.one_global_draw,
             enumerated=pair.enumerated,
+            apart=frozenset() if pair.enumerated else pair.apart,
         )  # fmt: skip
 
     def _check_sums(self, names: list[str]) -> None:

@@ -37,6 +37,8 @@ class Particles:
         log_q: log q(z|x) of each site of the guide.
         kl: of each latent: KL(q(z|x) || p(z)) in closed form if it was asked for, log q - log p elsewhere.
         score: log q(z|x) of each site without its mask: an unmasked likelihood teaches the guide of a masked latent.
+        entries: of each site of ``score`` in plates within a datapoint, entry by entry, (K, M, I) both: the log weight
+            of the terms that an entry's value may be in, and the entry's log q(z|x) without its mask.
         sampled_kl: the latents whose ``kl`` is sampled.
         weight: the scales beside ``scale``, by site: numbers, or tensors of shape () or (M,).
         scale: N/M, times a scale that stands around every site alike: a number or (M,).
@@ -56,6 +58,7 @@ class Particles:
     log_q: dict[str, Tensor]
     kl: dict[str, Tensor]
     score: dict[str, Tensor]
+    entries: dict[str, tuple[Tensor, Tensor]]
     sampled_kl: frozenset[str]
     weight: dict[str, Scale]
     scale: Scale

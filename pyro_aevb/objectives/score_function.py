@@ -25,7 +25,9 @@ class ScoreFunction(Objective):
         \quad f = \log p(x, z) - \log q(z|x)
 
     It "exhibits very high variance".  The baseline b_k, the mean of f over the other particles, lowers the variance and
-    leaves the mean of the gradient as it is.
+    leaves the mean of the gradient as it is.  For a latent in a plate within a datapoint f has only the terms that an
+    entry of it may be in: other entries' terms in its plates are left out, as in Pyro's ``Trace_ELBO``, unless a first
+    run shows that they depend on it after all.
 
     Args:
         num_particles: K.
@@ -51,6 +53,7 @@ class ScoreFunction(Objective):
 
     flow = "score"
     one_global_draw = False
+    by_entry = True
     sums_values = True
 
     def __init__(
@@ -75,14 +78,21 @@ class ScoreFunction(Objective):
         log_weight = particles.expected(particles.log_weight)
         signal, each = particles.log_weight.detach(), log_weight.detach()
         if self.baseline is not None:
-            baseline = (each.sum(0) - each) / (len(each) - 1)
-            signal = signal - baseline.repeat(len(signal) // len(each), 1)
-        score = signal * sum_terms(particles.score)
+            signal = signal - _mean_of_the_others(each).repeat(len(signal) // len(each), 1)
+        score = signal * sum_terms({n: term for n, term in particles.score.items() if n not in particles.entries})
+        for of_entry, log_q in particles.entries.values():
+            less = 0.0 if self.baseline is None else _mean_of_the_others(of_entry)
+            score = score + ((of_entry - less) * log_q).sum(-1)
         if particles.log_share is None:
             return log_weight.mean(0), (score + particles.weighted_log_p).mean(0)
         # What is enumerated has the whole gradient of its shares; these are numbers to the scores of what is drawn.
         surrogate = particles.expected(particles.weighted_log_p - particles.weighted_log_q.detach())
         return log_weight.mean(0), (surrogate + expected(score, particles.log_share.detach())).mean(0)
+
+
+def _mean_of_the_others(values: Tensor) -> Tensor:
+    """Return for each particle, along the first dimension, the mean over the other ones."""
+    return (values.sum(0) - values) / (len(values) - 1)
 
 
 @final
