@@ -1026,8 +1026,8 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/dependence.py",
-        "analytic_kl, several, one_global_draw, signature_of(args, kwargs)",
-        "analytic_kl, several, one_global_draw, ()",
+        "analytic_kl, several, one_global_draw, by_entry, signature_of(args, kwargs)",
+        "analytic_kl, several, one_global_draw, by_entry, ()",
         ("tests/test_arguments.py::test_the_structure_of_a_pair_is_each_flags_own",),
     ),
     Mutation(
