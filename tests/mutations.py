@@ -879,6 +879,12 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
     ),
     Mutation(
+        "capture/capture.py",
+        'best = "graph" if self._without_inductor else "inductor"',
+        'best = "inductor"',
+        ("tests/capture/test_capture.py::test_a_graph_that_a_compiler_spoils_runs_without_it",),
+    ),
+    Mutation(
         "capture/graph_passes.py",
         "for _ in range(values[0].dim() - values[1].dim())",
         "for _ in range(0)",

@@ -109,7 +109,7 @@ class Capture:
         self._written: list[Tensor] = []  # tensors of the model's own that a run changes in place
         self._entries: OrderedDict[Any, _Entry] = OrderedDict()
         self._last: tuple[Any, _Entry] | None = None
-        self._traces = 0
+        self._traces, self._without_inductor = 0, False
         self._begun: set[tuple[torch.Size, ...]] = set()  # shapes whose first call has been made
 
     def configure(
@@ -136,7 +136,7 @@ class Capture:
         self.expected_calls = self.expected_calls if expected_calls is None else expected_calls
         if (self.compile, self.precision) != before:
             self._drop()
-            self._traces, self.obstacle = 0, None
+            self._traces, self.obstacle, self._without_inductor = 0, None, False
             self._begun.clear()
         for entry in self._entries.values():
             entry.runs = 0
@@ -195,14 +195,15 @@ class Capture:
         return self._entries[key]
 
     def _level(self, shapes: tuple[tuple[int, ...], ...]) -> str:
+        best = "graph" if self._without_inductor else "inductor"
         if self.compile != "auto":
-            return "graph" if self.compile == "graph" else "inductor"
+            return "graph" if self.compile == "graph" else best
         expected = 2 * self.calls[shapes]  # as many again as there were: that pays for what it costs
         if shapes == next(iter(self.calls)):
             expected = max(expected, self.expected_calls)
         if expected < CALLS_FOR_A_GRAPH:
             return "eager"
-        return "graph" if expected < CALLS_FOR_INDUCTOR else "inductor"
+        return "graph" if expected < CALLS_FOR_INDUCTOR else best
 
     def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
         """Run ``fn``, then the graph (made if there is none) on the same noise; return the graph's result if equal."""
@@ -238,7 +239,10 @@ class Capture:
                 entry.doubts = 0
                 return result
             entry.doubts += 1  # rounding that tips a discrete draw happens once; what is wrong happens again
-            if entry.doubts > 1:
+            if entry.doubts > 1 and level == "inductor":  # the trace itself may be right
+                self._without_inductor, entry.doubts, entry.graph = True, 0, None
+                logger.warning("running without Inductor, whose results differ from the eager run: %s", difference)
+            elif entry.doubts > 1:
                 raise CaptureError(f"its graph differs from the eager run: {difference}")
         except CaptureError as error:
             self.obstacle = str(error)
@@ -273,6 +277,8 @@ class Capture:
             without_log1p(graph.module)
             keep_eager_noise(graph.module)
             graph.compile(args)
+        elif self._without_inductor:
+            graph.record(args)
         entry.graph, entry.level, entry.runs = graph, level, 0
         seconds = time.perf_counter() - start
         self.compile_seconds += seconds

@@ -81,6 +81,11 @@ class Graph:
             logger.warning(
                 "the traced graph runs without Inductor, which can't compile it here: %s", _first_line(error)
             )
+        self.record(args)
+
+    def record(self, args: tuple[Tensor, ...]) -> None:
+        """Launch the function as one CUDA graph from now on, if all of its tensors are on a GPU."""
+        inputs = [*self._inputs, *args]
         if args and all(tensor.is_cuda for tensor in inputs):  # what lies elsewhere would stay as it is now
             try:
                 self._run = _CudaGraph(self._run, inputs, len(args))

@@ -643,6 +643,29 @@ def test_a_wrong_graph_is_refused(monkeypatch, caplog):
     assert "the gradient of 'decoder.0.weight' is off by" in eager_after(pair.model, pair.guide, x, caplog)
 
 
+def test_a_graph_that_a_compiler_spoils_runs_without_it(monkeypatch, caplog):
+    def spoiling(module, inputs, **options):
+        def run(*inputs):
+            first, *rest = module(*inputs)
+            return [1.01 * first, *rest]
+
+        return run
+
+    monkeypatch.setattr(torch._inductor, "compile", spoiling)
+    losses = []
+    for compile in (False, True):
+        with pyro.get_param_store().scope():
+            pyro.set_rng_seed(0)
+            pair, x = bernoulli_vae()
+            learner = AEVB(pair.model, pair.guide, ADAM, compile=compile)
+            pyro.set_rng_seed(1)
+            losses.append(torch.stack([learner.step(x).loss for _ in range(10)]))
+    torch.testing.assert_close(losses[1], losses[0])
+    assert "running without Inductor, whose results differ from the eager run: loss is off by 1.0e-02" in caplog.text
+    assert only(learner).obstacle is None
+    assert [e.level for e in only(learner)._entries.values()] == ["graph"]
+
+
 # -- auto, precision, evaluation ---------------------------------------------------------------------------------------
 
 
