@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.training.history import ERROR, History
+from pyro_aevb.vae.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from pyro_aevb.vae.vae import VAE
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 SHOWN_HEIGHT = 28  # pixels, to which small images are enlarged
 
 
-def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None = None) -> Tensor:
+def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None = None, white: float = 1.0) -> Tensor:
     """Return images (N, D) in rows of ``columns``, small ones enlarged, as one image (3, height, width).
 
     Args:
-        images: values between 0 and 1; what is outside is cut off.
+        images: values between 0 and ``white``; what is outside is cut off.
         image_shape: (height, width) or (channels, height, width).
         columns: by default as many as make the grid square.
+        white: the value of the brightest pixel.
 
     >>> from pyro_aevb.plots import image_grid
     >>> image_grid(torch.rand(6, 64), (8, 8), columns=3).shape
@@ -45,20 +47,30 @@ def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None =
     if channels not in ([], [1], [3]):
         raise ValueError(f"expected images of 1 or 3 channels to show, got {channels[0]}")
     factor = max(1, SHOWN_HEIGHT // height)
-    images = images.detach().cpu().clamp(0, 1).reshape(-1, *(channels or [1]), height, width)
+    images = (images.detach().cpu() / white).clamp(0, 1).reshape(-1, *(channels or [1]), height, width)
     images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return make_grid(images, nrow=columns or math.ceil(len(images) ** 0.5), padding=0)
 
 
-def pairs(x: Tensor, reconstructions: Tensor, image_shape: Sequence[int], columns: int = 10) -> Tensor:
+def pairs(
+    x: Tensor, reconstructions: Tensor, image_shape: Sequence[int], columns: int = 10, white: float = 1.0
+) -> Tensor:
     """Return rows of datapoints (N, D), each row above its reconstructions, as one image."""
     columns = min(columns, len(x))
     rows = [row for both in zip(x.split(columns), reconstructions.split(columns), strict=True) for row in both]
-    return image_grid(torch.cat([_filled(row, columns) for row in rows]), image_shape, columns)
+    return image_grid(torch.cat([_filled(row, columns, white) for row in rows]), image_shape, columns, white)
 
 
-def _filled(row: Tensor, columns: int) -> Tensor:
-    return torch.cat([row, row.new_ones(columns - len(row), row.shape[1])])
+def _filled(row: Tensor, columns: int, white: float) -> Tensor:
+    return torch.cat([row, row.new_full((columns - len(row), row.shape[1]), white)])
+
+
+def white_of(vae: VAE) -> float:
+    """Return the value of the brightest pixel: of images of 8 bits if whole numbers are modelled."""
+    of_counts = (Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial)
+    if isinstance(vae.likelihood, of_counts):
+        return 255.0
+    return getattr(vae.likelihood, "num_levels", 2) - 1.0
 
 
 def write_image(image: Tensor, path: str | Path) -> None:
@@ -108,7 +120,7 @@ def manifold(vae: VAE, image_shape: Sequence[int], side: int = 20) -> Tensor:
     >>> manifold(vae, (8, 8), side=4).shape
     torch.Size([3, 96, 96])
     """
-    return image_grid(vae.decode(manifold_codes(vae, side)), image_shape, side)
+    return image_grid(vae.decode(manifold_codes(vae, side)), image_shape, side, white_of(vae))
 
 
 @torch.no_grad()

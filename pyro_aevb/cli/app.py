@@ -47,7 +47,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
-KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv) or a folder of images."
+KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv, .tsv) or a folder of images."
 Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
 Part = Annotated[str, typer.Option(help=f"Which part of a named data set: {', '.join(PARTS)}.")]
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
@@ -222,9 +222,9 @@ def encode_command(
     import pyro
 
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
 
-    check_output(out, READABLE)
+    check_output(out, WRITABLE)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     pyro.set_rng_seed(seed)
     codes = run.encode(x)
@@ -255,16 +255,16 @@ def sample_command(
 
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.cli.trained_run import TrainedRun
-    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
-    from pyro_aevb.plots import image_grid, write_image
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
+    from pyro_aevb.plots import image_grid, white_of, write_image
 
-    check_output(out, (*READABLE, *PICTURE))
+    check_output(out, (*WRITABLE, *PICTURE))
     run = TrainedRun(model, device)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     pyro.set_rng_seed(seed)
     x = run.sample(number, mean)
     if shape is not None:
-        write_image(image_grid(x, shape), out)
+        write_image(image_grid(x, shape, white=white_of(run.vae)), out)
     else:
         write_array(out, x.cpu().numpy(), names=[f"x{d}" for d in range(x.shape[1])])
     print_file(out, x, json)
@@ -297,10 +297,10 @@ def reconstruct_command(
     import pyro
 
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.datasets.array_files import READABLE, check_output, write_array
-    from pyro_aevb.plots import pairs, write_image
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
+    from pyro_aevb.plots import pairs, white_of, write_image
 
-    check_output(out, (*READABLE, *PICTURE))
+    check_output(out, (*WRITABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
         limit = 50
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
@@ -308,7 +308,7 @@ def reconstruct_command(
     pyro.set_rng_seed(seed)
     means = run.reconstruct(x)
     if shape is not None:
-        write_image(pairs(x, means, shape), out)
+        write_image(pairs(x, means, shape, white=white_of(run.vae)), out)
     else:
         write_array(out, means.cpu().numpy(), names=[f"x{d}" for d in range(means.shape[1])])
     print_file(out, means, json)

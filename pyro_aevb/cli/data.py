@@ -9,23 +9,33 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_aevb.cli.config import PARTS, TrainingConfig
-from pyro_aevb.datasets.array_files import read_array
+from pyro_aevb.datasets.array_files import Contents, read_contents
 from pyro_aevb.datasets.image_datasets import DATASETS, load_dataset
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
 
 ImageShape = tuple[int, ...] | None
+# Likelihoods of whole numbers, to which an image of 8 bits is its levels, 0 to 255.
+OF_LEVELS = (
+    "categorical", "discretized-logistic", "poisson", "negative-binomial", "zero-inflated-poisson",
+    "zero-inflated-negative-binomial",
+)  # fmt: skip
 
 
 class TrainingData(NamedTuple):
-    """Datapoints (N, D) to train on and to validate on, and the shape of an image where they are images."""
+    """Datapoints (N, D) to train on and to validate on, and the shape of an image where they are images.
+
+    ``said``: what was read from a file, in a line; empty for a data set's name.
+    """
 
     train: Tensor | Binarized
     validation: Tensor | None
     image_shape: ImageShape
+    said: str = ""
 
     @property
     def x_dim(self) -> int:
@@ -34,10 +44,11 @@ class TrainingData(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Datapoints (N, D), and the shape of an image where they are images."""
+    """Datapoints (N, D), and the shape of an image where they are images; what was read from a file, in a line."""
 
     x: Tensor
     image_shape: ImageShape
+    said: str = ""
 
 
 def training_data(config: TrainingConfig) -> TrainingData:
@@ -49,7 +60,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
     if config.data is None:
         raise ValueError("expected data to train on, got none; name a data set or a file")
     generator = torch.Generator().manual_seed(config.seed)
-    grey, shape = _images(config.data, "train", config)
+    grey, shape, said = _images(config.data, "train", config)
     held_out = None
     if (fraction := _fraction(config.validation)) is not None:
         order = torch.randperm(len(grey), generator=generator)
@@ -62,15 +73,20 @@ def training_data(config: TrainingConfig) -> TrainingData:
         held_out = _validation_rows(config)
     if held_out is not None and held_out.shape[1] != grey.shape[1]:
         raise ValueError(f"expected validation data of {grey.shape[1]} columns, got {held_out.shape[1]}")
-    train = Binarized(grey) if config.pixels == "dynamic" else _drawn(grey, config.pixels, generator)
-    return TrainingData(train, held_out, _checked_shape(config.image_shape or shape, grey.shape[1]))
+    train: Tensor | Binarized
+    if config.pixels == "dynamic":
+        _check_pixels(grey, config.pixels)
+        train = Binarized(grey)
+    else:
+        train = _drawn(grey, config.pixels, generator)
+    return TrainingData(train, held_out, _checked_shape(config.image_shape or shape, grey.shape[1]), said)
 
 
 def rows(name: str, config: TrainingConfig, part: str = "test") -> Rows:
     """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once."""
-    grey, shape = _images(name, part, config)
+    grey, shape, said = _images(name, part, config)
     x = _drawn(grey, config.pixels, torch.Generator().manual_seed(config.seed))
-    return Rows(x, _checked_shape(config.image_shape or shape, x.shape[1]))
+    return Rows(x, _checked_shape(config.image_shape or shape, x.shape[1]), said)
 
 
 def _validation_rows(config: TrainingConfig) -> Tensor:
@@ -81,7 +97,7 @@ def _validation_rows(config: TrainingConfig) -> Tensor:
     return rows(config.validation, config).x
 
 
-def _images(name: str, part: str, config: TrainingConfig) -> tuple[Tensor, ImageShape]:
+def _images(name: str, part: str, config: TrainingConfig) -> Rows:
     """Return the datapoints of a data set's part, or of a file, with what is drawn still to draw, (N, D)."""
     if name in DATASETS:
         # What the data set draws once, it draws itself; what is drawn at each visit is drawn here.
@@ -89,22 +105,36 @@ def _images(name: str, part: str, config: TrainingConfig) -> tuple[Tensor, Image
         images: Any = getattr(data, part)
         if images is None:
             raise ValueError(f"expected a data set with a part for {part}, got {name}, which has none; pass a fraction")
-        return images.images if isinstance(images, Binarized) else images, data.image_shape
-    array = read_array(name, config.key if Path(name).suffix == ".npz" else None)
-    x = torch.from_numpy(array).flatten(1) if array.ndim > 1 else torch.from_numpy(array)[:, None]
-    return x, array.shape[1:] if array.ndim in (3, 4) else None
+        return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape)
+    contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None)
+    array = contents.values
+    x = torch.from_numpy(_in_units(contents, config))
+    shape = array.shape[1:] if array.ndim in (3, 4) else None
+    return Rows(x.flatten(1) if array.ndim > 1 else x[:, None], shape, contents.said)
+
+
+def _in_units(contents: Contents, config: TrainingConfig) -> np.ndarray:
+    """Return values as float32: the pixels of 8 bits between 0 and 1, unless it is their levels that are modelled."""
+    values = contents.values.astype(np.float32)
+    of_bytes = contents.images or (contents.values.dtype == np.uint8 and contents.values.max() > 1)
+    as_pixels = config.pixels is not None or (contents.images and config.likelihood not in OF_LEVELS)
+    return values / np.float32(255.0) if of_bytes and as_pixels else values
 
 
 def _drawn(images: Tensor, pixels: str | None, generator: torch.Generator) -> Tensor:
     """Return images with their pixels drawn, once; those that are binary already stay as they are."""
     if pixels is None or pixels == "grey":
         return images
+    _check_pixels(images, pixels)
+    return draw_pixels(images, pixels, generator)
+
+
+def _check_pixels(images: Tensor, pixels: str) -> None:
     if images.min() < 0 or images.max() > 1:
         raise ValueError(
             f"expected pixels between 0 and 1 to make {pixels} ones of, got values from {images.min():.4g} to "
             f"{images.max():.4g}; rescale them, or leave pixels out"
         )
-    return draw_pixels(images, pixels, generator)
 
 
 def _fraction(text: str | None) -> float | None:

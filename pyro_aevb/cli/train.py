@@ -16,6 +16,7 @@ import torch
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data
+from pyro_aevb.cli.options import tell
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.learners.learner import Learner
@@ -64,6 +65,8 @@ def train(
     check_device(config.device)
     data = training_data(config)
     config = dataclasses.replace(config, image_shape=data.image_shape)
+    if progress and data.said and ranks.rank == 0:
+        tell(data.said)
     vae, learner = build(config, data)
     first = ranks.rank == 0
     if first:

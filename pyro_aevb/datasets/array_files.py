@@ -18,28 +18,44 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 
-READABLE = (".npy", ".npz", ".csv")
+READABLE = (".npy", ".npz", ".csv", ".tsv")
+WRITABLE = READABLE[:3]
 IMAGES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # those of Pillow's that are tried, whatever an image's name
-GREY_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or less, so that 255 is white
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or less, so that 255 is white
 MOST_PIXELS = 2**25  # of an image
 MOST_INFLATED = 2**28  # bytes of a compressed array that is a hundred times as large as its file, or more
+MOST_DENSE = 2**31  # bytes of a sparse array with its zeros
+SPARSE = {"format", "shape", "data"}  # what scipy.sparse.save_npz writes, beside indices
 SHOWN = 60  # characters of what isn't a number
+
+
+class Contents(NamedTuple):
+    """What a file holds: ``values`` (N, ...) as they lie there, images as uint8; the columns' ``names`` if it has any.
+
+    ``said``: what was read, in a line.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    said: str
+    images: bool = False
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """Return the datapoints of a file as float32, shape (N, ...).
 
     Args:
-        path: an array (.npy, .npz), a table of numbers (.csv, with a header row or without), or a folder of grey images
-            (.png, .jpg) of one size, which come as (N, height, width), in the order of their names, scaled to [0, 1].
+        path: an array (.npy, .npz, SciPy's sparse ones too), a table of numbers (.csv, .tsv, with a header row or
+            without), or a folder of images (.png, .jpg) of one size, in the order of their names and scaled to [0, 1]:
+            (N, height, width), or (N, 3, height, width) if there are colours.
         key: the name of an array in an .npz; needed if there are several.
 
     Raises:
@@ -57,23 +73,55 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     0.0,1.0
      [[1.0, 0.0], [0.0, 1.0]]
     """
+    contents = read_contents(path, key)
+    values = contents.values.astype(np.float32, copy=False)
+    return values / 255.0 if contents.images else values
+
+
+def read_contents(path: str | Path, key: str | None = None) -> Contents:
+    """Return what a file holds, as it lies there; arguments and errors are those of :func:`read_array`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"expected a data set's name, a file or a folder, got {path}, which isn't there")
     if key is not None and path.suffix != ".npz":
         raise ValueError(f"expected key for an .npz file, got it for {path}; leave it out")
     if path.is_dir():
-        return _read_images(path)
+        values = _read_images(path)
+        size, colours = f"{values.shape[-1]}x{values.shape[-2]}", "in colour" if values.ndim == 4 else "grey"
+        return Contents(values, (), f"read {path}: {len(values)} images of {size}, {colours}", images=True)
     check_regular(path)
     if path.suffix not in READABLE:
         raise ValueError(f"expected {', '.join(READABLE)} or a folder of images, got {path}; convert it first")
+    names: tuple[str, ...] = ()
     try:
-        array = {".npy": _read_npy, ".npz": lambda p: _read_npz(p, key), ".csv": _read_csv}[path.suffix](path)
+        if path.suffix in (".csv", ".tsv"):
+            array, names = _read_table(path)
+        else:
+            array = _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
     except (EOFError, zipfile.BadZipFile, zlib.error, csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"expected a whole {path.suffix} file, got {path}: {error}; make it anew") from error
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"expected datapoints, got an array of shape {array.shape} in {path}; make it (N, D)")
-    return array.astype(np.float32, copy=False)
+    return Contents(array, names, _said(path, array, names))
+
+
+def _said(path: Path, array: np.ndarray, names: tuple[str, ...]) -> str:
+    """Return what was read in a line, with columns that are no measurements, by their look."""
+    if array.ndim != 2:
+        return f"read {path}: {len(array)} datapoints of shape {array.shape[1:]}, {array.dtype}"
+    named = f" ({', '.join(names[:10])}{', ...' * (len(names) > 10)})" if names else ""
+    text = f"read {path}: {len(array)} rows, {array.shape[1]} columns{named}"
+    if len(array) < 3:
+        return text
+    steps = np.diff(array.astype(np.float64), axis=0)
+    for kind, found in (
+        ("counts the rows: leave it out if it is their number", (steps == 1).all(0)),
+        ("is constant", (steps == 0).all(0)),
+    ):
+        columns = [repr(names[i]) if names else str(i) for i in np.flatnonzero(found)]
+        if columns and path.suffix in (".csv", ".tsv"):
+            text += f"; column {', '.join(columns[:5])}{', ...' * (len(columns) > 5)} {kind}"
+    return text
 
 
 def write_array(path: str | Path, array: np.ndarray, *, key: str = "x", names: Sequence[str] = ()) -> None:
@@ -104,7 +152,7 @@ def write_array(path: str | Path, array: np.ndarray, *, key: str = "x", names: S
         writer.writerows(array.tolist())
         text.detach()
     else:
-        raise ValueError(f"expected a file that ends in {', '.join(READABLE)}, got {path}; name another")
+        raise ValueError(f"expected a file that ends in {', '.join(WRITABLE)}, got {path}; name another")
     write_atomically(path, buffer.getvalue())
 
 
@@ -154,6 +202,8 @@ def _read_npy(path: Path) -> np.ndarray:
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
     with path.open("rb") as content, _archive(content, path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if key is None and set(members) >= SPARSE:
+            return _read_sparse(path, members)
         if (key is None and len(members) != 1) or (key is not None and key not in members):
             got = f"{key!r}" if key is not None else "no key"
             some = f"{list(members)[:10]}{' and others' * (len(members) > 10)}"
@@ -170,6 +220,27 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
             return np.asarray(np.load(io.BytesIO(archive.read(member)), allow_pickle=False))
         except (RuntimeError, NotImplementedError, OSError, struct.error) as error:  # encrypted, compressed otherwise
             raise _odd(path, error) from error
+
+
+def _read_sparse(path: Path, members: dict[str, zipfile.ZipInfo]) -> np.ndarray:
+    """Return a sparse array of SciPy's with its zeros."""
+    from scipy import sparse  # here, since few arrays are sparse
+
+    if any(member.file_size > max(MOST_INFLATED, 100 * path.stat().st_size) for member in members.values()):
+        raise ValueError(f"expected an array that isn't much larger than its file, got {path}; save it as .npy")
+    try:
+        found: Any = sparse.load_npz(path)
+        if hasattr(found, "check_format"):
+            found.check_format(full_check=True)  # indices outside of the array would be written to
+    except Exception as error:  # whatever SciPy raises for what is damaged
+        raise _odd(path, error) from error
+    dense = math.prod(found.shape) * found.dtype.itemsize
+    if found.dtype.kind not in "biuf" or dense > MOST_DENSE:
+        raise ValueError(
+            f"expected a sparse array of numbers of up to {MOST_DENSE} bytes with its zeros, got {found.shape} of "
+            f"{found.dtype} in {path}; keep fewer columns, or train on minibatches made dense in a loader of your own"
+        )
+    return np.asarray(found.toarray())
 
 
 def _archive(content: IO[bytes], path: Path) -> zipfile.ZipFile:
@@ -201,25 +272,50 @@ def _check_header(file: IO[bytes], size: int, path: Path) -> None:
         )
 
 
-def _read_csv(path: Path) -> np.ndarray:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    if rows and not any(_is_number(cell) for cell in rows[0][1]):
+def _read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a table's numbers and the names of its columns, if its first line has them."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if not content.partition(b"\n")[2].isascii():
+            raise
+        text = content.decode("latin-1")  # the names of the columns, by another program
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    names: tuple[str, ...] = ()
+    if rows and _is_header(rows[0][1]):
+        names = tuple(map(str.strip, rows[0][1]))
         del rows[0]
     if not rows:
         raise ValueError(f"expected rows of numbers, got an empty table in {path}")
     width = len(rows[0][1])
+    if names and len(names) != width:
+        raise ValueError(f"expected {width} names in the first line of {path}, got {len(names)}")
     for line, row in rows:
         if len(row) != width:
             raise ValueError(f"expected {width} numbers in each line of {path}, got {len(row)} in line {line}")
         for cell in row:
             if not _is_number(cell):
                 raise ValueError(
-                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, and "
-                    "drop columns of text"
+                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, "
+                    "write decimals with a point, and drop columns of text"
                 )
-    return np.array([row for _, row in rows], dtype=np.float64)
+    array = np.array([row for _, row in rows], dtype=np.float64)
+    if names and names[0] == "" and width > 1 and np.array_equal(array[:, 0], np.arange(len(array))):
+        return array[:, 1:], names[1:]  # the number of the row, which pandas writes under no name
+    return array, names
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Return whether a first line names the columns: by text, or 0, 1, 2, ... as pandas does of its own accord."""
+    numbered = [str(i) for i in range(len(cells))]
+    stripped = list(map(str.strip, cells))
+    return not any(_is_number(cell) for cell in cells) or (
+        len(cells) > 2 and (stripped == numbered or stripped == ["", *numbered[:-1]])
+    )
 
 
 def _is_number(cell: str) -> bool:
@@ -231,17 +327,21 @@ def _is_number(cell: str) -> bool:
 
 
 def _read_images(folder: Path) -> np.ndarray:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    """Return images (N, height, width), or (N, 3, height, width) if there are colours, of 0 to 255."""
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
     if not paths:
         raise ValueError(f"expected images ({', '.join(IMAGES)}) in {folder}, got none; name another folder")
     images = [_read_image(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
-        if image.shape != images[0].shape:
+        if image.shape[:2] != images[0].shape[:2]:
             raise ValueError(
                 f"expected images of one size in {folder}, got {_size(images[0])} for {paths[0].name} and "
                 f"{_size(image)} for {path.name}; resize or crop them first"
             )
-    return np.stack(images)
+    if all(image.ndim == 2 for image in images):
+        return np.stack(images)
+    channels = [np.stack([image] * 3) if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
+    return np.stack(channels)
 
 
 def _read_image(path: Path) -> np.ndarray:
@@ -251,7 +351,10 @@ def _read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_image(image, path)
-            return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
+            if image.mode in ("1", "L", "LA"):
+                return np.asarray(image.convert("L"))
+            colours = np.asarray(image.convert("RGB"))
+            return colours if (colours != colours[..., :1]).any() else colours[..., 0]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {path}: {error}; crop it") from error
     except UnidentifiedImageError as error:
@@ -276,7 +379,7 @@ def _check_image(image: Any, path: Path) -> None:
         raise _WrongImageError(
             f"expected an image of up to {MOST_PIXELS} pixels, got {width}x{height} in {path}; crop or resize it"
         )
-    if image.mode not in GREY_MODES:
+    if image.mode not in MODES:
         raise _WrongImageError(f"expected an image of 8 bits a channel, got {path} of mode {image.mode}; convert it")
 
 

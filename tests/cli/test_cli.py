@@ -435,7 +435,7 @@ def test_a_file_that_is_no_configuration(text, message, tmp_path):
         (["train", "missing.npy"], "got missing.npy, which isn't there"),
         (["train", "{bad}/pickle.npy"], "expected an array of numbers"),
         (["train", "{bad}/words.csv"], "got 'red' in line 3; fill in what is missing"),
-        (["train", "{bad}/x.txt"], "expected .npy, .npz, .csv or a folder of images"),
+        (["train", "{bad}/x.txt"], "expected .npy, .npz, .csv, .tsv or a folder of images"),
         (["train", "{bad}/nan.csv"], "expected finite data, got 1 NaN or infinite value"),
         (["train", "{bad}/negative.csv"], "the options for it are --pixels and --likelihood"),
         (["train", "digits", "--pixels", "grey"], "grey pixels are made binary"),
@@ -457,7 +457,8 @@ def test_what_can_not_be_trained_is_told_before(args, message, data, tmp_path):
     out = tmp_path / "out"
     result = invoke(*(a.format(bad=tmp_path, data=data) for a in args), "--out", out)
     assert result.exit_code == 1
-    (line,) = result.stderr.splitlines()
+    *read, line = result.stderr.splitlines()
+    assert all(each.startswith("read ") for each in read)
     assert line.startswith("error: expected")
     assert message in line
     assert not result.stdout
@@ -685,3 +686,20 @@ def test_info():
     assert shown["threads"] == torch.get_num_threads()
     assert shown["devices"][0] == "cpu"
     assert f"torch      {torch.__version__}\n" in invoke("info").stdout
+
+
+def test_levels_are_shown_from_black_to_white(tmp_path):
+    """A folder of images under a likelihood of their levels, from the command line to a picture."""
+    (tmp_path / "scans").mkdir()
+    for i in range(20):
+        Image.fromarray(np.full((8, 8), 12 * i, dtype=np.uint8)).save(tmp_path / "scans" / f"{i:02}.png")
+    out = tmp_path / "run"
+    result = invoke(
+        "train", tmp_path / "scans", "--likelihood", "discretized-logistic", "--hidden-dims", "4", "--latent-dim", "2",
+        "--batch-size", "10", "--samples", "20", "--out", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert f"read {tmp_path / 'scans'}: 20 images of 8x8, grey" in result.stderr
+    assert invoke("reconstruct", out, tmp_path / "scans", "--out", tmp_path / "x.png").exit_code == 0
+    shown = grey(tmp_path / "x.png")
+    assert [round(255 * float(shown[4, 24 * i + 4])) for i in range(10)] == [12 * i for i in range(10)]

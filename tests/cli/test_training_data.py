@@ -1,10 +1,12 @@
 """The data of a run: what is held out, what is drawn, in what order."""
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from pyro_aevb.cli.config import TrainingConfig
-from pyro_aevb.cli.data import rows, training_data
+from pyro_aevb.cli.data import OF_LEVELS, rows, training_data
 from pyro_aevb.datasets import Binarized
 
 
@@ -51,3 +53,62 @@ def test_pixels_are_drawn_once_or_at_each_visit(tmp_path):
     assert torch.equal(dynamic.train.images, torch.from_numpy(grey[:1000]))
     assert set(dynamic.validation.unique().tolist()) == {0.0, 1.0}
     assert set(rows(path, TrainingConfig(data=path, pixels="dynamic")).x.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("pixels", ["static", "dynamic", "threshold", "grey"])
+@pytest.mark.parametrize("kind", ["array", "images"])
+def test_pixels_of_eight_bits_are_between_zero_and_one(pixels, kind, tmp_path):
+    levels = np.tile(np.array([[0, 51], [204, 255]], dtype=np.uint8), (400, 1, 1))
+    if kind == "array":
+        path = str(tmp_path / "x.npy")
+        np.save(path, levels)
+    else:
+        path = str(tmp_path)
+        for i, image in enumerate(levels[:100]):
+            Image.fromarray(image).save(tmp_path / f"{i}.png")
+    train = training_data(TrainingConfig(data=path, pixels=pixels)).train
+    expected = torch.tensor([0.0, 0.2, 0.8, 1.0])
+    if pixels == "threshold":
+        assert torch.equal(train, expected.round().expand_as(train))
+    elif pixels == "static":
+        assert (train.mean(0) - expected).abs().max() < 5 * 0.4 / len(train) ** 0.5
+        assert set(train.unique().tolist()) == {0.0, 1.0}
+    else:
+        assert torch.allclose(train.images if pixels == "dynamic" else train, expected.expand(len(train), 4))
+
+
+def test_ones_and_zeros_of_eight_bits_stay(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[0, 1], [1, 1]], dtype=np.uint8))
+    train = training_data(TrainingConfig(data=str(tmp_path / "x.npy"), pixels="static")).train
+    assert train.tolist() == [[0.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize("pixels", ["static", "dynamic", "threshold"])
+def test_numbers_that_are_no_pixels_are_refused(pixels, tmp_path):
+    np.save(tmp_path / "x.npy", np.array([[0.0, 7.5]]))
+    with pytest.raises(ValueError, match=f"between 0 and 1 to make {pixels} ones of, got values from 0 to"):
+        training_data(TrainingConfig(data=str(tmp_path / "x.npy"), pixels=pixels))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "largest"),
+    [("discretized-logistic", 255.0), ("categorical", 255.0), ("poisson", 255.0), ("continuous-bernoulli", 1.0)],
+)
+def test_images_have_levels_for_likelihoods_of_levels(likelihood, largest, tmp_path):
+    Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save(tmp_path / "a.png")
+    data = training_data(TrainingConfig(data=str(tmp_path), likelihood=likelihood))
+    assert data.train.tolist() == [[0.0, largest]]
+    assert data.image_shape == (1, 2)
+    assert data.said == f"read {tmp_path}: 1 images of 2x1, grey"
+
+
+def test_every_likelihood_of_whole_numbers_is_known():
+    """Those whose distributions have whole numbers above 1 as their support."""
+    from pyro_aevb.vae.likelihoods import LIKELIHOODS, count_outputs
+
+    found = []
+    for name, make in LIKELIHOODS.items():
+        support = make()(torch.zeros(1, count_outputs(make(), 1))).support
+        if support.is_discrete:
+            found.append(name)
+    assert set(found) - {"bernoulli"} == set(OF_LEVELS)

@@ -11,8 +11,9 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import sparse
 
-from pyro_aevb.datasets.array_files import read_array, write_array
+from pyro_aevb.datasets.array_files import read_array, read_contents, write_array
 
 ARRAY = np.array([[0.1, -2.0, 3e10], [1.0, 5e-8, 7.0]], dtype=np.float32)
 
@@ -39,11 +40,70 @@ def test_numbers_of_any_kind(dtype, tmp_path):
         ("1,2\n3,4", [[1, 2], [3, 4]]),
         ("\ufeff a , b\r\n 1 , 2e1\r\n\r\n", [[1, 20]]),
         ("x\n5\n6\n", [[5], [6]]),
+        ("a;b\n1;2\n3;4\n", [[1, 2], [3, 4]]),
+        ("a\tb\n1\t2\n", [[1, 2]]),
+        ("0,1,2\n0.5,7,1\n", [[0.5, 7, 1]]),  # pandas names columns by their number
+        ("0,1\n1,0\n", [[0, 1], [1, 0]]),
+        (",a,b\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]]),  # pandas writes the number of a row first
+        (",a\n3,5\n1,7\n", [[3, 5], [1, 7]]),
     ],
 )
 def test_tables(text, expected, tmp_path):
     (tmp_path / "x.csv").write_text(text, encoding="utf-8")
     assert read_array(tmp_path / "x.csv").tolist() == expected
+
+
+def test_what_was_read_is_said(tmp_path):
+    (tmp_path / "x.csv").write_bytes("größe;nr;art\n1.5;7;2\n2.5;8;2\n9;9;2\n".encode("latin-1"))
+    contents = read_contents(tmp_path / "x.csv")
+    assert contents.names == ("größe", "nr", "art")
+    assert contents.values.tolist() == [[1.5, 7, 2], [2.5, 8, 2], [9, 9, 2]]
+    assert contents.said == (
+        f"read {tmp_path / 'x.csv'}: 3 rows, 3 columns (größe, nr, art); column 'nr' counts the rows: leave it out "
+        "if it is their number; column 'art' is constant"
+    )
+    (tmp_path / "y.tsv").write_text("1,5\t2\n")
+    with pytest.raises(ValueError, match=r"got '1,5' in line 1; .*write decimals with a point"):
+        read_array(tmp_path / "y.tsv")
+    (tmp_path / "y.tsv").write_text("1.5\t2\n")
+    assert read_array(tmp_path / "y.tsv").tolist() == [[1.5, 2]]
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_matrix", "coo_matrix", "csr_array"])
+def test_a_sparse_array_is_read_with_its_zeros(kind, tmp_path):
+    dense = np.zeros((4, 5), dtype=np.float32)
+    dense[1, 2], dense[3, 0] = 7, 1
+    sparse.save_npz(tmp_path / "x.npz", getattr(sparse, kind)(dense))
+    assert np.array_equal(read_array(tmp_path / "x.npz"), dense)
+
+
+def test_a_sparse_array_that_is_too_large_or_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    sparse.save_npz(path, sparse.csr_matrix((10**5, 10**5), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"up to 2147483648 bytes with its zeros, got \(100000, 1"):
+        read_array(path)
+    for indices, ends in (([9], [0, 1, 7]), ([9], [0, 1, 1]), ([-5], [0, 1, 1])):
+        np.savez(path, format=b"csr", shape=[2, 2], data=[1.0], indices=indices, indptr=ends)
+        with pytest.raises(ValueError, match=r"expected an \.npz as NumPy saves it"):
+            read_array(path)
+
+
+def colours(red, green, blue):
+    return np.stack([np.full((2, 3), value, dtype=np.uint8) for value in (red, green, blue)], -1)
+
+
+def test_colours_stay_and_hidden_files_are_left_out(tmp_path):
+    Image.fromarray(colours(51, 51, 51)).save(tmp_path / "a.png")  # grey, in three channels
+    (tmp_path / "._a.png").write_bytes(b"a system's notes")
+    (tmp_path / ".DS_Store").write_bytes(b"likewise")
+    assert np.allclose(read_array(tmp_path), np.full((1, 2, 3), 0.2))
+    assert read_contents(tmp_path).said == f"read {tmp_path}: 1 images of 3x2, grey"
+    Image.fromarray(colours(255, 0, 102)).save(tmp_path / "b.png")
+    found = read_array(tmp_path)
+    assert found.shape == (2, 3, 2, 3)
+    assert np.allclose(found[:, :, 0, 0], [[0.2, 0.2, 0.2], [1.0, 0.0, 0.4]])
+    assert read_contents(tmp_path).said == f"read {tmp_path}: 2 images of 3x2, in colour"
+    assert read_contents(tmp_path).values.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
