@@ -388,6 +388,12 @@ MUTATIONS = [
         (f"{GAP}::test_the_learning_rate_by_default_brings_home_a_guide_that_is_far_off",),
     ),
     Mutation(
+        "evidence/evidence_gap.py",
+        "num_steps=(num_steps, 500), ",
+        "",
+        ("tests/test_arguments.py::test_an_option_of_the_gap_that_could_be_an_argument_of_the_model_is_told",),
+    ),
+    Mutation(
         "evidence/importance_weights.py",
         "self._sum.log() - math.log(k)",
         "self._sum.log()",
