@@ -126,6 +126,7 @@ FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
+BAYESIAN = "tests/model_guide/test_bayesian.py"
 GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
@@ -133,6 +134,24 @@ WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_g
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
+    Mutation(
+        "model_guide/bayesian.py",
+        "reversed(self._before)",
+        "self._before",
+        (f"{BAYESIAN}::test_a_parameter_with_two_names_is_one_latent",),
+    ),
+    Mutation(
+        "model_guide/bayesian.py",
+        "if self._site_of[name] == name}",
+        "}",
+        (f"{BAYESIAN}::test_a_parameter_with_two_names_is_one_latent",),
+    ),
+    Mutation(
+        "model_guide/bayesian.py",
+        "{name: value.to(parameter) for",
+        "{name: value.to(parameter.device) for",
+        (f"{BAYESIAN}::test_draws_from_the_prior_have_the_precision_of_the_parameters",),
+    ),
     Mutation(
         "model_guide/plates.py",
         "if not isinstance(site.value, Tensor):",
@@ -717,7 +736,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/bayesian.py",
-        "if n not in phi.parameters",
+        "if id(p.unconstrained) not in shared",
         "if True",
         ("tests/model_guide/test_bayesian.py::test_what_the_guide_shares_stays_a_parameter",),
     ),
