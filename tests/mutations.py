@@ -1277,6 +1277,36 @@ MUTATIONS = [
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
     ),
     Mutation(
+        "cli/config.py",
+        "if self.full_vb and self.learner not in FULL_VB:",
+        "if self.full_vb and not self.learner:",
+        ("tests/cli/test_full_vb.py::test_learners_without_global_latents_are_refused",),
+    ),
+    Mutation(
+        "cli/train.py",
+        "self.full.put_middle()",
+        "pass",
+        ("tests/cli/test_full_vb.py::test_a_run_is_that_of_the_library",),
+    ),
+    Mutation(
+        "cli/trained_run.py",
+        "CHUNK if self.full is None else 1",
+        "CHUNK",
+        ("tests/cli/test_full_vb.py::test_each_sample_has_a_theta_of_its_own",),
+    ),
+    Mutation(
+        "cli/app.py",
+        "        num_global_draws=draws,\n",
+        "",
+        ("tests/cli/test_full_vb.py::test_evaluate_is_the_posterior_predictive",),
+    ),
+    Mutation(
+        "vae/saving.py",
+        "tensors.pop(name) for name",
+        "tensors[name] for name",
+        ("tests/vae/test_saving.py::test_tensors_beside_a_vae_are_those_that_were_saved_with_it",),
+    ),
+    Mutation(
         "cli/app.py",
         "BDMC(annealing, chain=chain)",
         "BDMC(annealing)",
