@@ -126,6 +126,7 @@ FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
+BAYESIAN = "tests/model_guide/test_bayesian.py"
 GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
@@ -133,6 +134,24 @@ WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_g
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
+    Mutation(
+        "model_guide/bayesian.py",
+        "reversed(self._before)",
+        "self._before",
+        (f"{BAYESIAN}::test_a_parameter_with_two_names_is_one_latent",),
+    ),
+    Mutation(
+        "model_guide/bayesian.py",
+        "if self._site_of[name] == name}",
+        "}",
+        (f"{BAYESIAN}::test_a_parameter_with_two_names_is_one_latent",),
+    ),
+    Mutation(
+        "model_guide/bayesian.py",
+        "{name: value.to(parameter) for",
+        "{name: value.to(parameter.device) for",
+        (f"{BAYESIAN}::test_draws_from_the_prior_have_the_precision_of_the_parameters",),
+    ),
     Mutation(
         "model_guide/plates.py",
         "if not isinstance(site.value, Tensor):",
@@ -386,6 +405,12 @@ MUTATIONS = [
         "learning_rate: float = 0.05",
         "learning_rate: float = 0.01",
         (f"{GAP}::test_the_learning_rate_by_default_brings_home_a_guide_that_is_far_off",),
+    ),
+    Mutation(
+        "evidence/evidence_gap.py",
+        "num_steps=(num_steps, 500), ",
+        "",
+        ("tests/test_arguments.py::test_an_option_of_the_gap_that_could_be_an_argument_of_the_model_is_told",),
     ),
     Mutation(
         "evidence/importance_weights.py",
@@ -711,7 +736,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/bayesian.py",
-        "if n not in phi.parameters",
+        "if id(p.unconstrained) not in shared",
         "if True",
         ("tests/model_guide/test_bayesian.py::test_what_the_guide_shares_stays_a_parameter",),
     ),
@@ -1274,6 +1299,36 @@ MUTATIONS = [
         "grey[order[count:]], grey[order[:count]]",
         "grey[count:], grey[order[:count]]",
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
+    ),
+    Mutation(
+        "cli/config.py",
+        "if self.full_vb and self.learner not in FULL_VB:",
+        "if self.full_vb and not self.learner:",
+        ("tests/cli/test_full_vb.py::test_learners_without_global_latents_are_refused",),
+    ),
+    Mutation(
+        "cli/train.py",
+        "self.full.put_middle()",
+        "pass",
+        ("tests/cli/test_full_vb.py::test_a_run_is_that_of_the_library",),
+    ),
+    Mutation(
+        "cli/trained_run.py",
+        "CHUNK if self.full is None else 1",
+        "CHUNK",
+        ("tests/cli/test_full_vb.py::test_each_sample_has_a_theta_of_its_own",),
+    ),
+    Mutation(
+        "cli/app.py",
+        "        num_global_draws=draws,\n",
+        "",
+        ("tests/cli/test_full_vb.py::test_evaluate_is_the_posterior_predictive",),
+    ),
+    Mutation(
+        "vae/saving.py",
+        "tensors.pop(name) for name",
+        "tensors[name] for name",
+        ("tests/vae/test_saving.py::test_tensors_beside_a_vae_are_those_that_were_saved_with_it",),
     ),
     Mutation(
         "cli/app.py",

@@ -4,6 +4,7 @@ A case is a way of passing x, y and w: what model and guide are called with, and
 """
 
 import functools
+import inspect
 import warnings
 
 import pyro
@@ -559,6 +560,34 @@ def test_an_option_that_is_an_argument_of_the_models_too_is_told_and_the_remedy_
             estimate(X, seed=2)
         assert not torch.allclose(estimate(Arguments(X, seed=2.0)), estimate(X))
         assert torch.isfinite(estimate(Arguments(X, seed=2.0), seed=1)).all()
+
+
+ZERO = Evidence(torch.zeros(N).double(), torch.zeros(N).double(), "lower")
+OPTIONS_OF_THE_GAP = {
+    "evidence": ZERO, "num_steps": 3, "learning_rate": 0.1, "num_particles": 2, "batch_size": 4, "seed": 1,
+    "progress": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_THE_GAP)
+def test_an_option_of_the_gap_that_could_be_an_argument_of_the_model_is_told(option):
+    def with_option(fn):
+        def taking(x, **named):
+            fn(x + named.get(option, 0.0), x, W)
+
+        taking.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=0.0),
+            ]
+        )
+        return taking
+
+    pair = with_option(model), with_option(guide)
+    options = {"evidence": ZERO, "num_steps": 2} | {option: OPTIONS_OF_THE_GAP[option]}
+    with pytest.raises(TypeError, match=rf"got {option}=, which is an argument of the model .*Arguments\(x, {option}="):
+        evidence_gap(*pair, X, **options)
+    assert torch.isfinite(evidence_gap(*pair, Arguments(X, **{option: 2.0}), **options).elbo.value).all()
 
 
 def test_other_objects_are_passed_on_if_they_are_shared():

@@ -110,6 +110,7 @@ def train_command(
       pyro-aevb train digits --pixels dynamic --latent-dim 5 --epochs 50 --validation 0.1 --out run
       pyro-aevb train table.csv --likelihood gaussian --hidden-dims 64,64 --keep-best --validation 0.2 --out run
       pyro-aevb train scans/ --likelihood continuous-bernoulli --convolutions --out run
+      pyro-aevb train digits --pixels dynamic --full-vb --samples 4e5 --out run
       pyro-aevb train --out run --resume --epochs 100
       torchrun --nproc-per-node=2 -m pyro_aevb train mnist --pixels dynamic --out run
     """
@@ -153,6 +154,9 @@ def evaluate_command(
         int | None,
         typer.Option(help="Of bdmc: HMC steps before it anneals back, for DATA and not simulated ones.", min=1),
     ] = None,
+    theta_draws: Annotated[
+        int | None, typer.Option(help="Draws of theta after train --full-vb, 20 by default.", min=1)
+    ] = None,
     limit: Limit = None,
     part: Part = "test",
     key: Key = None,
@@ -166,7 +170,8 @@ def evaluate_command(
     """Print the bound and log p(x) of DATA under MODEL, in nats per datapoint, with standard errors.
 
     By default, auto, log p(x) is estimated by importance sampling, and by AIS for datapoints whose weights have a heavy
-    tail.  bdmc without --chain is about data that MODEL simulates: how good AIS is for it.
+    tail.  bdmc without --chain is about data that MODEL simulates: how good AIS is for it.  After train --full-vb,
+    log p(x) is the posterior predictive: the logarithm of the mean of p(x) over draws of theta.
 
     \b
     Examples:
@@ -181,21 +186,22 @@ def evaluate_command(
     from pyro_aevb.evidence import AIS, BDMC, SMC, Auto, elbo, log_marginal_likelihood
 
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
-    pair = run.vae.model, run.vae.guide
-    bound = elbo(*pair, x, seed=seed).mean()
+    draws = run.theta_draws(theta_draws)
+    bound = elbo(*run.pair, x, num_particles=draws, vectorize=run.full is None, seed=seed).mean()
     annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
     methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc}
     if method == "bdmc":
         methods["bdmc"] = BDMC(annealing, chain=chain)
     evidence = log_marginal_likelihood(
-        *pair,
+        *run.pair,
         x,
         method=methods.get(method, method),
         num_particles=particles,
+        num_global_draws=draws,
         seed=seed,
         progress=not quiet,
     )
-    print_evidence(bound, evidence, method, seed, json)
+    print_evidence(bound, evidence, method, seed, json, None if run.full is None else draws)
 
 
 @app.command("encode", short_help="Write codes, the means of q(z|x).")
@@ -246,6 +252,8 @@ def sample_command(
 ) -> None:
     """Write draws of x from the model: z ~ p(z), x ~ p(x|z), to a .npy, .npz, .csv or .png file.
 
+    After train --full-vb each x has a draw of theta of its own.
+
     \b
     Examples:
       pyro-aevb sample run -n 1000 --out x.npy
@@ -287,7 +295,8 @@ def reconstruct_command(
 ) -> None:
     """Write the mean of p(x|z) at the mean of q(z|x) for each datapoint of DATA, to a .npy, .npz, .csv or .png file.
 
-    A picture has rows of ten datapoints, each above its reconstructions; 50 datapoints without --limit.
+    A picture has rows of ten datapoints, each above its reconstructions; 50 datapoints without --limit.  After train
+    --full-vb, theta is the middle of q(theta).
 
     \b
     Examples:
@@ -326,7 +335,7 @@ def manifold_command(
 ) -> None:
     """Write a picture of the 2 latent dimensions: means of p(x|z) on a grid through the prior's inverse CDF.
 
-    That is Figure 4 of Kingma & Welling 2013.
+    That is Figure 4 of Kingma & Welling 2013.  After train --full-vb, theta is the middle of q(theta).
 
     \b
     Examples:

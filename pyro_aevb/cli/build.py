@@ -1,4 +1,4 @@
-"""A VAE, a learner, an optimizer and the options of ``fit`` from a configuration."""
+"""A VAE, q(theta) over it, a learner, an optimizer and the options of ``fit`` from a configuration."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pyro_aevb.learners.mcem import MCEM
 from pyro_aevb.learners.optimizer import OptimizerFactory
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep
 from pyro_aevb.learners.wake_sleep import WakeSleep
+from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.vae.vae import VAE
 
 
@@ -37,8 +38,8 @@ def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape:
     ).to(config.device)
 
 
-def make_learner(config: TrainingConfig, vae: VAE) -> Learner:
-    """Return the learner over the VAE."""
+def make_learner(config: TrainingConfig, pair: VAE | Bayesian) -> Learner:
+    """Return the learner over the VAE, or over one whose theta is global latents."""
     optimizer = make_optimizer(config)
     prior = None
     if config.theta_prior is not None:
@@ -46,17 +47,21 @@ def make_learner(config: TrainingConfig, vae: VAE) -> Learner:
             raise ValueError(f"expected theta_prior, a scale, above 0, got {config.theta_prior}")
         prior = dist.Normal(torch.tensor(0.0, device=config.device), torch.tensor(config.theta_prior).to(config.device))
     if config.learner == "wake-sleep":
-        return WakeSleep(vae.model, vae.guide, optimizer, optimizer, theta_prior=prior)
+        return WakeSleep(pair.model, pair.guide, optimizer, optimizer, theta_prior=prior)
     if config.learner == "reweighted-wake-sleep":
         particles = config.num_particles or SEVERAL
         return ReweightedWakeSleep(
-            vae.model, vae.guide, optimizer, optimizer, num_particles=particles, theta_prior=prior
+            pair.model, pair.guide, optimizer, optimizer, num_particles=particles, theta_prior=prior
         )
     if config.learner == "mcem":
-        return MCEM(vae.model, optimizer, vae.guide, optimizer, theta_prior=prior)
+        return MCEM(pair.model, optimizer, pair.guide, optimizer, theta_prior=prior)
     make, particles = OBJECTIVES[config.objective or "sgvb-b"]
-    objective = make(particles if config.num_particles is None else config.num_particles)
-    return AEVB(vae.model, vae.guide, optimizer, objective, theta_prior=prior)
+    particles = particles if config.num_particles is None else config.num_particles
+    objective = make(particles)
+    if isinstance(pair, Bayesian) and particles > 1 and not objective.one_global_draw:
+        # Each particle has its own draw of the weights, and a network takes one at a time.
+        objective = make(particles, vectorize=False)
+    return AEVB(pair.model, pair.guide, optimizer, objective, theta_prior=prior)
 
 
 def make_optimizer(config: TrainingConfig) -> OptimizerFactory:

@@ -24,6 +24,7 @@ CONFIG = "config.toml"  # in a run's folder
 EPOCHS = 20  # where neither epochs nor samples are given
 PARTS = ("train", "validation", "test")  # of a named data set
 LEARNERS = ("aevb", "wake-sleep", "reweighted-wake-sleep", "mcem")
+FULL_VB = ("aevb", "reweighted-wake-sleep")  # the learners that take global latents
 COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad"}  # of torch.optim
 
@@ -77,6 +78,9 @@ class TrainingConfig:
     clip_norm: float | None = _option(None, "largest norm of a datapoint's share of the gradient")
     kl_warm_up: int | None = _option(None, "samples over which the KL's weight grows to 1")
     theta_prior: float | None = _option(None, "scale of a Gaussian prior on theta (MAP); the paper's is 1")
+    full_vb: bool = _option(
+        False, "q(theta), a Gaussian for each of the decoder's and the prior's parameters, with p(theta) = N(0, 1)"
+    )
     validation: str | None = _option(
         None, "what to validate on: a part of the data (0.1), a file, or a data set's 'validation' or 'test'"
     )
@@ -102,6 +106,16 @@ class TrainingConfig:
             raise ValueError(f"expected no objective for {self.learner}, got {self.objective!r}; it is AEVB's")
         if self.num_particles is not None and self.learner not in ("aevb", "reweighted-wake-sleep"):
             raise ValueError(f"expected no num_particles for {self.learner}, got {self.num_particles}; leave it out")
+        if self.full_vb and self.learner not in FULL_VB:
+            raise ValueError(
+                f"expected a learner with global latents for full_vb, got {self.learner}, which is for one theta; use "
+                f"{' or '.join(FULL_VB)}, or drop full_vb"
+            )
+        if self.full_vb and self.theta_prior is not None:
+            raise ValueError(
+                f"expected one of full_vb and theta_prior, got theta_prior {self.theta_prior} beside full_vb, whose "
+                "p(theta) is N(0, 1); drop one"
+            )
 
     def but(self, changes: Mapping[str, Any]) -> TrainingConfig:
         """Return a configuration with other values, given as text or as TOML has them.

@@ -53,8 +53,10 @@ def print_training(history: History, out: Path, as_json: bool) -> None:
     print(f"written: {out}")
 
 
-def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: int, as_json: bool) -> None:
-    """Print the bound and log p(x)."""
+def print_evidence(
+    bound: MeanEstimate, evidence: Evidence, method: str, seed: int, as_json: bool, theta_draws: int | None = None
+) -> None:
+    """Print the bound and log p(x); ``theta_draws`` is how many theta they are means over, after full VB."""
     value, error = evidence.mean()
     methods = collections.Counter(evidence.method or [method] * len(evidence.value))
     upper = None
@@ -70,6 +72,7 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
                 "simulated": evidence.data is not None,
                 "method": method,
                 "methods": methods,
+                "theta_draws": theta_draws,
                 "bound": {"value": bound.value, "standard_error": bound.standard_error, "direction": "lower"},
                 "datapoints": len(evidence.value),
                 "seed": seed,
@@ -89,6 +92,8 @@ def print_evidence(bound: MeanEstimate, evidence: Evidence, method: str, seed: i
         print(f"log p(x) by {method} is that of as many datapoints that the model simulated")
     if evidence.method is not None:
         print("log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items())))
+    if theta_draws is not None:
+        print(f"log p(x) is that of the mean of p(x) over {theta_draws} draws of theta, the bound is the mean bound")
     print(f"{len(evidence.value)} datapoints, seed {seed}; errors cover the noise and the choice of datapoints")
 
 

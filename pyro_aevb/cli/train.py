@@ -8,7 +8,7 @@ import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -20,6 +20,7 @@ from pyro_aevb.cli.options import tell
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.learners.learner import Learner
+from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.plots import write_figure
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
@@ -67,7 +68,7 @@ def train(
     config = dataclasses.replace(config, image_shape=data.image_shape)
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
-    vae, learner = build(config, data)
+    built = build(config, data)
     first = ranks.rank == 0
     if first:
         check_folder(out)
@@ -78,7 +79,7 @@ def train(
     table = functools.partial(_write_table, folder=out)
     try:
         history = fit(
-            learner,
+            built.learner,
             data.train,
             data.validation,
             **fit_options(config),
@@ -91,14 +92,14 @@ def train(
     except SystemExit:
         if first:
             with HeldSignals(terminate=True):
-                save(vae, out)
+                built.save(out)
         raise
     finally:
         if events is not None:
             events.close()
     with HeldSignals(terminate=True) as signals:
         if first:
-            save(vae, out)
+            built.save(out)
             write_config(config, out)
             write_history(history, out)
     history.interrupted = history.interrupted or signals.interrupted
@@ -107,14 +108,32 @@ def train(
     return history
 
 
-def build(config: TrainingConfig, data: TrainingData) -> tuple[VAE, Learner]:
-    """Return VAE and learner, from the configuration's seed, tried on the first datapoints."""
+class Built(NamedTuple):
+    """The VAE of a run, q(theta) over it if ``full_vb`` says so, and the learner of both."""
+
+    vae: VAE
+    full: Bayesian | None
+    learner: Learner
+
+    def save(self, folder: Path) -> None:
+        """Write the VAE; with q(theta) beside it, whose middle is then theta."""
+        if self.full is None:
+            save(self.vae, folder)
+            return
+        self.full.put_middle()
+        save(self.vae, folder, beside=self.full.state_dict())
+
+
+def build(config: TrainingConfig, data: TrainingData) -> Built:
+    """Return VAE, q(theta) and learner, from the configuration's seed, tried on the first datapoints."""
     pyro.set_rng_seed(config.seed)
     vae = make_vae(config, data.x_dim, len(data.train), data.image_shape)
-    learner = make_learner(config, vae)
     with torch.random.fork_rng():
-        learner.prepare(data.train[torch.arange(min(1000, len(data.train)))].to(config.device))
-    return vae, learner
+        x = data.train[torch.arange(min(1000, len(data.train)))].to(config.device)
+        full = Bayesian(vae.model, vae.guide, x[:2]) if config.full_vb else None
+        learner = make_learner(config, vae if full is None else full)
+        learner.prepare(x)
+    return Built(vae, full, learner)
 
 
 def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool = True) -> dict[str, History]:
@@ -130,7 +149,7 @@ def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool =
     configs = {name: _for_learner(config, name) for name in learners}
     histories: dict[str, History] = {}
     for name, one in configs.items():
-        learner = build(one, data)[1]
+        learner = build(one, data).learner
         history = fit(learner, data.train, data.validation, **fit_options(one), progress=progress, label=name)
         if history.records:
             histories[name] = history

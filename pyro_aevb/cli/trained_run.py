@@ -1,5 +1,7 @@
 """The folder of a training run, opened again: the model, and what its config.toml says about the data.
 
+A run of full VB has q(theta) beside the VAE, whose theta is then the middle of q(theta).
+
 Shapes: N datapoints, D data dimensions, J latent dimensions.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -17,10 +20,13 @@ from torch import Tensor
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, rows
 from pyro_aevb.cli.train import check_device
-from pyro_aevb.vae.saving import load
+from pyro_aevb.model_guide.bayesian import Bayesian
+from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.vae.saving import load_beside
 from pyro_aevb.vae.vae import VAE
 
 CHUNK = 1000  # datapoints at a time
+THETA_DRAWS = 20
 
 
 class TrainedRun:
@@ -29,14 +35,51 @@ class TrainedRun:
     Args:
         folder: what ``train`` or :func:`~pyro_aevb.save` wrote.
         device: where to put the VAE.
+
+    Attributes:
+        vae: p(x, z) and q(z|x), at the middle of q(theta) where there is one.
+        full: the VAE with theta as global latents, after full VB; else ``None``.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
         check_device(device)
-        self.vae: VAE = load(folder, device=device).eval()
+        vae, beside = load_beside(folder, device=device)
+        self.vae: VAE = vae.eval()
         self.device = device
         path = folder / CONFIG
         self.config = TrainingConfig.read(path) if path.exists() else TrainingConfig()
+        if self.config.full_vb and not beside:
+            raise ValueError(
+                f"expected q(theta) beside the VAE in {folder}, as its {CONFIG} says full_vb, got the VAE alone; save "
+                "it with beside=full.state_dict(), or set full_vb = false for theta as it is"
+            )
+        self.full = self._with_q_theta(beside) if beside else None
+
+    @torch.no_grad()
+    def _with_q_theta(self, state: dict[str, Tensor]) -> Bayesian:
+        """Return the pair with q(theta) as it was saved; ``ValueError`` for tensors that aren't that."""
+        with torch.random.fork_rng():
+            nodes: Any = poutine.trace(poutine.uncondition(self.vae.model)).get_trace(self._zeros(2)).nodes
+            full = Bayesian(self.vae.model, self.vae.guide, nodes["x"]["value"])  # on data inside of any support
+        try:
+            full.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"expected q(theta) of this VAE beside it, got: {error}; save both again") from error
+        return full
+
+    @property
+    def pair(self) -> tuple[PyroCallable, PyroCallable]:
+        """Model and guide: theta is among their latents after full VB."""
+        pair = self.vae if self.full is None else self.full
+        return pair.model, pair.guide
+
+    def theta_draws(self, number: int | None) -> int:
+        """Return how many draws of theta an estimate takes: as given or 20 after full VB, and else the one theta."""
+        if self.full is None and number is not None:
+            raise ValueError(
+                f"expected no --theta-draws for a run without q(theta), got {number}; leave it out, or train --full-vb"
+            )
+        return (number or THETA_DRAWS) if self.full is not None else 1
 
     def rows(self, data: str, part: str, limit: int | None, options: dict[str, Any]) -> Tensor:
         """Return datapoints (N, D) for the VAE; ``options`` are fields that take the place of the training's.
@@ -72,14 +115,22 @@ class TrainedRun:
 
     @torch.no_grad()
     def sample(self, number: int, mean: bool) -> Tensor:
-        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means."""
+        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means.
+
+        After full VB each x has a theta ~ q(theta) of its own: they are draws of the posterior predictive.
+        """
 
         def draws(x: Tensor) -> Tensor:
-            nodes: Any = poutine.trace(poutine.uncondition(self.vae.model)).get_trace(x).nodes
-            return self.vae.decode(nodes["z"]["value"]) if mean else nodes["x"]["value"]
+            theta = {} if self.full is None else {name: q.sample() for name, q in self.full.posterior().items()}
+            model = pyro.condition(poutine.uncondition(self.pair[0]), theta)
+            nodes: Any = poutine.trace(model).get_trace(x).nodes
+            return nodes["x"]["fn"].mean if mean else nodes["x"]["value"]
 
-        return _in_chunks(draws, torch.zeros(number, self.vae.x_dim).to(next(self.vae.parameters())))
+        return _in_chunks(draws, self._zeros(number), CHUNK if self.full is None else 1)
+
+    def _zeros(self, number: int) -> Tensor:
+        return torch.zeros(number, self.vae.x_dim).to(next(self.vae.parameters()))
 
 
-def _in_chunks(fn: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return torch.cat([fn(chunk) for chunk in x.split(CHUNK)])
+def _in_chunks(fn: Callable[[Tensor], Tensor], x: Tensor, size: int = CHUNK) -> Tensor:
+    return torch.cat([fn(chunk) for chunk in x.split(size)])

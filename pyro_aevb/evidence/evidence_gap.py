@@ -109,7 +109,11 @@ def evidence_gap(
     """
     check_sizes(num_particles=num_particles, num_steps=num_steps)
     check_callables(model, guide)
-    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, given(seed=(seed, None)))
+    given_options = given(
+        evidence=(evidence, None), num_steps=(num_steps, 500), learning_rate=(learning_rate, 0.05),
+        num_particles=(num_particles, 100), batch_size=(batch_size, 100), seed=(seed, None), progress=(progress, True),
+    )  # fmt: skip
+    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, given_options)
     if len(evidence.value) != batches.num_data:
         raise ValueError(f"expected evidence of the same {batches.num_data} datapoints, got {len(evidence.value)}")
     bar = tqdm(

@@ -53,7 +53,9 @@ class AEVB(Learner):
         guide: q(z|x).
         optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one.
         objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.IWAE`.
-        theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper.
+        theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper:
+            the steps of ``Bayesian(..., guide_for="delta")``, where :class:`~pyro_aevb.Bayesian` says how the two
+            differ for constrained parameters.
         update: ``"both"``, or ``"guide"`` to fit q to a model that stays as it is, or ``"model"``.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
 

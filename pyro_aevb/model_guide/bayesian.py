@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from pyro import primitives
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import biject_to, constraints, transform_to
 
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.modes import named_by_the_caller
@@ -31,8 +31,9 @@ class Bayesian(nn.Module):
         - KL(q(\theta) \| p(\theta))
 
     The parameters that run in the model and not in the guide become sample sites of their names, ahead of the model's
-    own and outside of its plates.  Modules stay as they are: a run computes with the draw instead of their weights.
-    ``model`` and ``guide`` are ordinary Pyro functions, for every learner and estimate that takes global latents.
+    own and outside of its plates; one with several names is one site.  Modules stay as they are: a run computes with
+    the draw instead of their weights.  ``model`` and ``guide`` are ordinary Pyro functions, for every learner and
+    estimate that takes global latents.
 
     Args:
         model: p(x, z), with parameters.
@@ -40,8 +41,13 @@ class Bayesian(nn.Module):
         args: a minibatch, on which the pair is run once to find the parameters.
         prior: p(theta), each element's distribution in unconstrained space, N(0, 1) by default.
         guide_for: q(theta): ``"normal"``, a Gaussian for each element in unconstrained space that begins at the
-            parameter's value with a standard deviation of 0.01; ``"delta"``, a point: training then is MAP; or a
-            function of name and value that returns a distribution of the value's shape, declared with ``.to_event``.
+            parameter's value with a standard deviation of 0.01; ``"delta"``, a point, which is MAP; or a function of
+            name and value that returns a distribution of the value's shape, declared with ``.to_event``.
+
+    With ``"delta"`` the steps are those of a learner's ``theta_prior=`` but for three things.  ``theta_prior`` is the
+    distribution of the values, ``prior`` that of their places in unconstrained space: N(0, 1) there is LogNormal(0, 1)
+    for a positive value.  ``theta_prior`` weighs parameters that run in the guide too.  And Pyro keeps a simplex in
+    other coordinates than a bijection has, in which the same mode is reached by other steps.
 
     Raises:
         ValueError: for a model without parameters of its own, another ``guide_for``, a pair that breaks the contract.
@@ -80,7 +86,11 @@ class Bayesian(nn.Module):
             )
         theta, phi = ParameterRecorder(), ParameterRecorder()
         read(theta(model), phi(guide), args)
-        self._sites = {n: p for n, p in theta.parameters.items() if n not in phi.parameters}
+        shared = {id(parameter.unconstrained) for parameter in phi.parameters.values()}
+        own = {n: p for n, p in theta.parameters.items() if id(p.unconstrained) not in shared}
+        first = {id(parameter.unconstrained): name for name, parameter in reversed(own.items())}
+        self._site_of = {name: first[id(parameter.unconstrained)] for name, parameter in own.items()}
+        self._sites = {name: parameter for name, parameter in own.items() if self._site_of[name] == name}
         if not self._sites:
             raise ValueError(
                 "expected a model with parameters of its own, got none; register them with pyro.module(name, module), "
@@ -100,10 +110,10 @@ class Bayesian(nn.Module):
         """Sample theta ~ p(theta), then what the model samples with it; arguments are the model's."""
         values = {}
         for name, parameter in self._sites.items():
-            shape, prior = self._shapes[name], _on(parameter.value().device, self._prior)
+            shape, prior = self._shapes[name], _like(parameter.unconstrained, self._prior)
             prior = prior.expand(torch.broadcast_shapes(prior.batch_shape, shape)).to_event(len(shape))
             values[name] = pyro.sample(name, _constrained(prior, parameter))
-        with _Substituted(values):
+        with _Substituted({name: values[site] for name, site in self._site_of.items()}):
             return self._model(*args, **kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,13 +138,30 @@ class Bayesian(nn.Module):
             result[name] = _constrained(dist.Normal(loc, scale).to_event(loc.dim()), parameter)
         return result
 
+    @torch.no_grad()
+    def put_middle(self) -> None:
+        """Give the model's own parameters the middle of q(theta), for what needs one value of each.
 
-def _on(device: torch.device, fn: Any) -> Any:
-    """Return a distribution whose parameters lie on the device: itself, or another of its kind."""
+        That is the mean in unconstrained space, and the mean of a distribution of your own.
+
+        >>> vae, x = VAE(6, 2, hidden_dims=(5,)), torch.ones(3, 6)
+        >>> full = Bayesian(vae.model, vae.guide, x)
+        >>> full.put_middle()
+        >>> bool((vae.decoder[0].weight == full.posterior()["decoder.0.weight"].mean).all())
+        True
+        """
+        own = self.posterior() if callable(self._guide_for) else {}
+        for name, parameter in self._sites.items():
+            value = own[name].mean if own else _bijection(parameter)(self.loc[self._keys[name]])
+            parameter.unconstrained.copy_(transform_to(parameter.constraint).inv(value))
+
+
+def _like(parameter: Tensor, fn: Any) -> Any:
+    """Return a distribution whose parameters have the device and dtype of this one: itself, or another of its kind."""
     own = {name: getattr(fn, name) for name in fn.arg_constraints}
-    if all(value.device == device for value in own.values()):
+    if all(value.device == parameter.device and value.dtype == parameter.dtype for value in own.values()):
         return fn
-    return type(fn)(**{name: value.to(device) for name, value in own.items()})
+    return type(fn)(**{name: value.to(parameter) for name, value in own.items()})
 
 
 def _bijection(parameter: Parameter) -> Any:
@@ -179,7 +206,7 @@ class _Substituted(Messenger):
                     _slots(module)[key] = value
 
     def __exit__(self, *error: Any) -> None:
-        for module, key, own in self._before:
+        for module, key, own in reversed(self._before):  # a slot that was put into twice has its own value first
             _slots(module)[key] = own
         self._before.clear()
         super().__exit__(*error)

@@ -4,7 +4,7 @@ from pyro_aevb.vae import columns, likelihoods, networks, posteriors, priors
 from pyro_aevb.vae.likelihoods import Likelihood
 from pyro_aevb.vae.posteriors import Posterior
 from pyro_aevb.vae.priors import Prior
-from pyro_aevb.vae.saving import load, save
+from pyro_aevb.vae.saving import load, load_beside, save
 from pyro_aevb.vae.vae import VAE
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "columns",
     "likelihoods",
     "load",
+    "load_beside",
     "networks",
     "posteriors",
     "priors",

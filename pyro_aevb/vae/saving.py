@@ -44,10 +44,11 @@ FORMAT = 2
 PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder")
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 LARGEST_DESCRIPTION = 2**26  # bytes
+BESIDE = "beside/"  # before the names of tensors that aren't the VAE's own
 DAMAGED = "the file is damaged or was changed; get the folder again, or save the model again"
 
 
-def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
+def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tensor] | None = None) -> None:
     """Write the VAE into a folder, and replace the VAE that the folder holds, if any.
 
     ``save`` writes ``vae.json`` (versions, sizes, the prior, likelihood and posterior with their settings) and one file
@@ -58,6 +59,8 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
     Args:
         vae: on any device; the device is not saved.
         folder: a path; the folder is made if it doesn't exist.
+        beside: tensors that belong to it, by name, such as q(theta) of :class:`~pyro_aevb.Bayesian`, its
+            ``state_dict()``: they are in the same file, and :func:`load_beside` gives them back.
 
     Raises:
         TypeError: for a subclass of :class:`~pyro_aevb.VAE`, which a description can't rebuild.
@@ -80,7 +83,7 @@ def save(vae: VAE, folder: str | os.PathLike[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder, got the file {folder}; choose another path")
     tied = _tied(vae)
-    weights = _weights(vae, {name for _, *others in tied for name in others})
+    weights = _weights(vae, {name for _, *others in tied for name in others}, beside or {})
     digest = hashlib.sha256(weights).hexdigest()
     dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
     sizes = ("x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size")
@@ -137,13 +140,37 @@ def load(
     >>> torch.equal(same.encoder.weight, vae.encoder.weight)
     True
     """
-    record, weights = _read(Path(folder))
     given = {"prior": prior, "likelihood": likelihood, "posterior": posterior, "encoder": encoder, "decoder": decoder}
+    return load_beside(folder, device=device, **given)[0]
+
+
+def load_beside(
+    folder: str | os.PathLike[str], *, device: torch.device | str | None = None, **parts: Any
+) -> tuple[VAE, dict[str, Tensor]]:
+    """Return the VAE of :func:`load`, and the tensors that :func:`save` was given beside it, of the same moment.
+
+    Args:
+        folder: the path that was passed to ``save``.
+        device: of the VAE's tensors, as for ``load``; those beside it are on the CPU.
+        parts: ``prior=``, ``likelihood=``, ``posterior=``, ``encoder=``, ``decoder=`` of your own, as for ``load``.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load``.
+
+    >>> from pyro_aevb.vae import load_beside
+    >>> vae, x = VAE(6, 2, hidden_dims=(5,)), torch.ones(3, 6)
+    >>> save(vae, "saved", beside=Bayesian(vae.model, vae.guide, x).state_dict())
+    >>> same, tensors = load_beside("saved")
+    >>> Bayesian(same.model, same.guide, x).load_state_dict(tensors)
+    <All keys matched successfully>
+    """
+    record, tensors = _read(Path(folder))
+    beside = {name.removeprefix(BESIDE): tensors.pop(name) for name in list(tensors) if name.startswith(BESIDE)}
     device = torch.get_default_device() if device is None else torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
-        vae = _build(record, given, device, _bounds(weights))
-    _fill(vae, weights, record["tied"])
-    return vae
+        vae = _build(record, dict.fromkeys(PARTS) | parts, device, _bounds(tensors))
+    _fill(vae, tensors, record["tied"])
+    return vae, beside
 
 
 # -- Building ---------------------------------------------------------------------------------------------------------
@@ -211,10 +238,10 @@ def _tied(vae: VAE) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
-def _weights(vae: VAE, left_out: set[str]) -> bytes:
-    """Return parameters and buffers as safetensors."""
+def _weights(vae: VAE, left_out: set[str], beside: Mapping[str, Tensor]) -> bytes:
+    """Return parameters and buffers, and what is beside them, as safetensors."""
     tensors = {}
-    for name, tensor in vae.state_dict().items():
+    for name, tensor in (vae.state_dict() | {BESIDE + name: tensor for name, tensor in beside.items()}).items():
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"expected tensors in the VAE's state, got {name} of {type(tensor).__name__}; keep it in a buffer"

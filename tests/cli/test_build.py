@@ -13,7 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pyro_aevb import VAE, fit
+from pyro_aevb import VAE, Bayesian, fit
 from pyro_aevb.cli import app, build, train
 from pyro_aevb.cli.config import COMPILE, EPOCHS, LEARNERS, TrainingConfig
 from pyro_aevb.cli.objectives import SEVERAL
@@ -138,6 +138,11 @@ def rates(call):
     return {made.keywords["lr"] for made in call.optimizers}
 
 
+def trained(call):
+    """Return the kind of what a learner has model and guide of."""
+    return {type(call.learner.arguments[half].__self__) for half in ("model", "guide")}
+
+
 VALIDATED = {"validation": "0.5"}
 CASES = [
     Case("data", "other.npy", lambda call: len(call.arguments["train"]), 20, 30, {"validation": "other.npy"}),
@@ -176,6 +181,7 @@ CASES = [
     Case("patience", "4", option("patience"), None, 4, VALIDATED),
     Case("keep_best", "true", option("keep_best"), False, True, VALIDATED),
     Case("checkpoint_every", "2.5", option("checkpoint_every"), 60.0, 2.5),
+    Case("full_vb", "true", trained, {VAE}, {Bayesian}, {"pixels": "threshold"}),
     Case("seed", "5", option("seed"), 0, 5),
     Case("precision", "bf16", option("precision"), "float32", "bf16"),
     *(Case("compile", name, option("compile"), "auto", value) for name, value in COMPILE.items() if name != "auto"),

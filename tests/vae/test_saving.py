@@ -28,6 +28,7 @@ from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 from pyro_aevb.model_guide import log_density
+from pyro_aevb.vae import load_beside
 from pyro_aevb.vae.columns import Columns
 from pyro_aevb.vae.descriptions import KNOWN, NAMES, UnknownPartError, describe, restore
 from pyro_aevb.vae.likelihoods import (
@@ -129,6 +130,25 @@ def test_every_prior_with_every_posterior(prior, posterior, tmp_path):
     pair = (prior, posterior)
     likelihood = OTHERS[FITTING.index(pair) % len(OTHERS)]  # each in turn
     round_trip(shaken(make(*pair, likelihood)), tmp_path, data())
+
+
+def test_tensors_beside_a_vae_are_those_that_were_saved_with_it(tmp_path):
+    """Under names like the VAE's, in dtypes of their own; saved without any, those of before are gone."""
+    decoder = nn.Linear(J, D)
+    vae = small(decoder=decoder)
+    beside = {"loc.decoder|0|weight": torch.randn(2, 3).double(), "decoder.weight": torch.arange(3)}
+    save(vae, tmp_path, beside=beside)
+    assert_same(load(tmp_path, decoder=nn.Linear(J, D)), vae)
+    same, found = load_beside(tmp_path, decoder=nn.Linear(J, D))
+    assert_same(same, vae)
+    assert found.keys() == beside.keys()
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in beside.items()
+    )
+    with pytest.raises(ValueError, match="expected tensors in the VAE's state, got beside/rate of float; keep it in"):
+        save(vae, tmp_path, beside={"rate": 0.1})
+    save(vae, tmp_path)
+    assert load_beside(tmp_path, decoder=nn.Linear(J, D))[1] == {}
 
 
 @pytest.mark.exhaustive
