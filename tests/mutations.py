@@ -904,6 +904,24 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
     ),
     Mutation(
+        "cli/data.py",
+        'np.sort(splits[part or "validation"])',
+        'np.sort(splits["train"])',
+        ("tests/cli/test_training_data.py::test_a_run_remembers_which_rows_it_held_out",),
+    ),
+    Mutation(
+        "cli/data.py",
+        "return values / np.float32(255.0) if of_bytes and as_pixels else values",
+        "return values",
+        ("tests/cli/test_training_data.py::test_pixels_of_eight_bits_are_between_zero_and_one",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "found.check_format(full_check=True)",
+        "found.check_format(full_check=False)",
+        ("tests/datasets/test_array_files.py::test_a_sparse_array_that_is_too_large_or_damaged",),
+    ),
+    Mutation(
         "capture/capture.py",
         'best = "graph" if self._without_inductor else "inductor"',
         'best = "inductor"',

@@ -49,7 +49,11 @@ app = typer.Typer(
 Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
 KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv, .tsv) or a folder of images."
 Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
-Part = Annotated[str, typer.Option(help=f"Which part of a named data set: {', '.join(PARTS)}.")]
+PARTS_HELP = (
+    "train, validation or test of a named data set, test by default; train, validation or all of the file that the run "
+    "was trained on with --validation."
+)
+Part = Annotated[str | None, typer.Option(help=PARTS_HELP)]
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
 Pixels = Annotated[str | None, typer.Option(help="What to do with pixels; as in training by default.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoints.", min=1)]
@@ -77,14 +81,28 @@ def main(
 
 
 def run_and_rows(
-    model: Path, device: str, data: str, part: str, limit: int | None, **changes: str | None
+    model: Path,
+    device: str,
+    data: str,
+    part: str | None,
+    limit: int | None,
+    *,
+    every: bool = False,
+    **changes: str | None,
 ) -> tuple[TrainedRun, Tensor]:
-    """Return a trained run, and datapoints prepared as in its training but for ``changes``."""
-    one_of("--part", part, PARTS)
+    """Return a trained run, and datapoints prepared as in its training but for ``changes``.
+
+    Of the file that it was trained on, what was held out, or ``every`` row.
+    """
+    if part is not None:
+        one_of("--part", part, (*PARTS, "all"))
     from pyro_aevb.cli.trained_run import TrainedRun
 
     run = TrainedRun(model, device)
-    return run, run.rows(data, part, limit, given(changes))
+    rows = run.rows(data, part, limit, given(changes), every=every)
+    if rows.said:
+        tell(rows.said)
+    return run, rows.x
 
 
 @app.command("train", short_help="Train a VAE and write it to a folder.")
@@ -158,7 +176,7 @@ def evaluate_command(
         int | None, typer.Option(help="Draws of theta after train --full-vb, 20 by default.", min=1)
     ] = None,
     limit: Limit = None,
-    part: Part = "test",
+    part: Part = None,
     key: Key = None,
     pixels: Pixels = None,
     seed: Seed = 0,
@@ -210,7 +228,7 @@ def encode_command(
     data: Data,
     out: Out,
     limit: Limit = None,
-    part: Part = "test",
+    part: Part = None,
     key: Key = None,
     pixels: Pixels = None,
     seed: Seed = 0,
@@ -231,7 +249,7 @@ def encode_command(
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
 
     check_output(out, WRITABLE)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
     pyro.set_rng_seed(seed)
     codes = run.encode(x)
     write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
@@ -284,7 +302,7 @@ def reconstruct_command(
     data: Data,
     out: Out,
     limit: Limit = None,
-    part: Part = "test",
+    part: Part = None,
     key: Key = None,
     pixels: Pixels = None,
     image_shape: ImageShape = None,
@@ -312,7 +330,7 @@ def reconstruct_command(
     check_output(out, (*WRITABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
         limit = 50
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     pyro.set_rng_seed(seed)
     means = run.reconstruct(x)

@@ -5,6 +5,7 @@ Shapes: N datapoints, D data dimensions.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,9 @@ from pyro_aevb.cli.config import PARTS, TrainingConfig
 from pyro_aevb.datasets.array_files import Contents, read_contents
 from pyro_aevb.datasets.image_datasets import DATASETS, load_dataset
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
+from pyro_aevb.files.atomic import write_atomically
 
+SPLITS = "splits.npz"
 ImageShape = tuple[int, ...] | None
 # Likelihoods of whole numbers, to which an image of 8 bits is its levels, 0 to 255.
 OF_LEVELS = (
@@ -29,13 +32,15 @@ OF_LEVELS = (
 class TrainingData(NamedTuple):
     """Datapoints (N, D) to train on and to validate on, and the shape of an image where they are images.
 
-    ``said``: what was read from a file, in a line; empty for a data set's name.
+    ``said``: what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that
+    are trained on and those held out, by part.
     """
 
     train: Tensor | Binarized
     validation: Tensor | None
     image_shape: ImageShape
     said: str = ""
+    splits: dict[str, np.ndarray] | None = None
 
     @property
     def x_dim(self) -> int:
@@ -61,13 +66,14 @@ def training_data(config: TrainingConfig) -> TrainingData:
         raise ValueError("expected data to train on, got none; name a data set or a file")
     generator = torch.Generator().manual_seed(config.seed)
     grey, shape, said = _images(config.data, "train", config)
-    held_out = None
+    held_out, splits = None, None
     if (fraction := _fraction(config.validation)) is not None:
         order = torch.randperm(len(grey), generator=generator)
         count = round(fraction * len(grey))
         if not 0 < count < len(grey):
             raise ValueError(f"expected 1 datapoint or more on each side of the split, got {fraction} of {len(grey)}")
         grey, held_out = grey[order[count:]], grey[order[:count]]
+        splits = {"train": order[count:].numpy(), "validation": order[:count].numpy()}
         held_out = _drawn(held_out, config.pixels, generator)
     elif config.validation is not None:
         held_out = _validation_rows(config)
@@ -79,7 +85,8 @@ def training_data(config: TrainingConfig) -> TrainingData:
         train = Binarized(grey)
     else:
         train = _drawn(grey, config.pixels, generator)
-    return TrainingData(train, held_out, _checked_shape(config.image_shape or shape, grey.shape[1]), said)
+    shape = _checked_shape(config.image_shape or shape, grey.shape[1])
+    return TrainingData(train, held_out, shape, said, None if config.data in DATASETS else splits)
 
 
 def rows(name: str, config: TrainingConfig, part: str = "test") -> Rows:
@@ -87,6 +94,53 @@ def rows(name: str, config: TrainingConfig, part: str = "test") -> Rows:
     grey, shape, said = _images(name, part, config)
     x = _drawn(grey, config.pixels, torch.Generator().manual_seed(config.seed))
     return Rows(x, _checked_shape(config.image_shape or shape, x.shape[1]), said)
+
+
+def write_splits(splits: dict[str, np.ndarray] | None, folder: Path) -> None:
+    """Write which rows of a file are trained on and which are held out, if it was split."""
+    if splits is not None:
+        buffer = io.BytesIO()
+        named: dict[str, Any] = splits
+        np.savez_compressed(buffer, **named)
+        write_atomically(folder / SPLITS, buffer.getvalue())
+
+
+def part_of_file(name: str, part: str | None, config: TrainingConfig, folder: Path, count: int) -> tuple[Any, str]:
+    """Return the indices of a file's part, and which rows these are, in words.
+
+    Args:
+        name: the file.
+        part: "train" or "validation", as the run in ``folder`` split it; "all" rows; ``None`` for what was held out if
+            this is the file that the run was trained on, and else for all rows.
+        config: that of the run.
+        folder: the run's.
+        count: how many rows the file has now.
+
+    Raises:
+        ValueError: for a part that the run doesn't know.
+    """
+    trained_on = None if config.data in (None, *DATASETS) else Path(str(config.data)).resolve()
+    own = trained_on == Path(name).resolve()
+    known = folder / SPLITS
+    if part == "all" or not own or not known.is_file():
+        if part not in (None, "all"):
+            raise ValueError(
+                f"expected --part for a named data set, or for the file that the run split by --validation, got "
+                f"{part!r} for {name}; leave it out for all rows"
+            )
+        some = "some of them were" if known.is_file() else "all of them were"
+        return slice(None), f"; {some} trained on" if own else ""
+    splits = {key: read_contents(known, key).values for key in ("train", "validation")}
+    total = sum(map(len, splits.values()))
+    if total != count:
+        raise ValueError(
+            f"expected the {total} rows of {name} that the run split, got {count}; pass --part all for all of them"
+        )
+    if part not in (None, *splits):
+        raise ValueError(f"expected --part train, validation or all for the file of the run, got {part!r}")
+    words = {"validation": "that were held out", "train": "that were trained on"}[part or "validation"]
+    rows = np.sort(splits[part or "validation"])
+    return torch.from_numpy(rows), f"; of these the {len(rows)} {words}"
 
 
 def _validation_rows(config: TrainingConfig) -> Tensor:
@@ -102,7 +156,7 @@ def _images(name: str, part: str, config: TrainingConfig) -> Rows:
     if name in DATASETS:
         # What the data set draws once, it draws itself; what is drawn at each visit is drawn here.
         data = load_dataset(name, pixels=config.pixels, seed=config.seed)
-        images: Any = getattr(data, part)
+        images: Any = getattr(data, part, None)
         if images is None:
             raise ValueError(f"expected a data set with a part for {part}, got {name}, which has none; pass a fraction")
         return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape)

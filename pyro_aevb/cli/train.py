@@ -15,7 +15,7 @@ import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
-from pyro_aevb.cli.data import TrainingData, training_data
+from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.files.atomic import write_atomically
@@ -71,10 +71,12 @@ def train(
     built = build(config, data)
     first = ranks.rank == 0
     if first:
+        if not resume:
+            _check_new(out, config)
         check_folder(out)
         if not resume:
-            _check_new(out)
             write_config(config, out)
+            write_splits(data.splits, out)
     events = TensorBoard(out / "tensorboard") if tensorboard and first else None
     table = functools.partial(_write_table, folder=out)
     try:
@@ -200,11 +202,20 @@ def check_device(device: str) -> None:
         raise ValueError(f"expected a device that is there, such as cpu, got {device!r}: {reason}") from error
 
 
-def _check_new(folder: Path) -> None:
+def _check_new(folder: Path, config: TrainingConfig) -> None:
+    """Raise ``ValueError`` for a folder with anything in it, but for this run's before its first checkpoint."""
     if len(Checkpoints(folder / CHECKPOINTS)):
         raise ValueError(
             f"expected a folder without an earlier run, got {folder}, which has checkpoints; pass --resume to go on "
             "from them, or another --out"
+        )
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    before = folder / CONFIG
+    if not before.is_file() or before.read_text(encoding="utf-8", errors="replace") != config.to_toml():
+        raise ValueError(
+            f"expected a new folder or an empty one to write a run to, got {folder}, which has files of something else "
+            "in it; pass another --out"
         )
 
 

@@ -18,8 +18,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
-from pyro_aevb.cli.data import ImageShape, rows
+from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
 from pyro_aevb.cli.train import check_device
+from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.vae.saving import load_beside
@@ -45,7 +46,7 @@ class TrainedRun:
         check_device(device)
         vae, beside = load_beside(folder, device=device)
         self.vae: VAE = vae.eval()
-        self.device = device
+        self.folder, self.device = folder, device
         path = folder / CONFIG
         self.config = TrainingConfig.read(path) if path.exists() else TrainingConfig()
         if self.config.full_vb and not beside:
@@ -81,15 +82,24 @@ class TrainedRun:
             )
         return (number or THETA_DRAWS) if self.full is not None else 1
 
-    def rows(self, data: str, part: str, limit: int | None, options: dict[str, Any]) -> Tensor:
+    def rows(
+        self, data: str, part: str | None, limit: int | None, options: dict[str, Any], *, every: bool = False
+    ) -> Rows:
         """Return datapoints (N, D) for the VAE; ``options`` are fields that take the place of the training's.
 
-        Raises ``ValueError`` for other than D columns.
+        Without a ``part`` what was held out of the file that the run was trained on, or ``every`` row.  Raises
+        ``ValueError`` for other than D columns, and a part that there isn't.
         """
-        x = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part).x[:limit]
+        found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test")
+        x, said = found.x, found.said
+        if data not in DATASETS:
+            part = "all" if part is None and every else part
+            some, which = part_of_file(data, part, self.config, self.folder, len(x))
+            x, said = x[some], said + which
+        x = x[:limit]
         if x.shape[1] != self.vae.x_dim:
             raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
-        return x.to(self.device)
+        return Rows(x.to(self.device), found.image_shape, said)
 
     def image_shape(self, text: str | None) -> tuple[int, ...]:
         """Return the shape of an image: as given, or as in training; ``ValueError`` where neither says."""

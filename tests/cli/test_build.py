@@ -85,7 +85,7 @@ def reach(tmp_path, monkeypatch):
         fields = {"data": "x.npy"} | fields
         if command == "compare":
             fields["learners"] = fields.pop("learner", "aevb")
-        args = [command, fields.pop("data"), "--out", str(tmp_path / "out.png")]
+        args = [command, fields.pop("data"), "--out", str(tmp_path / f"{len(list(tmp_path.iterdir()))}.png")]
         for name, value in fields.items():
             args += [f"--{name.replace('_', '-')}"] + ([] if value == "true" else [value])
         result = CliRunner().invoke(app, args)

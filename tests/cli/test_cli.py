@@ -107,7 +107,7 @@ def test_a_process_does_what_the_command_does(trained, data, tmp_path):
 def test_what_train_writes(trained, data):
     printed, out = trained
     assert {p.name for p in out.iterdir() if not p.name.startswith("weights-")} == {
-        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints"
+        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints", "splits.npz"
     }  # fmt: skip
     assert printed["samples"] == 5 * 160
     assert printed["versions"]["pyro_aevb"] == __version__
@@ -145,7 +145,7 @@ def test_without_tensorboard_it_says_what_to_install(data, tmp_path, monkeypatch
 
 
 def test_evaluate_prints_what_the_library_computes(trained, data, x):
-    options = ["--particles", "200", "--seed", "3", "--limit", "50", "--json"]
+    options = ["--particles", "200", "--seed", "3", "--limit", "50", "--part", "all", "--json"]
     result = invoke("evaluate", trained[1], data, "--method", "importance", *options)
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
@@ -165,7 +165,7 @@ def test_evaluate_prints_what_the_library_computes(trained, data, x):
 
 
 def test_evaluate_anneals_what_importance_cannot_be_relied_on_for(trained, data, x):
-    options = ["--particles", "20", "--temperatures", "5", "--limit", "10"]  # draws too few to tell
+    options = ["--particles", "20", "--temperatures", "5", "--limit", "10", "--part", "all"]  # draws too few to tell
     printed = json.loads(invoke("evaluate", trained[1], data, *options, "--json").stdout)
     assert (printed["method"], printed["methods"], printed["direction"]) == ("auto", {"ais": 10}, "lower")
     vae = load(trained[1])
@@ -703,3 +703,30 @@ def test_levels_are_shown_from_black_to_white(tmp_path):
     assert invoke("reconstruct", out, tmp_path / "scans", "--out", tmp_path / "x.png").exit_code == 0
     shown = grey(tmp_path / "x.png")
     assert [round(255 * float(shown[4, 24 * i + 4])) for i in range(10)] == [12 * i for i in range(10)]
+
+
+def test_what_was_held_out_is_what_is_evaluated(data, x, tmp_path):
+    out = tmp_path / "run"
+    options = ("--samples", "200", "--hidden-dims", "4", "--latent-dim", "2", "--batch-size", "10")
+    assert invoke("train", data, *options, "--validation", "0.25", "--out", out).exit_code == 0
+    count = round(0.25 * len(x))
+    found = invoke("evaluate", out, data, "--particles", "10", "--method", "importance", "--json")
+    assert json.loads(found.stdout)["datapoints"] == count
+    assert f"; of these the {count} that were held out" in found.stderr
+    for part, rows in ((None, len(x)), ("train", len(x) - count), ("validation", count), ("all", len(x))):
+        named = () if part is None else ("--part", part)
+        assert invoke("encode", out, data, *named, "--out", tmp_path / "codes.npy").exit_code == 0
+        assert len(np.load(tmp_path / "codes.npy")) == rows
+    assert invoke("encode", out, data, "--part", "test", "--out", tmp_path / "test.npy").exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["config.toml", "notes.txt", "scan.png"])
+def test_files_of_something_else_are_not_written_over(name, data, tmp_path):
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / name).write_text("mine")
+    result = invoke("train", data, "--samples", "20", "--batch-size", "10", "--out", out)
+    assert result.exit_code == 1
+    assert "expected a new folder or an empty one to write a run to" in result.stderr
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "mine")]
+    assert invoke("train", data, "--samples", "20", "--batch-size", "10", "--out", tmp_path / "new").exit_code == 0

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pyro_aevb.cli.config import TrainingConfig
-from pyro_aevb.cli.data import OF_LEVELS, rows, training_data
+from pyro_aevb.cli.data import OF_LEVELS, part_of_file, rows, training_data, write_splits
 from pyro_aevb.datasets import Binarized
 
 
@@ -112,3 +112,27 @@ def test_every_likelihood_of_whole_numbers_is_known():
         if support.is_discrete:
             found.append(name)
     assert set(found) - {"bernoulli"} == set(OF_LEVELS)
+
+
+def test_a_run_remembers_which_rows_it_held_out(tmp_path):
+    path = numbered(tmp_path)
+    config = TrainingConfig(data=path, validation="0.2")
+    data = training_data(config)
+    write_splits(data.splits, tmp_path)
+    for part in ("train", "validation"):
+        some, words = part_of_file(path, part, config, tmp_path, 50)
+        assert some.tolist() == sorted(getattr(data, part)[:, 0].tolist())
+        assert words == f"; of these the {len(some)} that were {'trained on' if part == 'train' else 'held out'}"
+    assert part_of_file(path, None, config, tmp_path, 50)[0].tolist() == sorted(data.validation[:, 0].tolist())
+    with pytest.raises(ValueError, match="expected --part train, validation or all for the file of the run"):
+        part_of_file(path, "test", config, tmp_path, 50)
+    with pytest.raises(ValueError, match=r"expected the 50 rows of .* that the run split, got 51; pass"):
+        part_of_file(path, None, config, tmp_path, 51)
+    assert part_of_file(path, "all", config, tmp_path, 51) == (slice(None), "; some of them were trained on")
+    other = str(tmp_path / "other.npy")
+    assert part_of_file(other, None, config, tmp_path, 51) == (slice(None), "")
+    with pytest.raises(ValueError, match=r"expected --part for a named data set, .*; leave it out for all rows"):
+        part_of_file(other, "validation", config, tmp_path, 51)
+    whole = TrainingConfig(data=path)
+    assert training_data(whole).splits is None
+    assert part_of_file(path, None, whole, tmp_path / "none", 50) == (slice(None), "; all of them were trained on")
