@@ -38,9 +38,10 @@ SHOWN = 60  # characters of what isn't a number
 
 
 class Contents(NamedTuple):
-    """What a file holds: ``values`` (N, ...) as they lie there, images as uint8; the columns' ``names`` if it has any.
+    """The datapoints of a file.
 
-    ``said``: what was read, in a line.
+    ``values``: (N, ...), as they lie there, images as uint8.  ``names``: of the columns, if it has any.  ``said``: what
+    was read, in a line.  ``images``: whether it is a folder of images.
     """
 
     values: np.ndarray

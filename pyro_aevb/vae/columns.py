@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
+import torch
 from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
@@ -46,3 +47,8 @@ class Columns(Likelihood):
         """Return p(x|z) for outputs (..., sum of outputs_per_dim)."""
         parts = outputs.split(self._sizes, -1)
         return ColumnsDistribution([f(part) for f, part in zip(self.likelihoods.values(), parts, strict=True)])
+
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return each column as its likelihood has it."""
+        columns = x.split(1, -1)
+        return torch.cat([f.unit_scale(c) for f, c in zip(self.likelihoods.values(), columns, strict=True)], -1)

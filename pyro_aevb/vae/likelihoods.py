@@ -44,6 +44,14 @@ class Likelihood(ABC):
             outputs: (..., D * outputs_per_dim).
         """
 
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return x on the scale of an encoder's inputs, about one unit wide; as it is if it has no scale of its own.
+
+        Args:
+            x: (..., D).
+        """
+        return x
+
 
 def count_outputs(likelihood: Callable[[Tensor], dist.TorchDistribution], x_dim: int) -> int:
     """Return how many outputs of the decoder the likelihood takes for D data dimensions.
@@ -259,6 +267,10 @@ class Categorical(Likelihood):
         """Return the factorised categorical."""
         return _Levels(logits=outputs.unflatten(-1, (self.num_levels, -1)).mT).to_event(1)
 
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return 0 to L-1 as -1 to 1."""
+        return 2 * x / (self.num_levels - 1) - 1
+
 
 class _Levels(dist.Categorical):  # type: ignore[name-defined,misc]  # made by Pyro at run time
     """A categorical distribution whose categories are numbers, so that it has a mean."""
@@ -298,6 +310,10 @@ class DiscretizedLogisticMixture(Likelihood):
         components = DiscretizedLogistic(half * (1 + centre), half * log_scale.exp(), self.num_levels)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
 
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return 0 to L-1 as -1 to 1."""
+        return 2 * x / (self.num_levels - 1) - 1
+
 
 @final
 class Poisson(Likelihood):
@@ -308,6 +324,10 @@ class Poisson(Likelihood):
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised Poisson distribution."""
         return dist.Poisson(outputs.exp()).to_event(1)
+
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return log(1 + x)."""
+        return x.log1p()
 
 
 @final
@@ -321,6 +341,10 @@ class NegativeBinomial(Likelihood):
         log_mean, log_count = outputs.chunk(2, -1)
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count).to_event(1)
 
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return log(1 + x)."""
+        return x.log1p()
+
 
 @final
 class ZeroInflatedPoisson(Likelihood):
@@ -332,6 +356,10 @@ class ZeroInflatedPoisson(Likelihood):
         """Return the factorised zero-inflated Poisson distribution."""
         gate_logits, log_rate = outputs.chunk(2, -1)
         return dist.ZeroInflatedPoisson(log_rate.exp(), gate_logits=gate_logits).to_event(1)
+
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return log(1 + x)."""
+        return x.log1p()
 
 
 @final
@@ -346,6 +374,10 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return dist.ZeroInflatedNegativeBinomial(
             log_count.exp(), logits=log_mean - log_count, gate_logits=gate_logits
         ).to_event(1)
+
+    def unit_scale(self, x: Tensor) -> Tensor:
+        """Return log(1 + x)."""
+        return x.log1p()
 
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {

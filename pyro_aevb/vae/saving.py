@@ -40,7 +40,7 @@ from pyro_aevb.vae.priors import GivenPrior, Prior
 from pyro_aevb.vae.vae import VAE
 from pyro_aevb.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder")
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 LARGEST_DESCRIPTION = 2**26  # bytes

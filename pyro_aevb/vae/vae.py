@@ -40,7 +40,8 @@ class VAE(nn.Module):
             distribution of D dimensions.
         posterior: q(z|x): a name out of ``pyro_aevb.vae.posteriors.POSTERIORS``, or a
             :class:`~pyro_aevb.vae.posteriors.Posterior`.
-        encoder: a module from x (M, D) to the posterior's outputs (M, num_outputs), instead of the perceptron.
+        encoder: a module from x (M, D) to the posterior's outputs (M, num_outputs), instead of the perceptron, which
+            sees the likelihood's ``unit_scale`` of x: levels between -1 and 1, the logarithm of counts.
         decoder: a module from z (M, J) to the likelihood's outputs, instead of the perceptron.
         image_shape: (channels, height, width): both networks are then convolutions over such images.
         init: ``"paper"`` (N(0, 0.01) for every weight) or ``"modern"`` (variance 1/fan-in), for networks made here.
@@ -100,6 +101,7 @@ class VAE(nn.Module):
             init,
         )
         self.encoder = made[0] if encoder is None else encoder
+        self._own_encoder = encoder is None
         self.decoder = made[1] if decoder is None else decoder
         if isinstance(self.posterior, PerDatapoint):
             if encoder is not None:
@@ -169,7 +171,7 @@ class VAE(nn.Module):
         """
         observed, index = self._checked(x, unnamed, observed, index)
         with self._plate(x):
-            return pyro.sample("z", self._q(_encoder_input(x, observed, index)))
+            return pyro.sample("z", self._q(self._encoder_input(x, observed, index)))
 
     @one_thread
     def encode(
@@ -209,7 +211,7 @@ class VAE(nn.Module):
         index: Tensor | None = None,
     ) -> Tensor:
         observed, index = checks.named_arguments(x, unnamed, observed, index, self._per_datapoint)
-        outputs = self._by_rows("encoder", self.encoder, _encoder_input(x, observed, index))
+        outputs = self._by_rows("encoder", self.encoder, self._encoder_input(x, observed, index))
         q = self.posterior(outputs)
         try:
             return q.mean
@@ -234,6 +236,13 @@ class VAE(nn.Module):
         encoder = functools.partial(apply_network, "encoder", self.encoder)
         return apply_network("posterior", self.posterior, self._by_rows("encoder", encoder, x))
 
+    def _encoder_input(self, x: Tensor, observed: Tensor | None, index: Tensor | None) -> Tensor:
+        if index is not None:
+            return index
+        if self._own_encoder and isinstance(self.likelihood, Likelihood):
+            x = self.likelihood.unit_scale(x)
+        return x if observed is None else torch.where(observed, x, 0.0)
+
     def _by_rows(self, name: str, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Return the network's outputs for inputs (..., inputs), in one batch dimension if it needs that."""
         if name not in self._rows_only:
@@ -250,12 +259,6 @@ class VAE(nn.Module):
         size = len(x) if self.dataset_size is None else self.dataset_size
         # Which M of the N is not the plate's business: any M indices give the scale N/M.
         return pyro.plate("data", size, subsample=torch.arange(len(x), device=x.device))
-
-
-def _encoder_input(x: Tensor, observed: Tensor | None, index: Tensor | None) -> Tensor:
-    if index is not None:
-        return index
-    return x if observed is None else torch.where(observed, x, 0.0)
 
 
 def _part(name: str, part: Any, known: Mapping[str, Callable[[], Any]], kind: Any) -> Any:

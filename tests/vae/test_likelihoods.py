@@ -1,6 +1,7 @@
 """Every likelihood: a density, its moments, its data, ten steps of every learner; and discretized logistics."""
 
 import functools
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +14,15 @@ from statistics_tools import assert_mean
 from pyro_aevb import AEVB, MCEM, VAE, DReG, ReweightedWakeSleep, WakeSleep
 from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_aevb.model_guide import log_density
-from pyro_aevb.vae.likelihoods import LIKELIHOODS, Categorical, CustomLikelihood, DiscretizedLogisticMixture
+from pyro_aevb.vae.columns import Columns
+from pyro_aevb.vae.likelihoods import (
+    LIKELIHOODS,
+    Categorical,
+    CustomLikelihood,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Poisson,
+)
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 OTHERS = {
@@ -182,3 +191,40 @@ def test_a_likelihood_that_does_not_fit_is_refused_when_built(likelihood, error,
 def test_bad_settings(name):
     with pytest.raises(ValueError, match=r"expected .* got"):
         LIKELIHOODS[name](0)
+
+
+EIGHT_BITS = ("categorical", "discretized-logistic", "poisson", "negative-binomial", "zero-inflated-poisson")
+
+
+@pytest.mark.parametrize("networks", ["perceptron", "convolutions"])
+@pytest.mark.parametrize("likelihood", EIGHT_BITS)
+def test_networks_made_here_train_on_eight_bits(likelihood, networks):
+    """The bound of 20 steps is finite, and the encoder's outputs are of the size that they have for x near 0."""
+    pyro.set_rng_seed(0)
+    shape = {"image_shape": (1, 8, 8)} if networks == "convolutions" else {"hidden_dims": (20,), "init": "modern"}
+    vae = VAE(64, 2, likelihood=likelihood, **shape)
+    x = torch.randint(0, 256, (30, 64)).float()
+    with torch.no_grad():
+        scale = vae._q(vae._encoder_input(x, None, None)).base_dist.scale
+        assert 0.05 < scale.min() < scale.max() < 20
+    learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), compile=False)
+    assert all(learner.step(x).loss.isfinite() for _ in range(20))
+
+
+def test_a_column_has_the_scale_of_its_likelihood():
+    table = Columns({"height": Gaussian(), "visits": Poisson(), "level": Categorical(5)})
+    found = table.unit_scale(torch.tensor([[2.5, 3.0, 4.0], [-1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2.5, math.log(4), 1.0], [-1.0, 0.0, -1.0]]))
+
+
+def test_an_encoder_of_ones_own_sees_what_there_is():
+    seen = []
+
+    class Encoder(torch.nn.Linear):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    vae = VAE(4, 1, likelihood="poisson", encoder=Encoder(4, 2))
+    vae.encode(torch.full((2, 4), 7.0))
+    assert torch.equal(seen[-1], torch.full((2, 4), 7.0))

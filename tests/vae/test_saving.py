@@ -266,7 +266,7 @@ def test_every_part_is_described_whole(make_part):
 
 
 YESTERDAY = {
-    "format": 2,
+    "format": 3,
     "versions": {"pyro_aevb": "0.1.0", "torch": "2.11.0", "pyro": "1.9.1"},
     "dtype": "float32",
     "tied": [],
@@ -617,11 +617,11 @@ def test_weights_of_another_vae(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"format": 3, "versions": {"pyro_aevb": "9.9"}, "vae": None},
+        ({"format": 4, "versions": {"pyro_aevb": "9.9"}, "vae": None},
          rf"written by a newer pyro_aevb \(9.9\); this is {pyro_aevb.__version__}: upgrade"),
         ({"format": 1, "versions": {"pyro_aevb": "0.1.0"}, "vae": None},
-         r"expected a folder of format 2, got 1, written by an older pyro_aevb \(0.1.0\); .*: load and save it"),
-        ({"format": 3, "versions": 3}, r"written by a newer pyro_aevb \(unknown\)"),
+         r"expected a folder of format 3, got 1, written by an older pyro_aevb \(0.1.0\); .*: load and save it"),
+        ({"format": 4, "versions": 3}, r"written by a newer pyro_aevb \(unknown\)"),
         ({"format": 0}, "expected format as save writes it in .*, got 0"),
         ({"format": "1"}, "expected format as int"),
         ({"format": True}, "expected format as int"),
