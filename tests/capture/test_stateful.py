@@ -31,7 +31,12 @@ def losses_of(make, compile):
         return torch.tensor(losses).double(), learner.captures[0].obstacle
 
 
-@pytest.mark.parametrize("name", [*READ, *WRITTEN])
+BY_DEFAULT = [*READ, *WRITTEN][::2]  # of each kind, which stand together, one or more
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in BY_DEFAULT else pytest.mark.slow) for n in (*READ, *WRITTEN)]
+)
 def test_no_step_differs_silently(name, caplog):
     make = {**READ, **WRITTEN}[name]
     caplog.set_level(logging.WARNING, "pyro_aevb")
