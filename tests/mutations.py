@@ -412,6 +412,12 @@ MUTATIONS = [
         (f"{EVIDENCE}::test_pareto_k_of_weights_that_are_pareto",),
     ),
     Mutation(
+        "evidence/importance_weights.py",
+        "torch.arange(0.5, above)",
+        "torch.arange(1.0, above + 1)",
+        ("tests/evidence/test_marginal_likelihood.py::test_smoothed_weights_are_those_of_psis[1.0]",),
+    ),
+    Mutation(
         "evidence/posterior_density.py",
         "log_mean(by_chain).result()",
         "log_mean(log_weight.flatten(0, 1)).result()",
@@ -881,14 +887,14 @@ MUTATIONS = [
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",
-        "torch.rand_like(acceptance) < acceptance",
-        "torch.rand_like(acceptance) < 1",
+        "noise.uniform(acceptance) < acceptance",
+        "noise.uniform(acceptance) < 1",
         (f"{HMC}::test_acceptance_on_a_gaussian_is_known",),
     ),
     Mutation(
         "samplers/hmc.py",
-        "0.2 + 0.8 * torch.rand_like",
-        "0.5 + 0.5 * torch.rand_like",
+        "0.2 + 0.8 * noise.uniform",
+        "0.5 + 0.5 * noise.uniform",
         (f"{HMC}::test_tuned_step_sizes_have_the_acceptance_asked_for",),
     ),
     Mutation(
