@@ -130,6 +130,7 @@ GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
+POSTERIOR = "tests/posterior/test_posterior.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
@@ -883,6 +884,49 @@ MUTATIONS = [
         "zero = log_weight == -math.inf",
         "zero = torch.zeros_like(log_weight, dtype=torch.bool)",
         ("tests/objectives/test_score_function.py::test_a_particle_of_weight_zero_is_no_error",),
+    ),
+    # -- posterior ----------------------------------------------------------------------------------------------------
+    Mutation(
+        "posterior/gate.py",
+        "equal = relied & (k / ess - 1 <= 1 / num_draws)",
+        "equal = relied",
+        (f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "trusted = torch.where(resample, relied & (ess >= num_draws), equal)",
+        "trusted = torch.ones_like(equal)",
+        (f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        'torch.manual_seed(self._streams.seed(places[0], "proposals"))',
+        "pass",
+        (f"{POSTERIOR}::test_neighbours_and_chunks_change_nothing_but_rounding",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "mixed = r_hat <= chains.largest_r_hat",
+        "mixed = r_hat > 0",
+        (f"{POSTERIOR}::test_draws_that_nothing_vouches_for_are_marked",),
+    ),
+    Mutation(
+        "posterior/chains.py",
+        "torch.where(counting, tuned.log_weight, 0.0)",
+        "tuned.log_weight",
+        (f"{POSTERIOR}::test_draws_that_nothing_vouches_for_are_marked",),
+    ),
+    Mutation(
+        "posterior/chains.py",
+        "torch.maximum(_r_hat(_rank_normalized(split)), _r_hat(_rank_normalized((split - median).abs())))",
+        "_r_hat(_rank_normalized(split))",
+        (f"{POSTERIOR}::test_r_hat_is_that_of_vehtari_and_others",),
+    ),
+    Mutation(
+        "posterior/proposals.py",
+        "return False\n        return True",
+        "return True\n        return True",
+        (f"{POSTERIOR}::test_a_model_that_wants_all_of_its_rows_gets_them",),
     ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
