@@ -926,7 +926,25 @@ MUTATIONS = [
         "posterior/proposals.py",
         "return False\n        return True",
         "return True\n        return True",
-        (f"{POSTERIOR}::test_a_model_that_wants_all_of_its_rows_gets_them",),
+        (f"{POSTERIOR}::test_a_pair_may_know_a_datapoint_by_its_place",),
+    ),
+    Mutation(
+        "posterior/cells.py",
+        "base.mask(observed).to_event(dims)",
+        "base.to_event(dims)",
+        ("tests/posterior/test_impute.py::test_missing_cells_have_the_exact_conditional",),
+    ),
+    Mutation(
+        "posterior/cells.py",
+        "return fn.where(observed)",
+        "return fn",
+        ("tests/posterior/test_impute.py::test_the_likelihood_of_what_is_observed_is_that_of_the_vae",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))",
+        "x",
+        ("tests/posterior/test_impute.py::test_what_stands_in_a_missing_cell_neighbours_and_chunks_change_nothing",),
     ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(

@@ -147,6 +147,11 @@ class Gate:
         return Draws(found, method, trusted, counting, tail, torch.full_like(counting, torch.nan))
 
     @property
+    def alone(self) -> bool:
+        """True if a datapoint can be run by itself; else each run has a whole minibatch."""
+        return self._proposals.alone if self._proposals is not None else self._takes_copies is True
+
+    @property
     def _by_weight(self) -> bool:
         return self._request.method == "importance"
 

@@ -145,6 +145,7 @@ def test_draws_of_chains_are_exact_ones(name):
 def test_r_hat_is_that_of_vehtari_and_others():
     draws = normal(30, 4, 6).cumsum(0) * torch.linspace(0.02, 1, 6) + normal(30, 4, 6, seed=1)
     draws[10:14] = draws[9]  # draws that stay where they are, which share a rank
+    draws[..., 5] = normal(30, 4, seed=2) * torch.tensor([0.2, 0.5, 1.0, 2.0])  # chains that differ in scale alone
     found = r_hat(draws)
     for place in range(6):
         assert found[place].item() == pytest.approx(float(array_stats.rhat(draws[..., place].T.numpy())), abs=1e-9)
@@ -348,6 +349,31 @@ def test_a_model_that_wants_all_of_its_rows_gets_them():
 
     found = draw(model, guide, x)
     assert found.method == ("hmc", *["importance"] * 5)
+    off = (found.mean("z") - x / 2) * 2**0.5 * found.effective_sample_size.sqrt()
+    assert off.abs().max() < 5.0
+
+
+@pytest.mark.parametrize("half", ["model", "guide"])
+def test_a_pair_may_know_a_datapoint_by_its_place(half):
+    """Each datapoint by itself would be the first one."""
+    x = 3 * normal(6)
+
+    everyone = x
+
+    def data(x, which):
+        return everyone[: len(x)] if half == which else x
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=data(x, "model"))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(data(x, "guide") / 2, 0.8))
+
+    found = draw(model, guide, x)
+    assert found.method == ("importance",) * 6
     off = (found.mean("z") - x / 2) * 2**0.5 * found.effective_sample_size.sqrt()
     assert off.abs().max() < 5.0
 
