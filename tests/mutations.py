@@ -946,6 +946,18 @@ MUTATIONS = [
         "x",
         ("tests/posterior/test_impute.py::test_what_stands_in_a_missing_cell_neighbours_and_chunks_change_nothing",),
     ),
+    Mutation(
+        "posterior/anomaly.py",
+        "(others >= values[:, None])",
+        "(others <= values[:, None])",
+        ("tests/posterior/test_anomaly.py::test_p_values_are_uniform_for_usual_data_and_small_for_what_is_not",),
+    ),
+    Mutation(
+        "posterior/anomaly.py",
+        "typicality = _share((score - middle).abs(), (usual - middle).abs())",
+        "typicality = _share(score, usual)",
+        ("tests/posterior/test_anomaly.py::test_p_values_are_uniform_for_usual_data_and_small_for_what_is_not",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

@@ -15,6 +15,7 @@ from pyro_aevb.evidence.evidence_gap import EvidenceGap
 from pyro_aevb.evidence.importance_weights import LogMeanWeight
 from pyro_aevb.model_guide.log_density import LogDensity
 from pyro_aevb.objectives.objective import Terms
+from pyro_aevb.posterior.anomaly import AnomalyScore
 from pyro_aevb.posterior.impute import Imputed
 from pyro_aevb.posterior.posterior import Posterior
 from pyro_aevb.samplers.ais import Tuned
@@ -97,6 +98,14 @@ HELD = {
         f"Imputed.{field}": "posterior/test_impute.py::test_the_mode_of_a_category_is_the_most_probable_one"
         for field in ("draws", "mean", "standard_error")
     },
+    **{
+        f"AnomalyScore.{field}": "posterior/test_anomaly.py::test_the_score_is_minus_log_p_of_x_within_its_error"
+        for field in ("score", "standard_error", "evidence")
+    },
+    **{
+        f"AnomalyScore.{field}": "posterior/test_anomaly.py::test_places_among_the_reference_are_counted"
+        for field in ("tail", "typicality")
+    },
     "EvidenceGap.elbo": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
     "EvidenceGap.best_elbo": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
     "EvidenceGap.total": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
@@ -122,7 +131,7 @@ def fields(record):
 def test_every_field_is_held_by_a_test():
     others = [
         Terms, LogDensity, HMCState, HMCInfo, Tuned, Ladder, BoundEstimate, Estimate, MeanEstimate, LogMeanWeight,
-        Evidence, EvidenceGap, Posterior, Imputed,
+        Evidence, EvidenceGap, Posterior, Imputed, AnomalyScore,
     ]  # fmt: skip
     names = {f"{record.__name__}.{field}" for record in [*infos(), *others] for field in fields(record)}
     missing, stale = sorted(names - set(HELD)), sorted(set(HELD) - names)

@@ -1,7 +1,8 @@
 """Draws from p(z|x) for each datapoint, which say how far they can be trusted, and what they are good for."""
 
+from pyro_aevb.posterior.anomaly import AnomalyScore, anomaly_score
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.impute import Imputed, impute
 from pyro_aevb.posterior.posterior import Posterior, posterior
 
-__all__ = ["Chains", "Imputed", "Posterior", "impute", "posterior"]
+__all__ = ["AnomalyScore", "Chains", "Imputed", "Posterior", "anomaly_score", "impute", "posterior"]
