@@ -52,6 +52,7 @@ from .objectives.objective import Objective as Objective, Terms as Terms
 from .objectives.score_function import VIMCO as VIMCO, ScoreFunction as ScoreFunction
 from .objectives.sgvb import SGVB as SGVB, STL as STL
 from .posterior.anomaly import AnomalyScore as AnomalyScore, anomaly_score as anomaly_score
+from .posterior.denoise import Denoised as Denoised, denoise as denoise
 from .posterior.impute import Imputed as Imputed, impute as impute
 from .posterior.posterior import Posterior as Posterior
 from .training.fit import fit as fit

@@ -958,6 +958,18 @@ MUTATIONS = [
         "typicality = _share(score, usual)",
         ("tests/posterior/test_anomaly.py::test_p_values_are_uniform_for_usual_data_and_small_for_what_is_not",),
     ),
+    Mutation(
+        "posterior/denoise.py",
+        "obs=self._x)",
+        "obs=msg['value'])",
+        ("tests/posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "poutine.replay(trace=drawn.trace), clean",
+        "clean",
+        ("tests/posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

@@ -2,7 +2,18 @@
 
 from pyro_aevb.posterior.anomaly import AnomalyScore, anomaly_score
 from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.denoise import Denoised, denoise
 from pyro_aevb.posterior.impute import Imputed, impute
 from pyro_aevb.posterior.posterior import Posterior, posterior
 
-__all__ = ["AnomalyScore", "Chains", "Imputed", "Posterior", "anomaly_score", "impute", "posterior"]
+__all__ = [
+    "AnomalyScore",
+    "Chains",
+    "Denoised",
+    "Imputed",
+    "Posterior",
+    "anomaly_score",
+    "denoise",
+    "impute",
+    "posterior",
+]

@@ -83,6 +83,24 @@ def predicted(fn: Any, num_draws: int, width: int) -> Predicted:
     return Predicted(draws, torch.where(mean.isfinite(), mean, draws).to(kind))
 
 
+def the_site(names: list[str], observations: list[str]) -> str:
+    """Return the name of the one site that observes x.
+
+    Args:
+        names: of the sites that were found to observe it.
+        observations: of all observed sites.
+
+    Raises:
+        ValueError: unless there is one.
+    """
+    if len(names) != 1:
+        raise ValueError(
+            f"expected one site that observes x itself, got {names or 'none'} among the observations {observations}; "
+            "write pyro.sample('x', ..., obs=x) with the x that is passed, and put its cells into one distribution"
+        )
+    return names[0]
+
+
 def are_discrete(fn: Any) -> Tensor:
     """Return whether the cells of a likelihood are categories or counts, of bool, of a shape that x's broadcasts to."""
     if isinstance(fn, ColumnsDistribution):

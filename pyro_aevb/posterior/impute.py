@@ -28,7 +28,7 @@ from pyro_aevb.model_guide.contract import check_call, check_callables, check_op
 from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.cells import Likelihood, ObservedCells, Predicted, are_discrete, predicted
+from pyro_aevb.posterior.cells import Likelihood, ObservedCells, Predicted, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.gate import Draws, Gate
 from pyro_aevb.posterior.noise import Streams
@@ -158,7 +158,7 @@ def impute(
     )
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
-    name = _the_site(names, list(reading.observations))
+    name = the_site(names, list(reading.observations))
     predict = _Predict(name, Layout.of(reading.observations[name], reading), Streams(seed), vectorize)
     parts: list[Draws] = []
     visit_minibatches(its_model, its_guide, batches, options, predict.streams, predict.visitor(parts))
@@ -240,13 +240,3 @@ def _cells(x: Any, observed: Any) -> tuple[Tensor, Tensor]:
             f"{tuple(observed.shape)}; pass ~x.isnan(), or observed.bool().expand(x.shape)"
         )
     return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed.to(x.device)
-
-
-def _the_site(names: list[str], observations: list[str]) -> str:
-    """Return the name of the one site that observes x; raise ``ValueError`` unless there is one."""
-    if len(names) != 1:
-        raise ValueError(
-            f"expected one site that observes x itself, got {names or 'none'} among the observations {observations}; "
-            "write pyro.sample('x', ..., obs=x) with the x that is passed, and put its cells into one distribution"
-        )
-    return names[0]
