@@ -970,6 +970,18 @@ MUTATIONS = [
         "clean",
         ("tests/posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",),
     ),
+    Mutation(
+        "posterior/noisy_cells.py",
+        "(share.probs * values).sum(-1)",
+        "values[share.sample()]",
+        ("tests/posterior/test_denoise.py::test_the_mean_of_binary_cells_has_no_noise_given_z",),
+    ),
+    Mutation(
+        "posterior/noisy_cells.py",
+        "return log_p + noisy",
+        "return log_p + 0 * noisy",
+        ("tests/posterior/test_denoise.py::test_binary_cells_are_summed_over",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

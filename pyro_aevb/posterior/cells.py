@@ -5,7 +5,7 @@ Shapes: L draws, M datapoints.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
+from pyro_aevb.posterior.predictions import Predicted
 from pyro_aevb.samplers.latent_space import bijection
 
 
@@ -36,32 +37,8 @@ class ObservedCells(Messenger):
         if not msg["is_observed"] or msg["value"] is not self._x:
             return
         self.names.append(msg["name"])
-        msg["value"] = torch.where(self._observed, self._x, _inside(msg["name"], msg["fn"]).to(self._x.dtype))
+        msg["value"] = torch.where(self._observed, self._x, _inside(msg["name"], msg["fn"]).to(self._x))
         msg["fn"] = _of_observed_cells(msg["name"], msg["fn"], self._observed)
-
-
-class Likelihood(Messenger):
-    """Keep the distribution of an observed site, ``fn``, ``None`` before it was met.
-
-    Args:
-        name: of the site.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-        self.fn: Any = None
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self._name:
-            self.fn = msg["fn"]
-
-
-class Predicted(NamedTuple):
-    """Draws of x given draws of z, and the mean of p(x|z) at each of these, the draw where it has none; (L, ...)."""
-
-    draws: Tensor
-    mean: Tensor
 
 
 def predicted(fn: Any, num_draws: int, width: int) -> Predicted:
@@ -113,7 +90,7 @@ def _of_observed_cells(name: str, fn: Any, observed: Tensor) -> Any:
     """Return p(x_observed|z); raise ``ValueError`` for a likelihood whose cells depend on one another."""
     if isinstance(fn, ColumnsDistribution):
         return fn.where(observed)
-    base, dims = _cells_of(fn)
+    base, dims = cells_of(fn)
     if base.event_shape:
         raise ValueError(
             f"expected a likelihood of independent cells at site {name!r}, made by .to_event(1), got "
@@ -123,8 +100,12 @@ def _of_observed_cells(name: str, fn: Any, observed: Tensor) -> Any:
     return base.mask(observed).to_event(dims)
 
 
-def _cells_of(fn: Any) -> tuple[Any, int]:
-    """Return the distribution of the cells and how many of its batch dimensions are the datapoint's."""
+def cells_of(fn: Any) -> tuple[Any, int]:
+    """Return the distribution of the cells, and how many of its batch dimensions are the datapoint's.
+
+    Args:
+        fn: a distribution, made by ``.to_event`` or not.
+    """
     dims = 0
     while isinstance(fn, dist.Independent):
         dims += fn.reinterpreted_batch_ndims
@@ -136,7 +117,7 @@ def _inside(name: str, fn: Any) -> Tensor:
     """Return a value inside the support of each cell, of a shape that broadcasts to x's."""
     if isinstance(fn, ColumnsDistribution):
         return torch.cat([torch.as_tensor(_inside(name, column)).reshape(-1)[:1] for column in fn.columns])
-    base = _cells_of(fn)[0]
+    base = cells_of(fn)[0]
     if are_discrete(base):
         return torch.as_tensor(getattr(base.support, "lower_bound", 0))
     return torch.as_tensor(bijection(name, base)(torch.zeros(base.event_shape)))

@@ -2,16 +2,18 @@ r"""The clean x behind a noisy one, from p(x | x_noisy).
 
 .. math:: p(z, x | \tilde x) \propto p(z) \, p(x | z) \, p(\tilde x | x)
 
-The clean x is one more latent.  By weights its proposal is the model's own likelihood at z ~ q(z|x_noisy), so that they
-are p(z) / q(z|x_noisy) times the noise's density; these are light where the noise is no narrower than the likelihood.
-Chains move z and x together.  The estimate is the mean of the draws of x.
+A clean x whose cells have finitely many values is summed over, cell by cell: z is drawn from p(z | x_noisy), and the
+estimate is the mean of E[x | z, x_noisy] over its draws.
+
+Any other clean x is one more latent.  By weights its proposal is the model's own likelihood at z ~ q(z|x_noisy), so
+that they are p(z) / q(z|x_noisy) times the noise's density; their tail is light where the noise is no narrower than the
+likelihood.  Chains move z and x together.  The estimate is the mean of the draws of x.
 
 Shapes: N datapoints, L draws, M of a minibatch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +32,12 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
-from pyro_aevb.posterior.gate import Draws
 from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells, is_finite
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
+from pyro_aevb.posterior.predictions import Predicted, Predictions
+from pyro_aevb.posterior.proposals import Layout
 
-NoiseModel = Callable[[Tensor], Any]
 EXAMPLE = "lambda clean: dist.Normal(clean, 0.3).to_event(1)"
 
 
@@ -46,7 +49,7 @@ class Denoised:
         mean: the posterior mean of x, (N, ...).
         standard_error: of ``mean``, from the draws' effective sample size, (N, ...).
         draws: L draws of x, (L, N, ...).
-        posterior: the draws of x and z, and how far each datapoint's can be trusted.
+        posterior: the draws of z, and of x where it isn't summed over, and how far each datapoint's can be trusted.
     """
 
     mean: Tensor
@@ -56,20 +59,29 @@ class Denoised:
 
 
 class _Clean(Messenger):
-    """Make a latent of the site that observes x, and observe x with noise at another one; without noise, no more."""
+    """Make the site that observes x one of the clean x, and observe x with noise.
+
+    It becomes a latent, and x is observed at another site, not at all without noise; or, if clean cells have finitely
+    many values, x is observed there with these summed over.
+    """
 
     def __init__(self, x: Tensor, noise: NoiseModel | None) -> None:
         super().__init__()
         self._x, self._noise = x, noise
         self.names: list[str] = []
+        self.latents: list[str] = []  # of them, those that aren't summed over
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and msg["value"] is self._x and msg["name"] not in map(_noisy, self.names):
             self.names.append(msg["name"])
+            if is_finite(msg["fn"]) and self._noise is not None:
+                msg["fn"] = NoisyCells(msg["fn"], self._noise, self._x)
+                return
+            self.latents.append(msg["name"])
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self._noise is not None and msg["name"] in self.names:
+        if self._noise is not None and msg["name"] in self.latents:
             pyro.sample(_noisy(msg["name"]), self._noise(msg["value"]), obs=self._x)
 
 
@@ -99,11 +111,11 @@ def denoise(
 
     Args:
         model: p(x, z) of clean x, called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, of
-            continuous cells for ``"auto"`` and ``"hmc"``.
+            cells that have finitely many values, or are continuous for ``"auto"`` and ``"hmc"``.
         guide: q(z|x), called likewise with the noisy x; ``None`` for chains alone.
         x: noisy, (N, ...).
         noise: from a clean x (..., M, ...) to the distribution of a noisy one, with a density and with the event
-            dimensions of the model's site.
+            dimensions of the model's site; noise of each cell by itself, if clean cells have finitely many values.
         args: what model and guide take besides, datapoints first.
         method: as for :func:`.posterior`, likewise the other options.
         num_draws: L.
@@ -145,35 +157,52 @@ def denoise(
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, (x[:1], *args), kwargs)
     names: list[str] = []
+    latents: list[str] = []
+    of_clean, proposal = _clean_pair(model, guide, noise, names, latents)
+    batches, its_model, its_guide = over_minibatches(
+        of_clean, None if guide is None else proposal, (x, *args), kwargs, batch_size, {}
+    )
+    reading = read(its_model, None, next(iter(batches)))
+    name = the_site(names, list(reading.observations))
+    if not latents:
+        check_cells(noise, x[:1])
+    site, streams = (reading.latents | reading.observations)[name], Streams(seed)
+    predictions = Predictions(name, Layout.of(site, reading), streams, vectorize, _clean_cells)
+    keep: Any = predictions.drawn
+    visit = (lambda model, gate, draws, places, args: keep.append(draws)) if latents else predictions.visit
+    visit_minibatches(its_model, its_guide, batches, options, streams, visit)
+    found = joined(predictions.drawn)
+    draws, means = (found.draws[name],) * 2 if latents else predictions.all()
+    count = found.effective_sample_size.reshape(-1, *[1] * (draws.dim() - 2)).sqrt()
+    return Denoised(means.mean(0), means.std(0) / count.to(means), draws, found)
+
+
+def _clean_pair(
+    model: PyroCallable, guide: PyroCallable | None, noise: NoiseModel, names: list[str], latents: list[str]
+) -> tuple[PyroCallable, PyroCallable]:
+    """Return the pair of a clean x and a noisy one, whose runs note the sites that observe x, and those of latents."""
 
     def of_clean(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with _Clean(x, noise) as clean:
             result = model(x, *args, **kwargs)
-        names[:] = clean.names
+        names[:], latents[:] = clean.names, clean.latents
         return result
 
     def proposal(x: Tensor, *args: Any, **kwargs: Any) -> None:
         assert guide is not None
         with poutine.trace() as drawn:
             guide(x, *args, **kwargs)
+        if not latents:
+            return
         clean = _Clean(x, None)
-        with poutine.block(expose=names), poutine.replay(trace=drawn.trace), clean:
+        with poutine.block(expose=latents), poutine.replay(trace=drawn.trace), clean:
             model(x, *args, **kwargs)
 
-    batches, its_model, its_guide = over_minibatches(
-        of_clean, None if guide is None else proposal, (x, *args), kwargs, batch_size, {}
-    )
-    observed = list(read(its_model, None, next(iter(batches))).observations)
-    name = the_site(names, observed)
-    parts: list[Draws] = []
-    streams = Streams(seed)
-    visit_minibatches(
-        its_model, its_guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
-    )
-    found = joined(parts)
-    draws = found.draws[name]
-    count = found.effective_sample_size.reshape(-1, *[1] * (draws.dim() - 2))
-    return Denoised(found.mean(name), found.std(name) / count.sqrt().to(found.std(name)), draws, found)
+    return of_clean, proposal
+
+
+def _clean_cells(fn: NoisyCells, num_draws: int, width: int) -> Predicted:
+    return fn.predicted(num_draws, width)
 
 
 def _check_noise(noise: Any, x: Tensor) -> None:

@@ -11,13 +11,11 @@ Shapes: N datapoints, L draws, M of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.arguments import Arguments
@@ -26,14 +24,14 @@ from pyro_aevb.data_source import Frame
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.contract import given as given_options
-from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
+from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.cells import Likelihood, ObservedCells, Predicted, are_discrete, predicted, the_site
+from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
-from pyro_aevb.posterior.gate import Draws, Gate
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
-from pyro_aevb.posterior.proposals import At, Layout
+from pyro_aevb.posterior.predictions import Predicted, Predictions
+from pyro_aevb.posterior.proposals import Layout
 
 
 @dataclass(frozen=True)
@@ -159,69 +157,24 @@ def impute(
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
     name = the_site(names, list(reading.observations))
-    predict = _Predict(name, Layout.of(reading.observations[name], reading), Streams(seed), vectorize)
-    parts: list[Draws] = []
-    visit_minibatches(its_model, its_guide, batches, options, predict.streams, predict.visitor(parts))
-    return predict.imputed(joined(parts))
+    layout, streams = Layout.of(reading.observations[name], reading), Streams(seed)
+    predictions = Predictions(name, layout, streams, vectorize, predicted)
+    visit_minibatches(its_model, its_guide, batches, options, streams, predictions.visit)
+    observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
+    return _filled(predictions.all(), predictions.fn, joined(predictions.drawn), x, observed)
 
 
-class _Predict:
-    """Draws of x given the draws of z, minibatch by minibatch, in which observed cells keep their values."""
-
-    def __init__(self, name: str, layout: Layout, streams: Streams, vectorize: bool) -> None:
-        self._name, self._layout, self.streams, self._vectorize = name, layout, streams, vectorize
-        self._found: list[Predicted] = []
-        self._cells: list[tuple[Tensor, Tensor]] = []
-        self._discrete = torch.tensor(False)
-
-    def visitor(self, parts: list[Draws]) -> Any:
-        """Return the function that keeps the draws of a minibatch in ``parts`` and predicts from them."""
-
-        def visit(
-            model: PyroCallable, gate: Gate, draws: Draws, places: Sequence[int], args: tuple[Tensor, ...]
-        ) -> None:
-            parts.append(draws)
-            rows = [slice(m, m + 1) for m in range(len(places))] if gate.alone else [slice(len(places))]
-            for group in rows:
-                torch.manual_seed(self.streams.seed(places[group][0], "predictions"))
-                values = {site: value[:, group] for site, value in draws.values.items()}
-                mine = tuple(arg[group] for arg in args)
-                self._found.append(self._predicted(model, gate, values, mine))
-                self._cells.append((mine[0], mine[1]))
-
-        return visit
-
-    def _predicted(
-        self, model: PyroCallable, gate: Gate, values: dict[str, Tensor], args: tuple[Tensor, ...]
-    ) -> Predicted:
-        size, num_draws = number_of_datapoints(args), len(next(iter(values.values())))
-        if not self._vectorize and num_draws > 1:
-            single = ({site: value[[k]] for site, value in values.items()} for k in range(num_draws))
-            parts = [self._predicted(model, gate, each, args) for each in single]
-            return Predicted(*(torch.cat(each) for each in zip(*parts, strict=True)))
-        at = {site: gate.layouts[site].in_a_run(value) for site, value in values.items()}
-        width = self._layout.width
-        if not self._vectorize:
-            at, width = {site: value[0] for site, value in at.items()}, width - 1
-        with poutine.block(), At(at), Likelihood(self._name) as likelihood:
-            model(*args)
-        self._discrete = are_discrete(likelihood.fn)
-        found = predicted(likelihood.fn, num_draws, width)
-        return Predicted(*(self._layout.datapoints_second(each, num_draws, size) for each in found))
-
-    def imputed(self, posterior: Posterior) -> Imputed:
-        """Return what was found for all minibatches."""
-        observed, x = (torch.cat(each) for each in zip(*self._cells, strict=True))
-        raw, means = (torch.cat(each, 1) for each in zip(*self._found, strict=True))
-        draws = torch.where(observed, x, raw.to(x.dtype))
-        count = posterior.effective_sample_size.reshape(-1, *[1] * (x.dim() - 1))
-        error = torch.where(observed, 0.0, means.std(0) / count.sqrt().to(means))
-        mode = None
-        if self._discrete.any():
-            kind = means.dtype if not self._discrete.all() else x.dtype
-            frequent = torch.where(observed, x, draws.mode(0).values).to(kind)
-            mode = frequent if self._discrete.all() else torch.where(self._discrete.to(x.device), frequent, torch.nan)
-        return Imputed(draws, torch.where(observed, x.to(means), means.mean(0)), error, mode, posterior)
+def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
+    """Return x with draws in its missing cells."""
+    draws = torch.where(observed, x, found.draws.to(x.dtype))
+    count = posterior.effective_sample_size.reshape(-1, *[1] * (x.dim() - 1))
+    error = torch.where(observed, 0.0, found.mean.std(0) / count.sqrt().to(found.mean))
+    mean = torch.where(observed, x.to(found.mean), found.mean.mean(0))
+    discrete, mode = are_discrete(fn).to(x.device), None
+    if discrete.any():
+        frequent = torch.where(observed, x, draws.mode(0).values)
+        mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)
+    return Imputed(draws, mean, error, mode, posterior)
 
 
 def _cells(x: Any, observed: Any) -> tuple[Tensor, Tensor]:

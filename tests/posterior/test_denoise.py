@@ -92,6 +92,77 @@ def test_what_model_and_guide_take_besides_may_be_named():
     torch.testing.assert_close(by_place.draws, found.draws, rtol=1e-9, atol=1e-9)
 
 
+def binary_pair(x):
+    """z in {-1, 1} by its sign, three binary cells that are 1 with probability 0.8 or 0.3; 0.1 of them are flipped."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            probs = torch.where(z > 0, 0.8, 0.3).double()
+            pyro.sample("x", dist.Bernoulli(probs[..., None].expand(*probs.shape, 3)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.1))
+
+    return model, guide
+
+
+def flipped(clean):
+    return dist.Bernoulli(0.1 + 0.8 * clean).to_event(1)
+
+
+def test_binary_cells_are_summed_over():
+    """Each of 2 x 8 states of (z, x) by hand."""
+    x = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]).double()
+    model, guide = binary_pair(x)
+    states = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]).double()
+    joint = torch.stack(
+        [
+            dist.Bernoulli(torch.tensor(p).double()).log_prob(states).sum(-1) + flipped(states).log_prob(x[:, None])
+            for p in (0.8, 0.3)
+        ]
+    )  # (z, N, states)
+    share = joint.movedim(1, 0).flatten(1).softmax(-1).reshape(2, 2, 8)
+    expected = torch.einsum("nzs,sd->nd", share, states)
+    found = clean(model, guide, x, flipped, method="importance", num_draws=500, num_particles=5000)
+    assert found.posterior.trusted.all()
+    assert list(found.posterior.draws) == ["z"]
+    assert ((found.mean - expected).abs() <= SIGMAS * found.standard_error).all()
+    assert 0 < SIGMAS * found.standard_error.max() < 0.06
+    error = (expected * (1 - expected) / found.posterior.effective_sample_size[:, None]).sqrt()
+    assert ((found.draws.mean(0) - expected).abs() <= SIGMAS * error).all()
+    assert set(found.draws.flatten().tolist()) == {0.0, 1.0}
+    chunked = clean(model, guide, x, flipped, method="importance", num_draws=500, num_particles=5000, batch_size=1)
+    torch.testing.assert_close(chunked.draws, found.draws)
+
+
+def test_the_mean_of_binary_cells_has_no_noise_given_z():
+    """A likelihood that is the same for every z: the mean is exact, and the draws are not."""
+    x = torch.tensor([[1.0, 0.0]]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Bernoulli(torch.tensor(0.3).double().expand(len(x), 2)).to_event(1), obs=x)
+
+    found = clean(model, None, x, flipped, method="hmc", num_draws=20)
+    expected = [0.3 * 0.9 / (0.3 * 0.9 + 0.7 * 0.1), 0.3 * 0.1 / (0.3 * 0.1 + 0.7 * 0.9)]
+    torch.testing.assert_close(found.mean, torch.tensor([expected]).double())
+    assert found.draws[:, 0, 0].std() > 0
+
+
+def test_noise_across_cells_is_refused_where_clean_ones_are_summed_over():
+    x = torch.tensor([[1.0, 1.0, 0.0]]).double()
+    for noise in (
+        lambda clean: dist.Normal(clean.mean(-1, keepdim=True).expand(clean.shape), 1.0).to_event(1),
+        lambda clean: dist.MultivariateNormal(clean, torch.eye(3).double()),
+    ):
+        with pytest.raises(ValueError, match=r"expected noise of each cell by itself.*dist.Normal\(clean, 0.3\)"):
+            clean(*binary_pair(x), x, noise)
+    clean(*binary_pair(x), x, lambda clean: dist.Normal(clean, 0.3).to_event(1), method="importance")
+
+
 class _Nowhere(dist.Normal):
     def log_prob(self, value):
         raise NotImplementedError
