@@ -9,6 +9,7 @@ from . import (
     model_guide as model_guide,
     objectives as objectives,
     plots as plots,
+    posterior as posterior,
     samplers as samplers,
     training as training,
     vae as vae,
@@ -50,6 +51,10 @@ from .objectives.iwae import IWAE as IWAE, DReG as DReG, Renyi as Renyi
 from .objectives.objective import Objective as Objective, Terms as Terms
 from .objectives.score_function import VIMCO as VIMCO, ScoreFunction as ScoreFunction
 from .objectives.sgvb import SGVB as SGVB, STL as STL
+from .posterior.anomaly import AnomalyScore as AnomalyScore, anomaly_score as anomaly_score
+from .posterior.denoise import Denoised as Denoised, denoise as denoise
+from .posterior.impute import Imputed as Imputed, impute as impute
+from .posterior.posterior import Posterior as Posterior
 from .training.fit import fit as fit
 from .training.history import History as History
 from .vae.saving import load as load, save as save

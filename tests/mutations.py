@@ -131,6 +131,7 @@ GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
+POSTERIOR = "tests/posterior/test_posterior.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 
 MUTATIONS = [
@@ -435,6 +436,12 @@ MUTATIONS = [
         "excess = weight[:-1] - weight[-1]",
         "excess = weight[:-1]",
         (f"{EVIDENCE}::test_pareto_k_of_weights_that_are_pareto",),
+    ),
+    Mutation(
+        "evidence/importance_weights.py",
+        "torch.arange(0.5, above)",
+        "torch.arange(1.0, above + 1)",
+        ("tests/evidence/test_marginal_likelihood.py::test_smoothed_weights_are_those_of_psis[1.0]",),
     ),
     Mutation(
         "evidence/posterior_density.py",
@@ -945,17 +952,114 @@ MUTATIONS = [
         "zero = torch.zeros_like(log_weight, dtype=torch.bool)",
         ("tests/objectives/test_score_function.py::test_a_particle_of_weight_zero_is_no_error",),
     ),
+    # -- posterior ----------------------------------------------------------------------------------------------------
+    Mutation(
+        "posterior/gate.py",
+        "equal = relied & (k / ess - 1 <= 1 / num_draws)",
+        "equal = relied",
+        (f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "trusted = torch.where(resample, relied & (ess >= num_draws), equal)",
+        "trusted = torch.ones_like(equal)",
+        (f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        'torch.manual_seed(self._streams.seed(places[0], "proposals"))',
+        "pass",
+        (f"{POSTERIOR}::test_neighbours_and_chunks_change_nothing_but_rounding",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "mixed = r_hat <= chains.largest_r_hat",
+        "mixed = r_hat > 0",
+        (f"{POSTERIOR}::test_draws_that_nothing_vouches_for_are_marked",),
+    ),
+    Mutation(
+        "posterior/chains.py",
+        "torch.where(counting, tuned.log_weight, 0.0)",
+        "tuned.log_weight",
+        (f"{POSTERIOR}::test_draws_that_nothing_vouches_for_are_marked",),
+    ),
+    Mutation(
+        "posterior/chains.py",
+        "torch.maximum(_r_hat(_rank_normalized(split)), _r_hat(_rank_normalized((split - median).abs())))",
+        "_r_hat(_rank_normalized(split))",
+        (f"{POSTERIOR}::test_r_hat_is_that_of_vehtari_and_others",),
+    ),
+    Mutation(
+        "posterior/proposals.py",
+        "return False\n        return True",
+        "return True\n        return True",
+        (f"{POSTERIOR}::test_a_pair_may_know_a_datapoint_by_its_place",),
+    ),
+    Mutation(
+        "posterior/cells.py",
+        "base.mask(observed).to_event(dims)",
+        "base.to_event(dims)",
+        ("tests/posterior/test_impute.py::test_missing_cells_have_the_exact_conditional",),
+    ),
+    Mutation(
+        "posterior/cells.py",
+        "return fn.where(observed)",
+        "return fn",
+        ("tests/posterior/test_impute.py::test_the_likelihood_of_what_is_observed_is_that_of_the_vae",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))",
+        "x",
+        ("tests/posterior/test_impute.py::test_what_stands_in_a_missing_cell_neighbours_and_chunks_change_nothing",),
+    ),
+    Mutation(
+        "posterior/anomaly.py",
+        "(others >= values[:, None])",
+        "(others <= values[:, None])",
+        ("tests/posterior/test_anomaly.py::test_p_values_are_uniform_for_usual_data_and_small_for_what_is_not",),
+    ),
+    Mutation(
+        "posterior/anomaly.py",
+        "typicality = _share((score - middle).abs(), (usual - middle).abs())",
+        "typicality = _share(score, usual)",
+        ("tests/posterior/test_anomaly.py::test_p_values_are_uniform_for_usual_data_and_small_for_what_is_not",),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "obs=self._x)",
+        "obs=msg['value'])",
+        ("tests/posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "poutine.replay(trace=drawn.trace), clean",
+        "clean",
+        ("tests/posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",),
+    ),
+    Mutation(
+        "posterior/noisy_cells.py",
+        "(share.probs * values).sum(-1)",
+        "values[share.sample()]",
+        ("tests/posterior/test_denoise.py::test_the_mean_of_binary_cells_has_no_noise_given_z",),
+    ),
+    Mutation(
+        "posterior/noisy_cells.py",
+        "return log_p + noisy",
+        "return log_p + 0 * noisy",
+        ("tests/posterior/test_denoise.py::test_binary_cells_are_summed_over",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",
-        "torch.rand_like(acceptance) < acceptance",
-        "torch.rand_like(acceptance) < 1",
+        "noise.uniform(acceptance) < acceptance",
+        "noise.uniform(acceptance) < 1",
         (f"{HMC}::test_acceptance_on_a_gaussian_is_known",),
     ),
     Mutation(
         "samplers/hmc.py",
-        "0.2 + 0.8 * torch.rand_like",
-        "0.5 + 0.5 * torch.rand_like",
+        "0.2 + 0.8 * noise.uniform",
+        "0.5 + 0.5 * noise.uniform",
         (f"{HMC}::test_tuned_step_sizes_have_the_acceptance_asked_for",),
     ),
     Mutation(

@@ -57,9 +57,9 @@ FLOORS = (
     },
     {
         "learners": "a step of an algorithm: a bound (objectives) or chains (samplers)",
-        "posterior": "draws of p(z|x): chains (samplers), densities (model_guide)",
         "evidence": "log p(x): bounds (model_guide), chains (samplers)",
     },
+    {"posterior": "p(z|x) for use: weights (evidence), chains (samplers), densities (model_guide)"},
     {"training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)"},
     {"plots": "pictures of a run (training) and of a VAE (vae)"},
     {"__init__": "the public names of all below"},

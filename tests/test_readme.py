@@ -17,6 +17,7 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
+FEW = "num_temperatures=5, num_warmup=15, num_samples=40, num_leapfrog=3, largest_r_hat=1.5"
 SMALLER = {  # what takes longest, and what it is by default; each stands in the README
     "epochs=30, patience=5": "epochs=2, patience=5",
     "epochs=20, batch_size=100": "epochs=2, batch_size=100",
@@ -25,6 +26,8 @@ SMALLER = {  # what takes longest, and what it is by default; each stands in the
     "AIS(num_temperatures=50, num_leapfrog=3)": "AIS(num_temperatures=5, num_leapfrog=3)",
     "num_steps=100": "num_steps=10",
     "samples=30_000": "samples=6_000",
+    "Chains(num_chains=32)": f"Chains({FEW})",
+    "Chains(num_samples=200)": f"Chains({FEW})",
 }
 
 

@@ -15,12 +15,17 @@ from pyro_aevb.evidence.evidence_gap import EvidenceGap
 from pyro_aevb.evidence.importance_weights import LogMeanWeight
 from pyro_aevb.model_guide.log_density import LogDensity
 from pyro_aevb.objectives.objective import Terms
+from pyro_aevb.posterior.anomaly import AnomalyScore
+from pyro_aevb.posterior.denoise import Denoised
+from pyro_aevb.posterior.impute import Imputed
+from pyro_aevb.posterior.posterior import Posterior
 from pyro_aevb.samplers.ais import Tuned
 from pyro_aevb.samplers.hmc import HMCInfo, HMCState
 from pyro_aevb.samplers.smc import Ladder
 
 TESTS = Path(__file__).parent
 INFOS, TERMS, HMC = "learners/test_step_infos.py", "objectives/test_terms.py", "samplers/test_sampler_records.py"
+POSTERIOR = "posterior/test_posterior.py"
 EVIDENCE, DENSITY = "evidence/test_evidence_records.py", "model_guide/test_log_density.py"
 
 HELD = {
@@ -81,6 +86,32 @@ HELD = {
     "Evidence.upper": f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",
     "Evidence.data": f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",
     "Evidence.method": "evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",
+    "Posterior.draws": f"{POSTERIOR}::test_resampled_draws_are_exact_ones",
+    **{
+        f"Posterior.{field}": f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone"
+        for field in ("method", "trusted", "effective_sample_size", "pareto_k", "r_hat")
+    },
+    **{
+        f"Imputed.{field}": "posterior/test_impute.py::test_missing_cells_have_the_exact_conditional"
+        for field in ("mode", "posterior")
+    },
+    **{
+        f"Imputed.{field}": "posterior/test_impute.py::test_the_mode_of_a_category_is_the_most_probable_one"
+        for field in ("draws", "mean", "standard_error")
+    },
+    **{
+        f"AnomalyScore.{field}": "posterior/test_anomaly.py::test_the_score_is_minus_log_p_of_x_within_its_error"
+        for field in ("score", "standard_error", "evidence")
+    },
+    **{
+        f"AnomalyScore.{field}": "posterior/test_anomaly.py::test_places_among_the_reference_are_counted"
+        for field in ("tail", "typicality")
+    },
+    **{
+        f"Denoised.{field}": "posterior/test_denoise.py::test_the_mean_is_the_closed_form"
+        for field in ("mean", "draws", "posterior")
+    },
+    "Denoised.standard_error": "posterior/test_denoise.py::test_what_model_and_guide_take_besides_may_be_named",
     "EvidenceGap.elbo": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
     "EvidenceGap.best_elbo": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
     "EvidenceGap.total": f"{EVIDENCE}::test_every_error_of_the_gap_is_the_closed_form",
@@ -106,7 +137,7 @@ def fields(record):
 def test_every_field_is_held_by_a_test():
     others = [
         Terms, LogDensity, HMCState, HMCInfo, Tuned, Ladder, BoundEstimate, Estimate, MeanEstimate, LogMeanWeight,
-        Evidence, EvidenceGap,
+        Evidence, EvidenceGap, Posterior, Imputed, AnomalyScore, Denoised,
     ]  # fmt: skip
     names = {f"{record.__name__}.{field}" for record in [*infos(), *others] for field in fields(record)}
     missing, stale = sorted(names - set(HELD)), sorted(set(HELD) - names)

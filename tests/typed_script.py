@@ -19,12 +19,14 @@ from pyro_aevb import (
     Evidence,
     EvidenceGap,
     History,
+    Imputed,
     LogDensity,
     MeanEstimate,
     Objective,
     elbo,
     evidence_gap,
     fit,
+    impute,
     load,
     log_density,
     log_marginal_likelihood,
@@ -32,6 +34,7 @@ from pyro_aevb import (
 )
 from pyro_aevb.datasets import ImageData, load_dataset
 from pyro_aevb.learners import Learner
+from pyro_aevb.posterior import Posterior, posterior
 
 
 def model(x: Tensor) -> None:
@@ -61,6 +64,8 @@ def train_own_model(x: Tensor) -> float:
     evidence = log_marginal_likelihood(model, guide, x, method=AIS(10), progress=False)
     assert_type(evidence, Evidence)
     assert_type(evidence_gap(model, guide, x, evidence=evidence, num_steps=5, progress=False), EvidenceGap)
+    assert_type(posterior(model, guide, x, progress=False), Posterior)
+    assert_type(impute(model, guide, x, torch.ones_like(x).bool(), progress=False), Imputed)
     mean = bound.mean()
     assert_type(mean, MeanEstimate)
     return mean.value

@@ -19,9 +19,7 @@ from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_siz
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights, relied_on, widened
 from pyro_aevb.samplers.ais import Tick
-from pyro_aevb.samplers.annealed_path import AnnealedPath
 
-FEWEST_ROWS = 8
 SHARE_OF_IMPORTANCE = 0.1  # of the progress bar
 
 
@@ -90,25 +88,11 @@ class Auto(Estimator):
             if not len(rows):
                 tick(left)
                 return weighed
-            index = _minibatch(path, rows, args)
+            index = path.minibatch(rows, *args)
             annealed = anneal(lambda part: tick(left * part), *(arg[index] for arg in args))
             return _replaced(weighed, rows, annealed, rows if len(index) == len(value) else torch.arange(len(rows)))
 
         return evaluate
-
-
-def _minibatch(path: AnnealedPath, rows: Tensor, args: tuple[Tensor, ...]) -> Tensor:
-    """Return the rows of a minibatch that has ``rows`` (R,) first, or is the whole one, (M,).
-
-    It has one of a few sizes, so that graphs are used again: a power of 2, unless the model wants all M rows.
-    """
-    num_data = len(args[0])
-    everyone = torch.arange(num_data, device=rows.device)
-    size = max(FEWEST_ROWS, 2 ** (len(rows) - 1).bit_length())
-    if size >= num_data:
-        return everyone
-    index = torch.cat([rows, rows[:1].expand(size - len(rows))])
-    return index if path.takes(index, path.draw(1, *args), *args) else everyone
 
 
 def _replaced(weighed: Evidence, rows: Tensor, annealed: Evidence, places: Tensor) -> Evidence:

@@ -216,12 +216,41 @@ def pareto_k(largest: Tensor, num_particles: int, eps: float = 2.0**-52) -> Tens
     fits = ~equal & (above.sum(0) >= 5)
     outweighed = ~equal & (torch.where(above, weight[:-1], 0.0).sum(0) > 0.5 * weight.sum(0))
     without = torch.where(outweighed, torch.inf, -torch.inf)
-    shapes = [_pareto_shape(excess[above[:, m], m]) if fit else without[m].item() for m, fit in enumerate(fits)]
+    shapes = [_pareto_fit(excess[above[:, m], m])[0] if fit else without[m].item() for m, fit in enumerate(fits)]
     return largest.new_tensor(shapes)
 
 
-def _pareto_shape(excess: Tensor) -> float:
-    """Return the shape k of a generalized Pareto distribution, fitted to excesses (n,) above its lower end.
+def smoothed(log_weight: Tensor) -> Tensor:
+    """Return log weights (K, M) whose tail is that of a fitted Pareto distribution: the n largest are its quantiles.
+
+    Pareto smoothed importance sampling (Vehtari et al. 2024, Section 3): the order of the weights stays, none becomes
+    larger than the largest was, and weights that have no tail to be fitted (:func:`pareto_k`) stay as they are.
+
+    Args:
+        log_weight: (K, M), not normalized.
+
+    >>> from pyro_aevb.evidence.importance_weights import smoothed
+    >>> log_weight = torch.arange(100.0)[:, None] / 10
+    >>> bool((smoothed(log_weight)[:80] == log_weight[:80]).all()), bool(smoothed(log_weight).max() <= 9.9)
+    (True, True)
+    """
+    length, found = tail_length(len(log_weight)), log_weight.clone()
+    if length < 5:
+        return found
+    tail, place = log_weight.topk(length + 1, 0)
+    shape = pareto_k(tail.double(), len(log_weight), torch.finfo(log_weight.dtype).eps)
+    for m in shape.isfinite().nonzero()[:, 0].tolist():
+        weight = (tail[:, m].double() - tail[0, m]).exp()
+        above = int((weight[:-1] > weight[-1]).sum())
+        k, scale = _pareto_fit(weight[:above] - weight[-1])
+        left = torch.arange(0.5, above).to(weight) / above  # above each quantile, the largest first
+        excess = scale * (torch.expm1(-k * left.log()) / k if k else -left.log())
+        found[place[:above, m], m] = (weight[-1] + excess).log().clamp(max=0.0).to(found) + tail[0, m]
+    return found
+
+
+def _pareto_fit(excess: Tensor) -> tuple[float, float]:
+    """Return the shape k and the scale of a generalized Pareto distribution, fitted to excesses (n,) above its end.
 
     Zhang & Stephens 2009, with the prior of Vehtari et al. 2024; ``pyro.ops.stats.fit_generalized_pareto`` is the same
     fit, but divides by zero if b = k / sigma = 0, an exponential tail, is among the values it tries.
@@ -237,5 +266,7 @@ def _pareto_shape(excess: Tensor) -> float:
     likely = weight > 1e-30
     weight, b = weight[likely], b[likely]
     weight = weight / weight.sum()
-    shape = torch.log1p(-(b * weight).sum() * x).mean().item()
-    return shape * n / (n + 10.0) + 5.0 / (n + 10.0)
+    mean_b = (b * weight).sum()
+    shape = torch.log1p(-mean_b * x).mean()
+    scale = torch.where(mean_b == 0, x.mean(), -shape / mean_b).item()
+    return shape.item() * n / (n + 10.0) + 5.0 / (n + 10.0), scale

@@ -82,6 +82,7 @@ def tune(
     *,
     target_acceptance: float = 0.65,
     step_size: float = 0.1,
+    noise: hmc.Noise = hmc.GLOBAL,
     tick: Tick = lambda part: None,
 ) -> Tuned:
     """Anneal once to find a step size for each temperature between the ends and each datapoint.
@@ -95,6 +96,7 @@ def tune(
         num_leapfrog: leapfrog steps a transition.
         target_acceptance: the acceptance probability to tune to; 0.65 as in Wu et al. 2017.
         step_size: the first temperature's, to begin with.
+        noise: of the transitions.
         tick: called after each temperature with the fraction of the work that it was.
     """
     size = position.new_full(position.shape[1:-1], step_size)
@@ -109,7 +111,7 @@ def tune(
         spread.append((log_weight - before).std(0, correction=0))
         if t < steps:
             for _ in range(20 if t == 1 else 1):  # twenty are enough to find the size to begin with
-                state, info = hmc.transition(target, state, hmc.jittered(size, state), num_leapfrog)
+                state, info = hmc.transition(target, state, hmc.jittered(size, state, noise), num_leapfrog, noise)
                 size = hmc.adapt_step_size(size, info.acceptance.mean(0), target_acceptance)
             sizes.append(size)
         tick(1 / steps)

@@ -19,6 +19,7 @@ from pyro_aevb.samplers.ais import Path
 from pyro_aevb.samplers.latent_space import LatentSpace
 
 Start = Literal["prior", "guide"]
+FEWEST_ROWS = 8
 
 
 class AnnealedPath:
@@ -89,6 +90,23 @@ class AnnealedPath:
         except (ValueError, RuntimeError, IndexError):  # each model says in its own way that it has other rows
             return False
         return torch.allclose(found, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+    def minibatch(self, rows: Tensor, *args: Tensor) -> Tensor:
+        """Return the rows of a minibatch that has ``rows`` first, or is the whole one, (M,).
+
+        It has one of a few sizes, so that graphs are used again: a power of 2, unless the model wants all M rows.
+
+        Args:
+            rows: some of the minibatch, (R,).
+            args: the minibatch.
+        """
+        num_data = len(args[0])
+        everyone = torch.arange(num_data, device=rows.device)
+        size = max(FEWEST_ROWS, 2 ** (len(rows) - 1).bit_length())
+        if size >= num_data:
+            return everyone
+        index = torch.cat([rows, rows[:1].expand(size - len(rows))])
+        return index if self.takes(index, self.draw(1, *args), *args) else everyone
 
     def draw(self, num_particles: int, *args: Tensor) -> Tensor:
         """Return draws from the start of the path, (K, M, J)."""

@@ -20,6 +20,16 @@ LogProb = Callable[[Tensor], Tensor]
 Target = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+class Noise(NamedTuple):
+    """The random numbers of chains: ``normal`` and ``uniform`` draw, in the shape and dtype of the tensor they get."""
+
+    normal: Callable[[Tensor], Tensor]
+    uniform: Callable[[Tensor], Tensor]
+
+
+GLOBAL = Noise(torch.randn_like, torch.rand_like)  # of torch's global generator
+
+
 class HMCState(NamedTuple):
     """The chains' place: ``position`` (..., J), ``log_prob`` (...), and its gradient ``grad`` (..., J)."""
 
@@ -90,7 +100,7 @@ def leapfrog(
 
 
 def transition(
-    target: Target, state: HMCState, step_size: float | Tensor, num_leapfrog: int = 10
+    target: Target, state: HMCState, step_size: float | Tensor, num_leapfrog: int = 10, noise: Noise = GLOBAL
 ) -> tuple[HMCState, HMCInfo]:
     r"""Make one HMC transition that leaves exp(log density) invariant.
 
@@ -102,6 +112,7 @@ def transition(
         state: the start.
         step_size: a number, or one for each chain, (...).
         num_leapfrog: leapfrog steps.
+        noise: of momenta and acceptances.
 
     >>> from pyro_aevb.samplers.hmc import differentiable, init, transition
     >>> target = differentiable(lambda z: -0.5 * (z**2).sum(-1))
@@ -111,13 +122,13 @@ def transition(
     >>> bool(0.9 < state.position.var() < 1.1)
     True
     """
-    momentum = torch.randn_like(state.position)
+    momentum = noise.normal(state.position)
     end, end_momentum = leapfrog(target, state, momentum, step_size, num_leapfrog)
     log_ratio = (end.log_prob - 0.5 * end_momentum.square().sum(-1)) - (
         state.log_prob - 0.5 * momentum.square().sum(-1)
     )
     acceptance = log_ratio.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).clamp(max=0.0).exp()
-    accepted = torch.rand_like(acceptance) < acceptance
+    accepted = noise.uniform(acceptance) < acceptance
     chosen = (
         torch.where(accepted.unsqueeze(-1) if e.dim() > accepted.dim() else accepted, e, s)
         for e, s in zip(end, state, strict=True)
@@ -125,7 +136,7 @@ def transition(
     return HMCState(*chosen), HMCInfo(acceptance, accepted)
 
 
-def jittered(step_size: float | Tensor, state: HMCState) -> Tensor:
+def jittered(step_size: float | Tensor, state: HMCState, noise: Noise = GLOBAL) -> Tensor:
     """Return a step size for each chain, drawn uniformly between a fifth of ``step_size`` and the whole.
 
     A fixed number of steps of one size can bring every trajectory round to its start (Neal 2011, 3.2).
@@ -133,8 +144,9 @@ def jittered(step_size: float | Tensor, state: HMCState) -> Tensor:
     Args:
         step_size: the largest; a number, or one for each chain, (...).
         state: the chains.
+        noise: that the sizes are drawn with.
     """
-    return step_size * (0.2 + 0.8 * torch.rand_like(state.log_prob))
+    return step_size * (0.2 + 0.8 * noise.uniform(state.log_prob))
 
 
 Size = TypeVar("Size", float, Tensor)

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_aevb import AIS, BDMC, SMC, Auto, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence import elbo
-from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, tail_length
+from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, smoothed, tail_length
 
 METHODS = {
     "importance": (Importance(), 2000),
@@ -453,6 +453,20 @@ def test_pareto_k_is_that_of_psis(spread):
     expected = float(array_stats.psislw(-log_weight)[1])  # takes log likelihoods, whose reciprocals are the weights
     largest = torch.tensor(log_weight)[:, None].topk(tail_length(2500) + 1, 0).values
     assert abs(pareto_k(largest, 2500).item() - expected) < 1e-6
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 4.0])
+def test_smoothed_weights_are_those_of_psis(spread):
+    log_weight = spread * np.random.default_rng(0).normal(size=2500)
+    expected = array_stats.psislw(-log_weight)[0]
+    found = smoothed(torch.tensor(log_weight)[:, None])[:, 0]
+    assert (found - torch.tensor(log_weight)).abs().max() > 1e-3
+    np.testing.assert_allclose(found - found.logsumexp(0), expected, atol=1e-8)
+
+
+def test_weights_without_a_tail_stay_as_they_are():
+    for log_weight in (torch.zeros(100, 1), torch.randn(20, 1), torch.tensor([[0.0], *[[-9.0]] * 99])):
+        assert torch.equal(smoothed(log_weight), log_weight)
 
 
 @pytest.mark.parametrize(

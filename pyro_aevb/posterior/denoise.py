@@ -1,0 +1,227 @@
+r"""The clean x behind a noisy one, from p(x | x_noisy).
+
+.. math:: p(z, x | \tilde x) \propto p(z) \, p(x | z) \, p(\tilde x | x)
+
+A clean x whose cells have finitely many values is summed over, cell by cell: z is drawn from p(z | x_noisy), and the
+estimate is the mean of E[x | z, x_noisy] over its draws.
+
+Any other clean x is one more latent.  By weights its proposal is the model's own likelihood at z ~ q(z|x_noisy), so
+that they are p(z) / q(z|x_noisy) times the noise's density; their tail is light where the noise is no narrower than the
+likelihood.  Chains move z and x together.  The estimate is the mean of the draws of x.
+
+Shapes: N datapoints, L draws, M of a minibatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_aevb.arguments import Arguments
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.evidence.estimator import over_minibatches
+from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
+from pyro_aevb.model_guide.contract import given as given_options
+from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.cells import the_site
+from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells, is_finite
+from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
+from pyro_aevb.posterior.predictions import Predicted, Predictions
+from pyro_aevb.posterior.proposals import Layout
+
+EXAMPLE = "lambda clean: dist.Normal(clean, 0.3).to_event(1)"
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """The clean x that a noisy one may come from.
+
+    Attributes:
+        mean: the posterior mean of x, (N, ...).
+        standard_error: of ``mean``, from the draws' effective sample size, (N, ...).
+        draws: L draws of x, (L, N, ...).
+        posterior: the draws of z, and of x where it isn't summed over, and how far each datapoint's can be trusted.
+    """
+
+    mean: Tensor
+    standard_error: Tensor
+    draws: Tensor
+    posterior: Posterior
+
+
+class _Clean(Messenger):
+    """Make the site that observes x one of the clean x, and observe x with noise.
+
+    It becomes a latent, and x is observed at another site, not at all without noise; or, if clean cells have finitely
+    many values, x is observed there with these summed over.
+    """
+
+    def __init__(self, x: Tensor, noise: NoiseModel | None) -> None:
+        super().__init__()
+        self._x, self._noise = x, noise
+        self.names: list[str] = []
+        self.latents: list[str] = []  # of them, those that aren't summed over
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] and msg["value"] is self._x and msg["name"] not in map(_noisy, self.names):
+            self.names.append(msg["name"])
+            if is_finite(msg["fn"]) and self._noise is not None:
+                msg["fn"] = NoisyCells(msg["fn"], self._noise, self._x)
+                return
+            self.latents.append(msg["name"])
+            msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self._noise is not None and msg["name"] in self.latents:
+            pyro.sample(_noisy(msg["name"]), self._noise(msg["value"]), obs=self._x)
+
+
+def _noisy(name: str) -> str:
+    return f"{name}_noisy"
+
+
+@one_thread
+def denoise(
+    model: PyroCallable,
+    guide: PyroCallable | None,
+    x: Tensor,
+    noise: NoiseModel,
+    *args: Any,
+    method: str = "auto",
+    num_draws: int = 100,
+    num_particles: int | None = None,
+    chains: Chains = Chains(),  # noqa: B008  # it is frozen
+    batch_size: int = 100,
+    seed: int | None = None,
+    vectorize: bool = True,
+    compile: Compile = "auto",
+    progress: bool = True,
+    **kwargs: Any,
+) -> Denoised:
+    r"""Return the posterior mean of the clean x, given a noisy one and the law of the noise.
+
+    Args:
+        model: p(x, z) of clean x, called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, of
+            cells that have finitely many values, or are continuous for ``"auto"`` and ``"hmc"``.
+        guide: q(z|x), called likewise with the noisy x; ``None`` for chains alone.
+        x: noisy, (N, ...).
+        noise: from a clean x (..., M, ...) to the distribution of a noisy one, with a density and with the event
+            dimensions of the model's site; noise of each cell by itself, if clean cells have finitely many values.
+        args: what model and guide take besides, datapoints first.
+        method: as for :func:`.posterior`, likewise the other options.
+        num_draws: L.
+        num_particles: K.
+        chains: options of the chains.
+        batch_size: datapoints at a time.
+        seed: of the draws.
+        vectorize: whether all draws of a datapoint are evaluated in one pass.
+        compile: the fast path.
+        progress: whether to show a progress bar after a second.
+        kwargs: what model and guide take by name.
+
+    Raises:
+        ValueError, TypeError: for noise that isn't a function to a distribution of x with a density, a model without a
+            site for x, and as for :func:`.posterior`.
+
+    >>> def model(x):  # x ~ N(0, 2), so that E[x | x_noisy] is 2 / 3 of it under noise of variance 1
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 3, 0.9))
+    >>> found = denoise(model, guide, torch.tensor([0.0, 3.0]), lambda x: dist.Normal(x, 1.0), num_draws=1000, seed=0)
+    >>> bool((found.mean - torch.tensor([0.0, 2.0])).abs().max() < 0.2)
+    True
+    """
+    options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
+    check_callables(model, guide)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected a noisy x that is a tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    _check_noise(noise, x)
+    given = given_options(
+        method=(method, "auto"), num_draws=(num_draws, 100), num_particles=(num_particles, None),
+        chains=(chains, Chains()), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
+        compile=(compile, "auto"), progress=(progress, True),
+    )  # fmt: skip
+    check_options((model, guide), Arguments(x, *args, **kwargs), **given)
+    for half, fn in (("model", model), ("guide", guide)):
+        check_call(half, fn, (x[:1], *args), kwargs)
+    names: list[str] = []
+    latents: list[str] = []
+    of_clean, proposal = _clean_pair(model, guide, noise, names, latents)
+    batches, its_model, its_guide = over_minibatches(
+        of_clean, None if guide is None else proposal, (x, *args), kwargs, batch_size, {}
+    )
+    reading = read(its_model, None, next(iter(batches)))
+    name = the_site(names, list(reading.observations))
+    if not latents:
+        check_cells(noise, x[:1])
+    site, streams = (reading.latents | reading.observations)[name], Streams(seed)
+    predictions = Predictions(name, Layout.of(site, reading), streams, vectorize, _clean_cells)
+    keep: Any = predictions.drawn
+    visit = (lambda model, gate, draws, places, args: keep.append(draws)) if latents else predictions.visit
+    visit_minibatches(its_model, its_guide, batches, options, streams, visit)
+    found = joined(predictions.drawn)
+    draws, means = (found.draws[name],) * 2 if latents else predictions.all()
+    count = found.effective_sample_size.reshape(-1, *[1] * (draws.dim() - 2)).sqrt()
+    return Denoised(means.mean(0), means.std(0) / count.to(means), draws, found)
+
+
+def _clean_pair(
+    model: PyroCallable, guide: PyroCallable | None, noise: NoiseModel, names: list[str], latents: list[str]
+) -> tuple[PyroCallable, PyroCallable]:
+    """Return the pair of a clean x and a noisy one, whose runs note the sites that observe x, and those of latents."""
+
+    def of_clean(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with _Clean(x, noise) as clean:
+            result = model(x, *args, **kwargs)
+        names[:], latents[:] = clean.names, clean.latents
+        return result
+
+    def proposal(x: Tensor, *args: Any, **kwargs: Any) -> None:
+        assert guide is not None
+        with poutine.trace() as drawn:
+            guide(x, *args, **kwargs)
+        if not latents:
+            return
+        clean = _Clean(x, None)
+        with poutine.block(expose=latents), poutine.replay(trace=drawn.trace), clean:
+            model(x, *args, **kwargs)
+
+    return of_clean, proposal
+
+
+def _clean_cells(fn: NoisyCells, num_draws: int, width: int) -> Predicted:
+    return fn.predicted(num_draws, width)
+
+
+def _check_noise(noise: Any, x: Tensor) -> None:
+    """Raise unless the noise gives a distribution with a density, of the shape of x."""
+    if not callable(noise):
+        raise TypeError(f"expected noise as a function of the clean x, got {type(noise).__name__}; write {EXAMPLE}")
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        fn = noise(x[:1])
+        if not isinstance(fn, torch.distributions.Distribution) or fn.batch_shape + fn.event_shape != x[:1].shape:
+            got = type(fn).__name__
+            if isinstance(fn, torch.distributions.Distribution):
+                got += f" of shape {tuple(fn.batch_shape + fn.event_shape)}"
+            raise ValueError(
+                f"expected noise that makes a distribution of x's shape {tuple(x[:1].shape)} from a clean x, "
+                f"got {got}; write {EXAMPLE}"
+            )
+        try:
+            fn.log_prob(x[:1])
+        except NotImplementedError as error:
+            raise ValueError(
+                f"expected noise with a density, got {type(fn).__name__}, which has none; write {EXAMPLE}"
+            ) from error

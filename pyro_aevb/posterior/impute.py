@@ -1,0 +1,195 @@
+r"""Missing cells of x, from p(x_missing | x_observed).
+
+.. math:: p(x_m | x_o) = \int p(x_m | z) \, p(z | x_o) \, dz, \qquad p(z | x_o) \propto p(z) \, p(x_o | z)
+
+z is drawn as :func:`.posterior` draws it, the likelihood being that of the observed cells; by weights it is the
+importance sampling of Mattei and Frellsen, *MIWAE: deep generative modelling and imputation of incomplete data sets*,
+2019, Section 3.
+
+Shapes: N datapoints, L draws, M of a minibatch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_aevb.arguments import Arguments
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import Frame
+from pyro_aevb.evidence.estimator import over_minibatches
+from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
+from pyro_aevb.model_guide.contract import given as given_options
+from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
+from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
+from pyro_aevb.posterior.predictions import Predicted, Predictions
+from pyro_aevb.posterior.proposals import Layout
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """x with its missing cells filled in; where a cell is observed, every field has its value.
+
+    Attributes:
+        draws: L draws from p(x_missing | x_observed), (L, N, ...).
+        mean: the mean of each cell, (N, ...): that of p(x|z) over the draws of z, if it has one.
+        standard_error: of ``mean``, from the draws' effective sample size, (N, ...); 0 for an observed cell.
+        mode: the most frequent draw of each cell that is a category or a count, (N, ...), NaN for other cells; ``None``
+            if no cell is.
+        posterior: the draws of z, and how far each datapoint's can be trusted.
+    """
+
+    draws: Tensor
+    mean: Tensor
+    standard_error: Tensor
+    mode: Tensor | None
+    posterior: Posterior
+
+    def interval(self, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the ends of the central interval of each cell, (N, ...) each.
+
+        Args:
+            coverage: its probability.
+
+        Raises:
+            ValueError: for a probability that isn't between 0 and 1.
+        """
+        if not 0 < coverage < 1:
+            raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
+        draws = self.draws if self.draws.is_floating_point() else self.draws.to(torch.get_default_dtype())
+        return draws.quantile((1 - coverage) / 2, 0), draws.quantile((1 + coverage) / 2, 0)
+
+
+@one_thread
+def impute(
+    model: PyroCallable,
+    guide: PyroCallable | None,
+    x: Any,
+    observed: Any = None,
+    *args: Any,
+    method: str = "auto",
+    num_draws: int = 100,
+    num_particles: int | None = None,
+    chains: Chains = Chains(),  # noqa: B008  # it is frozen
+    batch_size: int = 100,
+    seed: int | None = None,
+    vectorize: bool = True,
+    compile: Compile = "auto",
+    progress: bool = True,
+    **kwargs: Any,
+) -> Imputed:
+    r"""Fill in the missing cells of x from p(x_missing | x_observed), by draws of z that can be trusted.
+
+    The guide sees 0 in the place of a missing cell; what it makes of that is only a proposal, which is weighed and
+    refined as in :func:`.posterior`, unless ``method="guide"`` asks for one pass of the encoder.  A datapoint without
+    any observed cell is drawn from the prior.
+
+    Args:
+        model: p(x, z), called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, whose cells are
+            independent given z: by ``.to_event(n)``, a plate, or :class:`~pyro_aevb.vae.columns.Columns`.
+        guide: q(z|x), called likewise; ``None`` for chains alone.
+        x: (N, ...), a tensor, an array or a frame; what stands in a missing cell doesn't count.
+        observed: of x's shape and of bool, true for cells that are there; by default those that aren't NaN.
+        args: what model and guide take besides, datapoints first.
+        method: as for :func:`.posterior`, likewise the other options.
+        num_draws: L.
+        num_particles: K.
+        chains: options of the chains.
+        batch_size: datapoints at a time.
+        seed: of the draws.
+        vectorize: whether all draws of a datapoint are evaluated in one pass.
+        compile: the fast path.
+        progress: whether to show a progress bar after a second.
+        kwargs: what model and guide take by name.
+
+    Raises:
+        ValueError, TypeError: for a mask of another shape or kind, observed values outside of the likelihood's support,
+            a model without a site for x or with one whose cells can't be left out, and as for :func:`.posterior`.
+
+    >>> def model(x):  # two columns that share z: x_1 given x_0 is N(x_0 / 2, 3 / 2)
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+    ...         pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x.sum(-1) / 2, 0.8))
+    >>> x = torch.tensor([[2.0, float("nan")]])
+    >>> found = impute(model, guide, x, num_draws=1000, seed=0)
+    >>> bool((found.mean - torch.tensor([[2.0, 1.0]])).abs().max() < 0.1)
+    True
+    >>> bool((found.draws[..., 1].var() - 1.5).abs() < 0.3)
+    True
+    """
+    options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
+    check_callables(model, guide)
+    x, observed = _cells(x, observed)
+    given = given_options(
+        method=(method, "auto"), num_draws=(num_draws, 100), num_particles=(num_particles, None),
+        chains=(chains, Chains()), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
+        compile=(compile, "auto"), progress=(progress, True),
+    )  # fmt: skip
+    check_options((model, guide), Arguments(x, *args, **kwargs), **given)
+    for half, fn in (("model", model), ("guide", guide)):
+        check_call(half, fn, (x[:1], *args), kwargs)
+    names: list[str] = []
+
+    def of_observed(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with ObservedCells(x, observed) as cells:
+            result = model(x, *args, **kwargs)
+        names[:] = cells.names
+        return result
+
+    def proposal(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert guide is not None
+        return guide(x, *args, **kwargs)
+
+    batches, its_model, its_guide = over_minibatches(
+        of_observed, None if guide is None else proposal, (observed, x, *args), kwargs, batch_size, {}
+    )
+    first = next(iter(batches))
+    reading = read(its_model, its_guide, first)
+    name = the_site(names, list(reading.observations))
+    layout, streams = Layout.of(reading.observations[name], reading), Streams(seed)
+    predictions = Predictions(name, layout, streams, vectorize, predicted)
+    visit_minibatches(its_model, its_guide, batches, options, streams, predictions.visit)
+    observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
+    return _filled(predictions.all(), predictions.fn, joined(predictions.drawn), x, observed)
+
+
+def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
+    """Return x with draws in its missing cells."""
+    draws = torch.where(observed, x, found.draws.to(x.dtype))
+    count = posterior.effective_sample_size.reshape(-1, *[1] * (x.dim() - 1))
+    error = torch.where(observed, 0.0, found.mean.std(0) / count.sqrt().to(found.mean))
+    mean = torch.where(observed, x.to(found.mean), found.mean.mean(0))
+    discrete, mode = are_discrete(fn).to(x.device), None
+    if discrete.any():
+        frequent = torch.where(observed, x, draws.mode(0).values)
+        mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)
+    return Imputed(draws, mean, error, mode, posterior)
+
+
+def _cells(x: Any, observed: Any) -> tuple[Tensor, Tensor]:
+    """Return x with 0 in its missing cells, and which are there; raise for a mask that isn't one of them."""
+    if isinstance(x, Frame) and not isinstance(x, Tensor | np.ndarray):
+        x = torch.as_tensor(x.to_numpy().astype(float), dtype=torch.get_default_dtype())
+    if not isinstance(x, Tensor | np.ndarray):
+        raise TypeError(f"expected x as a tensor, an array or a frame, got {type(x).__name__}; use torch.as_tensor(x)")
+    x = torch.as_tensor(x)
+    if observed is None:
+        observed = ~x.isnan()
+    observed = torch.as_tensor(observed)
+    if observed.dtype != torch.bool or observed.shape != x.shape:
+        raise ValueError(
+            f"expected observed of bool and of x's shape {tuple(x.shape)}, got {observed.dtype} of shape "
+            f"{tuple(observed.shape)}; pass ~x.isnan(), or observed.bool().expand(x.shape)"
+        )
+    return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed.to(x.device)

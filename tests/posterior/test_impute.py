@@ -1,0 +1,250 @@
+"""Missing cells against the exact conditional of probabilistic PCA, and likelihoods that have cells to leave out."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact_pairs import normal
+from linear_gaussian import LinearGaussian
+from pyro import poutine
+from statistics_tools import SIGMAS
+
+from pyro_aevb import VAE, impute
+from pyro_aevb.posterior import Chains
+from pyro_aevb.posterior.cells import ObservedCells
+from pyro_aevb.vae.columns import Columns
+from pyro_aevb.vae.likelihoods import Bernoulli, Beta, Gaussian, Poisson
+
+N, D = 8, 4
+SHORT = Chains(num_chains=8, num_temperatures=3, num_warmup=3, num_samples=5, num_leapfrog=2, largest_r_hat=math.inf)
+
+
+def fill(*args, **options):
+    return impute(*args, **{"seed": 0, "progress": False, "compile": False, "chains": SHORT, **options})
+
+
+def pca(noise=0.5):
+    """Probabilistic PCA, a mask without any cell, one with all, and others."""
+    lg = LinearGaussian(N, 2, D)
+    lg.set(**(lg.true | {"log_s": torch.tensor(noise).double()}))
+    observed = normal(N, D, seed=3) > 0
+    observed[0], observed[1] = False, True
+    return lg, observed
+
+
+def prior_guide(x):
+    with pyro.plate("data", N, subsample=torch.arange(len(x))):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.1).to_event(1))
+
+
+def conditional(lg, x, observed):
+    """The mean and the standard deviation of each cell of a row given those that are observed."""
+    W, m, s = lg.value("W"), lg.value("m"), lg.value("log_s").exp()
+    some = W[observed]
+    precision = torch.eye(2).double() + some.T @ some / s**2
+    loc = torch.linalg.solve(precision, some.T @ (x - m)[observed] / s**2)
+    variance = s**2 + (W @ torch.linalg.inv(precision) * W).sum(-1)
+    return W @ loc + m, variance.sqrt()
+
+
+def assert_exact(found, lg, observed):
+    assert found.posterior.trusted.all()
+    low, high = found.interval(0.8)
+    for n in range(N):
+        there, missing = observed[n], ~observed[n]
+        if not missing.any():
+            assert torch.equal(found.draws[:, n], lg.x[n].expand(len(found.draws), -1))
+            continue
+        for each in (found.mean[n], low[n], high[n], *found.draws[:3, n]):
+            assert torch.equal(each[there], lg.x[n, there])
+        assert (found.standard_error[n, there] == 0).all()
+        loc, scale = (each[missing] for each in conditional(lg, lg.x[n], there))
+        ess = found.posterior.effective_sample_size[n]
+        assert ((found.mean[n, missing] - loc).abs() <= SIGMAS * found.standard_error[n, missing]).all()
+        variance = found.draws[:, n, missing].var(0)
+        assert ((variance / scale**2 - 1).abs() <= SIGMAS * (2 / ess).sqrt()).all()
+        q = dist.Normal(0.0, 1.0).icdf(torch.tensor(0.9).double())
+        error = scale * (0.1 * 0.9 / ess).sqrt() / dist.Normal(0.0, 1.0).log_prob(q).exp()
+        assert ((low[n, missing] - (loc - q * scale)).abs() <= SIGMAS * error).all()
+        assert ((high[n, missing] - (loc + q * scale)).abs() <= SIGMAS * error).all()
+        assert (found.standard_error[n, missing] < 0.15).all()
+        assert ess > 200
+
+
+def test_missing_cells_have_the_exact_conditional():
+    lg, observed = pca()
+    x = lg.x.masked_fill(~observed, torch.nan)
+    found = fill(lg.model, prior_guide, x, method="importance", num_draws=500, num_particles=10_000)
+    assert_exact(found, lg, observed)
+    assert found.mode is None
+    assert found.posterior.draws["z"].shape == (500, N, 2)
+
+
+@pytest.mark.slow
+def test_missing_cells_have_the_exact_conditional_by_chains():
+    lg, observed = pca(noise=-1.0)
+    found = fill(
+        lg.model,
+        prior_guide,
+        lg.x,
+        observed,
+        num_draws=500,
+        chains=Chains(num_temperatures=30, num_leapfrog=5),
+        compile="graph",
+    )
+    assert set(found.posterior.method) == {"hmc", "importance"}
+    assert found.posterior.method[0] == "importance"  # nothing is observed
+    assert_exact(found, lg, observed)
+
+
+def test_what_stands_in_a_missing_cell_neighbours_and_chunks_change_nothing():
+    lg, observed = pca()
+    options = {"num_draws": 10, "method": "importance"}
+
+    def guide(x):
+        with pyro.plate("data", N, subsample=torch.arange(len(x))):
+            pyro.sample("z", dist.Normal(0.1 * x[:, :2], 1.1).to_event(1))
+
+    first = fill(lg.model, guide, lg.x, observed, **options)
+    others = torch.where(observed, lg.x, 1e6)
+    others[2:5] = 1.0
+    second = fill(lg.model, guide, others, observed, batch_size=3, **options)
+    same = [0, 1, 5, 6, 7]
+    torch.testing.assert_close(first.draws[:, same], second.draws[:, same], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(first.mean[same], second.mean[same], rtol=1e-9, atol=1e-9)
+    assert (first.draws[:, 2:5] - second.draws[:, 2:5]).abs().max() > 0.1
+
+
+def mixed(observed=None):
+    torch.manual_seed(0)
+    likelihood = Columns({"height": Gaussian(), "share": Beta(), "visits": Poisson(), "smokes": Bernoulli()})
+    vae = VAE(4, 2, hidden_dims=(5,), likelihood=likelihood, init="paper").double()
+    x = torch.tensor([[0.3, 0.6, 2.0, 1.0], [-0.5, 0.2, 0.0, 0.0], [1.0, 0.5, 3.0, 1.0]]).double()
+    return vae, x, torch.tensor([[True, False, False, True], [False, False, True, True], [True, True, True, False]])
+
+
+def test_a_table_of_mixed_columns():
+    """0 is no share, but nobody asks for what stands in a missing cell; the network is nearly constant."""
+    vae, x, observed = mixed()
+    found = fill(vae.model, vae.guide, x, observed, num_draws=200, method="guide")
+    missing = ~observed
+    assert found.mode is not None
+    assert found.mode[missing][:2].isnan().tolist() == [True, False]
+    assert (found.mode[observed] == x[observed]).logical_or(found.mode[observed].isnan()).all()
+    assert found.mode[0, 2] in (0.0, 1.0)
+    draws = found.draws
+    assert ((draws[:, 0, 1] > 0) & (draws[:, 0, 1] < 1)).all()
+    assert (draws[:, 0, 2] == draws[:, 0, 2].round()).all()
+    assert set(draws[:, 2, 3].tolist()) == {0.0, 1.0}
+    expected = vae.decode(found.posterior.draws["z"]).mean(0)
+    torch.testing.assert_close(found.mean[missing], expected[missing])
+
+
+def test_the_likelihood_of_what_is_observed_is_that_of_the_vae():
+    vae, x, observed = mixed()
+    z = {"z": normal(3, 2)}
+    expected = poutine.trace(poutine.condition(vae.model, data=z)).get_trace(x, observed)
+    with ObservedCells(x, observed) as cells:
+        found = poutine.trace(poutine.condition(vae.model, data=z)).get_trace(x)
+    assert cells.names == ["x"]
+    torch.testing.assert_close(found.log_prob_sum(), expected.log_prob_sum())
+    whole = poutine.trace(poutine.condition(vae.model, data=z)).get_trace(x)
+    assert not torch.allclose(found.log_prob_sum(), whole.log_prob_sum())
+
+
+def test_the_mode_of_a_category_is_the_most_probable_one():
+    """Two cells with three categories, whatever z is; a mean of categories is that of their numbers."""
+    x = torch.tensor([[2, 0], [1, 2]])
+    observed = torch.tensor([[True, False], [False, False]])
+    probs = torch.tensor([0.2, 0.1, 0.7]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Categorical(probs).expand([len(x), 2]).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+    found = fill(model, guide, x, observed, num_draws=400, num_particles=400, method="guide")
+    assert found.mode.tolist() == [[2, 2], [2, 2]]
+    assert found.draws.dtype == torch.int64
+    share = torch.stack([(found.draws[:, 1, 1] == k).double().mean() for k in range(3)])
+    assert ((share - probs).abs() <= SIGMAS * (probs * (1 - probs) / 400).sqrt()).all()
+    assert abs(found.mean[1, 0] - 1.5) <= SIGMAS * found.standard_error[1, 0]
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_cells_may_be_a_plate(vectorize):
+    """z ~ N(0, 1), four cells x ~ N(z, 1)."""
+    x = torch.tensor([[1.0, 2.0, 0.0, 0.0], [3.0, 3.0, 3.0, 0.0]]).double()
+    observed = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            with pyro.plate("cells", 4, dim=-1):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("z", dist.Normal(x.sum(1, keepdim=True) / torch.tensor([[3.0], [4.0]])[: len(x)], 0.65))
+
+    if not vectorize:
+        x, observed = x[:1], observed[:1]
+    size = {"num_draws": 40, "num_particles": 800} if vectorize else {"num_draws": 20, "num_particles": 150}
+    found = fill(model, guide, x, observed, method="importance", vectorize=vectorize, **size)
+    error = SIGMAS * found.standard_error[0, 2]
+    assert abs(found.mean[0, 2] - 1.0) < error < 1.3
+    assert found.draws.shape == (size["num_draws"], len(x), 4)
+    assert 0.6 < found.draws[:, 0, 2].std() < 2
+    assert not torch.equal(found.draws[:, 0, 2], found.draws[:, 0, 3])
+
+
+# -- What is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_masks_and_sites_are_refused_and_the_remedies_work():
+    lg, observed = pca()
+    x = lg.x
+    quick = {"num_draws": 5, "method": "guide", "num_particles": 20}
+    for mask in (observed[:, :1], observed.double(), observed[0]):
+        with pytest.raises(
+            ValueError, match=r"expected observed of bool and of x's shape \(8, 4\), got .*pass ~x.isnan"
+        ):
+            fill(lg.model, prior_guide, x, mask, **quick)
+
+    def two_sites(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(z[..., 0], 1.0), obs=x[:, 0])
+
+    with pytest.raises(ValueError, match=r"expected one site that observes x itself, got none among .*\['a'\]; write"):
+        fill(two_sites, prior_guide, x, observed, **quick)
+
+    def correlated(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1))
+            loc = z[..., :1].expand(*z.shape[:-1], D)
+            pyro.sample("x", dist.MultivariateNormal(loc, torch.eye(D).double()), obs=x)
+
+    with pytest.raises(ValueError, match=r"a likelihood of independent cells at site 'x'.* got MultivariateNormal"):
+        fill(correlated, prior_guide, x, observed, **quick)
+    with pytest.raises(TypeError, match=r"expected x as a tensor, .* got list; use torch.as_tensor"):
+        fill(lg.model, prior_guide, x.tolist(), observed, **quick)
+    with pytest.raises(ValueError, match="expected num_draws of 2 or more, got 1"):
+        fill(lg.model, prior_guide, x, observed, num_draws=1)
+    with pytest.raises(ValueError, match=r"expected coverage between 0 and 1, got 1.5; 0.9"):
+        fill(lg.model, None, x[:1], observed[:1], num_draws=5, method="hmc").interval(1.5)
+
+
+def test_observed_values_outside_the_support_are_refused():
+    vae, x, observed = mixed()
+    x[0, 3], x[0, 1] = 0.4, 7.0  # the second is missing
+    with pytest.raises(ValueError, match="expected data inside the support of site 'x'"):
+        fill(vae.model, vae.guide, x, observed, method="guide", num_draws=5)
+    x[0, 3] = 1.0
+    assert fill(vae.model, vae.guide, x, observed, method="guide", num_draws=5).mean.isfinite().all()
