@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -48,7 +48,23 @@ class Columns(Likelihood):
         parts = outputs.split(self._sizes, -1)
         return ColumnsDistribution([f(part) for f, part in zip(self.likelihoods.values(), parts, strict=True)])
 
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return each column as its likelihood has it."""
-        columns = x.split(1, -1)
-        return torch.cat([f.unit_scale(c) for f, c in zip(self.likelihoods.values(), columns, strict=True)], -1)
+
+def unit_scale(likelihood: Any, x: Tensor) -> Tensor:
+    """Return x on a scale of about one, by the values that a likelihood is for; as it is if these can be any.
+
+    Args:
+        likelihood: p(x|z); of a table, column by column.
+        x: (..., D).
+
+    >>> from pyro_aevb.vae.columns import unit_scale
+    >>> from pyro_aevb.vae.likelihoods import Categorical
+    >>> unit_scale(Categorical(3), torch.tensor([0.0, 1.0, 2.0])).tolist()
+    [-1.0, 0.0, 1.0]
+    """
+    if isinstance(likelihood, Columns):
+        columns = zip(likelihood.likelihoods.values(), x.split(1, -1), strict=True)
+        return torch.cat([unit_scale(each, column) for each, column in columns], -1)
+    values = getattr(likelihood, "values", "any")
+    if values == "levels":
+        return 2 * x / (likelihood.num_levels - 1) - 1
+    return x.clamp(min=0).log1p() if values == "counts" else x

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import final
+from typing import Literal, final
 
 import pyro.distributions as dist
 import torch
@@ -32,9 +32,12 @@ class Likelihood(ABC):
     Attributes:
         outputs_per_dim: the number of outputs for each data dimension; or a tuple of D numbers, one for each, if the
             dimensions differ.
+        values: ``"levels"`` for x in {0, ..., ``num_levels`` - 1}, ``"counts"`` for any whole number, ``"any"`` else;
+            encoders made here see the first between -1 and 1, and the logarithm of the second.
     """
 
     outputs_per_dim: int | tuple[int, ...] = 1
+    values: Literal["any", "levels", "counts"] = "any"
 
     @abstractmethod
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -43,14 +46,6 @@ class Likelihood(ABC):
         Args:
             outputs: (..., D * outputs_per_dim).
         """
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return x on the scale of an encoder's inputs, about one unit wide; as it is if it has no scale of its own.
-
-        Args:
-            x: (..., D).
-        """
-        return x
 
 
 def count_outputs(likelihood: Callable[[Tensor], dist.TorchDistribution], x_dim: int) -> int:
@@ -258,6 +253,8 @@ class Categorical(Likelihood):
         ValueError: for a num_levels below 2.
     """
 
+    values = "levels"
+
     def __init__(self, num_levels: int = 256) -> None:
         if num_levels < 2:
             raise ValueError(f"expected num_levels of 2 or more, got {num_levels}")
@@ -266,10 +263,6 @@ class Categorical(Likelihood):
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised categorical."""
         return _Levels(logits=outputs.unflatten(-1, (self.num_levels, -1)).mT).to_event(1)
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return 0 to L-1 as -1 to 1."""
-        return 2 * x / (self.num_levels - 1) - 1
 
 
 class _Levels(dist.Categorical):  # type: ignore[name-defined,misc]  # made by Pyro at run time
@@ -295,6 +288,8 @@ class DiscretizedLogisticMixture(Likelihood):
         ValueError: for a num_components below 1 or a num_levels below 2.
     """
 
+    values = "levels"
+
     def __init__(self, num_components: int = 5, num_levels: int = 256) -> None:
         if num_components < 1 or num_levels < 2:
             raise ValueError(
@@ -310,24 +305,17 @@ class DiscretizedLogisticMixture(Likelihood):
         components = DiscretizedLogistic(half * (1 + centre), half * log_scale.exp(), self.num_levels)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits), components).to_event(1)
 
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return 0 to L-1 as -1 to 1."""
-        return 2 * x / (self.num_levels - 1) - 1
-
 
 @final
 class Poisson(Likelihood):
     """Counts with rate exp(outputs)."""
 
     outputs_per_dim = 1
+    values = "counts"
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised Poisson distribution."""
         return dist.Poisson(outputs.exp()).to_event(1)
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return log(1 + x)."""
-        return x.log1p()
 
 
 @final
@@ -335,15 +323,12 @@ class NegativeBinomial(Likelihood):
     """Counts more spread than a Poisson's: mean exp(a), variance mean + mean^2 / exp(b), outputs = [a, b]."""
 
     outputs_per_dim = 2
+    values = "counts"
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised negative binomial."""
         log_mean, log_count = outputs.chunk(2, -1)
         return dist.NegativeBinomial(log_count.exp(), logits=log_mean - log_count).to_event(1)
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return log(1 + x)."""
-        return x.log1p()
 
 
 @final
@@ -351,15 +336,12 @@ class ZeroInflatedPoisson(Likelihood):
     """Counts that are 0 with probability sigmoid(g), else Poisson with rate exp(a): outputs = [g, a]."""
 
     outputs_per_dim = 2
+    values = "counts"
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised zero-inflated Poisson distribution."""
         gate_logits, log_rate = outputs.chunk(2, -1)
         return dist.ZeroInflatedPoisson(log_rate.exp(), gate_logits=gate_logits).to_event(1)
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return log(1 + x)."""
-        return x.log1p()
 
 
 @final
@@ -367,6 +349,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     """Counts that are 0 with probability sigmoid(g), else as :class:`NegativeBinomial`: outputs = [g, a, b]."""
 
     outputs_per_dim = 3
+    values = "counts"
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised zero-inflated negative binomial."""
@@ -374,10 +357,6 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return dist.ZeroInflatedNegativeBinomial(
             log_count.exp(), logits=log_mean - log_count, gate_logits=gate_logits
         ).to_event(1)
-
-    def unit_scale(self, x: Tensor) -> Tensor:
-        """Return log(1 + x)."""
-        return x.log1p()
 
 
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_aevb.data_source import Data, minibatches
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.vae import checks
+from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
 from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
 from pyro_aevb.vae.notation import vae_in_words
@@ -41,7 +42,7 @@ class VAE(nn.Module):
         posterior: q(z|x): a name out of ``pyro_aevb.vae.posteriors.POSTERIORS``, or a
             :class:`~pyro_aevb.vae.posteriors.Posterior`.
         encoder: a module from x (M, D) to the posterior's outputs (M, num_outputs), instead of the perceptron, which
-            sees the likelihood's ``unit_scale`` of x: levels between -1 and 1, the logarithm of counts.
+            sees levels between -1 and 1 and the logarithm of counts, by the likelihood's ``values``.
         decoder: a module from z (M, J) to the likelihood's outputs, instead of the perceptron.
         image_shape: (channels, height, width): both networks are then convolutions over such images.
         init: ``"paper"`` (N(0, 0.01) for every weight) or ``"modern"`` (variance 1/fan-in), for networks made here.
@@ -239,8 +240,8 @@ class VAE(nn.Module):
     def _encoder_input(self, x: Tensor, observed: Tensor | None, index: Tensor | None) -> Tensor:
         if index is not None:
             return index
-        if self._own_encoder and isinstance(self.likelihood, Likelihood):
-            x = self.likelihood.unit_scale(x)
+        if self._own_encoder:
+            x = unit_scale(self.likelihood, x)
         return x if observed is None else torch.where(observed, x, 0.0)
 
     def _by_rows(self, name: str, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
