@@ -13,8 +13,11 @@ q(y|x); it learns from the bound alone, or from ``--weights`` nats a label besid
     python examples/semi_supervised.py --epochs 2 --labels 100  # 20 seconds
     accuracy, 100 labels: 0.89 ± 0.06
 
-The accuracy is that of the most probable label by q(y|x), on the test images.  On MNIST, ``--dataset mnist --epochs 2``
-with its files in the cache folder, 3,000 labels gave 0.955 (0.893 by the bound alone) and 100 gave 0.80, by one draw.
+The accuracy is that of the most probable label by q(y|x), on the test images.  On MNIST, with its files in the cache
+folder, three draws of 100 labels (seeds 0, 1, 2) gave 0.931, 0.900 and 0.892 (0.857, 0.820 and 0.900 by the bound alone);
+3,000 labels gave 0.980 by one draw (0.977, 0.975 and 0.977 by the bound alone), in five minutes a draw on an H100:
+``--dataset mnist --device cuda --labels 100 3000 --latent-dim 50 --hidden-dim 500 --batch-size 200 --learning-rate 1e-3
+--epochs 60``.
 """
 
 from __future__ import annotations
