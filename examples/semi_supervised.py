@@ -14,8 +14,8 @@ q(y|x); it learns from the bound alone, or from ``--weights`` nats a label besid
     accuracy, 100 labels: 0.89 ± 0.06
 
 The accuracy is that of the most probable label by q(y|x), on the test images.  On MNIST, with its files in the cache
-folder, three draws of 100 labels (seeds 0, 1, 2) gave 0.931, 0.900 and 0.892 (0.857, 0.820 and 0.900 by the bound alone);
-3,000 labels gave 0.980 by one draw (0.977, 0.975 and 0.977 by the bound alone), in five minutes a draw on an H100:
+folder, three draws of 100 labels (seeds 0, 1, 2) gave 0.931, 0.900 and 0.892 (0.857, 0.820 and 0.900 by the bound
+alone); 3,000 labels gave 0.980 by one draw (0.977, 0.975 and 0.977 by the bound alone), five minutes each on an H100:
 ``--dataset mnist --device cuda --labels 100 3000 --latent-dim 50 --hidden-dim 500 --batch-size 200 --learning-rate 1e-3
 --epochs 60``.
 """
