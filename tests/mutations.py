@@ -1435,6 +1435,24 @@ MUTATIONS = [
         ("tests/cli/test_full_vb.py::test_a_run_is_that_of_the_library",),
     ),
     Mutation(
+        "cli/config.py",
+        "if self.full_vb and self.theta_prior is not None:",
+        "if self.full_vb and self.theta_prior is self:",
+        ("tests/cli/test_full_vb.py::test_a_prior_on_a_point_beside_q_theta_is_refused",),
+    ),
+    Mutation(
+        "cli/build.py",
+        "make(particles, vectorize=False)",
+        "make(particles)",
+        ("tests/cli/test_full_vb.py::test_every_objective_trains_q_theta",),
+    ),
+    Mutation(
+        "cli/trained_run.py",
+        "if self.config.full_vb and not beside:",
+        "if self.config.full_vb and beside is None:",
+        ("tests/cli/test_full_vb.py::test_a_folder_whose_q_theta_is_gone_or_another_vaes",),
+    ),
+    Mutation(
         "cli/trained_run.py",
         "CHUNK if self.full is None else 1",
         "CHUNK",

@@ -93,7 +93,7 @@ def print_evidence(
     if evidence.method is not None:
         print("log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items())))
     if theta_draws is not None:
-        print(f"log p(x) is that of the mean of p(x) over {theta_draws} draws of theta, the bound is the mean bound")
+        print(f"log p(x) is that of the mean of p(x) over {theta_draws} draws of theta, and the bound a mean over them")
     print(f"{len(evidence.value)} datapoints, seed {seed}; errors cover the noise and the choice of datapoints")
 
 

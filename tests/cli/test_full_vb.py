@@ -191,7 +191,7 @@ def test_a_folder_whose_q_theta_is_gone_or_another_vaes(trained, data, x, tmp_pa
     invoke("train", data, "--out", out, *TRAIN)
     _, full = opened(out, x)
     save(load(out), out)
-    told = invoke("evaluate", out, data, code=1)
+    told = invoke("sample", out, "-n", "2", "--out", out / "x.npy", code=1)
     assert "got the VAE alone; save it with beside=full.state_dict(), or set full_vb = false for theta as it is" in told
     save(load(out), out, beside=full.state_dict())
     invoke("sample", out, "-n", "2", "--out", out / "x.npy")
