@@ -941,6 +941,15 @@ MUTATIONS = [
         ("tests/posterior/test_impute.py::test_the_likelihood_of_what_is_observed_is_that_of_the_vae",),
     ),
     Mutation(
+        "posterior/cells.py",
+        "if reading.summed:",
+        "if False:",
+        (
+            "tests/posterior/test_impute.py::"
+            "test_latents_that_are_summed_out_are_refused_and_drawn_by_the_guide_if_they_are_there",
+        ),
+    ),
+    Mutation(
         "posterior/impute.py",
         "torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))",
         "x",

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
-from exact_pairs import EXACT, normal
+from exact_pairs import EXACT, normal, posterior_pair
 from forms import FORMS
 from forms import posterior as form_posterior
 from linear_gaussian import LinearGaussian
@@ -117,6 +117,42 @@ def test_resampled_draws_are_exact_ones(name):
     assert set(found.method) == {"importance"}
     assert found.effective_sample_size.min() > 130
     assert found.r_hat.isnan().all()
+    assert_exact(found.draws["z"], cdf)
+
+
+def test_draws_of_a_guide_that_is_the_posterior_are_exact_ones():
+    lg = LinearGaussian(N, 2, 4)
+    pair = posterior_pair(lg, 1.0)
+    covariance = torch.linalg.inv(lg.precision())
+    found = draw(pair.model, pair.guide, lg.x, method="auto", num_draws=200)
+    assert found.method == ("guide",) * N
+    for along in torch.linalg.eigh(covariance).eigenvectors.T:
+        q = dist.Normal(lg.posterior_loc(lg.x) @ along, (along @ covariance @ along).sqrt())
+        assert_exact(found.draws["z"], lambda z, q=q, along=along: q.cdf(z @ along))
+
+
+def test_latents_that_are_summed_out_leave_the_posterior_of_the_others():
+    """y in {-1, 1}, z ~ N(2 y, 1), x ~ N(z, 1): z given x is a mixture."""
+    x = normal(N)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5).double()), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(4 * y - 2, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.8))
+
+    share = torch.sigmoid(2 * x)
+
+    def cdf(z):
+        sides = [dist.Normal(x / 2 + side, 0.5**0.5).cdf(z) for side in (1.0, -1.0)]
+        return share * sides[0] + (1 - share) * sides[1]
+
+    found = draw(model, guide, x, method="importance", num_draws=200, num_particles=2000)
+    assert list(found.draws) == ["z"]
     assert_exact(found.draws["z"], cdf)
 
 
@@ -433,6 +469,26 @@ def test_chains_outside_their_range_are_refused():
     ):
         with pytest.raises(ValueError, match=error):
             Chains(**options)
+
+
+def test_a_global_latent_is_refused_and_the_remedy_works():
+    def model(x):
+        s = pyro.sample("s", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(s + z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - 0.5) / 2, 0.5**0.5))
+
+    def with_s(x):
+        pyro.sample("s", dist.Normal(torch.zeros(()).double(), 1.0))
+        guide(x)
+
+    with pytest.raises(ValueError, match=r"expected site 's' in the .* pyro.condition\(model, {'s': value}\)"):
+        draw(model, with_s, normal(3))
+    assert draw(pyro.condition(model, {"s": torch.tensor(0.5).double()}), guide, normal(3)).method == ("guide",) * 3
 
 
 def test_pairs_are_refused():
