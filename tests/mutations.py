@@ -912,6 +912,12 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/chains.py",
+        "return position[(2 * number + 1) * length // (2 * of_chain), chain]",
+        "return position.flatten(0, 1)[draw * length * num_chains // num_draws]",
+        (f"{POSTERIOR}::test_draws_are_taken_from_all_chains_alike",),
+    ),
+    Mutation(
+        "posterior/chains.py",
         "torch.where(counting, tuned.log_weight, 0.0)",
         "tuned.log_weight",
         (f"{POSTERIOR}::test_draws_that_nothing_vouches_for_are_marked",),

@@ -92,7 +92,7 @@ def test_missing_cells_have_the_exact_conditional_by_chains():
         lg.x,
         observed,
         num_draws=500,
-        chains=Chains(num_temperatures=30, num_leapfrog=5),
+        chains=Chains(num_temperatures=20, num_warmup=40),
         compile="graph",
     )
     assert set(found.posterior.method) == {"hmc", "importance"}

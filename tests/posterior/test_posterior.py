@@ -14,7 +14,7 @@ from statistics_tools import assert_mean
 
 from pyro_aevb import VAE
 from pyro_aevb.posterior import Chains, Posterior, posterior
-from pyro_aevb.posterior.chains import effective_sample_size, r_hat, resampled
+from pyro_aevb.posterior.chains import effective_sample_size, r_hat, resampled, thinned
 
 QUICK = Chains(num_chains=16, num_temperatures=5, num_warmup=15, num_samples=40, num_leapfrog=3, largest_r_hat=1.2)
 SHORT = Chains(
@@ -170,7 +170,7 @@ def test_draws_of_a_guide_that_is_off_are_told_from_exact_ones_and_are_not_trust
 @pytest.mark.parametrize("name", PAIRS)
 def test_draws_of_chains_are_exact_ones(name):
     model, _, x, cdf = PAIRS[name]()
-    chains = Chains(num_temperatures=30, num_leapfrog=5)
+    chains = Chains(num_temperatures=20, num_warmup=40, num_leapfrog=4)
     found = draw(model, None, x, method="hmc", num_draws=200, chains=chains, compile="graph")
     assert found.pareto_k.isnan().all()
     assert found.trusted.all()
@@ -200,6 +200,20 @@ def test_the_effective_sample_size_of_an_autoregressive_chain_is_the_closed_form
     expected = length * num_chains * (1 - a) / (1 + a)
     found = effective_sample_size(torch.stack(draws))
     assert found / expected == pytest.approx(1.0, abs=5 * (2 / num_chains) ** 0.5)
+
+
+@pytest.mark.parametrize("num_draws", [7, 32, 100, 300, 4800])
+def test_draws_are_taken_from_all_chains_alike(num_draws):
+    length, num_chains = 150, 32
+    time, chain = torch.meshgrid(torch.arange(length), torch.arange(num_chains), indexing="ij")
+    found = thinned(torch.stack([time, chain], -1), num_draws)
+    assert len(found.unique(dim=0)) == num_draws
+    of_chain = torch.bincount(found[:, 1], minlength=num_chains)
+    assert of_chain.max() - of_chain.min() <= 1
+    for c in range(min(num_draws, num_chains)):
+        times = found[found[:, 1] == c, 0]
+        assert (times.diff() >= length // of_chain[c]).all()
+        assert times[0] >= length // (2 * of_chain[c])
 
 
 def test_particles_are_drawn_as_often_as_their_weights_say():
