@@ -294,17 +294,17 @@ def test_draws_that_nothing_vouches_for_are_marked():
 
 
 def test_neighbours_and_chunks_change_nothing_but_rounding():
-    x, shift, width = few_wrong()
+    x, shift, width = few_wrong(12)
     whole = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, chains=SHORT)
     others, other_shift = x.flip(0).clone(), shift.clone()
     others[10], other_shift[1] = x[10], 6.0
     other_shift[0] = 0.0
-    beside = draw(conjugate, conjugate_guide, others, other_shift, width, num_draws=20, batch_size=17, chains=SHORT)
+    beside = draw(conjugate, conjugate_guide, others, other_shift, width, num_draws=20, batch_size=11, chains=SHORT)
     assert (whole.method[10], beside.method[10]) == ("hmc", "hmc")
     assert (whole.method[1], beside.method[1]) == ("importance", "hmc")
     torch.testing.assert_close(whole.draws["z"][:, 10], beside.draws["z"][:, 10], rtol=1e-8, atol=1e-8)
     assert not torch.allclose(whole.draws["z"][:, 11], beside.draws["z"][:, 11])
-    chunked = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, batch_size=12, chains=SHORT)
+    chunked = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, batch_size=11, chains=SHORT)
     assert chunked.method == whole.method
     torch.testing.assert_close(whole.draws["z"], chunked.draws["z"], rtol=1e-8, atol=1e-8)
     for name in ("effective_sample_size", "pareto_k", "r_hat"):
