@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
+from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.posterior.predictions import Predicted
 from pyro_aevb.samplers.latent_space import bijection
 
@@ -60,16 +61,22 @@ def predicted(fn: Any, num_draws: int, width: int) -> Predicted:
     return Predicted(draws, torch.where(mean.isfinite(), mean, draws).to(kind))
 
 
-def the_site(names: list[str], observations: list[str]) -> str:
-    """Return the name of the one site that observes x.
+def the_site(names: list[str], reading: Reading) -> str:
+    """Return the name of the one site that observes x, in a model whose x can be drawn anew.
 
     Args:
         names: of the sites that were found to observe it.
-        observations: of all observed sites.
+        reading: of the model.
 
     Raises:
-        ValueError: unless there is one.
+        ValueError: unless there is one, and for latents that are summed out.
     """
+    if reading.summed:
+        raise ValueError(
+            f"expected latents that are drawn, got {list(reading.summed)}, which are summed out, and which x is drawn "
+            "from; sample them in the guide, with method='importance'"
+        )
+    observations = list(reading.observations)
     if len(names) != 1:
         raise ValueError(
             f"expected one site that observes x itself, got {names or 'none'} among the observations {observations}; "

@@ -69,7 +69,7 @@ class Chains:
     num_temperatures: int = 100
     num_warmup: int = 60
     num_samples: int = 150
-    num_leapfrog: int = 10
+    num_leapfrog: int = 5
     target_acceptance: float = 0.8
     largest_r_hat: float = 1.05
 
@@ -139,6 +139,24 @@ class Chains:
             tick(1 / total)
         found = torch.stack(kept)
         return Sampled(found, r_hat(found).amax(-1), effective_sample_size(found).amin(-1))
+
+
+def thinned(position: Tensor, num_draws: int) -> Tensor:
+    """Return draws of all chains alike, each chain's as far apart as they can be, (L, ...).
+
+    Args:
+        position: (T, C, ...).
+        num_draws: L, T C at most.
+
+    >>> from pyro_aevb.posterior.chains import thinned
+    >>> thinned(torch.arange(8.0).reshape(4, 2), num_draws=4)  # two chains, in columns
+    tensor([2., 3., 6., 7.])
+    """
+    length, num_chains = position.shape[:2]
+    draw = torch.arange(num_draws, device=position.device)
+    chain, number = draw % num_chains, draw // num_chains
+    of_chain = (num_draws - chain + num_chains - 1) // num_chains  # how many draws it gives
+    return position[(2 * number + 1) * length // (2 * of_chain), chain]
 
 
 def resampled(log_weight: Tensor, num_draws: int, uniform: Tensor) -> Tensor:

@@ -163,7 +163,7 @@ def denoise(
         of_clean, None if guide is None else proposal, (x, *args), kwargs, batch_size, {}
     )
     reading = read(its_model, None, next(iter(batches)))
-    name = the_site(names, list(reading.observations))
+    name = the_site(names, reading)
     if not latents:
         check_cells(noise, x[:1])
     site, streams = (reading.latents | reading.observations)[name], Streams(seed)

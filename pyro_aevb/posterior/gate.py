@@ -20,7 +20,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.importance_weights import log_mean, relied_on, smoothed
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.posterior.chains import Chains, resampled
+from pyro_aevb.posterior.chains import Chains, resampled, thinned
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.proposals import Layout, Proposals
 from pyro_aevb.samplers.ais import Tick
@@ -165,9 +165,7 @@ class Gate:
         noise = self._streams.chains([places[m] for m in index.tolist()], start.device)
         num_samples = max(chains.num_samples, -(-num_draws // chains.num_chains))
         found = chains.run(path.at(*batch), start, num_samples, noise, tick)
-        flat = found.position.flatten(0, 1)
-        spaced = torch.arange(num_draws, device=flat.device) * len(flat) // num_draws
-        at = path.space.values(flat[spaced], *batch)
+        at = path.space.values(thinned(found.position, num_draws), *batch)
         kept = rows if len(index) == len(args[0]) else torch.arange(len(rows), device=rows.device)
         values = {
             name: self.layouts[name].datapoints_second(value, num_draws, len(index))[:, kept]

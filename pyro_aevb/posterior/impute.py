@@ -156,7 +156,7 @@ def impute(
     )
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
-    name = the_site(names, list(reading.observations))
+    name = the_site(names, reading)
     layout, streams = Layout.of(reading.observations[name], reading), Streams(seed)
     predictions = Predictions(name, layout, streams, vectorize, predicted)
     visit_minibatches(its_model, its_guide, batches, options, streams, predictions.visit)
@@ -186,10 +186,10 @@ def _cells(x: Any, observed: Any) -> tuple[Tensor, Tensor]:
     x = torch.as_tensor(x)
     if observed is None:
         observed = ~x.isnan()
-    observed = torch.as_tensor(observed)
+    observed = torch.as_tensor(observed, device=x.device)
     if observed.dtype != torch.bool or observed.shape != x.shape:
         raise ValueError(
             f"expected observed of bool and of x's shape {tuple(x.shape)}, got {observed.dtype} of shape "
             f"{tuple(observed.shape)}; pass ~x.isnan(), or observed.bool().expand(x.shape)"
         )
-    return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed.to(x.device)
+    return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed

@@ -67,7 +67,7 @@ def test_the_mean_is_the_closed_form():
 def test_the_mean_is_the_closed_form_where_noise_is_narrow():
     """Weights of draws from the likelihood are useless for noise that is a fifth as wide, and chains are run."""
     lg = pca()
-    chains = Chains(num_temperatures=30, num_leapfrog=6)
+    chains = Chains(num_temperatures=20, num_warmup=40)
     found = clean(lg.model, guide, lg.x, white(0.2), num_draws=300, chains=chains, compile="graph")
     assert set(found.posterior.method) == {"hmc"}
     assert_exact(found, lg, 0.2, resolution=0.1)

@@ -1,5 +1,6 @@
 """Missing cells against the exact conditional of probabilistic PCA, and likelihoods that have cells to leave out."""
 
+import functools
 import math
 
 import pyro
@@ -11,7 +12,7 @@ from linear_gaussian import LinearGaussian
 from pyro import poutine
 from statistics_tools import SIGMAS
 
-from pyro_aevb import VAE, impute
+from pyro_aevb import VAE, denoise, impute
 from pyro_aevb.posterior import Chains
 from pyro_aevb.posterior.cells import ObservedCells
 from pyro_aevb.vae.columns import Columns
@@ -91,7 +92,7 @@ def test_missing_cells_have_the_exact_conditional_by_chains():
         lg.x,
         observed,
         num_draws=500,
-        chains=Chains(num_temperatures=30, num_leapfrog=5),
+        chains=Chains(num_temperatures=20, num_warmup=40),
         compile="graph",
     )
     assert set(found.posterior.method) == {"hmc", "importance"}
@@ -239,6 +240,35 @@ def test_masks_and_sites_are_refused_and_the_remedies_work():
         fill(lg.model, prior_guide, x, observed, num_draws=1)
     with pytest.raises(ValueError, match=r"expected coverage between 0 and 1, got 1.5; 0.9"):
         fill(lg.model, None, x[:1], observed[:1], num_draws=5, method="hmc").interval(1.5)
+
+
+def test_latents_that_are_summed_out_are_refused_and_drawn_by_the_guide_if_they_are_there():
+    """y in {0, 1}, x ~ N(10 y - 5, 1) in two cells: the one that is seen says which."""
+    x = torch.tensor([[5.0, math.nan], [-5.0, math.nan]]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5).double()), infer={"enumerate": "parallel"})
+            loc = (0.1 * z + 10 * y - 5)[..., None]
+            pyro.sample("x", dist.Normal(loc.expand(*loc.shape[:-1], 2), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+    def guide_of_both(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("y", dist.Bernoulli(torch.where(x[:, 0] > 0, 0.99, 0.01)))
+
+    for verb in (impute, functools.partial(denoise, noise=lambda x: dist.Normal(x, 1.0).to_event(1))):
+        with pytest.raises(
+            ValueError, match=r"expected latents that are drawn, got \['y'\], which .* sample them in the"
+        ):
+            verb(model, guide, x.nan_to_num(), progress=False)
+    found = fill(model, guide_of_both, x, method="importance")
+    assert (found.mean[:, 1] - torch.tensor([5.0, -5.0])).abs().max() < 0.3
 
 
 def test_observed_values_outside_the_support_are_refused():

@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
-from exact_pairs import EXACT, normal
+from exact_pairs import EXACT, normal, posterior_pair
 from forms import FORMS
 from forms import posterior as form_posterior
 from linear_gaussian import LinearGaussian
@@ -14,7 +14,7 @@ from statistics_tools import assert_mean
 
 from pyro_aevb import VAE
 from pyro_aevb.posterior import Chains, Posterior, posterior
-from pyro_aevb.posterior.chains import effective_sample_size, r_hat, resampled
+from pyro_aevb.posterior.chains import effective_sample_size, r_hat, resampled, thinned
 
 QUICK = Chains(num_chains=16, num_temperatures=5, num_warmup=15, num_samples=40, num_leapfrog=3, largest_r_hat=1.2)
 SHORT = Chains(
@@ -120,6 +120,42 @@ def test_resampled_draws_are_exact_ones(name):
     assert_exact(found.draws["z"], cdf)
 
 
+def test_draws_of_a_guide_that_is_the_posterior_are_exact_ones():
+    lg = LinearGaussian(N, 2, 4)
+    pair = posterior_pair(lg, 1.0)
+    covariance = torch.linalg.inv(lg.precision())
+    found = draw(pair.model, pair.guide, lg.x, method="auto", num_draws=200)
+    assert found.method == ("guide",) * N
+    for along in torch.linalg.eigh(covariance).eigenvectors.T:
+        q = dist.Normal(lg.posterior_loc(lg.x) @ along, (along @ covariance @ along).sqrt())
+        assert_exact(found.draws["z"], lambda z, q=q, along=along: q.cdf(z @ along))
+
+
+def test_latents_that_are_summed_out_leave_the_posterior_of_the_others():
+    """y in {-1, 1}, z ~ N(2 y, 1), x ~ N(z, 1): z given x is a mixture."""
+    x = normal(N)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.5).double()), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(4 * y - 2, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.8))
+
+    share = torch.sigmoid(2 * x)
+
+    def cdf(z):
+        sides = [dist.Normal(x / 2 + side, 0.5**0.5).cdf(z) for side in (1.0, -1.0)]
+        return share * sides[0] + (1 - share) * sides[1]
+
+    found = draw(model, guide, x, method="importance", num_draws=200, num_particles=2000)
+    assert list(found.draws) == ["z"]
+    assert_exact(found.draws["z"], cdf)
+
+
 @pytest.mark.filterwarnings("ignore:the draws of")
 @pytest.mark.parametrize("name", PAIRS)
 def test_draws_of_a_guide_that_is_off_are_told_from_exact_ones_and_are_not_trusted(name):
@@ -134,7 +170,7 @@ def test_draws_of_a_guide_that_is_off_are_told_from_exact_ones_and_are_not_trust
 @pytest.mark.parametrize("name", PAIRS)
 def test_draws_of_chains_are_exact_ones(name):
     model, _, x, cdf = PAIRS[name]()
-    chains = Chains(num_temperatures=30, num_leapfrog=5)
+    chains = Chains(num_temperatures=20, num_warmup=40, num_leapfrog=4)
     found = draw(model, None, x, method="hmc", num_draws=200, chains=chains, compile="graph")
     assert found.pareto_k.isnan().all()
     assert found.trusted.all()
@@ -164,6 +200,20 @@ def test_the_effective_sample_size_of_an_autoregressive_chain_is_the_closed_form
     expected = length * num_chains * (1 - a) / (1 + a)
     found = effective_sample_size(torch.stack(draws))
     assert found / expected == pytest.approx(1.0, abs=5 * (2 / num_chains) ** 0.5)
+
+
+@pytest.mark.parametrize("num_draws", [7, 32, 100, 300, 4800])
+def test_draws_are_taken_from_all_chains_alike(num_draws):
+    length, num_chains = 150, 32
+    time, chain = torch.meshgrid(torch.arange(length), torch.arange(num_chains), indexing="ij")
+    found = thinned(torch.stack([time, chain], -1), num_draws)
+    assert len(found.unique(dim=0)) == num_draws
+    of_chain = torch.bincount(found[:, 1], minlength=num_chains)
+    assert of_chain.max() - of_chain.min() <= 1
+    for c in range(min(num_draws, num_chains)):
+        times = found[found[:, 1] == c, 0]
+        assert (times.diff() >= length // of_chain[c]).all()
+        assert times[0] >= length // (2 * of_chain[c])
 
 
 def test_particles_are_drawn_as_often_as_their_weights_say():
@@ -244,17 +294,17 @@ def test_draws_that_nothing_vouches_for_are_marked():
 
 
 def test_neighbours_and_chunks_change_nothing_but_rounding():
-    x, shift, width = few_wrong()
+    x, shift, width = few_wrong(12)
     whole = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, chains=SHORT)
     others, other_shift = x.flip(0).clone(), shift.clone()
     others[10], other_shift[1] = x[10], 6.0
     other_shift[0] = 0.0
-    beside = draw(conjugate, conjugate_guide, others, other_shift, width, num_draws=20, batch_size=17, chains=SHORT)
+    beside = draw(conjugate, conjugate_guide, others, other_shift, width, num_draws=20, batch_size=11, chains=SHORT)
     assert (whole.method[10], beside.method[10]) == ("hmc", "hmc")
     assert (whole.method[1], beside.method[1]) == ("importance", "hmc")
     torch.testing.assert_close(whole.draws["z"][:, 10], beside.draws["z"][:, 10], rtol=1e-8, atol=1e-8)
     assert not torch.allclose(whole.draws["z"][:, 11], beside.draws["z"][:, 11])
-    chunked = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, batch_size=12, chains=SHORT)
+    chunked = draw(conjugate, conjugate_guide, x, shift, width, num_draws=20, batch_size=11, chains=SHORT)
     assert chunked.method == whole.method
     torch.testing.assert_close(whole.draws["z"], chunked.draws["z"], rtol=1e-8, atol=1e-8)
     for name in ("effective_sample_size", "pareto_k", "r_hat"):
@@ -433,6 +483,26 @@ def test_chains_outside_their_range_are_refused():
     ):
         with pytest.raises(ValueError, match=error):
             Chains(**options)
+
+
+def test_a_global_latent_is_refused_and_the_remedy_works():
+    def model(x):
+        s = pyro.sample("s", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(s + z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - 0.5) / 2, 0.5**0.5))
+
+    def with_s(x):
+        pyro.sample("s", dist.Normal(torch.zeros(()).double(), 1.0))
+        guide(x)
+
+    with pytest.raises(ValueError, match=r"expected site 's' in the .* pyro.condition\(model, {'s': value}\)"):
+        draw(model, with_s, normal(3))
+    assert draw(pyro.condition(model, {"s": torch.tensor(0.5).double()}), guide, normal(3)).method == ("guide",) * 3
 
 
 def test_pairs_are_refused():
