@@ -907,7 +907,7 @@ MUTATIONS = [
     Mutation(
         "model_guide/dependence.py",
         "if not torch.allclose(term[kept], before[key][kept], rtol=1e-5, atol=1e-5, equal_nan=True):",
-        "if False:",
+        "if key == '':",
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
     ),
     Mutation(
@@ -1272,8 +1272,8 @@ MUTATIONS = [
     ),
     Mutation(
         "datasets/array_files.py",
-        "csv.reader(file, strict=True)",
-        "csv.reader(file)",
+        'newline=""), strict=True, delimiter',
+        'newline=""), delimiter',
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
     ),
     Mutation(

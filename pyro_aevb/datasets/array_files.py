@@ -210,7 +210,7 @@ def _read_npz(path: Path, key: str | None) -> np.ndarray:
             some = f"{list(members)[:10]}{' and others' * (len(members) > 10)}"
             raise ValueError(f"expected the key of an array in {path}, one of {some}, got {got}; pass key")
         member = members[key] if key is not None else next(iter(members.values()))
-        if member.file_size > max(MOST_INFLATED, 100 * path.stat().st_size):
+        if _is_inflated(member, path):
             raise ValueError(
                 f"expected an array that isn't much larger than its file, got {member.file_size} bytes out of "
                 f"{path.stat().st_size} in {path}; if it is meant, save it as .npy, which can be memory-mapped"
@@ -227,7 +227,7 @@ def _read_sparse(path: Path, members: dict[str, zipfile.ZipInfo]) -> np.ndarray:
     """Return a sparse array of SciPy's with its zeros."""
     from scipy import sparse  # here, since few arrays are sparse
 
-    if any(member.file_size > max(MOST_INFLATED, 100 * path.stat().st_size) for member in members.values()):
+    if any(_is_inflated(member, path) for member in members.values()):
         raise ValueError(f"expected an array that isn't much larger than its file, got {path}; save it as .npy")
     try:
         found: Any = sparse.load_npz(path)
@@ -242,6 +242,10 @@ def _read_sparse(path: Path, members: dict[str, zipfile.ZipInfo]) -> np.ndarray:
             f"{found.dtype} in {path}; keep fewer columns, or train on minibatches made dense in a loader of your own"
         )
     return np.asarray(found.toarray())
+
+
+def _is_inflated(member: zipfile.ZipInfo, path: Path) -> bool:
+    return member.file_size > max(MOST_INFLATED, 100 * path.stat().st_size)
 
 
 def _archive(content: IO[bytes], path: Path) -> zipfile.ZipFile:

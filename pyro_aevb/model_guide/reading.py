@@ -198,8 +198,8 @@ class Reading:
         first = -1 - self.depth if self.particles is None else self.particles[0]  # the particles' dimension, or none
         width = max(term.dim(), -first)
         term = term.reshape((1,) * (width - term.dim()) + term.shape)
-        summed = [d for d in range(-width, 0) if d not in {first, self.plate.dim, *common} and term.shape[d] != 1]
-        term = term.sum(summed, keepdim=True) if summed else term
+        others = [d for d in range(-width, 0) if d not in {first, self.plate.dim, *common} and term.shape[d] != 1]
+        term = term.sum(others, keepdim=True) if others else term
         order = [first, self.plate.dim, *(frame.dim for frame in inner if frame.dim is not None)]
         rest = [d for d in range(-width, 0) if d not in order]
         term = term.permute(*order, *rest).flatten(len(order) - 1) if rest else term.permute(*order)
