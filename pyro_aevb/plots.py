@@ -17,7 +17,6 @@ from torch import Tensor
 
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.training.history import ERROR, History
-from pyro_aevb.vae.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from pyro_aevb.vae.vae import VAE
 
 if TYPE_CHECKING:
@@ -67,8 +66,7 @@ def _filled(row: Tensor, columns: int, white: float) -> Tensor:
 
 def white_of(vae: VAE) -> float:
     """Return the value of the brightest pixel: of images of 8 bits if whole numbers are modelled."""
-    of_counts = (Poisson, NegativeBinomial, ZeroInflatedPoisson, ZeroInflatedNegativeBinomial)
-    if isinstance(vae.likelihood, of_counts):
+    if getattr(vae.likelihood, "values", "any") == "counts":
         return 255.0
     return getattr(vae.likelihood, "num_levels", 2) - 1.0
 

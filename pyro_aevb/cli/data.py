@@ -19,14 +19,10 @@ from pyro_aevb.datasets.array_files import Contents, read_contents
 from pyro_aevb.datasets.image_datasets import DATASETS, load_dataset
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.vae.likelihoods import LIKELIHOODS
 
 SPLITS = "splits.npz"
 ImageShape = tuple[int, ...] | None
-# Likelihoods of whole numbers, to which an image of 8 bits is its levels, 0 to 255.
-OF_LEVELS = (
-    "categorical", "discretized-logistic", "poisson", "negative-binomial", "zero-inflated-poisson",
-    "zero-inflated-negative-binomial",
-)  # fmt: skip
 
 
 class TrainingData(NamedTuple):
@@ -171,7 +167,8 @@ def _in_units(contents: Contents, config: TrainingConfig) -> np.ndarray:
     """Return values as float32: the pixels of 8 bits between 0 and 1, unless it is their levels that are modelled."""
     values = contents.values.astype(np.float32)
     of_bytes = contents.images or (contents.values.dtype == np.uint8 and contents.values.max() > 1)
-    as_pixels = config.pixels is not None or (contents.images and config.likelihood not in OF_LEVELS)
+    any_values = getattr(LIKELIHOODS.get(config.likelihood), "values", "any") == "any"
+    as_pixels = config.pixels is not None or (contents.images and any_values)
     return values / np.float32(255.0) if of_bytes and as_pixels else values
 
 

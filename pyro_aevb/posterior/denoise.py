@@ -27,7 +27,6 @@ from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
-from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import the_site
@@ -148,12 +147,7 @@ def denoise(
     if not isinstance(x, Tensor):
         raise TypeError(f"expected a noisy x that is a tensor, got {type(x).__name__}; use torch.as_tensor(x)")
     _check_noise(noise, x)
-    given = given_options(
-        method=(method, "auto"), num_draws=(num_draws, 100), num_particles=(num_particles, None),
-        chains=(chains, Chains()), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
-        compile=(compile, "auto"), progress=(progress, True),
-    )  # fmt: skip
-    check_options((model, guide), Arguments(x, *args, **kwargs), **given)
+    check_options((model, guide), Arguments(x, *args, **kwargs), **options.given())
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, (x[:1], *args), kwargs)
     names: list[str] = []

@@ -23,7 +23,6 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Frame
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
-from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
@@ -131,12 +130,7 @@ def impute(
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     check_callables(model, guide)
     x, observed = _cells(x, observed)
-    given = given_options(
-        method=(method, "auto"), num_draws=(num_draws, 100), num_particles=(num_particles, None),
-        chains=(chains, Chains()), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
-        compile=(compile, "auto"), progress=(progress, True),
-    )  # fmt: skip
-    check_options((model, guide), Arguments(x, *args, **kwargs), **given)
+    check_options((model, guide), Arguments(x, *args, **kwargs), **options.given())
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, (x[:1], *args), kwargs)
     names: list[str] = []

@@ -19,7 +19,6 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, read
-from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -98,15 +97,19 @@ class Posterior:
 class Options(NamedTuple):
     """The options that all verbs of this room have in common, see :func:`posterior`."""
 
-    method: str
-    num_draws: int
-    num_particles: int | None
-    chains: Chains
-    batch_size: int
-    seed: int | None
-    vectorize: bool
-    compile: Compile
-    progress: bool
+    method: str = "auto"
+    num_draws: int = 100
+    num_particles: int | None = None
+    chains: Chains = Chains()
+    batch_size: int = 100
+    seed: int | None = None
+    vectorize: bool = True
+    compile: Compile = "auto"
+    progress: bool = True
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that aren't at their defaults."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
 
     def request(self, guide: PyroCallable | None) -> Request:
         """Return these options, checked.
@@ -283,12 +286,7 @@ def posterior(
     """
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     check_callables(model, guide)
-    given = given_options(
-        method=(method, "auto"), num_draws=(num_draws, 100), num_particles=(num_particles, None),
-        chains=(chains, Chains()), batch_size=(batch_size, 100), seed=(seed, None), vectorize=(vectorize, True),
-        compile=(compile, "auto"), progress=(progress, True),
-    )  # fmt: skip
-    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, given)
+    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, options.given())
     parts: list[Draws] = []
     visit_minibatches(
         model, guide, batches, options, Streams(seed), lambda model, gate, draws, places, args: parts.append(draws)
