@@ -31,43 +31,17 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import pyro
 import scipy.stats
 import torch
 from harness import Benchmark, Plan, Task, aligned, positive
-from pyro.infer import TraceMeanField_ELBO
+from trained_vae import trained
 
-from pyro_aevb import AEVB, AIS, VAE, Auto, Evidence, Importance, load, log_marginal_likelihood, save
+from pyro_aevb import AIS, VAE, Auto, Evidence, Importance, log_marginal_likelihood
 from pyro_aevb.datasets import DATASETS, load_dataset
-from pyro_aevb.training import fit
 
-LATENT_DIM, HIDDEN = 20, 200
 WITHIN = 3.0  # joint standard errors
 CHAINS, LONG_CHAINS = 16, 4  # of auto's AIS, by default, and of the long run
 BOUNDS = (0.7, 0.5)  # on k-hat itself, to compare with auto's rule
-
-
-def trained(args: argparse.Namespace, folder: Path, position: int | None) -> VAE | None:
-    """Return the VAE in ``folder``, trained there if it isn't yet; ``None`` after ctrl-C."""
-    if (folder / "vae.json").exists():
-        return load(folder, device=args.device)
-    data = load_dataset(args.dataset, root=args.data)
-    pyro.set_rng_seed(0)
-    vae = VAE(data.test.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), dataset_size=len(data.train)).to(args.device)
-    learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), TraceMeanField_ELBO())
-    history = fit(
-        learner,
-        data.train,
-        samples=args.samples,
-        device=args.device,
-        schedule=lambda done: 1 - done,
-        progress=not args.quiet,
-        bar_position=position,
-    )
-    if history.interrupted:
-        return None
-    save(vae, folder)
-    return vae
 
 
 def timed(vae: VAE, x: torch.Tensor, **options: Any) -> tuple[Evidence, float]:

@@ -23,9 +23,7 @@ alone); 3,000 labels gave 0.980 by one draw (0.977, 0.975 and 0.977 by the bound
 from __future__ import annotations
 
 import argparse
-import gzip
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -33,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pyro_aevb import AEVB, SGVB
-from pyro_aevb.datasets import cache_folder, load_dataset
+from pyro_aevb.datasets import load_dataset, load_labels
 
 C = 10  # labels
 
@@ -85,17 +83,8 @@ class M2(nn.Module):
 def labelled_images(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return grey training images and their labels, then those of the test."""
     data = load_dataset(name, pixels="grey")
-    if name == "digits":
-        from sklearn.datasets import load_digits  # here, since it takes a second to import
-
-        order = torch.randperm(len(data.train) + len(data.test), generator=torch.Generator().manual_seed(0))
-        labels = torch.as_tensor(load_digits().target)[order]  # as load_dataset shuffles the images
-    else:
-        files = [cache_folder() / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte.gz" for part in ("train", "t10k")]
-        parts = [np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=8) for file in files]
-        labels = torch.as_tensor(np.concatenate(parts))
-    y = one_hot(labels.long(), C).float()
-    return data.train, y[: len(data.train)], data.test, y[len(data.train) :]
+    train, test = (one_hot(labels, C).float() for labels in load_labels(name))
+    return data.train, train, data.test, test
 
 
 def balanced(y: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from pyro_aevb.datasets.array_files import check_folder, check_output, read_array, write_array
 from pyro_aevb.datasets.download import cache_folder
-from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset
+from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset, load_labels
 from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "check_output",
     "draw_pixels",
     "load_dataset",
+    "load_labels",
     "read_array",
     "write_array",
 ]

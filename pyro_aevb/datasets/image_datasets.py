@@ -43,7 +43,10 @@ AMAT_BITS_SHA256 = {
 DEBIAN_FASHION_MD5 = {
     "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
     "t10k-images-idx3-ubyte.gz": "f78720b4224f21cce2f2ccf2d7a94c9a",
+    "train-labels-idx1-ubyte.gz": "10bea18fdb374794d4bb42e356e600c9",
+    "t10k-labels-idx1-ubyte.gz": "0d30e22e447f3c33dab9ed536400ac01",
 }
+IDX_PARTS = ("train", "t10k")
 
 
 class ImageData(NamedTuple):
@@ -103,6 +106,26 @@ def load_dataset(name: str, *, pixels: str | None = None, root: str | Path | Non
     )
 
 
+def load_labels(name: str, *, root: str | Path | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the labels of a data set's training and test images, of int64, in the order of :func:`load_dataset`.
+
+    Args:
+        name: ``"digits"``, ``"mnist"`` or ``"fashion-mnist"``; the others have none.
+        root: the cache folder.
+        seed: that of :func:`load_dataset`, by which digits are split.
+
+    Raises:
+        ValueError, ConnectionError: as :func:`load_dataset`, and for a data set without labels.
+
+    >>> from pyro_aevb.datasets import load_labels
+    >>> [labels.shape for labels in load_labels("digits")]
+    [torch.Size([1437]), torch.Size([360])]
+    """
+    if name not in LABELS:
+        raise ValueError(f"expected a data set with labels out of {sorted(LABELS)}, got {name!r}")
+    return LABELS[name](cache_folder(root), seed)
+
+
 def _digits(folder: Path, seed: int) -> _Images:
     from sklearn.datasets import load_digits  # here, since it takes a second to import
 
@@ -112,26 +135,51 @@ def _digits(folder: Path, seed: int) -> _Images:
 
 
 def _mnist(folder: Path, seed: int) -> _Images:
+    return _idx_images(*_mnist_files(folder))
+
+
+def _mnist_files(folder: Path) -> tuple[Path, list[str], list[dict[str, str]]]:
     from torchvision.datasets import MNIST  # here, since it takes a second to import
 
-    return _idx_images(folder / "MNIST" / "raw", MNIST.mirrors, [dict(MNIST.resources)])
+    return folder / "MNIST" / "raw", MNIST.mirrors, [dict(MNIST.resources)]
 
 
 def _fashion_mnist(folder: Path, seed: int) -> _Images:
+    return _idx_images(*_fashion_mnist_files(folder))
+
+
+def _fashion_mnist_files(folder: Path) -> tuple[Path, list[str], list[dict[str, str]]]:
     from torchvision.datasets import FashionMNIST
 
-    md5 = [dict(FashionMNIST.resources), DEBIAN_FASHION_MD5]
-    return _idx_images(folder / "FashionMNIST" / "raw", FashionMNIST.mirrors, md5)
+    return folder / "FashionMNIST" / "raw", FashionMNIST.mirrors, [dict(FashionMNIST.resources), DEBIAN_FASHION_MD5]
+
+
+def _digits_labels(folder: Path, seed: int) -> tuple[Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    labels = torch.as_tensor(load_digits().target)
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    return labels[:1437], labels[1437:]
 
 
 def _idx_images(folder: Path, mirrors: list[str], md5: list[dict[str, str]]) -> _Images:
-    parts = []
-    for file in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
-        known = [f"md5:{known[file]}" for known in md5]
-        raw = gzip.decompress(fetched_file(folder / file, [m + file for m in mirrors], known).read_bytes())
-        size = np.frombuffer(raw, ">u4", count=4)[1:]  # magic number, images, rows, columns
-        parts.append(_to_unit(np.frombuffer(raw, np.uint8, offset=16).reshape(size[0], -1)))
-    return _Images(parts[0], parts[1], None, (28, 28))
+    files = [_idx_bytes(folder, f"{part}-images-idx3-ubyte.gz", mirrors, md5) for part in IDX_PARTS]
+    sizes = [np.frombuffer(raw, ">u4", count=4)[1:] for raw in files]  # magic number, images, rows, columns
+    pixels = [
+        np.frombuffer(raw, np.uint8, offset=16).reshape(size[0], -1) for raw, size in zip(files, sizes, strict=True)
+    ]
+    return _Images(_to_unit(pixels[0]), _to_unit(pixels[1]), None, (28, 28))
+
+
+def _idx_labels(folder: Path, mirrors: list[str], md5: list[dict[str, str]]) -> tuple[Tensor, Tensor]:
+    files = [_idx_bytes(folder, f"{part}-labels-idx1-ubyte.gz", mirrors, md5) for part in IDX_PARTS]
+    train, test = (torch.from_numpy(np.frombuffer(raw, np.uint8, offset=8).astype(np.int64)) for raw in files)
+    return train, test
+
+
+def _idx_bytes(folder: Path, file: str, mirrors: list[str], md5: list[dict[str, str]]) -> bytes:
+    known = [f"md5:{known[file]}" for known in md5]
+    return gzip.decompress(fetched_file(folder / file, [m + file for m in mirrors], known).read_bytes())
 
 
 def _frey_face(folder: Path, seed: int) -> _Images:
@@ -189,6 +237,11 @@ def _to_unit(pixels: np.ndarray) -> Tensor:
     return torch.as_tensor(pixels.astype(np.float32) / 255.0)
 
 
+LABELS: dict[str, Callable[[Path, int], tuple[Tensor, Tensor]]] = {
+    "digits": _digits_labels,
+    "mnist": lambda folder, seed: _idx_labels(*_mnist_files(folder)),
+    "fashion-mnist": lambda folder, seed: _idx_labels(*_fashion_mnist_files(folder)),
+}
 DATASETS: dict[str, Callable[[Path, int], _Images]] = {
     "digits": _digits,
     "mnist": _mnist,

@@ -11,7 +11,7 @@ import pooch
 import pytest
 import torch
 
-from pyro_aevb.datasets import Binarized, cache_folder, load_dataset
+from pyro_aevb.datasets import Binarized, cache_folder, load_dataset, load_labels
 from pyro_aevb.datasets import image_datasets as datasets
 
 SHARED = Path(os.environ.get("PYRO_AEVB_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -82,6 +82,26 @@ def test_fashion_mnist():
     data = load_dataset("fashion-mnist", pixels="grey", root=require("fashion-mnist"))
     assert (data.train.shape, data.test.shape) == ((60000, 784), (10000, 784))
     assert data.train.mean().item() == pytest.approx(0.2860, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "fashion-mnist"])
+def test_labels_are_those_of_the_images_in_their_order(name):
+    """The nearest mean of a class is the right one far more often than by chance, and by other labels it isn't."""
+    root = None if name == "digits" else require(name)
+    if name == "fashion-mnist" and not (root / "FashionMNIST/raw/train-labels-idx1-ubyte.gz").exists():
+        pytest.skip("needs the labels of fashion-mnist in PYRO_AEVB_DATA")
+    data = load_dataset(name, pixels="grey", root=root)
+    train, test = load_labels(name, root=root)
+    assert (train.dtype, train.shape, test.shape) == (torch.int64, data.train.shape[:1], data.test.shape[:1])
+    means = torch.stack([data.train[train == c].mean(0) for c in range(10)])
+    nearest = torch.cdist(data.test, means).argmin(1)
+    assert (nearest == test).float().mean() > 0.6
+    assert (nearest == test.roll(1)).float().mean() < 0.2
+
+
+def test_a_data_set_without_labels_is_refused():
+    with pytest.raises(ValueError, match=r"labels out of \['digits', 'fashion-mnist', 'mnist'\], got 'frey-face'"):
+        load_labels("frey-face")
 
 
 def test_frey_face():
