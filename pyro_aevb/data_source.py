@@ -5,57 +5,30 @@ Training and evaluation take the same kinds of data, and both take them from her
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_aevb.arguments import Arguments, Form, Parts, arranged, as_arguments, take_apart
-
-READ_AHEAD = 2**16  # bytes that the system may map around each row that is read
-LARGEST_MAPPED = 2**28
-
-
-@runtime_checkable
-class Indexed(Protocol):
-    """A data set that gives a minibatch for a tensor of indices; a tensor is one."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """Return the datapoints at ``index`` (M,), shape (M, ...)."""
-        ...
-
-
-@runtime_checkable
-class Drawn(Indexed, Protocol):
-    """A data set whose minibatches are ``draw(rows(index))``, drawn anew each time: a learner may do the drawing."""
-
-    def rows(self, index: Tensor) -> Tensor:
-        """Return what to draw from, shape (M, ...)."""
-        ...
-
-    def draw(self, rows: Tensor) -> Tensor:
-        """Draw a minibatch."""
-        ...
-
-
-@runtime_checkable
-class Frame(Protocol):
-    """A table of numbers: a pandas or polars frame or series."""
-
-    def to_numpy(self) -> np.ndarray:
-        """Return the numbers, (N, columns) or (N,)."""
-        ...
-
+from pyro_aevb.data_parts import (
+    Drawn,
+    Frame,
+    Indexed,
+    Items,
+    MemoryMapped,
+    SparseRows,
+    as_numbers,
+    check_unmasked,
+    is_matrix,
+    not_a_tensor,
+    part_of,
+)
 
 Part = Tensor | np.ndarray | Frame | Indexed
 Data = Part | tuple[Any, ...] | dict[str, Any] | Arguments | Dataset[Any] | Iterable[Any]
@@ -79,7 +52,7 @@ class DataSet:
         if isinstance(data, TensorDataset):
             data = data.tensors
         self.device = device
-        parts, self._form = take_apart(_arguments(data), lambda part, place: _part(part, place, device))
+        parts, self._form = take_apart(_arguments(data), lambda part, place: part_of(part, place, device))
         if not parts:
             if self._form is not None and self._form.wholes:
                 raise ValueError("expected datapoints, got a single number; pass x of shape (N, ...)")
@@ -88,6 +61,7 @@ class DataSet:
         if len(self.parts[0]) == 0:
             raise ValueError("expected at least one datapoint, got an empty data set")
         self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
+        self._checked_late = self.on_disk or any(isinstance(part, SparseRows) for part in self.parts)
         self._whole_items = any(isinstance(part, Items) for part in self.parts)
         if all(isinstance(part, Tensor) for part in self.parts):
             check_data(*self.parts, name="row {} of the data".format)
@@ -100,14 +74,14 @@ class DataSet:
         found: list[Any] = []
         for part in self.parts:
             if isinstance(part, Tensor):
-                found.append(part.index_select(0, index))
+                found.append(as_numbers(part.index_select(0, index)))
             else:
                 found.append(part.rows(index) if isinstance(part, Drawn) and not drawn else part[index])
         if self._whole_items:  # which bring their own nesting
             rows = _taken_apart(self._spread(found), self.device)
         else:
             rows = Rows(tuple(t for each in found for t in _tensors(each, self.device)), self._form)
-        if self.on_disk:
+        if self._checked_late:
             check_data(*rows.tensors, name=lambda place: f"row {int(index[place])} of the data")
         return rows
 
@@ -184,8 +158,10 @@ def data_source(data: Data, batch_size: int, device: torch.device | str | None =
         return data
     if isinstance(data, IterableDataset):
         return Stream(DataLoader(data, batch_size=batch_size), device)
-    if isinstance(data, tuple | Tensor | np.ndarray | Dataset | dict | Arguments) or (
-        not isinstance(data, DataLoader | str | dict | list) and isinstance(data, Indexed)
+    if (
+        isinstance(data, tuple | Tensor | np.ndarray | Dataset | dict | Arguments)
+        or is_matrix(data)
+        or (not isinstance(data, DataLoader | str | dict | list) and isinstance(data, Indexed))
     ):
         return DataSet(data, device)
     if isinstance(data, Iterable) and not isinstance(data, str | dict | list):
@@ -271,49 +247,6 @@ def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any
     return Minibatches(sum(len(rows.tensors[0]) for rows in found), len(found), found[0].form, lambda: iter(found))
 
 
-class MemoryMapped:
-    """A memory-mapped array that is copied row by row, and whose pages go back to the system now and then.
-
-    Without that, every row that was ever read would count as memory of this process.
-    """
-
-    def __init__(self, array: np.memmap) -> None:
-        self.array = array
-        self._mapped, self._map = 0, getattr(array, "_mmap", None)
-        if array.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):  # a private copy may hold changes
-            self._map = None
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        rows = np.array(self.array[index.numpy()])
-        self._mapped += rows.nbytes + READ_AHEAD * len(rows)
-        if self._map is not None and self._mapped > LARGEST_MAPPED:
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._mapped = 0
-        return torch.from_numpy(rows)
-
-
-class Items:
-    """A ``Dataset`` of single datapoints, put together as a ``DataLoader`` does."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Tensor) -> Any:
-        numbers = index.tolist()
-        many = getattr(self.dataset, "__getitems__", None)
-        items = many(numbers) if many is not None else [self.dataset[i] for i in numbers]
-        for item in items:
-            for part in item if isinstance(item, tuple | list) else (item,):
-                check_unmasked(part)
-        return default_collate(items)
-
-
 def _arguments(data: Any, is_item: bool = False) -> Arguments:
     """Return data as arguments: a tuple in its order, a dict by its names; a loader's item may be a list of them."""
     if isinstance(data, Arguments):
@@ -366,37 +299,6 @@ def _taken_apart(call: Arguments, device: torch.device | str | None) -> Rows:
     return Rows(*parts)
 
 
-def _part(part: Any, place: int, device: torch.device | str | None) -> Any:
-    check_unmasked(part)
-    if isinstance(part, np.memmap):
-        return MemoryMapped(part)
-    if isinstance(part, Frame):
-        part = _numbers(part)
-    if isinstance(part, np.ndarray):
-        part = torch.as_tensor(part)
-    if isinstance(part, Tensor):
-        return part if device is None else part.to(device)
-    if isinstance(part, Dataset):
-        return Items(part)
-    if not isinstance(part, Indexed):
-        raise not_a_tensor(part, place)
-    return part
-
-
-def _numbers(frame: Frame) -> Tensor:
-    """Return a frame's numbers in torch's default dtype, whole numbers too."""
-    array = frame.to_numpy()
-    if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-        try:
-            array = array.astype(float)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"expected a frame of numbers, got one with other columns ({error}); drop these, or write them as "
-                "numbers: pandas.get_dummies(frame) for categories"
-            ) from error
-    return torch.as_tensor(array, dtype=torch.get_default_dtype())
-
-
 def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
     """Return the tensors of a part's rows: one, or those of a tuple or list."""
     if isinstance(item, list | tuple):
@@ -410,7 +312,7 @@ def _tensor(item: Any, device: torch.device | str | None) -> Tensor:
         item = torch.as_tensor(item)
     if not isinstance(item, Tensor):
         raise _no_minibatch(item)
-    return item if device is None else item.to(device)
+    return as_numbers(item if device is None else item.to(device))
 
 
 def _no_minibatch(item: Any) -> TypeError:
@@ -418,23 +320,6 @@ def _no_minibatch(item: Any) -> TypeError:
         f"expected minibatches of tensors, got {type(item).__name__}; give a DataLoader a collate_fn that makes "
         "what model and guide take"
     )
-
-
-def check_unmasked(array: Any) -> None:
-    """Check that an array hides none of its numbers: a tensor would show them.
-
-    Args:
-        array: anything.
-
-    Raises:
-        ValueError: for a masked array of NumPy's with something masked.
-    """
-    if np.ma.is_masked(array):
-        raise ValueError(
-            f"expected an array that shows all of its numbers, got a masked one, {np.ma.count_masked(array)} of them "
-            "masked; fill them, array.filled(0.0), and pass which are observed beside it for the model to mask: "
-            "(array.filled(0.0), ~numpy.ma.getmaskarray(array))"
-        )
 
 
 def check_integers(**numbers: Any) -> None:
@@ -494,11 +379,3 @@ def check_data(*args: Any, name: Callable[[int], str] = "datapoint {}".format) -
                 f"the first in {name(first)}; "
                 "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
             )
-
-
-def not_a_tensor(value: Any, position: int) -> TypeError:
-    """Return the error for an argument that holds no datapoints."""
-    return TypeError(
-        f"expected tensors, got {type(value).__name__} as argument {position}; use torch.as_tensor(...) for data; wrap "
-        "what isn't data and all datapoints have in common: Shared(value)"
-    )

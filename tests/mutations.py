@@ -1175,6 +1175,18 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_n_is_each_forms_own",),
     ),
     Mutation(
+        "data_parts.py",
+        "return rows.to(torch.get_default_dtype()) if rows.dtype in NARROW else rows",
+        "return rows.float() if rows.dtype == torch.uint8 else rows",
+        ("tests/test_data_source.py::test_numbers_of_8_and_16_bits_come_as_floats_and_labels_as_they_are",),
+    ),
+    Mutation(
+        "data_source.py",
+        "if self._checked_late:",
+        "if self.on_disk:",
+        ("tests/test_data_source.py::test_what_is_not_finite_in_a_sparse_matrix_is_named_by_its_row",),
+    ),
+    Mutation(
         "data_source.py",
         "if rows.form != self.form or _brought(rows.form) != _brought(self.form):",
         "if rows.form != self.form:",
@@ -1241,7 +1253,7 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_a_run_with_another_flag_is_not_resumed",),
     ),
     Mutation(
-        "data_source.py",
+        "data_parts.py",
         "if np.ma.is_masked(array):",
         "if False:",
         ("tests/test_data_source.py::test_masked_arrays_are_refused",),
@@ -1364,7 +1376,7 @@ MUTATIONS = [
         ("tests/training/test_run.py::test_a_loss_that_is_read_late_is_read_before_anything_is_kept",),
     ),
     Mutation(
-        "data_source.py",
+        "data_parts.py",
         "    return torch.as_tensor(array, dtype=torch.get_default_dtype())",
         "    return torch.as_tensor(array[:-1], dtype=torch.get_default_dtype())",
         ("tests/evidence/test_kinds_of_data.py::test_every_kind_of_data_gives_log_p",),

@@ -9,12 +9,15 @@ import textwrap
 import numpy as np
 import pyro
 import pytest
+import scipy.sparse
 import torch
+from frames import Frame
 from pairs import bernoulli_vae
 from spy import DATA, Spy
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_aevb import AEVB, MCEM, VAE, ReweightedWakeSleep, WakeSleep
+from pyro_aevb.data_source import DataSet
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.learners import Minibatch, StepSettings
 from pyro_aevb.training import fit
@@ -73,6 +76,76 @@ def test_data_sets_of_all_kinds_come_in_the_same_order(kind, tmp_path):
     x, got = seen(data, epochs=3, batch_size=10)
     assert torch.equal(x, expected)
     assert got == sizes == [10, 10, 5] * 3
+
+
+WHOLE = torch.arange(100).reshape(25, 4) % 7
+
+
+def narrow(kind, folder):
+    """Whole numbers, as they lie in an array of 8 or 16 bits, in a file of it, or in a sparse matrix."""
+    if kind.startswith("mapped "):
+        np.save(folder / "x.npy", WHOLE.numpy().astype(kind.split()[1]))
+        return np.load(folder / "x.npy", mmap_mode="r")
+    if kind.startswith("torch sparse"):
+        return WHOLE.double().to_sparse_csr() if kind.endswith("csr") else WHOLE.short().to_sparse()
+    if kind.startswith("sparse "):
+        return getattr(scipy.sparse, kind.split()[1])(WHOLE.numpy())
+    if kind == "arrow":
+        return Arrow(WHOLE.numpy())
+    if kind == "loader":
+        return DataLoader(WHOLE.to(torch.uint8), batch_size=10)
+    return WHOLE.numpy().astype(kind[6:]) if kind.startswith("array ") else WHOLE.to(getattr(torch, kind))
+
+
+class Arrow:
+    """What an Arrow table has: a way to a frame."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def to_pandas(self):
+        return Frame(self.values)
+
+
+NARROW = ["uint8", "int16", "array uint16", "array int8", "mapped uint8", "mapped int16", "loader", "arrow"]
+SPARSE = ["sparse csr_array", "sparse csc_matrix", "sparse coo_array", "torch sparse csr", "torch sparse coo"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("kind", [*NARROW, *SPARSE])
+def test_numbers_of_8_and_16_bits_come_as_floats_and_labels_as_they_are(kind, tmp_path):
+    data = narrow(kind, tmp_path)
+    floats, options = WHOLE.float(), {"batch_size": 10, "epochs": 2}
+    if kind == "loader":
+        floats, options = DataLoader(floats, batch_size=10), {}
+    expected, sizes = seen(floats, **options)
+    x, got = seen(data, **options)
+    assert torch.equal(x, expected)
+    assert (x.dtype, got) == (torch.float32, sizes)
+    if kind != "loader":
+        labels = DataSet((data, WHOLE[:, 0], WHOLE > 3)).at(torch.tensor([3, 1])).tensors
+        assert [each.dtype for each in labels] == [torch.float32, torch.int64, torch.bool]
+        assert torch.equal(labels[0], WHOLE[[3, 1]].float())
+
+
+def test_what_is_not_finite_in_a_sparse_matrix_is_named_by_its_row():
+    x = WHOLE.double().numpy().copy()
+    x[13, 2] = np.nan
+    with pytest.raises(ValueError, match="got 1 NaN or infinite value in argument 0, the first in row 13 of the data"):
+        fit(Spy(), scipy.sparse.csr_array(x), epochs=1, batch_size=10, progress=False)
+    with pytest.raises(ValueError, match=r"datapoints as rows, got one of shape \(4,\)"):
+        fit(Spy(), scipy.sparse.coo_array(np.arange(4.0)), epochs=1, progress=False)
+
+
+def test_a_vae_trains_on_bytes_as_on_their_floats(tmp_path):
+    results = []
+    for kind in ("float32", "mapped uint8", "sparse csr_array"):
+        pyro.set_rng_seed(0)
+        vae = VAE(4, 2, hidden_dims=(3,), likelihood="poisson")
+        fit(AEVB(vae.model, vae.guide, ADAM), narrow(kind, tmp_path), epochs=2, batch_size=10, progress=False)
+        results.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 def test_streams_come_in_their_own_order():

@@ -38,6 +38,7 @@ FLOORS = (
         "warning": "a line",
         "param_site": "a parameter",
         "arguments": "what a function is called with, as tensors",
+        "data_parts": "what gives datapoints for their indices",
     },
     {
         "data_source": "what holds datapoints, whatever they are",
