@@ -4,12 +4,14 @@ from pyro_aevb.datasets.array_files import check_folder, check_output, read_arra
 from pyro_aevb.datasets.download import cache_folder
 from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset, load_labels
 from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
+from pyro_aevb.datasets.table import Table
 
 __all__ = [
     "DATASETS",
     "PIXELS",
     "Binarized",
     "ImageData",
+    "Table",
     "cache_folder",
     "check_folder",
     "check_output",

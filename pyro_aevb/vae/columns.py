@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from pyro_aevb.datasets.columns import Column
 from pyro_aevb.distributions.table import ColumnsDistribution
-from pyro_aevb.vae.likelihoods import Likelihood, count_outputs
+from pyro_aevb.vae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogisticMixture,
+    Gaussian,
+    Likelihood,
+    NegativeBinomial,
+    count_outputs,
+)
 
 
 @final
@@ -47,6 +56,40 @@ class Columns(Likelihood):
         """Return p(x|z) for outputs (..., sum of outputs_per_dim)."""
         parts = outputs.split(self._sizes, -1)
         return ColumnsDistribution([f(part) for f, part in zip(self.likelihoods.values(), parts, strict=True)])
+
+
+KINDS: dict[str, Callable[[Sequence[str]], Likelihood]] = {
+    "real": lambda levels: Gaussian(),
+    "positive": lambda levels: Gaussian(),
+    "count": lambda levels: NegativeBinomial(),
+    "binary": lambda levels: Bernoulli(),
+    "categorical": lambda levels: Categorical(len(levels)),
+    "ordered": lambda levels: DiscretizedLogisticMixture(num_components=1, num_levels=len(levels)),
+}
+
+
+def likelihood_of(columns: Iterable[Column]) -> Columns:
+    """Return p(x|z) of the columns of a :class:`~pyro_aevb.datasets.Table`, by their kinds.
+
+    Real and positive columns are Gaussian on their standardised scale, so that a positive one is log-normal; counts are
+    negative binomial, ordered levels a discretized logistic.
+
+    Args:
+        columns: ``table.modelled``.
+
+    Raises:
+        ValueError: for a column that isn't modelled.
+
+    >>> from pyro_aevb.datasets import Table
+    >>> from pyro_aevb.vae.columns import likelihood_of
+    >>> table = Table({"age": [31, 43, 28], "weight": [71.5, 80.2, 65.0], "smokes": ["no", "yes", "no"]})
+    >>> likelihood_of(table.modelled).outputs_per_dim
+    (2, 2, 1)
+    """
+    columns = list(columns)
+    if left_out := [f"{c.name}: {c.kind}" for c in columns if c.kind not in KINDS]:
+        raise ValueError(f"expected columns to model, of kinds {list(KINDS)}, got {left_out}; pass table.modelled")
+    return Columns({c.name: KINDS[c.kind](c.levels) for c in columns})
 
 
 def unit_scale(likelihood: Any, x: Tensor) -> Tensor:

@@ -1,0 +1,216 @@
+"""The columns of a table: what each of them is, and how its cells become numbers and numbers become cells again.
+
+============== ============================================== ==================================
+kind           its cells                                      the numbers
+============== ============================================== ==================================
+real           any numbers                                    (value - mean) / deviation
+positive       numbers above 0 over several orders            the same of log(value)
+count          whole numbers from 0                           as they are
+binary         two different cells                            0 and 1
+categorical    text, or numbers as names                      0, 1, ... by their level
+ordered        levels in an order                             0, 1, ... in it
+id, constant   a name for each row; one and the same cell     none: left out
+============== ============================================== ==================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KINDS = ("real", "positive", "count", "binary", "categorical", "ordered", "id", "constant")
+LEFT_OUT = ("id", "constant")
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing", "<na>"}
+MOST_LEVELS = 50  # of text that is taken for categories
+SKEWED = 20.0  # the largest of positive numbers over their median, from which they are taken on a log scale
+
+Cell = str | float | int | bool | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its name.
+        kind: out of ``KINDS``.
+        loc, scale: mean and standard deviation of a real column, or of the logarithm of a positive one.
+        levels: of a binary, categorical or ordered column, as they are written; the one cell of a constant.
+    """
+
+    name: str
+    kind: str
+    loc: float = 0.0
+    scale: float = 1.0
+    levels: tuple[str, ...] = ()
+
+    def numbers(self, cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of cells, 0 where one is missing, and which are there, (N,) each.
+
+        Raises:
+            ValueError: for a cell that isn't of the column's kind.
+        """
+        observed = np.array([not is_missing(cell) for cell in cells], dtype=bool)
+        there = [cell for cell, seen in zip(cells, observed, strict=True) if seen]
+        values = np.zeros(len(cells), dtype=np.float64)
+        values[observed] = self._leveled(there) if self.levels else self._measured(there)
+        return values, observed
+
+    def cells(self, values: np.ndarray) -> list[Cell]:
+        """Return the cells of numbers (N,); NaN is a missing one, ``None``."""
+        if self.levels:
+            last = len(self.levels) - 1
+            return [None if math.isnan(v) else self.levels[min(max(round(v), 0), last)] for v in values.tolist()]
+        values = np.asarray(values, dtype=np.float64)
+        if self.kind in ("real", "positive"):
+            values = values * self.scale + self.loc
+        values = np.exp(values) if self.kind == "positive" else values
+        as_whole = self.kind == "count"
+        return [None if math.isnan(v) else round(v) if as_whole else v for v in values.tolist()]
+
+    def log_scale(self, values: np.ndarray) -> np.ndarray:
+        """Return log |d number / d cell| of numbers (N,): what is added to their log density for that of the cells."""
+        if self.kind == "positive":  # number = (log cell - loc) / scale
+            return -math.log(self.scale) - (np.asarray(values) * self.scale + self.loc)
+        return np.full(len(values), -math.log(self.scale) if self.kind == "real" else 0.0)
+
+    def _leveled(self, cells: list[Cell]) -> list[float]:
+        place = {level: float(i) for i, level in enumerate(self.levels)}
+        written = [as_text(cell) for cell in cells]
+        if unknown := sorted({text for text in written if text not in place}):
+            raise ValueError(
+                f"expected a level out of {list(self.levels)} in column {self.name!r}, got {unknown[0]!r}; it isn't in "
+                "the table that the columns were made from: leave the cell empty, or make them from all tables"
+            )
+        return [place[text] for text in written]
+
+    def _measured(self, cells: list[Cell]) -> np.ndarray:
+        found = [as_number(cell) for cell in cells]
+        for cell, value in zip(cells, found, strict=True):
+            self._check(cell, value)
+        values = np.array(found, dtype=np.float64)
+        if self.kind == "count":
+            return values
+        return ((np.log(values) if self.kind == "positive" else values) - self.loc) / self.scale
+
+    def _check(self, cell: Cell, value: float | None) -> None:
+        wanted = {"positive": "a number above 0", "count": "a whole number from 0"}.get(self.kind, "a number")
+        if (
+            value is None
+            or not math.isfinite(value)
+            or (self.kind == "positive" and value <= 0)
+            or (self.kind == "count" and (value < 0 or value != round(value)))
+        ):
+            raise ValueError(
+                f"expected {wanted} in column {self.name!r}, which is {self.kind}, got {cell!r}; leave the cell empty "
+                f"if it is missing, or say another kind out of {list(KINDS)}"
+            )
+
+
+def make_column(name: str, cells: Sequence[Cell], kind: str | None = None) -> Column:
+    """Return a column by its cells; the kind is found by them if it isn't said.
+
+    Args:
+        name: its name.
+        cells: N of them; text is a number if it reads as one.
+        kind: out of ``KINDS``.
+
+    Raises:
+        ValueError: for an unknown kind, and for cells that aren't of it.
+
+    >>> from pyro_aevb.datasets.columns import make_column
+    >>> make_column("smokes", ["no", "yes", "NA", "no"])
+    Column(name='smokes', kind='binary', loc=0.0, scale=1.0, levels=('no', 'yes'))
+    """
+    there = [cell for cell in cells if not is_missing(cell)]
+    if kind is None:
+        kind = kind_of(name, there, len(cells))
+    if kind not in KINDS:
+        raise ValueError(f"expected a kind out of {list(KINDS)} for column {name!r}, got {kind!r}")
+    if kind in ("binary", "categorical", "ordered"):
+        levels = _levels(there)
+        if len(levels) < 2 or (kind == "binary" and len(levels) > 2):
+            wanted = "two levels" if kind == "binary" else "two levels or more"
+            raise ValueError(
+                f"expected {wanted} in column {name!r}, which is {kind}, got {list(levels[:5])}; say another kind"
+            )
+        return Column(name, kind, levels=levels)
+    if kind in LEFT_OUT:
+        return Column(name, kind, levels=_levels(there)[:1] if kind == "constant" else ())
+    plain = Column(name, kind)
+    values = plain.numbers(there)[0]
+    if kind == "count":
+        return plain
+    if not len(values) or values.std() == 0:
+        raise ValueError(f"expected different numbers in column {name!r}, which is {kind}, got one; it is constant")
+    return Column(name, kind, float(values.mean()), float(values.std()))
+
+
+def kind_of(name: str, cells: Sequence[Cell], num_rows: int) -> str:
+    """Return what a column seems to be, by the cells of it that are there.
+
+    Whole numbers that go up by one from row to row, and text that is another in each row, name the rows.
+    """
+    levels = {as_text(cell) for cell in cells}
+    if len(levels) <= 1:
+        return "constant"
+    found = [as_number(cell) for cell in cells]
+    numbers = [value for value in found if value is not None]
+    if len(numbers) < len(found):  # text
+        if len(levels) == 2:
+            return "binary"
+        return "categorical" if len(levels) <= min(MOST_LEVELS, max(len(cells) // 2, 2)) else "id"
+    values = np.array(numbers, dtype=np.float64)
+    if len(values) == num_rows > 2 and (np.diff(values) == 1).all():
+        return "id"
+    if len(levels) == 2:
+        return "binary"
+    if not np.isfinite(values).all():
+        return "real"  # which refuses them
+    whole = bool((values % 1 == 0).all())
+    if whole and len(levels) == num_rows > 2 and name.lower().strip().endswith("id"):
+        return "id"
+    if whole and values.min() >= 0 and values.max() < 2**24:
+        return "count" if np.median(values) < 100 else "positive" if _is_skewed(values) else "real"
+    return "positive" if _is_skewed(values) else "real"
+
+
+def is_missing(cell: Any) -> bool:
+    """Return whether a cell is missing, however that is written: empty, NaN, ``None``, "n/a", "?", ..."""
+    if cell is None:
+        return True
+    if isinstance(cell, str):
+        return cell.strip().lower() in MISSING
+    return bool(cell != cell)  # NaN, and what pandas has for no time
+
+
+def as_number(cell: Cell) -> float | None:
+    """Return a cell's number, ``None`` for text."""
+    try:
+        return float(cell)  # type: ignore[arg-type]  # None isn't passed
+    except (TypeError, ValueError):
+        return None
+
+
+def as_text(cell: Cell) -> str:
+    """Return a cell as a level is written: a whole number without a point."""
+    value = None if isinstance(cell, str) else as_number(cell)
+    if value is not None and not isinstance(cell, bool) and value.is_integer():
+        return str(round(value))
+    return str(cell).strip()
+
+
+def _levels(cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Return the levels of cells, numbers by size and text by the alphabet."""
+    found = {as_text(cell) for cell in cells}
+    values = {text: as_number(text) for text in found}
+    by_size = None not in values.values()
+    return tuple(sorted(found, key=lambda text: (values[text], text) if by_size else (0.0, text)))
+
+
+def _is_skewed(values: np.ndarray) -> bool:
+    return bool(values.min() > 0 and values.max() > SKEWED * np.median(values))

@@ -1,0 +1,258 @@
+"""A table of mixed columns as numbers with a mask, and back: in the units, the names and the order that it came in.
+
+Shapes: N rows, D columns that are modelled.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyro_aevb.datasets.columns import LEFT_OUT, Cell, Column, as_number, is_missing, make_column
+from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.regular import check_regular
+
+DELIMITED = (".csv", ".tsv", ".txt")
+TABLES = (*DELIMITED, ".parquet")
+
+
+class Table:
+    """N rows of columns, each of a kind; ``x`` (N, D) and ``observed`` (N, D) are what a model is trained on.
+
+    Args:
+        cells: {name: N cells}: numbers, text, ``None``; a frame of pandas or polars, an Arrow table.
+        kinds: {name: kind} of columns that are known better than by their look.
+        columns: those of an earlier table, by which this one is read; columns of other names are left out.
+
+    Attributes:
+        columns: what each is, in the table's order.
+        x: their numbers, float32, 0 in the place of a missing cell.
+        observed: which cells are there, of bool.
+
+    Raises:
+        ValueError: for an empty table, columns of different lengths, an unknown name or kind, and cells that aren't of
+            their column's kind.
+
+    >>> from pyro_aevb.datasets import Table
+    >>> cells = {"name": ["ann", "bob", "cy", "di"], "age": [31, 43, None, 28], "smokes": ["no", "yes", "no", "?"]}
+    >>> people = Table(cells)
+    >>> print(people)
+    4 rows, 2 columns to model, 2 cells missing
+      name    id      left out
+      age     count   28 to 43, 1 missing
+      smokes  binary  no, yes, 1 missing
+    >>> people.x.tolist(), people.observed.tolist()[2]
+    ([[31.0, 0.0], [43.0, 1.0], [0.0, 0.0], [28.0, 0.0]], [False, True])
+    """
+
+    def __init__(
+        self,
+        cells: Any,
+        kinds: Mapping[str, str] | None = None,
+        columns: Sequence[Column] | None = None,
+    ) -> None:
+        self.cells = _as_cells(cells)
+        lengths = {name: len(column) for name, column in self.cells.items()}
+        if not lengths or min(lengths.values()) == 0:
+            raise ValueError("expected a table of one row or more, got an empty one")
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"expected columns of one length, got {lengths}; cut them, or fill them with None")
+        kinds = dict(kinds or {})
+        if unknown := sorted(kinds.keys() - lengths.keys()):
+            raise ValueError(f"expected kinds of columns out of {list(lengths)}, got {unknown}")
+        if columns is None:
+            columns = [make_column(name, column, kinds.get(name)) for name, column in self.cells.items()]
+        elif missing := [c.name for c in columns if c.kind not in LEFT_OUT and c.name not in self.cells]:
+            raise ValueError(
+                f"expected a table with the columns {missing}, got one with {list(self.cells)}; add them, empty where "
+                "they aren't known"
+            )
+        self.columns = tuple(columns)
+        if not self.modelled:
+            raise ValueError(
+                f"expected columns to model, got {[f'{c.name}: {c.kind}' for c in self.columns]}; say other kinds"
+            )
+        both = [column.numbers(self.cells[column.name]) for column in self.modelled]
+        self.x = np.stack([values for values, _ in both], 1).astype(np.float32)
+        self.observed = np.stack([observed for _, observed in both], 1)
+
+    @classmethod
+    def read(
+        cls, path: str | Path, kinds: Mapping[str, str] | None = None, columns: Sequence[Column] | None = None
+    ) -> Table:
+        """Return the table in a file: .csv, .tsv or .txt with names in its first line, or .parquet (needs pyarrow).
+
+        Args:
+            path: the file; ``;``, tabs and decimal commas are noticed.
+            kinds: as for :class:`Table`.
+            columns: likewise.
+
+        Raises:
+            ValueError: for a file that isn't such a table, and as for :class:`Table`.
+            OSError: if it can't be read.
+        """
+        return cls(read_cells(path), kinds, columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.cells.values())))
+
+    @property
+    def modelled(self) -> tuple[Column, ...]:
+        """The D columns that aren't left out."""
+        return tuple(column for column in self.columns if column.kind not in LEFT_OUT)
+
+    def __str__(self) -> str:
+        """Return a line a column: its name, its kind, its range or levels, and how many cells are missing."""
+        missing = int((~self.observed).sum())
+        lines = [f"{len(self)} rows, {len(self.modelled)} columns to model, {missing} cells missing"]
+        width = max(len(column.name) for column in self.columns)
+        kind_width = max(len(column.kind) for column in self.columns)
+        lines += [f"  {c.name:{width}}  {c.kind:{kind_width}}  {self._range(c)}" for c in self.columns]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def __repr__(self) -> str:
+        return f"<Table: {len(self)} rows; {', '.join(f'{c.name}: {c.kind}' for c in self.columns)}>"
+
+    def rows(self, values: np.ndarray, observed: np.ndarray | None = None) -> dict[str, list[Cell]]:
+        """Return a whole table's cells from numbers (N, D): in raw units, with the columns that are left out.
+
+        Args:
+            values: for each modelled column; NaN for a missing cell.
+            observed: cells that are given back as they came, (N, D); by default none.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        values = np.asarray(values)
+        if values.shape != self.x.shape:
+            raise ValueError(f"expected values of shape {self.x.shape}, got {values.shape}")
+        found: dict[str, list[Cell]] = {}
+        place = {column.name: d for d, column in enumerate(self.modelled)}
+        for column in self.columns:
+            own = self.cells.get(column.name, [None] * len(self))
+            if column.name not in place:
+                found[column.name] = list(own)
+                continue
+            d = place[column.name]
+            made = column.cells(values[:, d])
+            kept = np.zeros(len(self), bool) if observed is None else observed[:, d]
+            found[column.name] = [cell if keep else new for cell, keep, new in zip(own, kept, made, strict=True)]
+        return found
+
+    def log_scale(self) -> np.ndarray:
+        """Return what is added to each row's log p(x) for the density of its cells in raw units, (N,), nats."""
+        terms = [column.log_scale(self.x[:, d]) for d, column in enumerate(self.modelled)]
+        return np.where(self.observed, np.stack(terms, 1), 0.0).sum(1)
+
+    def _range(self, column: Column) -> str:
+        if column.kind == "id":
+            return "left out"
+        cells = self.cells.get(column.name, [])
+        missing = sum(map(is_missing, cells))
+        tail = f", {missing} missing" if missing else ""
+        if column.kind == "constant":
+            return f"left out: {column.levels[0] if column.levels else 'no cell'}{tail}"
+        if column.levels:
+            return ", ".join(column.levels[:6]) + ", ..." * (len(column.levels) > 6) + tail
+        values = [value for cell in cells if not is_missing(cell) and (value := as_number(cell)) is not None]
+        return f"{min(values):.6g} to {max(values):.6g}{tail}"
+
+
+def write_cells(path: str | Path, cells: Mapping[str, Sequence[Cell]]) -> None:
+    """Write columns as a .csv or .tsv with their names in the first line; the file is there whole or not at all."""
+    path = Path(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n", delimiter="\t" if path.suffix == ".tsv" else ",")
+    writer.writerow(cells)
+    writer.writerows(["" if cell is None else cell for cell in row] for row in zip(*cells.values(), strict=True))
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_columns(path: str | Path, columns: Iterable[Column]) -> None:
+    """Write what columns are as JSON: what a later table is read by."""
+    write_atomically(Path(path), (json.dumps([dataclasses.asdict(c) for c in columns], indent=1) + "\n").encode())
+
+
+def read_columns(path: str | Path) -> tuple[Column, ...]:
+    """Return the columns that :func:`write_columns` wrote.
+
+    Raises:
+        ValueError: for another file.
+    """
+    try:
+        found = json.loads(Path(path).read_text())
+        return tuple(Column(**{**each, "levels": tuple(each["levels"])}) for each in found)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"expected columns as write_columns writes them, got {path}: {error}; train anew") from error
+
+
+def read_cells(path: str | Path) -> dict[str, list[Cell]]:
+    """Return the columns of a file by name, as they are written there; arguments and errors as :meth:`Table.read`."""
+    path = Path(path)
+    check_regular(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix not in DELIMITED:
+        raise ValueError(f"expected a table in a file that ends in {', '.join(TABLES)}, got {path}; convert it first")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    separator = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]
+    if len(rows) < 2:
+        raise ValueError(f"expected names and rows in {path}, got {len(rows)} lines; write the names in the first one")
+    names = [name or ("row" if place == 0 else f"column {place}") for place, name in enumerate(rows.pop(0)[1])]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected different names of columns in {path}, got {names}; rename them")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise ValueError(f"expected {len(names)} cells in each line of {path}, got {len(row)} in line {line}")
+    columns: dict[str, list[Cell]] = {name: [row[d] for _, row in rows] for d, name in enumerate(names)}
+    return {name: _with_points(column) for name, column in columns.items()} if separator == ";" else columns
+
+
+def _read_parquet(path: Path) -> dict[str, list[Cell]]:
+    try:
+        from pyarrow import ArrowException, parquet  # here, since it is an extra
+    except ImportError as error:
+        raise ImportError(f"expected pyarrow to read {path}, got none; pip install 'pyro-aevb[parquet]'") from error
+    try:
+        found: dict[str, list[Cell]] = parquet.read_table(path).to_pydict()
+    except ArrowException as error:
+        raise ValueError(f"expected a whole .parquet file, got {path}: {error}; make it anew") from error
+    return found
+
+
+def _with_points(column: list[Cell]) -> list[Cell]:
+    """Return a column with decimal points for decimal commas, if all of its cells are then numbers."""
+    pointed: list[Cell] = [cell.replace(",", ".") if isinstance(cell, str) else cell for cell in column]
+    return column if any(as_number(cell) is None for cell in pointed if not is_missing(cell)) else pointed
+
+
+def _as_cells(table: Any) -> dict[str, list[Cell]]:
+    """Return columns by name: of a mapping, of a frame of pandas or polars, of an Arrow table."""
+    if hasattr(table, "to_pydict"):
+        table = table.to_pydict()
+    if isinstance(table, Mapping):
+        return {str(name): list(column) for name, column in table.items()}
+    if not hasattr(table, "columns"):
+        raise TypeError(
+            f"expected columns by name or a frame, got {type(table).__name__}; write Table({{'age': [31, 43], ...}}), "
+            "or Table.read(path)"
+        )
+    found = {}
+    for name in table.columns:
+        column = table[name]
+        found[str(name)] = list(column.to_list() if hasattr(column, "to_list") else column)
+    return found

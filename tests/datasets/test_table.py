@@ -1,0 +1,222 @@
+"""A table's columns: what they are taken for, their numbers, and the way back."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from frames import Frame
+
+from pyro_aevb.datasets import Table
+from pyro_aevb.datasets.columns import Column, make_column
+from pyro_aevb.datasets.table import read_columns, write_cells, write_columns
+
+N = 60
+GENERATOR = np.random.default_rng(0)
+MIXED = {
+    "patient": [f"p{n:03d}" for n in range(N)],
+    "row": list(range(5, 5 + N)),
+    "height": (170 + 10 * GENERATOR.standard_normal(N)).round(1).tolist(),
+    "income": np.exp(8 + 2 * GENERATOR.standard_normal(N)).tolist(),
+    "visits": GENERATOR.poisson(3, N).tolist(),
+    "year": (1950 + GENERATOR.integers(0, 60, N)).tolist(),
+    "smokes": GENERATOR.choice(["no", "yes"], N).tolist(),
+    "coded": GENERATOR.choice([1, 2], N).tolist(),
+    "region": GENERATOR.choice(["north", "south", "west"], N).tolist(),
+    "country": ["here"] * N,
+}
+FOUND = {
+    "patient": "id",
+    "row": "id",
+    "height": "real",
+    "income": "positive",
+    "visits": "count",
+    "year": "real",
+    "smokes": "binary",
+    "coded": "binary",
+    "region": "categorical",
+    "country": "constant",
+}
+SPELLINGS = ["", " ", "NA", "n/a", "NaN", "null", "None", "?", "-", ".", "missing", None, math.nan]
+
+
+def kinds(table):
+    return {column.name: column.kind for column in table.columns}
+
+
+def test_kinds_are_found_by_the_cells():
+    table = Table(MIXED)
+    assert kinds(table) == FOUND
+    assert [column.name for column in table.modelled] == [n for n, k in FOUND.items() if k not in ("id", "constant")]
+    assert (table.x.dtype, table.x.shape, table.observed.all()) == (np.float32, (N, 7), True)
+
+
+def test_kinds_that_are_said_win():
+    said = {"visits": "ordered", "coded": "count", "patient": "categorical", "year": "id", "region": "categorical"}
+    assert kinds(Table(MIXED, said)) == FOUND | said
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", ["height", "visits", "smokes", "region", "income"])
+def test_a_cell_may_be_missing_in_any_spelling(name, spelling):
+    cells = {name: [*MIXED[name][:20], spelling, *MIXED[name][21:]]}
+    table = Table(cells)
+    assert kinds(table) == {name: FOUND[name]}
+    assert table.observed[:, 0].tolist() == [n != 20 for n in range(N)]
+    assert table.x[20, 0] == 0
+    assert table.rows(np.where(table.observed, table.x, np.nan))[name][20] is None
+
+
+def test_numbers_are_standardised_and_come_back():
+    table = Table(MIXED)
+    back = table.rows(table.x.astype(float))
+    assert list(back) == list(MIXED)
+    for name, cells in MIXED.items():
+        if name in ("height", "income", "year"):
+            assert back[name] == pytest.approx(cells, rel=1e-5)
+        else:
+            assert back[name] == [str(c) for c in cells] if FOUND[name] == "binary" else back[name] == cells
+    d = [column.name for column in table.modelled].index("income")
+    log = np.log(MIXED["income"])
+    assert table.x[:, d] == pytest.approx((log - log.mean()) / log.std(), rel=1e-4)
+    assert (np.abs(table.x.mean(0)[:2]) < 1e-6).all()
+
+
+def test_cells_that_were_there_are_given_back_as_they_came():
+    cells = MIXED | {"visits": [None, *MIXED["visits"][1:]], "height": [*MIXED["height"][:-1], "?"]}
+    table = Table(cells)
+    made = table.rows(np.zeros_like(table.x), table.observed)
+    assert made["visits"] == [0, *MIXED["visits"][1:]]
+    assert made["height"][:-1] == MIXED["height"][:-1]
+    assert made["height"][-1] == pytest.approx(np.mean(MIXED["height"][:-1]))
+    assert made["coded"] == MIXED["coded"]
+
+
+def test_a_density_of_numbers_becomes_that_of_cells():
+    """A real column's cells are N(loc, scale^2), a positive one's log-normal, where the numbers are N(0, 1)."""
+    table = Table({name: MIXED[name] for name in ("height", "income", "visits")})
+    standard = torch.distributions.Normal(0.0, 1.0).log_prob(torch.from_numpy(table.x[:, :2])).sum(1)
+    height, income, _ = table.modelled
+    exact = torch.distributions.Normal(height.loc, height.scale).log_prob(torch.tensor(MIXED["height"]))
+    exact = exact + torch.distributions.LogNormal(income.loc, income.scale).log_prob(torch.tensor(MIXED["income"]))
+    found = standard.double() + torch.from_numpy(table.log_scale())
+    torch.testing.assert_close(found, exact.double(), atol=2e-4, rtol=0)
+
+
+def test_a_later_table_is_read_by_the_columns_of_the_first(tmp_path):
+    table = Table(MIXED)
+    write_columns(tmp_path / "columns.json", table.columns)
+    columns = read_columns(tmp_path / "columns.json")
+    assert columns == table.columns
+    few = {name: cells[:7] for name, cells in MIXED.items() if name not in ("patient", "country")} | {"new": [0] * 7}
+    later = Table(few, columns=columns)
+    assert np.array_equal(later.x, table.x[:7])
+    assert later.rows(later.x)["patient"] == [None] * 7
+    with pytest.raises(ValueError, match=r"expected a table with the columns \['smokes'\], got one with .*'new'"):
+        Table({name: cells for name, cells in few.items() if name != "smokes"}, columns=columns)
+    with pytest.raises(ValueError, match=r"a level out of \['north', 'south', 'west'\] in column 'region', got 'moon'"):
+        Table(few | {"region": ["moon"] * 7}, columns=columns)
+    assert not Table(few | {"region": [None] * 7}, columns=columns).observed[:, -1].any()  # the remedy
+    (tmp_path / "columns.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected columns as write_columns writes them"):
+        read_columns(tmp_path / "columns.json")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "separator", "point"), [(".csv", ",", "."), (".csv", ";", ","), (".tsv", "\t", "."), (".txt", "\t", ".")]
+)
+def test_files_of_all_separators_give_one_table(suffix, separator, point, tmp_path):
+    path = tmp_path / f"people{suffix}"
+    rows = [[str(cell).replace(".", point) for cell in row] for row in zip(*MIXED.values(), strict=True)]
+    rows[3][2] = ""
+    path.write_text("\n".join(separator.join(row) for row in [list(MIXED), *rows]) + "\n")
+    table, direct = Table.read(path), Table(MIXED | {"height": [*MIXED["height"][:3], None, *MIXED["height"][4:]]})
+    assert kinds(table) == FOUND
+    assert table.x == pytest.approx(direct.x, abs=1e-6)
+    assert np.array_equal(table.observed, direct.observed)
+
+
+def test_a_table_that_was_written_is_read_again(tmp_path):
+    table = Table(MIXED)
+    for name in ("x.csv", "x.tsv"):
+        write_cells(tmp_path / name, table.rows(np.where(table.x > 1.5, np.nan, table.x)))
+        again = Table.read(tmp_path / name, columns=table.columns)
+        assert np.array_equal(again.observed, table.x <= 1.5)
+        assert again.x[again.observed] == pytest.approx(table.x[again.observed], abs=1e-5)
+
+
+def test_frames_and_arrow_tables_are_tables():
+    class Columns(Frame):
+        def __init__(self):
+            super().__init__(None)
+            self.columns = list(MIXED)
+
+        def __getitem__(self, name):
+            return MIXED[name]
+
+    class ArrowTable:
+        def to_pydict(self):
+            return MIXED
+
+    for frame in (Columns(), ArrowTable()):
+        assert np.array_equal(Table(frame).x, Table(MIXED).x)
+    with pytest.raises(TypeError, match="expected columns by name or a frame, got int"):
+        Table(3)
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(MIXED), tmp_path / "x.parquet")
+    assert np.array_equal(Table.read(tmp_path / "x.parquet").x, Table(MIXED).x)
+    (tmp_path / "x.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"expected a whole \.parquet file"):
+        Table.read(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said", "message"),
+    [
+        ({"a": []}, {}, "one row or more, got an empty one"),
+        ({}, {}, "one row or more, got an empty one"),
+        ({"a": [1.5, 2], "b": [1]}, {}, r"columns of one length, got \{'a': 2, 'b': 1\}"),
+        ({"a": [1.5, 2]}, {"b": "real"}, r"columns out of \['a'\], got \['b'\]"),
+        ({"a": [1.5, 2]}, {"a": "float"}, "a kind out of .* for column 'a', got 'float'"),
+        ({"a": ["x", "y"]}, {"a": "real"}, "a number in column 'a', which is real, got 'x'; leave the cell empty"),
+        ({"a": [1.5, -2]}, {"a": "positive"}, "a number above 0 in column 'a', which is positive, got -2"),
+        ({"a": [1.5, 2]}, {"a": "count"}, r"a whole number from 0 in column 'a', which is count, got 1\.5"),
+        ({"a": [1.5, math.inf, 3]}, {}, "a number in column 'a'"),
+        ({"a": [1, 2, 3, 5]}, {"a": "binary"}, "two levels in column 'a', which is binary, got"),
+        ({"a": ["x", "x"]}, {"a": "categorical"}, "two levels or more in column 'a'"),
+        ({"a": [2.0, 2.0]}, {"a": "real"}, "different numbers in column 'a', which is real, got one"),
+        ({"a": ["x", "x"], "b": [1, 2]}, {"b": "id"}, r"expected columns to model, got \['a: constant', 'b: id'\]"),
+    ],
+)
+def test_what_is_no_table_is_refused(cells, said, message):
+    with pytest.raises(ValueError, match=message):
+        Table(cells, said)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "a,b\n", "expected names and rows in"),
+        ("x.csv", "a,a\n1,2\n", "expected different names of columns"),
+        ("x.csv", "a,b\n1,2\n3\n", "expected 2 cells in each line of .*, got 1 in line 3"),
+        ("x.xls", "a,b\n1,2\n", "expected a table in a file that ends in"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        Table.read(tmp_path / name)
+
+
+def test_values_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"expected values of shape \(60, 7\), got \(1, 7\)"):
+        Table(MIXED).rows(np.zeros((1, 7)))
+
+
+def test_levels_of_numbers_are_ordered_by_size():
+    assert make_column("a", [10, 9, "2.5", 9], "ordered") == Column("a", "ordered", levels=("2.5", "9", "10"))
