@@ -3,6 +3,7 @@
 from . import (
     capture as capture,
     datasets as datasets,
+    diagnostics as diagnostics,
     distributions as distributions,
     evidence as evidence,
     learners as learners,

@@ -60,7 +60,10 @@ FLOORS = (
         "evidence": "log p(x): bounds (model_guide), chains (samplers)",
     },
     {"posterior": "p(z|x) for use: weights (evidence), chains (samplers), densities (model_guide)"},
-    {"training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)"},
+    {
+        "training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)",
+        "diagnostics": "how far a pair can be trusted: draws (posterior), dreams (learners), bounds (evidence)",
+    },
     {"plots": "pictures of a run (training) and of a VAE (vae)"},
     {"__init__": "the public names of all below"},
     {"cli": "a run from a configuration: any room"},
@@ -68,7 +71,9 @@ FLOORS = (
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 # They see a model and a guide, two Pyro callables, and never a VAE.
-INFERENCE = ("capture", "model_guide", "objectives", "samplers", "learners", "posterior", "evidence", "training")
+INFERENCE = (
+    "capture", "model_guide", "objectives", "samplers", "learners", "posterior", "evidence", "training", "diagnostics",
+)  # fmt: skip
 
 
 @functools.cache
