@@ -16,6 +16,7 @@ from . import (
     vae as vae,
 )
 from .arguments import Arguments as Arguments, Shared as Shared
+from .diagnostics.report import Report as Report, report as report
 from .distributions.families import FAMILIES as FAMILIES
 from .distributions.from_cdf import FromCDF as FromCDF
 from .evidence.annealing import AIS as AIS, BDMC as BDMC

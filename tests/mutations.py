@@ -1548,6 +1548,18 @@ MUTATIONS = [
         (f"{LOCAL_C2ST}::test_a_guide_that_is_wrong_for_a_tenth_is_caught_for_those_and_only_those",),
     ),
     Mutation(
+        "diagnostics/latent_dimensions.py",
+        "between - noise.mean(0) / num_particles",
+        "between",
+        ("tests/diagnostics/test_report.py::test_the_noise_of_few_draws_makes_no_dimension_active",),
+    ),
+    Mutation(
+        "diagnostics/report.py",
+        "*(-each for each in kl.values())",
+        "*kl.values()",
+        ("tests/diagnostics/test_report.py::test_the_parts_of_the_bound_are_those_in_closed_form",),
+    ),
+    Mutation(
         "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
     ),
 ]

@@ -1,7 +1,18 @@
-"""How far a trained pair can be trusted: calibration on simulated data, and pictures of it."""
+"""How far a trained pair can be trusted: a report, calibration on simulated data, and pictures."""
 
 from pyro_aevb.diagnostics.local_c2st import LocalTest, l_c2st
+from pyro_aevb.diagnostics.report import Dimension, Report, report
 from pyro_aevb.diagnostics.sbc import Ranks, sbc
 from pyro_aevb.diagnostics.tarp import Coverage, tarp
 
-__all__ = ["Coverage", "LocalTest", "Ranks", "l_c2st", "sbc", "tarp"]
+__all__ = [
+    "Coverage",
+    "Dimension",
+    "LocalTest",
+    "Ranks",
+    "Report",
+    "l_c2st",
+    "report",
+    "sbc",
+    "tarp",
+]
