@@ -1,5 +1,6 @@
-"""How far a trained pair can be trusted: a report, calibration on simulated data, and pictures."""
+"""How far a trained pair can be trusted: a report, calibration on simulated data, ArviZ's formats, and pictures."""
 
+from pyro_aevb.diagnostics.arviz_data import to_arviz
 from pyro_aevb.diagnostics.local_c2st import LocalTest, l_c2st
 from pyro_aevb.diagnostics.report import Dimension, Report, report
 from pyro_aevb.diagnostics.sbc import Ranks, sbc
@@ -15,4 +16,5 @@ __all__ = [
     "report",
     "sbc",
     "tarp",
+    "to_arviz",
 ]
