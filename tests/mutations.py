@@ -1560,6 +1560,12 @@ MUTATIONS = [
         ("tests/diagnostics/test_report.py::test_the_parts_of_the_bound_are_those_in_closed_form",),
     ),
     Mutation(
+        "plots.py",
+        "padding=gap, pad_value=1.0",
+        "padding=gap",
+        ("tests/test_plots.py::test_a_gap_is_white_and_between_images_alone",),
+    ),
+    Mutation(
         "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
     ),
 ]

@@ -64,7 +64,7 @@ FLOORS = (
         "training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)",
         "diagnostics": "how far a pair can be trusted: draws (posterior), dreams (learners), bounds (evidence)",
     },
-    {"plots": "pictures of a run (training) and of a VAE (vae)"},
+    {"plots": "pictures of a run (training), of a VAE (vae) and of diagnostics"},
     {"__init__": "the public names of all below"},
     {"cli": "a run from a configuration: any room"},
     {"__main__": "the command line (cli)"},
