@@ -1566,6 +1566,12 @@ MUTATIONS = [
         ("tests/test_plots.py::test_a_gap_is_white_and_between_images_alone",),
     ),
     Mutation(
+        "cli/report.py",
+        "num_gap=gap",
+        "num_gap=0",
+        ("tests/cli/test_report.py::test_a_report_in_words_and_a_page",),
+    ),
+    Mutation(
         "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
     ),
 ]
