@@ -1524,6 +1524,12 @@ MUTATIONS = [
         (f"{CALIBRATION}::test_batches_change_nothing_and_a_seed_decides",),
     ),
     Mutation(
+        "diagnostics/simulations.py",
+        "        if not some.all():\n",
+        "        if False:\n",
+        (f"{CALIBRATION}::test_draws_that_are_not_to_be_trusted_are_counted",),
+    ),
+    Mutation(
         "diagnostics/sbc.py",
         "    every = both | {LOG_JOINT: joint}",
         "    every = both | {LOG_JOINT: joint * 0}",

@@ -8,7 +8,7 @@ q(z|x_n) = p(z|x_n), it can't at x_n, and its d(z, x_n) is 1/2 but for noise:
 How large T_n is by noise alone, classifiers show whose two classes were exchanged at random, pair by pair.
 
 Source: Linhart, Gramfort and Rodrigues, *L-C2ST: local diagnostics for posterior approximations in simulation-based
-inference*, 2023, Algorithm 1; for many datapoints at once, Westfall and Young, *Resampling-based multiple testing*,
+inference*, 2023; for many datapoints at once, Westfall and Young, *Resampling-based multiple testing*,
 1993 (single-step maxT).
 
 Shapes: N datapoints, L draws for each, S simulated pairs, H classifiers of exchanged classes.

@@ -30,6 +30,7 @@ from pyro_aevb.posterior.gate import Draws, Gate
 from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.warning import warn
 
 AT_ONCE = 100  # pairs that are made in one run, whatever batch_size is: the noise depends on it
 
@@ -178,11 +179,20 @@ class Simulations:
             self._visit_guide(args, visit)
             return
 
+        trusted: list[Tensor] = []
+
         def of_gate(model: PyroCallable, gate: Gate, draws: Draws, places: list[int], args: tuple[Tensor, ...]) -> None:
+            trusted.append(draws.trusted)
             visit(Posteriors(model, gate.layouts, draws.values, slice(places[0], places[-1] + 1), args))
 
         batches = minibatches(args, min(self._options.batch_size, self._at_once))
         visit_minibatches(self._model, self._guide, batches, self._options, self._streams, of_gate)
+        some = torch.cat(trusted)
+        if not some.all():
+            warn(
+                f"the draws of {int((~some).sum())} of {len(some)} datapoints aren't to be trusted, as posterior() "
+                "marks them, and count like the others here: use method='auto', or chains=Chains(...) that are longer"
+            )
 
     @torch.no_grad()
     def _visit_guide(self, args: tuple[Tensor, ...], visit: Visit) -> None:

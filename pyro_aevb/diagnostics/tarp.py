@@ -9,7 +9,7 @@ With reference points that know nothing of x, the prior passes for the posterior
 along the directions in it that vary with z, found in the other half of the pairs, with noise as large as they vary.
 
 Source: Lemos, Coogan, Hezaveh and Perreault-Levasseur, *Sampling-based accuracy testing of posterior estimators for
-general inference*, 2023, Theorem 3 and Algorithm 2.
+general inference*, 2023.
 
 Shapes: N pairs, L draws for each, J entries of all latents, D of x.
 """

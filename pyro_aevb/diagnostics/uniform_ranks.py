@@ -5,7 +5,7 @@ number up to i is binomial with probability (i + 1) / (L + 1); the band has thes
 gamma / 2 on each side, and gamma is such that it holds at all i together as often as asked for, by simulation.
 
 Source: Säilynoja, Bürkner and Vehtari, *Graphical test for discrete uniformity and its applications in goodness of fit
-evaluation and multiple sample comparison*, 2022, Section 2.
+evaluation and multiple sample comparison*, 2022.
 
 Shapes: N ranks, L draws.
 """

@@ -1,5 +1,6 @@
 """SBC and TARP: an exact q(z|x) passes, wrong ones don't, whatever the method, the batches and the kind of latent."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,10 +8,11 @@ import torch
 from exact_pairs import posterior_pair
 from linear_gaussian import LinearGaussian
 from pairs import DISCRETE, Pair, two_level
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import nn
 
 from pyro_aevb import VAE
-from pyro_aevb.diagnostics import sbc, tarp
+from pyro_aevb.diagnostics import l_c2st, report, sbc, tarp
 from pyro_aevb.diagnostics.sbc import LOG_JOINT
 from pyro_aevb.diagnostics.simulations import Simulated
 from pyro_aevb.diagnostics.tarp import from_x
@@ -146,6 +148,7 @@ def test_the_band_and_the_coverage():
 # -- Methods -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the draws of")  # which are too few to vouch for their tails
 def test_weighted_draws_of_a_wrong_guide_pass():
     model, guide, x = beta_bernoulli(3.0)
     options = {"method": "importance", "num_simulations": 150, "num_draws": 19, "num_particles": 500}
@@ -163,6 +166,7 @@ def test_chains_pass_without_a_guide():
 # -- Rules -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:the draws of")  # which are few
 @pytest.mark.parametrize("method", ["guide", "importance"])
 @pytest.mark.parametrize("test", [sbc, tarp])
 def test_batches_change_nothing_and_a_seed_decides(test, method):
@@ -186,16 +190,38 @@ def test_draws_one_by_one_are_as_good():
     assert run(sbc, *coin(0.9), vectorize=False, num_simulations=200, num_draws=9).p_value["z"] < 0.01
 
 
-def test_modes_parameters_and_random_state_stay():
+def quadratic(seed):
+    return QuadraticDiscriminantAnalysis()
+
+
+EVERY = {
+    "sbc": lambda *pair: run(sbc, *pair, num_simulations=50, num_draws=9).ranks["z"],
+    "tarp": lambda *pair: run(tarp, *pair, num_simulations=50, num_draws=9).ranks,
+    "l_c2st": lambda *pair: run(l_c2st, *pair, num_simulations=50, num_null=2, classifier=quadratic).statistic,
+    "report": lambda *pair: run(report, *pair, num_particles=3, num_weights=5).bound.value,
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_modes_parameters_and_random_state_stay(name):
     vae = VAE(6, 2, hidden_dims=(5,), encoder=nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.3)))
     vae.train()
     x = (torch.rand(20, 6) < 0.4).float()
     before, state = {name: value.clone() for name, value in vae.state_dict().items()}, torch.get_rng_state()
-    found = run(sbc, vae.model, vae.guide, x, num_simulations=50, num_draws=9)
-    assert found.ranks["z"].shape == (50, 2)
+    of_numpy = np.random.get_state()[1].copy()  # noqa: NPY002
+    found = EVERY[name](vae.model, vae.guide, x)
+    assert torch.equal(found, EVERY[name](vae.model, vae.guide, x))
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     assert all(module.training for module in vae.modules())
     assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == of_numpy).all()  # noqa: NPY002
+
+
+def test_draws_that_are_not_to_be_trusted_are_counted():
+    model, guide, x = linear_gaussian("narrow")
+    with pytest.warns(UserWarning, match="the draws of [0-9]+ of 20 datapoints aren't to be trusted, as posterior"):
+        run(sbc, model, guide, x, method="importance", num_simulations=20, num_draws=19, num_particles=20)
+    run(sbc, model, guide, x, num_simulations=20, num_draws=19)  # the guide's own are what is asked about
 
 
 def test_several_sites_and_data_by_name():

@@ -80,6 +80,7 @@ def test_batches_change_nothing_and_a_seed_decides():
     assert one.null.shape == (3, N)
 
 
+@pytest.mark.filterwarnings("ignore:the draws of")  # which are too few to vouch for their tails
 def test_weighted_draws_of_the_same_guide_pass():
     options = {"classifier": quadratic, "num_simulations": 150, "num_draws": 20, "num_particles": 300}
     found = run(guide_with(1.0), X[:10], GROUP[:10], method="importance", **options)
