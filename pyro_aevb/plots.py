@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.diagnostics.figures import (
+    COLOURS,
     bound_plot,
     coverage_plot,
     dimension_plot,
@@ -244,6 +245,7 @@ def compare_histories(histories: Mapping[str, History], name: str = "validation"
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_prop_cycle(color=COLOURS)
     for label, history in histories.items():
         table = history.table()
         samples, values = table["samples"], table[name]

@@ -5,7 +5,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pyro_aevb.plots import PICTURE, image_grid, image_rows, write_figure, write_image
+from pyro_aevb.diagnostics.figures import COLOURS
+from pyro_aevb.plots import PICTURE, compare_histories, image_grid, image_rows, write_figure, write_image
+from pyro_aevb.training.history import History, Record
 
 BEGINS = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".pdf": b"%PDF", ".svg": b"<?xml"}
 
@@ -18,6 +20,12 @@ def test_a_gap_is_white_and_between_images_alone():
     assert (grid[:, :, 28:31] == 1).all()
     assert grid[:, :28, :28].max() == grid[:, 31:, 31:].max() == 0
     assert torch.equal(image_grid(images, (28, 28), columns=2), torch.zeros(3, 56, 56))
+
+
+def test_curves_of_several_runs_have_colours_that_all_can_tell_apart():
+    history = History([Record(100, 0.5, {"validation": -3.0}), Record(200, 1.0, {"validation": -2.5})])
+    lines = compare_histories(dict.fromkeys("abcd", history)).axes[0].lines
+    assert [line.get_color() for line in lines] == list(COLOURS[:4])
 
 
 def test_rows_have_their_names_at_their_middles():

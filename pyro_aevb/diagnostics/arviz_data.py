@@ -77,7 +77,8 @@ def to_arviz(
         from arviz_base import from_dict  # here, since few have it
     except ImportError as error:
         raise ImportError(
-            "expected arviz-base for draws in ArviZ's format, got none; pip install 'pyro-aevb[arviz]'"
+            "expected arviz-base for draws in ArviZ's format, got none; pip install 'pyro-aevb[arviz]', on Python 3.11 "
+            "or later"
         ) from error
     groups: dict[str, dict[str, Any]] = {"posterior": {name: _chain(each) for name, each in found.draws.items()}}
     dims = {name: _dims(name, draws[0]) for name, draws in found.draws.items()}

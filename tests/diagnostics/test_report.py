@@ -10,9 +10,10 @@ from exact_pairs import EXACT, posterior_pair
 from linear_gaussian import LinearGaussian
 from pairs import DISCRETE
 from statistics_tools import SIGMAS
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_aevb import VAE, Bayesian
-from pyro_aevb.diagnostics import report
+from pyro_aevb.diagnostics import report, sbc
 
 N = 40
 
@@ -193,6 +194,22 @@ def test_the_table_is_a_line_a_datapoint_and_the_summary_plain_numbers():
     assert summary["dimensions"] == [
         {"name": "z", "kl": found.dimensions[0].kl, "activity": found.dimensions[0].activity, "active": True}
     ]
+
+
+def test_every_kind_of_data_has_the_same_report():
+    pair, x = EXACT["gamma_poisson"](N)[:2]
+    first = run(pair.model, pair.guide, x, num_weights=20)
+    for data in (x.numpy(), TensorDataset(x), DataLoader(TensorDataset(x), batch_size=N)):
+        found = run(pair.model, pair.guide, data, num_weights=20)
+        assert torch.equal(found.bound.value, first.bound.value)
+        assert found.dimensions == first.dimensions
+    ranks = [run_sbc(pair, data) for data in (x, x.numpy(), DataLoader(TensorDataset(x), batch_size=7))]
+    assert torch.equal(ranks[0], ranks[1])
+    assert torch.equal(ranks[0], ranks[2])
+
+
+def run_sbc(pair, data):
+    return sbc(pair.model, pair.guide, data, num_simulations=30, num_draws=9, seed=0).ranks["z"]
 
 
 def test_what_cannot_be_is_refused():
