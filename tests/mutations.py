@@ -1513,7 +1513,7 @@ MUTATIONS = [
     ),
     Mutation(
         "diagnostics/simulations.py",
-        "_check_masks(read(model, None, args), read(model, None, made))",
+        "_check_masks(self._reading(args), read(model, guide, made))",
         "pass",
         (f"{CALIBRATION}::test_a_mask_that_is_made_from_x_is_refused_and_one_that_is_passed_passes",),
     ),

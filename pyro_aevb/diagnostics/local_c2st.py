@@ -28,10 +28,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.diagnostics.simulations import Posteriors, Simulations, side_by_side, unit_scale
+from pyro_aevb.diagnostics.simulations import Posteriors, Simulations, given_of, side_by_side, unit_scale
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.learners.dreams import DreamArguments
-from pyro_aevb.model_guide.contract import given
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
@@ -167,8 +166,8 @@ def l_c2st(
     if num_simulations < 20:
         raise ValueError(f"expected num_simulations of 20 or more, got {num_simulations}; a classifier takes thousands")
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
-    of_ours = options.given() | given(
-        method=(method, "guide"), num_simulations=(num_simulations, 2000), num_null=(num_null, 100),
+    of_ours = given_of(
+        options, method=(method, "guide"), num_simulations=(num_simulations, 2000), num_null=(num_null, 100),
         classifier=(classifier, None), dream_arguments=(dream_arguments, None),
     )  # fmt: skip
     at_data = Simulations(model, guide, args, kwargs, options, dream_arguments, of_ours)

@@ -20,7 +20,7 @@ from pyro_aevb.data_source import minibatches
 from pyro_aevb.diagnostics.passes import guide_draws, layouts_of
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
-from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -107,7 +107,7 @@ class Simulations:
         self._options, self._dream_arguments = options, dream_arguments
         self._at_once = self._rows_of_a_run()
         self._streams = Streams(options.seed)
-        self.names = self._names()
+        self.names = list(self._reading(self._rows(0, self._at_once)).latents)
 
     def _rows_of_a_run(self) -> int:
         """Return how many pairs are made in one run: 100, or as many as there are data if these must be no more."""
@@ -124,8 +124,9 @@ class Simulations:
         rows = torch.arange(begin, end, device=self.data[0].device) % len(self.data[0])
         return tuple(arg[rows] for arg in self.data)
 
-    def _names(self) -> list[str]:
-        reading = read(self._model, self._guide, self._rows(0, self._at_once))
+    def _reading(self, args: tuple[Tensor, ...]) -> Reading:
+        """Return the reading of a minibatch; raise ``ValueError`` unless all latents are local and count."""
+        reading = read(self._model, self._guide, args)
         reading.require_local()
         reading.require_density()
         if not reading.latents:
@@ -136,7 +137,7 @@ class Simulations:
                     f"expected latents that all count, got site {name!r} behind a mask; leave out the datapoints that "
                     "it is masked for, or pass datapoints of one length"
                 )
-        return list(reading.latents)
+        return reading
 
     @torch.no_grad()
     def draw(self, number: int) -> Simulated:
@@ -159,8 +160,7 @@ class Simulations:
                 args = self._rows(begin, begin + at_once)
                 trace, made = dreams.draw(args)
                 reading = read_traces(trace, None, at_once)
-                if not begin:
-                    _check_masks(read(model, None, args), read(model, None, made))
+                _check_masks(self._reading(args), read(model, guide, made))
                 latents = {name: _rows(reading.latents[name], reading, at_once) for name in self.names}
                 parts.append(Simulated(latents, made))
         latents = {name: torch.cat([part.latents[name] for part in parts])[:number] for name in self.names}
@@ -186,6 +186,8 @@ class Simulations:
             visit(Posteriors(model, gate.layouts, draws.values, slice(places[0], places[-1] + 1), args))
 
         batches = minibatches(args, min(self._options.batch_size, self._at_once))
+        for batch in batches:
+            self._reading(batch)
         visit_minibatches(self._model, self._guide, batches, self._options, self._streams, of_gate)
         some = torch.cat(trusted)
         if not some.all():
@@ -204,7 +206,7 @@ class Simulations:
         )  # fmt: skip
         with evaluated(self._model, self._guide) as (model, guide, _), torch.random.fork_rng(), poutine.block(), bar:
             for batch in batches:
-                reading = read(model, guide, batch)
+                reading = self._reading(batch)
                 if options.vectorize and not done:
                     structure(model, guide, batch, analytic_kl=False, several=True)
                 torch.manual_seed(self._streams.seed(done, "proposals"))
@@ -223,6 +225,16 @@ class Simulations:
         device = self.data[0].device
         generator = torch.Generator(device).manual_seed(self.seed(use))
         return torch.randn(shape, generator=generator, dtype=torch.float64, device=device)
+
+
+def given_of(options: Options, **own: tuple[Any, Any]) -> dict[str, Any]:
+    """Return the options that aren't at their defaults, by name.
+
+    Args:
+        options: those that all have in common.
+        own: options that aren't among these or have another default, each with its default.
+    """
+    return {name: value for name, value in options.given().items() if name not in own} | given(**own)
 
 
 def side_by_side(values: Iterable[Tensor], dims: int) -> Tensor:

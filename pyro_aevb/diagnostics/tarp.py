@@ -25,10 +25,9 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.diagnostics import uniform_ranks
 from pyro_aevb.diagnostics.sbc import joined_ranks
-from pyro_aevb.diagnostics.simulations import Posteriors, Simulated, Simulations, side_by_side, unit_scale
+from pyro_aevb.diagnostics.simulations import Posteriors, Simulated, Simulations, given_of, side_by_side, unit_scale
 from pyro_aevb.diagnostics.uniform_ranks import Band, Compared, compared
 from pyro_aevb.learners.dreams import DreamArguments
-from pyro_aevb.model_guide.contract import given
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
@@ -148,8 +147,8 @@ def tarp(
     if references not in ("x", "random"):
         raise ValueError(f"expected references to be 'x' or 'random', got {references!r}; the default is 'x'")
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
-    of_ours = options.given() | given(
-        method=(method, "guide"), num_draws=(num_draws, 99), num_simulations=(num_simulations, 1000),
+    of_ours = given_of(
+        options, method=(method, "guide"), num_draws=(num_draws, 99), num_simulations=(num_simulations, 1000),
         references=(references, "x"), dream_arguments=(dream_arguments, None),
     )  # fmt: skip
     simulations = Simulations(model, guide, args, kwargs, options, dream_arguments, of_ours)

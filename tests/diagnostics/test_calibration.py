@@ -262,6 +262,28 @@ def test_masked_latents_are_refused_and_a_part_without_them_passes():
     assert run(sbc, model, guide, x[:30], mask[:30]).p_value["z"] > 0.005  # the prior
 
 
+@pytest.mark.parametrize("method", ["guide", "importance"])
+def test_a_masked_latent_is_seen_in_whichever_datapoint_it_is(method):
+    x, mask = torch.zeros(150), torch.arange(150) < 149
+    with pytest.raises(ValueError, match="expected latents that all count, got site 'z' behind a mask"):
+        run(sbc, *masked(x, mask), x, mask, method=method, num_simulations=150, num_draws=9)
+
+
+def test_an_argument_with_the_name_of_an_option_is_the_models_unless_both_are_meant():
+    def model(x, method=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, method=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    assert run(sbc, model, guide, torch.zeros(20), num_simulations=20).ranks["z"].shape == (20,)
+    with pytest.raises(TypeError, match="expected an option with a name of its own, got method="):
+        run(sbc, model, guide, torch.zeros(20), method="hmc")
+
+
 def test_a_mask_that_is_made_from_x_is_refused_and_one_that_is_passed_passes():
     pair, x = two_level()
     with pytest.raises(ValueError, match="expected masks that are the same whatever x is, got another one at site 'x'"):
