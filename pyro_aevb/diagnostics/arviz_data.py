@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyro_aevb.data_source import Minibatches
 from pyro_aevb.diagnostics.densities import densities_at
-from pyro_aevb.evidence.estimator import over_minibatches
+from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -32,14 +32,15 @@ def to_arviz(
     found: Posterior,
     model: PyroCallable | None = None,
     *args: Any,
+    num_chains: int = 1,
     batch_size: int = 100,
     vectorize: bool = True,
     **kwargs: Any,
 ) -> Any:
     r"""Return draws from p(z|x) as an ``xarray.DataTree``, as ``arviz_stats`` and ``arviz_plots`` take it.
 
-    - ``posterior``: each latent, (chain, draw, datapoint, ...): one chain of L draws, as a datapoint's may come from
-      the guide or from many short chains.  R-hat is therefore not computed from it; it is among ``sample_stats``.
+    - ``posterior``: each latent, (chain, draw, datapoint, ...).  The L draws are one chain, or dealt out to several in
+      turn, so that ArviZ has an R-hat of its own; chains of HMC stay whole if there are a multiple of these.
     - ``sample_stats``: method, trusted and the diagnostics of each datapoint; with the model, ``lp``, log p(x, z).
     - ``log_likelihood`` and ``observed_data``, with the model: log p(x_n|z) of each observed site, (chain, draw,
       datapoint), in nats, and what it observed.
@@ -48,13 +49,15 @@ def to_arviz(
         found: of :func:`.posterior`.
         model: p(x, z), as it was passed to :func:`.posterior`.
         args: the data, likewise.
+        num_chains: of ArviZ's; L is a multiple of it.
         batch_size: datapoints at a time.
         vectorize: whether all draws of a datapoint are evaluated in one pass.
         kwargs: what the model takes by name.
 
     Raises:
         ImportError: without ``arviz-base``.
-        ValueError, TypeError: for data of another number of datapoints, or a model with other latents.
+        ValueError, TypeError: for data of another number of datapoints, a model with other latents, or a number of
+            chains that the draws can't be dealt out to.
 
     >>> import pytest
     >>> _ = pytest.importorskip("arviz_base")
@@ -80,16 +83,25 @@ def to_arviz(
             "expected arviz-base for draws in ArviZ's format, got none; pip install 'pyro-aevb[arviz]', on Python 3.11 "
             "or later"
         ) from error
-    groups: dict[str, dict[str, Any]] = {"posterior": {name: _chain(each) for name, each in found.draws.items()}}
+    check_sizes(num_chains=num_chains)
+    num_draws = len(next(iter(found.draws.values())))
+    if num_draws % num_chains:
+        raise ValueError(
+            f"expected num_chains that divides the {num_draws} draws, got {num_chains}; use num_chains=1, or ask "
+            f"posterior() for {num_draws - num_draws % num_chains + num_chains} draws"
+        )
+    groups: dict[str, dict[str, Any]] = {
+        "posterior": {name: _chains(each, num_chains) for name, each in found.draws.items()}
+    }
     dims = {name: _dims(name, draws[0]) for name, draws in found.draws.items()}
     stats: dict[str, Any] = {}
     if model is not None:
         check_callables(model, None)
-        options = given(batch_size=(batch_size, 100), vectorize=(vectorize, True))
+        options = given(num_chains=(num_chains, 1), batch_size=(batch_size, 100), vectorize=(vectorize, True))
         batches, model, _ = over_minibatches(model, None, args, kwargs, batch_size, options)
         joint, likelihood, observed = _of_model(found, model, batches, vectorize)
-        stats = {LOG_JOINT: _chain(joint)}
-        groups["log_likelihood"] = {name: _chain(each) for name, each in likelihood.items()}
+        stats = {LOG_JOINT: _chains(joint, num_chains)}
+        groups["log_likelihood"] = {name: _chains(each, num_chains) for name, each in likelihood.items()}
         groups["observed_data"] = {name: each.cpu().numpy() for name, each in observed.items()}
         dims |= {name: _dims(name, each) for name, each in observed.items()} | {LOG_JOINT: ["datapoint"]}
     tree = _tree(from_dict, groups, stats, dims)
@@ -152,9 +164,9 @@ def _joined(parts: list[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}
 
 
-def _chain(draws: Tensor) -> Any:
-    """Return draws (L, N, ...) as those of one chain, (1, L, N, ...)."""
-    return draws.detach().cpu().numpy()[None]
+def _chains(draws: Tensor, number: int) -> Any:
+    """Return draws (L, N, ...) as those of C chains, (C, L / C, N, ...)."""
+    return draws.detach().reshape(-1, number, *draws.shape[1:]).swapaxes(0, 1).cpu().numpy()
 
 
 def _dims(name: str, value: Tensor) -> list[str]:

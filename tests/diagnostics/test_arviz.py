@@ -76,6 +76,23 @@ def test_densities_are_those_of_the_draws_in_any_batches(vectorize):
     assert tree.posterior["z"].dims == ("chain", "draw", "datapoint", "z_dim_0")
 
 
+def test_draws_are_dealt_out_to_chains_and_arviz_compares_these():
+    pytest.importorskip("arviz_base")
+    import arviz_stats
+
+    found = draws()
+    tree = to_arviz(found, model, X, num_chains=4)
+    assert dict(tree.posterior.sizes) == {"chain": 4, "draw": 250, "datapoint": N, "z_dim_0": 2}
+    assert (tree.posterior["z"].values[1, 2] == found.draws["z"][9].numpy()).all()
+    assert tree.log_likelihood["x"].sizes["chain"] == tree.sample_stats["lp"].sizes["chain"] == 4
+    r_hat = arviz_stats.summary(tree, kind="diagnostics", round_to=None)["r_hat"].to_numpy().astype(float)
+    assert (abs(r_hat - 1) < 0.05).all()
+    with pytest.raises(
+        ValueError, match="expected num_chains that divides the 1000 draws, got 3; use num_chains=1, or"
+    ):
+        to_arviz(found, num_chains=3)
+
+
 def test_other_data_and_another_model_are_refused():
     pytest.importorskip("arviz_base")
     found = draws(num_draws=20)
