@@ -1560,6 +1560,12 @@ MUTATIONS = [
         ("tests/diagnostics/test_report.py::test_the_noise_of_few_draws_makes_no_dimension_active",),
     ),
     Mutation(
+        "diagnostics/latent_dimensions.py",
+        "name in closed_form",
+        "True",
+        ("tests/diagnostics/test_report.py::test_a_kl_that_has_no_closed_form_is_sampled",),
+    ),
+    Mutation(
         "diagnostics/report.py",
         "*(-each for each in kl.values())",
         "*kl.values()",

@@ -21,8 +21,8 @@ from torch.distributions import kl_divergence
 
 from pyro_aevb.diagnostics.passes import layouts_of, passes
 from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.guide_values import enumerated
-from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
@@ -55,19 +55,18 @@ def latent_dimensions(
     """Return the KL and the activity of each entry of each latent; nothing for a guide that enumerates latents.
 
     Args:
-        model: p(x, z).
-        guide: q(z|x).
+        model: p(x, z), in evaluation mode.
+        guide: q(z|x), likewise.
         batches: minibatches of the data.
         num_particles: K, 2 or more.
         vectorize: whether all draws are made in one pass.
     """
     parts: list[_Pass] = []
-    with evaluated(model, guide) as (its_model, its_guide, _):
-        for batch in batches:
-            reading = read(its_model, its_guide, batch)
-            if enumerated(reading, its_guide):
-                return LatentDimensions({}, {})
-            parts.append(_minibatch(its_model, its_guide, batch, reading, num_particles, vectorize))
+    for batch in batches:
+        reading = read(model, guide, batch)
+        if enumerated(reading, guide):
+            return LatentDimensions({}, {})
+        parts.append(_minibatch(model, guide, batch, reading, num_particles, vectorize))
     kl = {name: torch.cat([part.kl[name] for part in parts]).mean(0) for name in parts[0].kl}
     activity = {}
     for name in parts[0].mean:
@@ -87,11 +86,12 @@ def _minibatch(
 ) -> _Pass:
     kl, drawn, size = dict[str, list[Tensor]](), dict[str, list[Tensor]](), number_of_datapoints(args)
     layouts = layouts_of(reading)
+    closed_form = structure(model, guide, args, analytic_kl=True, several=vectorize).closed_form
     for found, at_once in passes(model, guide, args, reading, num_particles, vectorize):
         for name, site in found.latents.items():
             layout = layouts[name]
             drawn.setdefault(name, []).append(layout.datapoints_second(site.value, at_once, size))
-            if (term := _kl(site, found)) is not None:
+            if (term := _kl(site, found, name in closed_form)) is not None:
                 kl.setdefault(name, []).append(layout.datapoints_second(term, at_once, size))
     z = {name: torch.cat(each) for name, each in drawn.items()}
     z = {name: each if each.is_floating_point() else each.to(torch.get_default_dtype()) for name, each in z.items()}
@@ -102,16 +102,16 @@ def _minibatch(
     )
 
 
-def _kl(site: Site, reading: Reading) -> Tensor | None:
+def _kl(site: Site, reading: Reading, closed_form: bool) -> Tensor | None:
     """Return KL(q(z_j|x) || p(z_j)) of each entry, in closed form or at the draw; ``None`` of dependent ones."""
     proposal = reading.guide[site.name]
     (q, q_dims), (p, p_dims) = cells_of(proposal.fn), cells_of(site.fn)
     if q.event_shape or p.event_shape or q_dims != p_dims:
         return None
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
-    try:
+    if closed_form:
         term = kl_divergence(q.expand(shape), p.expand(shape))  # torch's of Bernoulli distributions don't broadcast
-    except NotImplementedError:
+    else:
         term = q.log_prob(site.value) - p.log_prob(site.value)
     mask = site.mask
     if isinstance(mask, Tensor):

@@ -267,9 +267,9 @@ def report(
             model, guide, *data, method=method, num_particles=num_weights, batch_size=batch_size, seed=seed,
             vectorize=vectorize if vectorize_weights is None else vectorize_weights, compile=compile, progress=progress,
         )  # fmt: skip
-    with seeded(seed):
-        terms = _terms(model, guide, batches, num_particles, vectorize)
-        of_latents = latent_dimensions(model, guide, batches, num_particles, vectorize)
+    with seeded(seed), evaluated(model, guide) as (its_model, its_guide, _):
+        terms = _terms(its_model, its_guide, batches, num_particles, vectorize)
+        of_latents = latent_dimensions(its_model, its_guide, batches, num_particles, vectorize)
     gap = _gap(model, guide, data, evidence, num_gap, batch_size, seed, progress) if num_gap else None
     name = method if isinstance(method, str) else type(method).__name__
     return Report(*_parts(terms), _dimensions(of_latents), evidence, name, gap)
@@ -290,16 +290,15 @@ def _terms(
     """Return the parts of the bound of each minibatch, the KL sampled if the guide can't be reparameterised."""
     objective: Objective | None = None
     found = []
-    with evaluated(model, guide) as (its_model, its_guide, _):
-        for batch in batches:
-            if objective is None:
-                reading = read(its_model, its_guide, batch)
-                proposals = (reading.proposals | reading.global_proposals).values()
-                smooth = not enumerated(reading, its_guide) and all(site.fn.has_rsample for site in proposals)
-                objective = ScoreFunction(num_particles, vectorize=vectorize)
-                if smooth:
-                    objective = SGVB(num_particles, kl="analytic", vectorize=vectorize)
-            found.append(objective.terms(its_model, its_guide, *batch))
+    for batch in batches:
+        if objective is None:
+            reading = read(model, guide, batch)
+            proposals = (reading.proposals | reading.global_proposals).values()
+            smooth = not enumerated(reading, guide) and all(site.fn.has_rsample for site in proposals)
+            objective = ScoreFunction(num_particles, vectorize=vectorize)
+            if smooth:
+                objective = SGVB(num_particles, kl="analytic", vectorize=vectorize)
+        found.append(objective.terms(model, guide, *batch))
     return found
 
 

@@ -196,6 +196,29 @@ def test_the_table_is_a_line_a_datapoint_and_the_summary_plain_numbers():
     ]
 
 
+def test_a_kl_that_has_no_closed_form_is_sampled():
+    """p(z1|z2) depends on z2, which the guide draws from z1: KL(q(z1) || p(z1|z2)) is E[log q(z1) - log p(z1|z2)]."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(x / 2, 0.8))
+            pyro.sample("z2", dist.Normal(z1 / 2, 0.5))
+
+    x = torch.linspace(-2, 2, 20).double()
+    found = run(model, guide, x, num_particles=2000)
+    distance = (x.square() / 4 + 0.8**2) / 4 + 0.5**2  # E[(z1 - z2)^2]
+    exact = ((distance - 1) / 2 - math.log(0.8)).mean().item()
+    kl = {each.name: each.kl for each in found.dimensions}
+    assert kl["z1"] == pytest.approx(exact, abs=SIGMAS * 1.0 / (20 * 2000) ** 0.5)  # log q - log p varies by less
+    assert found.kl["z1"].mean().item() == pytest.approx(exact, abs=SIGMAS * 1.0 / (20 * 2000) ** 0.5)
+
+
 def test_every_kind_of_data_has_the_same_report():
     pair, x = EXACT["gamma_poisson"](N)[:2]
     first = run(pair.model, pair.guide, x, num_weights=20)
