@@ -69,7 +69,7 @@ class Report:
         reconstruction: {observed site: E_q[log p(x|z)], (N,)}.
         kl: {latent: KL(q(z|x) || p(z)), (N,)}; the bound is the sum of the first less that of the second.
         global_kl: {global latent: KL(q(w) || p(w))}, once for all of the data, and no part of ``bound``.
-        dimensions: the entries of the latents, one by one.
+        dimensions: the entries of the latents, one by one; a KL without a closed form is a mean over draws, and noisy.
         evidence: log p(x), with its direction and pareto_k.
         method: of log p(x).
         gap: the parts of log p(x) - ELBO for the first datapoints, if it was asked for.
