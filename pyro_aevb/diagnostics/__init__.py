@@ -3,14 +3,14 @@
 from pyro_aevb.diagnostics.arviz_data import to_arviz
 from pyro_aevb.diagnostics.local_c2st import LocalTest, l_c2st
 from pyro_aevb.diagnostics.report import Dimension, Report, report
-from pyro_aevb.diagnostics.sbc import Ranks, sbc
+from pyro_aevb.diagnostics.sbc import RankStatistics, sbc
 from pyro_aevb.diagnostics.tarp import Coverage, tarp
 
 __all__ = [
     "Coverage",
     "Dimension",
     "LocalTest",
-    "Ranks",
+    "RankStatistics",
     "Report",
     "l_c2st",
     "report",

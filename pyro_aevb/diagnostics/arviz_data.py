@@ -61,7 +61,6 @@ def to_arviz(
 
     >>> import pytest
     >>> _ = pytest.importorskip("arviz_base")
-    >>> from pyro_aevb.diagnostics import to_arviz
     >>> from pyro_aevb.posterior import posterior
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pyro_aevb.diagnostics.report import Dimension, Report
-    from pyro_aevb.diagnostics.sbc import Ranks
+    from pyro_aevb.diagnostics.sbc import RankStatistics
     from pyro_aevb.diagnostics.tarp import Coverage
 
 BLUE, ORANGE, SKY, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#999999"
@@ -43,7 +43,7 @@ def new_axes(axes: Axes | None = None, size: tuple[float, float] = (5.0, 3.6)) -
     return Figure(figsize=size, layout="constrained").add_subplot()
 
 
-def rank_plot(ranks: Ranks, axes: Axes | None = None, coverage: float = 0.95) -> Axes:
+def rank_plot(ranks: RankStatistics, axes: Axes | None = None, coverage: float = 0.95) -> Axes:
     """Return axes with the distribution function of each entry's ranks less the uniform one, and exact draws' band.
 
     A curve that is above on the left and below on the right has ranks at both ends: q is too narrow.

@@ -79,7 +79,6 @@ class LocalTest:
         Raises:
             ValueError: for a level that isn't between 0 and 1, or that so few classifiers can't reach.
 
-        >>> from pyro_aevb.diagnostics import LocalTest
         >>> null = torch.linspace(0.0, 0.01, 40).reshape(20, 2)
         >>> found = LocalTest(torch.tensor([0.02, 0.001]), null, torch.tensor([0.05, 0.9]))
         >>> found.wrong(0.1).tolist(), found.wrong(0.1, least=0.03).tolist()
@@ -148,7 +147,6 @@ def l_c2st(
         ValueError, TypeError: as for :func:`.sbc`.
 
     >>> from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
-    >>> from pyro_aevb.diagnostics import l_c2st
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))

@@ -235,7 +235,6 @@ def report(
         ValueError, TypeError: for data, options or a pair that can't be used, as for
             :func:`~pyro_aevb.log_marginal_likelihood` and, with ``num_gap``, :func:`~pyro_aevb.evidence_gap`.
 
-    >>> from pyro_aevb.diagnostics import report
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))

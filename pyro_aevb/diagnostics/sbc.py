@@ -37,7 +37,7 @@ LOG_JOINT = "log p(x, z)"
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankStatistics:
     """Ranks of simulated latents among draws from q(z|x), uniform on 0, ..., L if these are draws from p(z|x).
 
     Attributes:
@@ -53,8 +53,7 @@ class Ranks:
     def smallest(self) -> float:
         """Return the smallest p-value times the number of them (Bonferroni), 1 at most: one for all entries together.
 
-        >>> from pyro_aevb.diagnostics import Ranks
-        >>> Ranks({}, 9, {"z": torch.tensor([0.5, 0.25])}).smallest()
+        >>> RankStatistics({}, 9, {"z": torch.tensor([0.5, 0.25])}).smallest()
         0.5
         """
         every = torch.cat([each.flatten() for each in self.p_value.values()])
@@ -74,8 +73,7 @@ class Ranks:
     def table(self) -> dict[str, list[Any]]:
         """Return a line for each entry of each latent, as columns: its name, p-value and mean rank over L.
 
-        >>> from pyro_aevb.diagnostics import Ranks
-        >>> Ranks({"z": torch.tensor([[0, 9], [1, 8]])}, 9, {"z": torch.tensor([0.5, 0.25])}).table()["entry"]
+        >>> RankStatistics({"z": torch.tensor([[0, 9], [1, 8]])}, 9, {"z": torch.tensor([0.5, 0.25])}).table()["entry"]
         ['z[0]', 'z[1]']
         """
         columns: dict[str, list[Any]] = {"entry": [], "p_value": [], "mean_rank": []}
@@ -131,7 +129,7 @@ def sbc(
     compile: Compile = "auto",
     progress: bool = True,
     **kwargs: Any,
-) -> Ranks:
+) -> RankStatistics:
     r"""Return the ranks of N latents, drawn from the model with an x each, among L draws from what is to be p(z|x).
 
     It is about the mean over data that the model makes, and not about one datapoint (:func:`.l_c2st`), nor about data
@@ -163,7 +161,6 @@ def sbc(
         ValueError, TypeError: for data, options or a pair that can't be used: global latents, masked ones, a model
             whose x can't be simulated.
 
-    >>> from pyro_aevb.diagnostics import sbc
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
@@ -195,4 +192,6 @@ def sbc(
 
     simulations.visit(simulated.args, visit)
     ranks = joined_ranks(parts, seed)
-    return Ranks(ranks, num_draws, {name: uniform_ranks.p_value(rank, num_draws) for name, rank in ranks.items()})
+    return RankStatistics(
+        ranks, num_draws, {name: uniform_ranks.p_value(rank, num_draws) for name, rank in ranks.items()}
+    )

@@ -130,7 +130,6 @@ def tarp(
     Raises:
         ValueError, TypeError: as for :func:`.sbc`, and for other ``references``.
 
-    >>> from pyro_aevb.diagnostics import tarp
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))

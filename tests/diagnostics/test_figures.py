@@ -5,10 +5,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from pyro_aevb.diagnostics import Coverage, Dimension, Ranks, Report, figures, uniform_ranks
+from pyro_aevb.diagnostics import Coverage, Dimension, RankStatistics, Report, figures, uniform_ranks
 from pyro_aevb.evidence import Estimate, Evidence
 
-RANKS = Ranks(
+RANKS = RankStatistics(
     {"z": torch.arange(600).reshape(200, 3) % 20, "log p(x, z)": torch.arange(200) % 7},
     19,
     {"z": torch.tensor([0.5, 0.6, 0.7]), "log p(x, z)": torch.tensor(0.001)},
