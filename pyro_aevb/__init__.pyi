@@ -3,6 +3,7 @@
 from . import (
     capture as capture,
     datasets as datasets,
+    diagnostics as diagnostics,
     distributions as distributions,
     evidence as evidence,
     learners as learners,
@@ -15,6 +16,11 @@ from . import (
     vae as vae,
 )
 from .arguments import Arguments as Arguments, Shared as Shared
+from .diagnostics.arviz_data import to_arviz as to_arviz
+from .diagnostics.local_c2st import LocalTest as LocalTest, l_c2st as l_c2st
+from .diagnostics.report import Report as Report, report as report
+from .diagnostics.sbc import RankStatistics as RankStatistics, sbc as sbc
+from .diagnostics.tarp import Coverage as Coverage, tarp as tarp
 from .distributions.families import FAMILIES as FAMILIES
 from .distributions.from_cdf import FromCDF as FromCDF
 from .evidence.annealing import AIS as AIS, BDMC as BDMC

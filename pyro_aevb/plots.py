@@ -1,4 +1,4 @@
-"""Pictures of a VAE: grids of images, the manifold of two latent dimensions, several runs side by side.
+"""Pictures: grids of images, the manifold of two latent dimensions, several runs side by side, diagnostics.
 
 Shapes: N images of D = height x width pixels (channels first where there are several), J latent dimensions.
 """
@@ -15,17 +15,51 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_aevb.diagnostics.figures import (
+    COLOURS,
+    bound_plot,
+    coverage_plot,
+    dimension_plot,
+    new_axes,
+    pareto_k_plot,
+    rank_plot,
+    report_page,
+)
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.training.history import ERROR, History
 from pyro_aevb.vae.vae import VAE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "PICTURE",
+    "bound_plot",
+    "compare_histories",
+    "coverage_plot",
+    "dimension_plot",
+    "image_grid",
+    "image_rows",
+    "manifold",
+    "manifold_codes",
+    "pairs",
+    "pareto_k_plot",
+    "prior_of",
+    "rank_plot",
+    "report_page",
+    "white_of",
+    "write_figure",
+    "write_image",
+]
+
+PICTURE = (".png", ".pdf", ".svg", ".jpg")
 SHOWN_HEIGHT = 28  # pixels, to which small images are enlarged
 
 
-def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None = None, white: float = 1.0) -> Tensor:
+def image_grid(
+    images: Tensor, image_shape: Sequence[int], columns: int | None = None, white: float = 1.0, *, gap: int = 0
+) -> Tensor:
     """Return images (N, D) in rows of ``columns``, small ones enlarged, as one image (3, height, width).
 
     Args:
@@ -33,6 +67,10 @@ def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None =
         image_shape: (height, width) or (channels, height, width).
         columns: by default as many as make the grid square.
         white: the value of the brightest pixel.
+        gap: white pixels between images.
+
+    Raises:
+        ValueError: for an ``image_shape`` that the images don't have, or with other than 1 or 3 channels.
 
     >>> from pyro_aevb.plots import image_grid
     >>> image_grid(torch.rand(6, 64), (8, 8), columns=3).shape
@@ -48,7 +86,42 @@ def image_grid(images: Tensor, image_shape: Sequence[int], columns: int | None =
     factor = max(1, SHOWN_HEIGHT // height)
     images = (images.detach().cpu() / white).clamp(0, 1).reshape(-1, *(channels or [1]), height, width)
     images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    return make_grid(images, nrow=columns or math.ceil(len(images) ** 0.5), padding=0)
+    grid = make_grid(images, nrow=columns or math.ceil(len(images) ** 0.5), padding=gap, pad_value=1.0)
+    return grid[:, gap : grid.shape[1] - gap, gap : grid.shape[2] - gap]
+
+
+def image_rows(
+    rows: Mapping[str, Tensor], image_shape: Sequence[int], white: float = 1.0, gap: int = 2, axes: Axes | None = None
+) -> Axes:
+    """Return axes with rows of images, the name of each beside it.
+
+    Args:
+        rows: images (N, D) by name, from top to bottom, of one N.
+        image_shape: (height, width) or (channels, height, width).
+        white: the value of the brightest pixel.
+        gap: white pixels between images.
+        axes: to draw in; by default those of a new figure.
+
+    Raises:
+        ValueError: for rows of different lengths, and as :func:`image_grid`.
+
+    >>> from pyro_aevb.plots import image_rows
+    >>> axes = image_rows({"x": torch.rand(5, 64), "mean": torch.rand(5, 64)}, (8, 8))
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['x', 'mean']
+    """
+    lengths = sorted({len(images) for images in rows.values()})
+    if len(lengths) != 1:
+        raise ValueError(f"expected rows of one length, got {lengths}; cut them to the shortest")
+    grid = image_grid(torch.cat(list(rows.values())), image_shape, lengths[0], white, gap=gap)
+    height, width = grid.shape[1] / len(rows), grid.shape[2]
+    axes = new_axes(axes, (1.0 + width / 60, 0.2 + grid.shape[1] / 60))
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_yticks([(place + 0.5) * height for place in range(len(rows))], labels=list(rows))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return axes
 
 
 def pairs(
@@ -72,19 +145,56 @@ def white_of(vae: VAE) -> float:
 
 
 def write_image(image: Tensor, path: str | Path) -> None:
-    """Write an image (3, height, width) as PNG; the file is there whole or not at all."""
+    """Write an image (3, height, width), of the kind that the file's name ends in; it is there whole or not at all.
+
+    Args:
+        image: values between 0 and 1.
+        path: ends in .png, .jpg, .pdf or .svg.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    kind = _kind(path)
+    if kind in ("pdf", "svg"):
+        from matplotlib.figure import Figure
+
+        height, width = image.shape[1:]
+        figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+        figure.figimage(image.permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+        write_figure(figure, path)
+        return
     from torchvision.utils import save_image
 
     buffer = io.BytesIO()
-    save_image(image, buffer, format="png")
+    save_image(image, buffer, format=kind)
     write_atomically(Path(path), buffer.getvalue())
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG; the file is there whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    """Write a figure, of the kind that the file's name ends in; the file is there whole or not at all.
+
+    Args:
+        figure: of matplotlib's.
+        path: ends in .png, .jpg, .pdf or .svg.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    import matplotlib
+
+    kind, buffer = _kind(path), io.BytesIO()
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)  # the same figure is the same file
+    with matplotlib.rc_context({"svg.hashsalt": "pyro_aevb"}):  # by which its parts are named, else at random
+        figure.savefig(buffer, format=kind, dpi=150 if kind in ("png", "jpeg") else "figure", metadata=undated)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _kind(path: str | Path) -> str:
+    """Return the format that a file's name stands for."""
+    suffix = Path(path).suffix
+    if suffix not in PICTURE:
+        raise ValueError(f"expected a picture that ends in {', '.join(PICTURE)}, got {path}; name another")
+    return {".jpg": "jpeg"}.get(suffix, suffix[1:])
 
 
 @torch.no_grad()
@@ -135,6 +245,7 @@ def compare_histories(histories: Mapping[str, History], name: str = "validation"
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_prop_cycle(color=COLOURS)
     for label, history in histories.items():
         table = history.table()
         samples, values = table["samples"], table[name]

@@ -133,6 +133,8 @@ OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/te
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
+CALIBRATION = "tests/diagnostics/test_calibration.py"
+LOCAL_C2ST = "tests/diagnostics/test_local_c2st.py"
 
 MUTATIONS = [
     Mutation(
@@ -1508,6 +1510,90 @@ MUTATIONS = [
         "if value != int(value):",
         "if False:",
         (f"{CLI}::test_a_value_of_another_type_is_refused",),
+    ),
+    Mutation(
+        "diagnostics/uniform_ranks.py",
+        "self.below + (share * (self.equal + 1)).long().clamp(max=self.equal)",
+        "self.below",
+        ("tests/diagnostics/test_uniform_ranks.py::test_ties_are_broken_evenly",),
+    ),
+    Mutation(
+        "diagnostics/uniform_ranks.py",
+        "(gamma / 2, 1 - gamma / 2)",
+        "((1 - coverage) / 2, (1 + coverage) / 2)",
+        ("tests/diagnostics/test_uniform_ranks.py::test_uniform_ranks_stay_in_the_band_as_often_as_it_says",),
+    ),
+    Mutation(
+        "diagnostics/simulations.py",
+        "_check_masks(self._reading(args), read(model, guide, made))",
+        "pass",
+        (f"{CALIBRATION}::test_a_mask_that_is_made_from_x_is_refused_and_one_that_is_passed_passes",),
+    ),
+    Mutation(
+        "diagnostics/simulations.py",
+        "minibatches(args, self._at_once), 0",
+        "minibatches(args, options.batch_size), 0",
+        (f"{CALIBRATION}::test_batches_change_nothing_and_a_seed_decides",),
+    ),
+    Mutation(
+        "diagnostics/simulations.py",
+        "        if not some.all():\n",
+        "        if False:\n",
+        (f"{CALIBRATION}::test_draws_that_are_not_to_be_trusted_are_counted",),
+    ),
+    Mutation(
+        "diagnostics/sbc.py",
+        "    every = both | {LOG_JOINT: joint}",
+        "    every = both | {LOG_JOINT: joint * 0}",
+        (f"{CALIBRATION}::test_what_each_dimension_by_itself_hides_is_seen_in_the_density",),
+    ),
+    Mutation(
+        "diagnostics/tarp.py",
+        "slice(1 - half, None, 2)",
+        "slice(half, None, 2)",
+        (f"{CALIBRATION}::test_a_reference_point_is_no_function_of_its_own_z",),
+    ),
+    Mutation(
+        "diagnostics/local_c2st.py",
+        "(0.5 if number else 0.0)",
+        "0.0",
+        (f"{LOCAL_C2ST}::test_an_exact_guide_has_no_wrong_datapoints_and_uniform_p_values",),
+    ),
+    Mutation(
+        "diagnostics/local_c2st.py",
+        "x.repeat(num_draws, 1)",
+        "x.repeat_interleave(num_draws, 0)",
+        (f"{LOCAL_C2ST}::test_a_guide_that_is_wrong_for_a_tenth_is_caught_for_those_and_only_those",),
+    ),
+    Mutation(
+        "diagnostics/latent_dimensions.py",
+        "between - noise.mean(0) / num_particles",
+        "between",
+        ("tests/diagnostics/test_report.py::test_the_noise_of_few_draws_makes_no_dimension_active",),
+    ),
+    Mutation(
+        "diagnostics/latent_dimensions.py",
+        "name in closed_form",
+        "True",
+        ("tests/diagnostics/test_report.py::test_a_kl_that_has_no_closed_form_is_sampled",),
+    ),
+    Mutation(
+        "diagnostics/report.py",
+        "*(-each for each in kl.values())",
+        "*kl.values()",
+        ("tests/diagnostics/test_report.py::test_the_parts_of_the_bound_are_those_in_closed_form",),
+    ),
+    Mutation(
+        "plots.py",
+        "padding=gap, pad_value=1.0",
+        "padding=gap",
+        ("tests/test_plots.py::test_a_gap_is_white_and_between_images_alone",),
+    ),
+    Mutation(
+        "cli/report.py",
+        "num_gap=gap",
+        "num_gap=0",
+        ("tests/cli/test_report.py::test_a_report_in_words_and_a_page",),
     ),
     Mutation(
         "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)

@@ -63,15 +63,18 @@ FLOORS = (
     {
         "training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)",
         "vae": "one way to write a pair: densities (distributions) of columns (datasets), and its uses (posterior)",
+        "diagnostics": "how far a pair can be trusted: draws (posterior), dreams (learners), bounds (evidence)",
     },
-    {"plots": "pictures of a run (training) and of a VAE (vae)"},
+    {"plots": "pictures of a run (training), of a VAE (vae) and of diagnostics"},
     {"__init__": "the public names of all below"},
     {"cli": "a run from a configuration: any room"},
     {"__main__": "the command line (cli)"},
 )
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
 # They see a model and a guide, two Pyro callables, and never a VAE.
-INFERENCE = ("capture", "model_guide", "objectives", "samplers", "learners", "posterior", "evidence", "training")
+INFERENCE = (
+    "capture", "model_guide", "objectives", "samplers", "learners", "posterior", "evidence", "training", "diagnostics",
+)  # fmt: skip
 
 
 @functools.cache

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+DIAGNOSTICS = (ROOT / "docs" / "DIAGNOSTICS.md").read_text()
 
 
 def blocks(page):
@@ -52,6 +53,33 @@ def test_each_way_to_extend_runs_alone_and_prints_what_the_page_says(section, ca
     exec(compile(block, "docs/extending.md", "exec"), {"__name__": "extending"})
     (promised,) = re.findall(r"^It prints `(.*?)`", section, re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == [promised]
+
+
+SMALLER_DIAGNOSTICS = {
+    "num_gap=10": "num_gap=0",
+    "num_draws=100": "num_draws=20",
+    "Chains(num_chains=32)": f"Chains({FEW})",
+    "num_simulations=8000, num_null=19": "num_simulations=100, num_null=19",
+    "num_simulations=50": "num_simulations=10",
+    "tree = to_arviz(draws, model, x)": "",  # takes packages that aren't ours; tests/diagnostics has it
+}
+
+
+@pytest.mark.parametrize(
+    "smaller", [SMALLER_DIAGNOSTICS, pytest.param({}, marks=pytest.mark.exhaustive)], ids=["smaller", "as it is"]
+)
+def test_the_page_of_diagnostics_runs(smaller, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = DIAGNOSTICS
+    for long, short in smaller.items():
+        assert long in page
+        page = page.replace(long, short)
+    scope = {}
+    for block in blocks(page):
+        exec(compile(block, "docs/DIAGNOSTICS.md", "exec"), scope)
+    assert scope["ranks"].smallest() < 0.01  # what the page says of its pair
+    assert scope["coverage"].p_value < 0.01
+    assert (tmp_path / "report.pdf").exists()
 
 
 def test_the_commands_name_what_exists():

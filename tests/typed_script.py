@@ -23,6 +23,7 @@ from pyro_aevb import (
     LogDensity,
     MeanEstimate,
     Objective,
+    Report,
     elbo,
     evidence_gap,
     fit,
@@ -30,9 +31,11 @@ from pyro_aevb import (
     load,
     log_density,
     log_marginal_likelihood,
+    report,
     save,
 )
 from pyro_aevb.datasets import ImageData, load_dataset
+from pyro_aevb.diagnostics import Coverage, RankStatistics, sbc, tarp
 from pyro_aevb.learners import Learner
 from pyro_aevb.posterior import Posterior, posterior
 
@@ -65,6 +68,9 @@ def train_own_model(x: Tensor) -> float:
     assert_type(evidence, Evidence)
     assert_type(evidence_gap(model, guide, x, evidence=evidence, num_steps=5, progress=False), EvidenceGap)
     assert_type(posterior(model, guide, x, progress=False), Posterior)
+    assert_type(report(model, guide, x, progress=False), Report)
+    assert_type(sbc(model, guide, x, num_simulations=20, progress=False), RankStatistics)
+    assert_type(tarp(model, guide, x, num_simulations=20, progress=False), Coverage)
     assert_type(impute(model, guide, x, torch.ones_like(x).bool(), progress=False), Imputed)
     mean = bound.mean()
     assert_type(mean, MeanEstimate)

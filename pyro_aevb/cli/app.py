@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pyro_aevb.cli.trained_run import TrainedRun
 
 METHODS = choices("evidence.marginal_likelihood", "METHODS")
-PICTURE = (".png",)
+PICTURE = (".png", ".pdf", ".svg", ".jpg")  # plots.PICTURE, which takes long to import
 
 app = typer.Typer(
     cls=Commands,
@@ -268,9 +268,9 @@ def sample_command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write draws of x from the model: z ~ p(z), x ~ p(x|z), to a .npy, .npz, .csv or .png file.
+    """Write draws of x from the model: z ~ p(z), x ~ p(x|z), to a .npy, .npz or .csv file.
 
-    After train --full-vb each x has a draw of theta of its own.
+    Or to a picture, .png, .pdf, .svg or .jpg.  After train --full-vb each x has a draw of theta of its own.
 
     \b
     Examples:
@@ -311,10 +311,10 @@ def reconstruct_command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the mean of p(x|z) at the mean of q(z|x) for each datapoint of DATA, to a .npy, .npz, .csv or .png file.
+    """Write the mean of p(x|z) at the mean of q(z|x) for each datapoint of DATA, to a .npy, .npz or .csv file.
 
-    A picture has rows of ten datapoints, each above its reconstructions; 50 datapoints without --limit.  After train
-    --full-vb, theta is the middle of q(theta).
+    Or to a picture, .png, .pdf, .svg or .jpg: rows of ten datapoints, each above its reconstructions; 50 datapoints
+    without --limit.  After train --full-vb, theta is the middle of q(theta).
 
     \b
     Examples:
