@@ -48,7 +48,6 @@ FLOORS = (
     },
     {
         "model_guide": "a pair is read once, on the fast path (capture)",
-        "vae": "one way to write a pair: densities (distributions), saved whole (files)",
         "datasets": "tensors from files; what they are good for is the caller's to know",
     },
     {
@@ -60,7 +59,10 @@ FLOORS = (
         "evidence": "log p(x): bounds (model_guide), chains (samplers)",
     },
     {"posterior": "p(z|x) for use: weights (evidence), chains (samplers), densities (model_guide)"},
-    {"training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)"},
+    {
+        "training": "the loop: a learner's steps, their bound on other data (evidence), checkpoints (files)",
+        "vae": "one way to write a pair: densities (distributions), saved whole (files), its uses (posterior)",
+    },
     {"plots": "pictures of a run (training) and of a VAE (vae)"},
     {"__init__": "the public names of all below"},
     {"cli": "a run from a configuration: any room"},
@@ -357,7 +359,6 @@ TAKE_VALUES = {
     "pyro_aevb/objectives/draws.py",
     "pyro_aevb/samplers/latent_space.py",
     "pyro_aevb/evidence/annealing.py",
-    "pyro_aevb/plots.py",
     "pyro_aevb/cli/trained_run.py",
 }
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pyro_aevb.samplers.hmc import Noise
 
-Use = Literal["proposals", "starts", "chains", "predictions"]
-USES: tuple[Use, ...] = ("proposals", "starts", "chains", "predictions")
+Use = Literal["proposals", "starts", "chains", "predictions", "data"]
+USES: tuple[Use, ...] = ("proposals", "starts", "chains", "predictions", "data")
 
 
 class Streams:
