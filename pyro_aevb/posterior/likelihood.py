@@ -124,13 +124,14 @@ def likelihood_of(model: PyroCallable, args: tuple[Tensor, ...], site: str | Non
     return Likelihood(name, Layout.of(reading.observations[name], reading), latents)
 
 
-def one_of_sites(names: list[str], site: str | None, kind: str) -> str:
+def one_of_sites(names: list[str], site: str | None, kind: str, option: str = "site") -> str:
     """Return the name of a site that was asked for, or of the only one.
 
     Args:
         names: of the sites that there are.
         site: the one that was asked for, or ``None``.
         kind: "observation" or "latent", for the error.
+        option: what it was asked for by, likewise.
 
     Raises:
         ValueError: for another name, or without a name if there isn't one site.
@@ -139,7 +140,7 @@ def one_of_sites(names: list[str], site: str | None, kind: str) -> str:
         return str(site)
     if site is None and len(names) == 1:
         return names[0]
-    remedy = f"pass site={names[0]!r}" if names else f"write a model with one, pyro.sample({kind[0]!r}, ...)"
+    remedy = f"pass {option}={names[0]!r}" if names else f"write a model with one, pyro.sample({kind[0]!r}, ...)"
     remedy = f"{remedy}, or another of these" if len(names) > 1 else remedy
     got = "several and no name" if site is None and names else "none" if site is None else repr(site)
     raise ValueError(f"expected the name of one {kind} out of {names}, got {got}; {remedy}")
@@ -171,29 +172,30 @@ def mean_of(fn: Any) -> Tensor:
     return mean
 
 
-def check_drawn_from_latents(model: PyroCallable, args: tuple[Tensor, ...], drawn: Redrawn) -> None:
-    """Check that what was drawn is a draw of x: the model doesn't read x, in the arguments, to make x.
+def check_drawn_from_latents(model: PyroCallable, args: tuple[Tensor, ...], drawn: Redrawn, site: str) -> None:
+    """Check that what was drawn is a draw of x: p(x|z) stays as it is with other numbers in the place of x.
 
     Args:
         model: p(x, z).
-        args: of the run.
+        args: of the run; x is what a site observes, or observes a view of.
         drawn: from that run.
+        site: the name of the site of x.
 
     Raises:
-        ValueError: for a model that does (teacher forcing).
+        ValueError: for a model that reads x to make x (teacher forcing).
     """
-    new = list(args)
-    for name, value in drawn.observed.items():
-        for place, arg in enumerate(args):
-            if value is arg:
-                new[place] = drawn.values[name].reshape(arg.shape).to(arg.dtype)
-    latents = {name: value for name, value in drawn.values.items() if name not in drawn.observed}
-    with poutine.block(), At(latents), Observed() as again:
+    place = drawn.observed[site].untyped_storage().data_ptr()
+    new = [_changed(arg) if arg.untyped_storage().data_ptr() == place else arg for arg in args]
+    given = {name: value for name, value in drawn.values.items() if name != site}
+    with poutine.block(), At(given), Redrawn() as again:
         model(*new)
-    for name, fn in drawn.fns.items():
-        value = drawn.values[name]
-        if not torch.allclose(fn.log_prob(value), again.fns[name].log_prob(value), rtol=1e-4, atol=1e-4):
-            raise ValueError(
-                f"expected a model whose x is drawn given its latents, got one that reads x to make x at site {name!r} "
-                "(teacher forcing); write the sampling as a model of its own, one site a step"
-            )
+    one, other = (each.fns[site].log_prob(drawn.values[site]) for each in (drawn, again))
+    if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True):
+        raise ValueError(
+            f"expected a model whose x is drawn given its latents, got one that reads x to make x at site {site!r} "
+            "(teacher forcing); write the sampling as a model of its own, one site a step"
+        )
+
+
+def _changed(arg: Tensor) -> Tensor:
+    return arg + 1 if arg.is_floating_point() else arg.roll(1, 0)

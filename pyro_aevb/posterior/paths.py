@@ -173,11 +173,11 @@ def traverse(
         raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     opened = _open(model, guide, args, kwargs, options, site, Streams(seed))
-    name = one_of_sites(list(opened.codes), latent, "latent")
+    name = one_of_sites(list(opened.codes), latent, "latent", "latent")
     code = opened.codes[name]
     ends = (1 - coverage) / 2, (1 + coverage) / 2
     q = torch.linspace(*ends, num_steps, dtype=code.dtype) if num_steps > 1 else torch.tensor([0.5], dtype=code.dtype)
-    quantiles = opened.quantiles(name, q.to(code.device), seed).flatten(2)  # (T, N, J)
+    quantiles = opened.quantiles(name, q.to(code.device), seed).reshape(num_steps, len(code), -1)  # (T, N, J)
     flat = code.flatten(1) if code.dim() > 1 else code[:, None]
     found = []
     for dim in range(flat.shape[1]):

@@ -194,7 +194,7 @@ def _drawn(
             with poutine.block(), At(at), Redrawn() as run:
                 its_model(*block)
             if not place:
-                check_drawn_from_latents(its_model, block, run)
+                check_drawn_from_latents(its_model, block, run, likelihood.site)
             each = mean_of(run.fns[likelihood.site]) if mean else run.values[likelihood.site]
             found.append(likelihood.layout.datapoints_second(each, 1, len(block[0]))[0])
     return torch.cat(found)

@@ -444,6 +444,9 @@ def test_several_sites_have_names():
     x = normal(N, 2)
     with pytest.raises(ValueError, match=r"expected the name of one latent out of \['z', 'w'\], got several.*site='z'"):
         encode(two_sites, guide_of_two, x, **QUICK)
+    with pytest.raises(ValueError, match=r"one latent out of \['z', 'w'\], got several .* pass latent='z'"):
+        traverse(two_sites, guide_of_two, x, site="a", **QUICK)
+    assert traverse(two_sites, guide_of_two, x, site="a", latent="w", **QUICK).shape == (1, 7, N)
     with pytest.raises(
         ValueError, match=r"one observation out of \['a', 'b'\], got several and no name; pass site='a'"
     ):
@@ -487,14 +490,38 @@ def test_latents_without_a_mean_are_refused_and_the_remedies_work():
 
 
 def test_a_model_that_reads_x_to_make_x_is_not_sampled():
-    def model(x):
+    def whole(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
             past = torch.nn.functional.pad(x[:, :-1], (1, 0))
             pyro.sample("x", dist.Normal(z[..., None] + past, 1.0).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .*teacher forcing"):
-        sample(model, None, 3, normal(2, 4))
+    def by_steps(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("first", dist.Normal(z, 1.0), obs=x[:, 0])
+            pyro.sample("second", dist.Normal(z + x[:, 0], 1.0), obs=x[:, 1])
+
+    for model, site in ((whole, None), (by_steps, "second")):
+        with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .*teacher forcing"):
+            sample(model, None, 3, normal(2, 4), site=site)
+    assert sample(by_steps, None, 3, normal(2, 4), site="first").shape == (3,)
+
+
+def test_a_label_that_x_is_made_from_is_given_or_drawn():
+    """y ~ Bernoulli(1/2), x ~ N(10 y, 1): by the value that the site has, which is drawn, or by the argument."""
+    y, x = torch.tensor([0.0, 1.0]).double(), torch.zeros(2).double()
+
+    def model(x, y, given):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            drawn = pyro.sample("y", dist.Bernoulli(torch.full((len(x),), 0.5).double()), obs=y)
+            pyro.sample("x", dist.Normal(10 * (y if given else drawn), 1.0), obs=x)
+
+    given = sample(model, None, 100, x, y, True, site="x", seed=0)
+    assert ((given > 5) == (torch.arange(100) % 2 == 1)).all()
+    drawn = sample(model, None, 100, x, y, False, site="x", seed=0)
+    assert 0.2 < ((drawn > 5) == (torch.arange(100) % 2 == 1)).double().mean() < 0.8
 
 
 REFUSED = {
