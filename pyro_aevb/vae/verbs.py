@@ -100,7 +100,7 @@ class Verbs(nn.Module):
         if x is None:
             return drawn(self.model, self.guide, Arguments(**self._row()), **options)
         if options.get("source") == "given":
-            return _as(x, drawn(self.model, self.guide, self._here(x), *map(self._here, unnamed), **options))
+            return _as(x, drawn(self.model, self.guide, self._here(x, finite=False), *unnamed, **options))
         return self._given(drawn, x, unnamed, options)
 
     def impute(self, x: Data, observed: Any = None, **options: Any) -> Imputed:
@@ -111,7 +111,7 @@ class Verbs(nn.Module):
             observed: of bool, true for cells that are there.
             options: those of the function.
         """
-        return _record(x, verbs.impute(self.model, self.guide, self._here(x), observed, **options))
+        return _record(x, verbs.impute(self.model, self.guide, self._here(x, finite=False), observed, **options))
 
     def denoise(self, x: Data, noise: Callable[[Tensor], Any], **options: Any) -> Denoised:
         """Return the mean of the clean x behind a noisy one; see :func:`.posterior.denoise`.
@@ -179,13 +179,12 @@ class Verbs(nn.Module):
         data = self._here(x) if not (unnamed or named) else self._here(Arguments(x, *unnamed, **named))
         return verb(self.model, self.guide, data, **options)
 
-    def _here(self, data: Any) -> Any:
+    def _here(self, data: Any, *, finite: bool = True) -> Any:
         """Return data on the VAE's device."""
-        device = self._device()
-        return data if device.type == "cpu" else data_source(data, AT_ONCE, device, finite=False)
-
-    def _device(self) -> torch.device:
-        return next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        device = next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        if device.type == "cpu" or np.ma.isMaskedArray(data):
+            return data
+        return data.to(device) if isinstance(data, Tensor) else data_source(data, AT_ONCE, device, finite=finite)
 
     def _row(self) -> dict[str, Tensor]:
         """Return the arguments of one datapoint, for what depends on no data."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyro_aevb import VAE
+from pyro_aevb.datasets.pixels import Binarized
 from pyro_aevb.posterior import (
     Chains,
     anomaly_score,
@@ -33,6 +34,8 @@ from pyro_aevb.posterior import (
     sample,
     traverse,
 )
+from pyro_aevb.posterior.data import in_memory
+from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.vae.columns import Columns
 from pyro_aevb.vae.likelihoods import Bernoulli, Gaussian
 
@@ -202,6 +205,23 @@ def test_what_fit_takes_every_verb_takes(verb, kind):
         assert ((found.score - expected.score).abs() <= SIGMAS * error).all()
     else:
         assert_same(expected, found, rtol=1e-9, atol=1e-9)
+
+
+DRAWN = ("encode", "encode, importance", "reconstruct", "sample, aggregate", "impute", "denoise", "interpolate")
+
+
+@pytest.mark.parametrize("verb", DRAWN)
+def test_pixels_that_are_drawn_at_each_visit_are_those_of_the_seed(verb):
+    """They are the same at each visit of one verb, or its codes and its means would be of other images."""
+    vae, x = bernoulli_pair()
+    grey = Binarized(0.1 + 0.8 * x)
+    state = torch.get_rng_state()
+    first = VERBS[verb](vae.model, vae.guide, grey, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(2)
+    assert_same(first, VERBS[verb](vae.model, vae.guide, grey, seed=1), rtol=0, atol=0)
+    (drawn,) = in_memory(grey, Streams(1), finite=True)
+    assert_same(first, VERBS[verb](vae.model, vae.guide, drawn, seed=1), rtol=1e-9, atol=1e-9)
 
 
 def methods(vae):
