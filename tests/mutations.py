@@ -978,6 +978,18 @@ MUTATIONS = [
         (f"{VERBS}::test_a_seed_decides_and_nothing_else_is_touched[encode, draws]",),
     ),
     Mutation(
+        "posterior/encode.py",
+        "IndexError):  # each pair says in its own way that it wants others\n            return len(rows[0])",
+        "IndexError):\n            return BLOCK",
+        (f"{VERBS}::test_a_pair_that_wants_all_rows_at_once_gets_them",),
+    ),
+    Mutation(
+        "posterior/data.py",
+        "own, source = OwnRandomState(seed), iter(batches)",
+        "own, source = OwnRandomState(int(torch.randint(9999, ()))), iter(batches)",
+        (f"{VERBS}::test_pixels_that_are_drawn_at_each_visit_are_those_of_the_seed[encode]",),
+    ),
+    Mutation(
         "posterior/sample.py",
         "torch.arange(len(which)) - first",
         "torch.zeros_like(which)",

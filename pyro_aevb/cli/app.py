@@ -173,6 +173,8 @@ def evaluate_command(
     one_of("--method", method, METHODS)
     if chain is not None and method != "bdmc":
         raise typer.BadParameter(f"expected --chain with --method bdmc alone, got {method}; leave it out")
+    if per_row is not None and method == "bdmc" and chain is None:
+        raise typer.BadParameter("expected --chain beside --per-row, for without it bdmc is about simulated rows")
     from pyro_aevb.cli.reports import print_evidence
     from pyro_aevb.cli.tables import PER_ROW, evidence_columns, write_columns
     from pyro_aevb.datasets.array_files import check_output
@@ -216,6 +218,7 @@ def encode_command(
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write the means of q(z|x) for each datapoint of DATA: (N, J), to a .npy, .npz (as "z") or .csv file.
@@ -233,7 +236,7 @@ def encode_command(
 
     check_output(out, WRITABLE)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
-    codes = run.vae.encode(x, method=method, seed=seed)
+    codes = run.vae.encode(x, method=method, seed=seed, progress=not quiet)
     write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
     print_file(out, codes, json)
 

@@ -269,8 +269,9 @@ def draws_of(
     rows = rows_of(batches)
     found: list[dict[str, Tensor]] = []
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
-        for place in range(0, len(rows[0]), BLOCK):
-            block = tuple(row[place : place + BLOCK] for row in rows)
+        size = _block_size(its_model, its_guide, rows)
+        for place in range(0, len(rows[0]), size):
+            block = tuple(row[place : place + size] for row in rows)
             torch.manual_seed(streams.seed(place, "proposals"))
             passes = [options.num_draws] if options.vectorize else [1] * options.num_draws
             each = [latents_drawn(its_model, its_guide, block, number) for number in passes]
@@ -299,6 +300,16 @@ def latents_drawn(
         guide_trace, model_trace = trace_pair(model, guide, args)
         latents = read_traces(model_trace, guide_trace, size, particles).latents
     return {name: each.datapoints_second(latents[name].value, num_draws, size) for name, each in layouts.items()}
+
+
+def _block_size(model: PyroCallable, guide: PyroCallable, rows: tuple[Tensor, ...]) -> int:
+    """Return how many datapoints draw together: all of them if the pair wants a fixed number of rows."""
+    if len(rows[0]) > BLOCK:
+        try:
+            read(model, guide, tuple(row[:BLOCK] for row in rows))
+        except (ValueError, RuntimeError, IndexError):  # each pair says in its own way that it wants others
+            return len(rows[0])
+    return BLOCK
 
 
 class _Distributions(Messenger):

@@ -224,6 +224,7 @@ def test_codes_may_be_those_of_the_posterior(table, tmp_path):
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 USAGE = {
+    "rows of others": (["evaluate", "{t}/whole.npy", "--method", "bdmc", "--per-row", "x.csv"], "expected --chain"),
     "noise": (
         ["denoise", "{t}/whole.npy", "--noise", "rain:2", "--out", "x.npy"],
         "expected --noise gaussian:S with",

@@ -571,6 +571,23 @@ def test_what_is_refused_is_said_in_one_sentence(name):
     assert re.match(r"expected [^\n]*, got [^\n]*$", str(caught.value))
 
 
+def test_a_pair_that_wants_all_rows_at_once_gets_them():
+    x = normal(150)
+    per_row = normal(150, seed=1)
+
+    def model(x):
+        with pyro.plate("data", 150):
+            z = pyro.sample("z", dist.Normal(per_row, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 150):
+            pyro.sample("z", dist.Normal(per_row, 0.1))
+
+    draws = encode(model, guide, x, output="draws", batch_size=150, seed=0, **QUICK)
+    assert_mean(draws, per_row, resolution=0.1)
+
+
 def test_simplices_are_not_traversed_nor_circled_and_interpolated_they_are():
     vae = VAE(D, 3, hidden_dims=(5,), prior="dirichlet", posterior="dirichlet").double()
     x = bernoulli_pair()[1]
