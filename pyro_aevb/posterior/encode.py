@@ -17,10 +17,18 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
 from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.dependence import parents
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.supports import innermost
-from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, is_messenger, number_of_datapoints, trace_pair
+from pyro_aevb.model_guide.traces import (
+    PyroCallable,
+    broadcasting,
+    is_messenger,
+    number_of_datapoints,
+    on_a_side,
+    trace_pair,
+)
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
@@ -152,13 +160,14 @@ def approximate_posterior(
     name = latent_of(model, guide, batches, site)
     rows = rows_of(batches)
     with evaluated(model, guide) as (_, its_guide, _):
-        first, second = (_distributions(its_guide, rows, seed) for seed in (0, 1))
-    if not _same(first[name], second[name]):
+        fns = _distributions(its_guide, rows, 0)
+        before = on_a_side(lambda: parents(its_guide, rows))[name] if len(fns) > 1 else set()
+    if before:
         raise ValueError(
-            f"expected a latent whose distribution is one by itself, got {name!r}, which depends on other draws; use "
-            "encode(..., output='draws')"
+            f"expected a latent whose distribution is one by itself, got {name!r}, which depends on {sorted(before)}; "
+            "use encode(..., output='draws')"
         )
-    return first[name]
+    return fns[name]
 
 
 def latent_of(model: PyroCallable, guide: PyroCallable | None, batches: Minibatches, site: str | None) -> str:

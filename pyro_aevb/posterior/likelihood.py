@@ -74,7 +74,6 @@ class Likelihood(NamedTuple):
     layout: Layout
     latents: dict[str, Layout]
 
-    @torch.no_grad()
     def mean(self, model: PyroCallable, values: Mapping[str, Tensor], *args: Tensor) -> Tensor:
         """Return the mean of p(x|z) for each of R rows, (R, ...); see :func:`mean_of` for the errors.
 
@@ -83,10 +82,6 @@ class Likelihood(NamedTuple):
             values: of the latents, (R, ...) each.
             args: R rows.
         """
-        return self.mean_with_gradient(model, values, *args)
-
-    def mean_with_gradient(self, model: PyroCallable, values: Mapping[str, Tensor], *args: Tensor) -> Tensor:
-        """Return :meth:`mean` with its gradient."""
         size = number_of_datapoints(args)
         with poutine.block(), At(self.in_a_run(values)), Observed() as found:
             model(*args)

@@ -481,10 +481,11 @@ def test_several_sites_have_names():
     assert ((codes - x[:, 0] / 4).abs() <= SIGMAS * (0.8**2 + 0.4**2) ** 0.5 / 2000**0.5).all()
     torch.testing.assert_close(decode(two_sites, None, {"z": x[:, 0], "w": x[:, 1]}, x, site="b"), x[:, 1])
     assert reconstruct(two_sites, guide_of_two, x, site="b", **QUICK).shape == (N,)
-    with pytest.raises(
-        ValueError, match=r"expected a latent whose distribution is one by itself, got 'w'.*output='draws'"
-    ):
+    with pytest.raises(ValueError, match=r"is one by itself, got 'w', which depends on \['z'\].*output='draws'"):
         approximate_posterior(two_sites, guide_of_two, x, site="w")
+    assert torch.equal(approximate_posterior(two_sites, guide_of_two, x, site="z").mean, x[:, 0] / 2)
+    flow = VAE(2, 2, hidden_dims=(5,), posterior="iaf").double()
+    assert flow.approximate_posterior((x > 0).double()).sample((3,)).shape == (3, N, 2)
 
 
 def test_latents_without_a_mean_are_refused_and_the_remedies_work():
