@@ -104,9 +104,9 @@ def interpolate(
             "one: x.expand(N, ...)"
         )
     along = _straight if path == "straight" else _spherical
-    pairs = {name: (opened.codes[name], other.codes[name]) for name in opened.codes}
+    pairs = {name: (opened.codes[name], other.codes[name], opened.space(name)) for name in opened.codes}
     steps = [step / (num_steps - 1) for step in range(num_steps)]
-    places = [{name: along(*ends, step, opened.space(name)) for name, ends in pairs.items()} for step in steps]
+    places = [{name: along(*each, step) for name, each in pairs.items()} for step in steps]
     return torch.stack([opened.means(place, batch_size) for place in places])
 
 
@@ -179,13 +179,13 @@ def traverse(
     q = torch.linspace(*ends, num_steps, dtype=code.dtype) if num_steps > 1 else torch.tensor([0.5], dtype=code.dtype)
     quantiles = opened.quantiles(name, q.to(code.device), seed).reshape(num_steps, len(code), -1)  # (T, N, J)
     flat = code.flatten(1) if code.dim() > 1 else code[:, None]
-    found = []
+    support, found = opened.space(name), []
     for dim in range(flat.shape[1]):
         for step in range(num_steps):
             moved = flat.clone()
             moved[:, dim] = quantiles[step, :, dim]
             place = opened.codes | {name: moved.reshape(code.shape)}
-            opened.check(name, place[name])
+            opened.check(name, place[name], support)
             found.append(opened.means(place, batch_size))
     return torch.stack(found).reshape(flat.shape[1], num_steps, *found[0].shape)
 
@@ -292,10 +292,9 @@ class _Opened(NamedTuple):
         """Return the support of a latent."""
         return self.prior(name, None).support
 
-    def check(self, name: str, value: Tensor) -> None:
+    def check(self, name: str, value: Tensor, support: Any) -> None:
         """Raise ``ValueError`` unless a place (N, ...) is in the support of a latent."""
         at = self.likelihood.in_a_run({name: value})[name]
-        support = self.space(name)
         if not support.check(at).all():
             raise ValueError(
                 f"expected a latent whose dimensions can be moved one by one, got site {name!r} with the support "
@@ -335,16 +334,16 @@ def _inverse_cdf(prior: Any, u: Tensor) -> Tensor:
     return base.icdf(u.to(like))
 
 
-def _straight(start: Tensor, end: Tensor, t: float, support: Any) -> Tensor:
+def _straight(start: Tensor, end: Tensor, support: Any, t: float) -> Tensor:
     return (1 - t) * start + t * end
 
 
-def _spherical(start: Tensor, end: Tensor, t: float, support: Any) -> Tensor:
+def _spherical(start: Tensor, end: Tensor, support: Any, t: float) -> Tensor:
     """Return the place t of the way along the great circle from ``start`` to ``end``, (N, ...) each."""
     base = support
-    while isinstance(base, torch.distributions.constraints.independent):
+    while hasattr(base, "base_constraint"):  # of independent cells, or of a mixture
         base = base.base_constraint
-    if base not in (torch.distributions.constraints.real, torch.distributions.constraints.real_vector):
+    if base is not torch.distributions.constraints.real:
         raise ValueError(
             f"expected latents that may be any real numbers for a spherical path, got the support {support}; use "
             "path='straight'"

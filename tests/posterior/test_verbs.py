@@ -417,6 +417,7 @@ def test_a_prior_without_an_inverse_cdf_has_the_quantiles_of_its_draws():
     torch.testing.assert_close(found[0, 0], mixture.decode(z), rtol=0.02, atol=0.02)
     with pytest.raises(ValueError, match="expected a prior of independent latents with an inverse CDF"):
         mixture.manifold(2)
+    assert mixture.interpolate(x, 1 - x, path="spherical").shape == (10, N, D)
 
 
 def test_the_regret_is_what_the_amortized_guide_loses():
