@@ -69,7 +69,7 @@ def impute_command(
     """Fill in the missing cells of DATA from p(x_missing | x_observed), to a .npy, .npz, .csv or .png file.
 
     Empty cells of a table and NaN are missing.  Cells that are there are written as they are; a row without any is
-    drawn from the model.  An .npz file has "x", its standard errors, and what --draws and --interval ask for; a .csv
+    answered from the prior.  An .npz file has "x", its standard errors, and what --draws and --interval ask for; a .csv
     file has columns beside it for the interval.
 
     \b

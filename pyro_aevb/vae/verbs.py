@@ -9,6 +9,7 @@ Shapes: N datapoints, D data dimensions, J latent dimensions, L draws, T steps.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
@@ -27,17 +28,23 @@ Array = TypeVar("Array", Tensor, np.ndarray)  # what goes in comes out
 AT_ONCE = 1000  # datapoints of data that are moved to another device
 
 
-class Verbs(nn.Module):
+class Verbs(nn.Module, ABC):
     """The uses of a model and a guide; each method calls the function of its name with the pair.
 
     What the functions take besides model, guide and data are ``options``; see there for these, results and errors.
     """
 
-    model: PyroCallable
-    guide: PyroCallable
     x_dim: int
     latent_dim: int
     posterior: nn.Module
+
+    @abstractmethod
+    def model(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Sample z ~ p(z) and observe x ~ p(x|z)."""
+
+    @abstractmethod
+    def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Sample z ~ q(z|x)."""
 
     @overload
     def encode(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...

@@ -16,7 +16,7 @@ from pairs import Pair, batch_norm_vae
 from pyro import poutine
 from statistics_tools import SIGMAS, assert_mean
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from pyro_aevb import VAE
 from pyro_aevb.datasets.pixels import Binarized
@@ -251,6 +251,20 @@ def test_arrays_in_arrays_out(verb):
     assert of_tensor
     for name, value in of_tensor.items():
         np.testing.assert_allclose(of_array[name], value.numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_masks_come_with_the_data_as_they_do_in_fit():
+    vae, x = bernoulli_pair()
+    observed, options = cells(), {"method": "importance", "seed": 0, **FEW}
+    expected = vae.impute(x, observed, **options)
+    holes = torch.where(observed, x, torch.nan)
+    both = TensorDataset(x, observed)
+    for data in ((x, observed), both, DataLoader(both, batch_size=3), holes, DataLoader(holes, batch_size=3)):
+        assert_same(expected, vae.impute(data, **options), rtol=1e-9, atol=1e-9)
+    codes = vae.encode(x, observed)
+    for data in ((x, observed), both, DataLoader(both, batch_size=3)):
+        torch.testing.assert_close(vae.encode(data), codes)
+    torch.testing.assert_close(vae.encode(x, observed=observed), codes)
 
 
 def test_frames_give_arrays_and_records_of_arrays_have_their_methods():
