@@ -966,6 +966,12 @@ MUTATIONS = [
         (f"{VERBS}::test_a_model_that_reads_x_to_make_x_is_not_sampled",),
     ),
     Mutation(
+        "posterior/likelihood.py",
+        "most = reading.plate.full_size if reading.plate.full_size > reading.plate.size else sys.maxsize",
+        "most = sys.maxsize",
+        (f"{VERBS}::test_more_draws_than_datapoints_are_made_in_minibatches",),
+    ),
+    Mutation(
         "posterior/encode.py",
         "if not all(_same(fns[name], again[name]) for name in layouts):",
         "if False:",

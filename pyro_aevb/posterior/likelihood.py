@@ -5,6 +5,7 @@ Shapes: M datapoints of a minibatch, R rows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -68,11 +69,15 @@ class Observed(Messenger):
 
 
 class Likelihood(NamedTuple):
-    """The site of x, its layout, and the layouts of the latents by name."""
+    """The site of x, its layout, the layouts of the latents by name, and how many rows a run may have.
+
+    A minibatch of the N datapoints of a plate has N of them at most.
+    """
 
     site: str
     layout: Layout
     latents: dict[str, Layout]
+    most_rows: int = sys.maxsize
 
     def mean(self, model: PyroCallable, values: Mapping[str, Tensor], *args: Tensor) -> Tensor:
         """Return the mean of p(x|z) for each of R rows, (R, ...); see :func:`mean_of` for the errors.
@@ -116,7 +121,8 @@ def likelihood_of(model: PyroCallable, args: tuple[Tensor, ...], site: str | Non
     reading.require_local()
     name = one_of_sites(names, site, "observation")
     latents = {each: Layout.of(found, reading) for each, found in reading.latents.items()}
-    return Likelihood(name, Layout.of(reading.observations[name], reading), latents)
+    most = reading.plate.full_size if reading.plate.full_size > reading.plate.size else sys.maxsize
+    return Likelihood(name, Layout.of(reading.observations[name], reading), latents, most)
 
 
 def one_of_sites(names: list[str], site: str | None, kind: str, option: str = "site") -> str:

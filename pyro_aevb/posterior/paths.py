@@ -229,11 +229,10 @@ def manifold(
     check_sizes(side=side, batch_size=batch_size)
     check_callables(model, guide)
     batches, model, _ = over_own_minibatches(model, None, args, kwargs, batch_size, {}, Streams(0))
-    rows = tuple(row[:1].expand(side * side, *row.shape[1:]) for row in rows_of(batches))
-    likelihood = likelihood_of(model, rows, site)
+    one = tuple(row[:1] for row in rows_of(batches))
+    likelihood = likelihood_of(model, one, site)
     name = one_of_sites(list(likelihood.latents), None, "latent")
-    opened = _Opened(model, likelihood, rows, {})
-    prior = opened.prior(name, None)
+    prior = _Opened(model, likelihood, one, {}).prior(name, None)
     dims = prior.event_shape.numel() * math.prod(prior.batch_shape[1:])
     if dims != 2:
         raise ValueError(f"expected 2 latent dimensions for a manifold, got {dims}; draw samples instead")
@@ -247,7 +246,8 @@ def manifold(
             "expected a prior of independent latents with an inverse CDF for a manifold, got "
             f"{type(innermost(prior)).__name__}; draw samples instead"
         ) from error
-    return opened.means({name: codes}, batch_size)
+    rows = tuple(row.expand(side * side, *row.shape[1:]) for row in one)
+    return _Opened(model, likelihood, rows, {}).means({name: codes}, batch_size)
 
 
 class _Opened(NamedTuple):

@@ -97,9 +97,9 @@ def means_at(
         rows: the model's arguments.
         batch_size: rows at a time.
     """
-    found = []
-    for begin in range(0, len(rows[0]), batch_size):
-        some = slice(begin, begin + batch_size)
+    found, size = [], min(batch_size, likelihood.most_rows)
+    for begin in range(0, len(rows[0]), size):
+        some = slice(begin, begin + size)
         at = {name: value[some] for name, value in values.items()}
         found.append(likelihood.mean(model, at, *(row[some] for row in rows)))
     return torch.cat(found)

@@ -31,7 +31,7 @@ from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.encode import draws_of, latents_drawn
 from pyro_aevb.posterior.impute import impute
-from pyro_aevb.posterior.likelihood import Redrawn, check_drawn_from_latents, likelihood_of, mean_of
+from pyro_aevb.posterior.likelihood import Likelihood, Redrawn, check_drawn_from_latents, likelihood_of, mean_of
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
@@ -115,11 +115,12 @@ def sample(
     options = Options(method, 2, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     streams = Streams(seed)
     batches, model, guide = over_own_minibatches(model, guide, args, kwargs, batch_size, options.given(), streams)
+    likelihood = likelihood_of(model, next(iter(batches)), site)
     if source == "prior":
         rows = rows_of(batches)
         index = torch.arange(number, device=rows[0].device) % len(rows[0])
-        return _drawn(model, tuple(row[index] for row in rows), {}, site, mean, streams)
-    return _aggregate(model, guide, batches, number, site, mean, options, streams)
+        return _drawn(model, tuple(row[index] for row in rows), {}, likelihood, mean, streams)
+    return _aggregate(model, guide, batches, number, likelihood, mean, options, streams)
 
 
 def _aggregate(
@@ -127,7 +128,7 @@ def _aggregate(
     guide: PyroCallable | None,
     batches: Minibatches,
     number: int,
-    site: str | None,
+    likelihood: Likelihood,
     mean: bool,
     options: Options,
     streams: Streams,
@@ -138,18 +139,19 @@ def _aggregate(
     generator = torch.Generator().manual_seed(streams.seed(0, "starts"))
     index = torch.randint(len(rows[0]), (number,), generator=generator)
     some, which = index.unique(return_inverse=True)
+    chosen = tuple(row[index.to(row.device)] for row in rows)
     if options.method == "guide":
-        values = _by_guide(model, guide, tuple(row[index.to(row.device)] for row in rows), streams)
+        values = _by_guide(model, guide, chosen, min(BLOCK, likelihood.most_rows), streams)
     else:
         # As many draws of each datapoint as it is asked for most; which of them is shuffled, for chains order theirs.
         turn = _turns(which)
         own = options._replace(num_draws=max(2, int(turn.max()) + 1))
-        chosen = minibatches(tuple(row[some.to(row.device)] for row in rows), options.batch_size)
-        draws = draws_of(model, guide, chosen, own, streams)
+        data = minibatches(tuple(row[some.to(row.device)] for row in rows), options.batch_size)
+        draws = draws_of(model, guide, data, own, streams)
         order = torch.rand(own.num_draws, len(some), generator=generator).argsort(0)
         places = order[turn, which]
         values = {name: each[places.to(each.device), which.to(each.device)] for name, each in draws.items()}
-    return _drawn(model, tuple(row[index.to(row.device)] for row in rows), values, site, mean, streams)
+    return _drawn(model, chosen, values, likelihood, mean, streams)
 
 
 def _turns(which: Tensor) -> Tensor:
@@ -162,14 +164,14 @@ def _turns(which: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _by_guide(
-    model: PyroCallable, guide: PyroCallable | None, rows: tuple[Tensor, ...], streams: Streams
+    model: PyroCallable, guide: PyroCallable | None, rows: tuple[Tensor, ...], size: int, streams: Streams
 ) -> dict[str, Tensor]:
     """Return a draw of q(z|x) for each row, {site: (S, ...)}."""
     found = []
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
-        for place in range(0, len(rows[0]), BLOCK):
+        for place in range(0, len(rows[0]), size):
             torch.manual_seed(streams.seed(place, "proposals"))
-            found.append(latents_drawn(its_model, its_guide, tuple(row[place : place + BLOCK] for row in rows), 1))
+            found.append(latents_drawn(its_model, its_guide, tuple(row[place : place + size] for row in rows), 1))
     return {name: torch.cat([each[name][0] for each in found]) for name in found[0]}
 
 
@@ -178,16 +180,15 @@ def _drawn(
     model: PyroCallable,
     rows: tuple[Tensor, ...],
     values: dict[str, Tensor],
-    site: str | None,
+    likelihood: Likelihood,
     mean: bool,
     streams: Streams,
 ) -> Tensor:
     """Return a draw of x for each row, or its mean given z: z at ``values``, from the prior where there are none."""
-    likelihood = likelihood_of(model, tuple(row[:BLOCK] for row in rows), site)
-    found = []
+    found, size = [], min(BLOCK, likelihood.most_rows)
     with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng():
-        for place in range(0, len(rows[0]), BLOCK):
-            some = slice(place, place + BLOCK)
+        for place in range(0, len(rows[0]), size):
+            some = slice(place, place + size)
             block = tuple(row[some] for row in rows)
             at = likelihood.in_a_run({name: value[some] for name, value in values.items()})
             torch.manual_seed(streams.seed(place, "predictions"))

@@ -587,6 +587,26 @@ def test_what_is_refused_is_said_in_one_sentence(name):
     assert re.match(r"expected [^\n]*, got [^\n]*$", str(caught.value))
 
 
+def test_more_draws_than_datapoints_are_made_in_minibatches():
+    """N = 5 in the plate, which Pyro gives no larger minibatch."""
+
+    def model(x):
+        with pyro.plate("data", 5, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 5, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x[..., None].expand(*x.shape, 2) / 3, 0.8).to_event(1))
+
+    x = normal(4)
+    assert sample(model, None, 400, x, seed=0).var().item() == pytest.approx(3, abs=SIGMAS * 3 * (2 / 400) ** 0.5)
+    assert sample(model, guide, 12, x, source="aggregate", seed=0, **QUICK).unique().shape == (12,)
+    z = normal(12, 2)
+    torch.testing.assert_close(decode(model, None, z, x[:1]), z.sum(-1))
+    assert manifold(model, None, x, side=4).shape == (16,)
+
+
 def test_a_pair_that_wants_all_rows_at_once_gets_them():
     x = normal(150)
     per_row = normal(150, seed=1)
