@@ -211,7 +211,7 @@ def first_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and value.dim():  # the usual case
             return len(value)
-        if isinstance(value, Tensor | Shared | np.ndarray | CONSTANTS):
+        if isinstance(value, (Tensor, Shared, np.ndarray, *CONSTANTS)):
             continue
         for leaf in pytree.tree_leaves(value, is_leaf=_is_leaf):
             if isinstance(leaf, PackedSequence):

@@ -46,12 +46,17 @@ class DataSet:
 
     Arguments in RAM are moved to ``device`` at once; a memory-mapped array is read row by row and never whole; a
     ``torch.utils.data.Dataset`` is asked for its items, which are put together as a ``DataLoader`` does.
+
+    Args:
+        data: all of it.
+        device: where to put it; as it is by default.
+        finite: whether to refuse NaN and infinite numbers.
     """
 
-    def __init__(self, data: Data, device: torch.device | str | None = None) -> None:
+    def __init__(self, data: Data, device: torch.device | str | None = None, *, finite: bool = True) -> None:
         if isinstance(data, TensorDataset):
             data = data.tensors
-        self.device = device
+        self.device, self._finite = device, finite
         parts, self._form = take_apart(_arguments(data), lambda part, place: part_of(part, place, device))
         if not parts:
             if self._form is not None and self._form.wholes:
@@ -63,7 +68,7 @@ class DataSet:
         self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
         self._checked_late = self.on_disk or any(isinstance(part, SparseRows) for part in self.parts)
         self._whole_items = any(isinstance(part, Items) for part in self.parts)
-        if all(isinstance(part, Tensor) for part in self.parts):
+        if finite and all(isinstance(part, Tensor) for part in self.parts):
             check_data(*self.parts, name="row {} of the data".format)
 
     def __len__(self) -> int:
@@ -81,7 +86,7 @@ class DataSet:
             rows = _taken_apart(self._spread(found), self.device)
         else:
             rows = Rows(tuple(t for each in found for t in _tensors(each, self.device)), self._form)
-        if self._checked_late:
+        if self._checked_late and self._finite:
             check_data(*rows.tensors, name=lambda place: f"row {int(index[place])} of the data")
         return rows
 
@@ -133,8 +138,8 @@ class DrawParts:
 class Stream:
     """An iterable of minibatches: a ``DataLoader``, a generator, anything endless."""
 
-    def __init__(self, data: Iterable[Any], device: torch.device | str | None = None) -> None:
-        self.data, self.device = data, device
+    def __init__(self, data: Iterable[Any], device: torch.device | str | None = None, *, finite: bool = True) -> None:
+        self.data, self.device, self._finite = data, device, finite
 
     @property
     def once(self) -> bool:
@@ -145,27 +150,31 @@ class Stream:
         """Yield all of it once, in minibatches of its own sizes."""
         for number, item in enumerate(self.data):
             rows = _taken_apart(_arguments(item, is_item=True), self.device)
-            check_data(*rows.tensors, name=f"datapoint {{}} of minibatch {number}".format)
+            if self._finite:
+                check_data(*rows.tensors, name=f"datapoint {{}} of minibatch {number}".format)
             yield rows
 
 
-def data_source(data: Data, batch_size: int, device: torch.device | str | None = None) -> DataSet | Stream:
+def data_source(
+    data: Data, batch_size: int, device: torch.device | str | None = None, *, finite: bool = True
+) -> DataSet | Stream:
     """Return ``data`` as what it is: a data set with indices, or a stream of minibatches.
 
-    An ``IterableDataset`` gives datapoints and is put into minibatches; any other iterable gives minibatches.
+    An ``IterableDataset`` gives datapoints and is put into minibatches; any other iterable gives minibatches.  Numbers
+    that aren't ``finite`` are refused, or not.
     """
     if isinstance(data, DataSet | Stream):
         return data
     if isinstance(data, IterableDataset):
-        return Stream(DataLoader(data, batch_size=batch_size), device)
+        return Stream(DataLoader(data, batch_size=batch_size), device, finite=finite)
     if (
         isinstance(data, tuple | Tensor | np.ndarray | Dataset | dict | Arguments)
         or is_matrix(data)
         or (not isinstance(data, DataLoader | str | dict | list) and isinstance(data, Indexed))
     ):
-        return DataSet(data, device)
+        return DataSet(data, device, finite=finite)
     if isinstance(data, Iterable) and not isinstance(data, str | dict | list):
-        return Stream(data, device)
+        return Stream(data, device, finite=finite)
     raise _no_data(data)
 
 

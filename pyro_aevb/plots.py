@@ -9,10 +9,9 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.diagnostics.figures import (
@@ -197,46 +196,15 @@ def _kind(path: str | Path) -> str:
     return {".jpg": "jpeg"}.get(suffix, suffix[1:])
 
 
-@torch.no_grad()
-def manifold_codes(vae: VAE, side: int) -> Tensor:
-    """Return a grid (side^2, 2) of latents: the unit square through the inverse CDF of the prior, top row first.
-
-    Kingma & Welling 2013, Appendix A.  Raises ``ValueError`` for other than two latent dimensions, and for a prior
-    whose dimensions depend on each other or have no inverse CDF.
-    """
-    if vae.latent_dim != 2:
-        raise ValueError(f"expected 2 latent dimensions for a manifold, got {vae.latent_dim}; draw samples instead")
-    u = (torch.arange(side) + 0.5) / side
-    vertical, horizontal = torch.meshgrid(u.flip(0), u, indexing="ij")
-    square = torch.stack([horizontal, vertical], -1).reshape(-1, 2).to(next(vae.parameters()))
-    prior = prior_of(vae, len(square))
-    try:
-        return prior.base_dist.icdf(square)
-    except (AttributeError, NotImplementedError) as error:
-        raise ValueError(
-            f"expected a prior of independent latents with an inverse CDF for a manifold, got {vae.prior.notation}; "
-            "draw samples instead"
-        ) from error
-
-
-@torch.no_grad()
 def manifold(vae: VAE, image_shape: Sequence[int], side: int = 20) -> Tensor:
-    """Return p(x|z)'s means on :func:`manifold_codes`, as one image: the paper's Figure 4.
+    """Return p(x|z)'s means on a grid through the prior's inverse CDF, as one image: the paper's Figure 4.
 
     >>> from pyro_aevb.plots import manifold
     >>> vae = VAE(64, 2, hidden_dims=(8,))
     >>> manifold(vae, (8, 8), side=4).shape
     torch.Size([3, 96, 96])
     """
-    return image_grid(vae.decode(manifold_codes(vae, side)), image_shape, side, white_of(vae))
-
-
-@torch.no_grad()
-def prior_of(vae: VAE, size: int) -> Any:
-    """Return p(z) as the model has it for ``size`` datapoints, a Pyro distribution."""
-    x = torch.zeros(size, vae.x_dim).to(next(vae.parameters()))
-    with torch.random.fork_rng():
-        return poutine.trace(poutine.uncondition(vae.model)).get_trace(x).nodes["z"]["fn"]
+    return image_grid(vae.manifold(side), image_shape, side, white_of(vae))
 
 
 def compare_histories(histories: Mapping[str, History], name: str = "validation") -> Figure:

@@ -132,6 +132,7 @@ EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distribut
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
+VERBS = "tests/posterior/test_verbs.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 CALIBRATION = "tests/diagnostics/test_calibration.py"
 LOCAL_C2ST = "tests/diagnostics/test_local_c2st.py"
@@ -536,7 +537,12 @@ MUTATIONS = [
         "",
         ("tests/test_one_thread.py::test_every_door_tells_a_second_thread[terms]",),
     ),
-    Mutation("vae/vae.py", "@one_thread", "", ("tests/test_one_thread.py::test_a_second_thread_that_encodes_is_told",)),
+    Mutation(
+        "posterior/encode.py",
+        "@one_thread\ndef encode(",
+        "def encode(",
+        ("tests/test_one_thread.py::test_a_second_thread_that_encodes_is_told",),
+    ),
     Mutation(
         "one_thread.py",
         "if running != mine:",
@@ -955,6 +961,72 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_a_particle_of_weight_zero_is_no_error",),
     ),
     # -- posterior ----------------------------------------------------------------------------------------------------
+    Mutation(
+        "posterior/likelihood.py",
+        "new = [_changed(arg) if arg.untyped_storage().data_ptr() == place else arg for arg in args]",
+        "new = list(args)",
+        (f"{VERBS}::test_a_model_that_reads_x_to_make_x_is_not_sampled",),
+    ),
+    Mutation(
+        "posterior/likelihood.py",
+        "most = reading.plate.full_size if reading.plate.full_size > reading.plate.size else sys.maxsize",
+        "most = sys.maxsize",
+        (f"{VERBS}::test_more_draws_than_datapoints_are_made_in_minibatches",),
+    ),
+    Mutation(
+        "posterior/encode.py",
+        "if not all(_same(fns[name], again[name]) for name in layouts):",
+        "if False:",
+        (f"{VERBS}::test_several_sites_have_names",),
+    ),
+    Mutation(
+        "posterior/encode.py",
+        'torch.manual_seed(streams.seed(place, "proposals"))',
+        "pass",
+        (f"{VERBS}::test_a_seed_decides_and_nothing_else_is_touched[encode, draws]",),
+    ),
+    Mutation(
+        "posterior/encode.py",
+        "IndexError):  # each pair says in its own way that it wants others\n            return len(rows[0])",
+        "IndexError):\n            return BLOCK",
+        (f"{VERBS}::test_a_pair_that_wants_all_rows_at_once_gets_them",),
+    ),
+    Mutation(
+        "posterior/data.py",
+        "own, source = OwnRandomState(seed), iter(batches)",
+        "own, source = OwnRandomState(int(torch.randint(9999, ()))), iter(batches)",
+        (f"{VERBS}::test_pixels_that_are_drawn_at_each_visit_are_those_of_the_seed[encode]",),
+    ),
+    Mutation(
+        "posterior/sample.py",
+        "torch.arange(len(which)) - first",
+        "torch.zeros_like(which)",
+        (f"{VERBS}::test_draws_of_one_datapoint_are_as_many_different_ones",),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "u.flip(0), u, indexing",
+        "u, u, indexing",
+        (f"{VERBS}::test_traverses_and_manifolds_go_through_the_priors_quantiles",),
+    ),
+    Mutation(
+        "vae/verbs.py",
+        "return result.detach().cpu().numpy() if _is_array(x)",
+        "return result.detach().cpu().numpy() if False",
+        (f"{VERBS}::test_arrays_in_arrays_out[encode]",),
+    ),
+    Mutation(
+        "cli/uses.py",
+        "x = np.where(kept, rows.values, filled.cpu().numpy().astype(np.float64))",
+        "x = filled.cpu().numpy().astype(np.float64)",
+        ("tests/cli/test_uses.py::test_a_table_with_empty_cells_is_filled_in",),
+    ),
+    Mutation(
+        "datasets/array_files.py",
+        "or (holes and len(row) > 1)",
+        "",
+        ("tests/cli/test_uses.py::test_empty_cells_are_read_if_they_are_asked_for",),
+    ),
     Mutation(
         "posterior/gate.py",
         "equal = relied & (k / ess - 1 <= 1 / num_draws)",

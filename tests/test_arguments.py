@@ -34,7 +34,7 @@ from pyro_aevb import (
     log_density,
     log_marginal_likelihood,
 )
-from pyro_aevb.arguments import arranged, as_arguments, signature_of, take_apart
+from pyro_aevb.arguments import arranged, as_arguments, first_size, signature_of, take_apart
 from pyro_aevb.learners import Minibatch
 
 N = 12
@@ -358,6 +358,13 @@ def test_a_dict_with_other_names_is_one_argument():
         torch.testing.assert_close(elbo(model, guide, data, seed=0).value, expected, rtol=1e-9, atol=1e-9)
     pyro.clear_param_store()
     fit(AEVB(model, guide, ADAM), batch, epochs=1, batch_size=6, progress=False)
+
+
+def test_the_number_of_datapoints_is_found_whatever_is_nested():
+    x = torch.zeros(3, 2)
+    assert first_size(("a", None, 2.0, Shared(torch.zeros(5)), {"x": [x]}), {}) == 3
+    assert first_size((), {"flag": True, "x": x}) == 3
+    assert first_size(("a", None), {}) is None
 
 
 def test_arguments_come_out_as_they_went_in():

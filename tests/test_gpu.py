@@ -319,6 +319,42 @@ def test_the_vae_and_its_verbs(tmp_path):
             assert torch.equal(a.cpu(), b.cpu())
 
 
+@pytest.mark.filterwarnings("ignore:the draws of", "ignore:pareto_k")
+def test_the_verbs_of_a_vae_are_those_of_the_processor():
+    """Data wherever they lie; what is drawn has other numbers there, and the same law."""
+    vae, x = gpu_vae()
+    vae, x = vae.cuda(), x[:20]
+    there = x.cuda()
+    means = {
+        "encode": lambda v, x: v.encode(x),
+        "reconstruct": lambda v, x: v.reconstruct(x),
+        "decode": lambda v, x: v.decode(torch.ones(3, v.latent_dim).to(x)),
+        "interpolate": lambda v, x: v.interpolate(x[:10], x[10:]),
+        "traverse": lambda v, x: v.traverse(x, num_steps=3),
+    }
+    few = {"method": "importance", "num_particles": 50, "progress": False, "seed": 0}
+    draws = {
+        "encode": lambda data: vae.encode(data, num_draws=20, **few),
+        "reconstruct": lambda data: vae.reconstruct(data, num_draws=20, **few),
+        "sample": lambda data: vae.sample(30, data, source="aggregate", **few),
+        "given": lambda data: vae.sample(20, data, x > 0.5, source="given", **few),
+        "impute": lambda data: vae.impute(data, x > 0.5, num_draws=20, **few).mean,
+        "denoise": lambda data: vae.denoise(data, lambda x: dist.Normal(x, 1.0).to_event(1), num_draws=20, **few).mean,
+        "score": lambda data: vae.anomaly_score(data, reference=data, **few).tail,
+    }
+    on_gpu = {name: mean(vae, there) for name, mean in means.items()}
+    of_draws = {name: draw(there) for name, draw in draws.items()}
+    assert all(value.is_cuda and value.isfinite().all() for value in (*on_gpu.values(), *of_draws.values()))
+    for name, draw in draws.items():
+        for data in (x, x.numpy()):
+            torch.testing.assert_close(torch.as_tensor(draw(data)), of_draws[name].cpu(), check_device=False)
+    assert vae.sample(5).is_cuda
+    assert vae.manifold(3).is_cuda or vae.latent_dim != 2
+    vae = vae.cpu()
+    for name, mean in means.items():
+        torch.testing.assert_close(mean(vae, x), on_gpu[name].cpu(), rtol=1e-3, atol=1e-4)
+
+
 def test_nccl_in_a_group_of_one():
     """The collectives that the ranks use run on the device; two ranks need two GPUs."""
     from pyro_aevb.learners.minibatch_share import Share

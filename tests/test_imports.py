@@ -11,7 +11,10 @@ import pytest
 
 import pyro_aevb
 
-COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info", "report")
+COMMANDS = (
+    "train", "evaluate", "encode", "sample", "reconstruct", "manifold", "impute", "denoise", "score", "compare", "info",
+    "report",
+)  # fmt: skip
 HEAVY = {"torch", "pyro", "numpy", "torchvision", "matplotlib", "sklearn", "pooch", "tqdm", "safetensors", "PIL"}
 ROOMS = {path.parent.name for path in Path(pyro_aevb.__file__).parent.glob("*/__init__.py")}
 

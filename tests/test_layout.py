@@ -363,7 +363,6 @@ TAKE_VALUES = {
     "pyro_aevb/objectives/draws.py",
     "pyro_aevb/samplers/latent_space.py",
     "pyro_aevb/evidence/annealing.py",
-    "pyro_aevb/plots.py",
     "pyro_aevb/cli/trained_run.py",
 }
 

@@ -1,4 +1,5 @@
-"""The command line: ``pyro-aevb train | evaluate | encode | sample | reconstruct | manifold | compare | info``.
+"""The command line: ``pyro-aevb train | evaluate | encode | sample | reconstruct | manifold | compare | info``, and
+those of :mod:`pyro_aevb.cli.uses`.
 
 Exit codes: 0, 1 (it failed, and a line says why), 2 (wrong usage), 130 (ctrl-C), 143 (SIGTERM).
 
@@ -9,12 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from pyro_aevb.cli import uses
 from pyro_aevb.cli.choices import choices
-from pyro_aevb.cli.config import LEARNERS, PARTS
+from pyro_aevb.cli.config import LEARNERS
+from pyro_aevb.cli.inputs import (
+    KINDS_OF_DATA,
+    PICTURE,
+    Config,
+    Data,
+    Device,
+    ImageShape,
+    Key,
+    Limit,
+    Model,
+    Out,
+    Part,
+    Pixels,
+    Seed,
+    run_and_rows,
+)
 from pyro_aevb.cli.options import (
     INTERRUPTED,
     Commands,
@@ -29,14 +47,8 @@ from pyro_aevb.cli.options import (
 )
 from pyro_aevb.version import __version__
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pyro_aevb.cli.trained_run import TrainedRun
-
 METHODS = choices("evidence.marginal_likelihood", "METHODS")
-PICTURE = (".png", ".pdf", ".svg", ".jpg")  # plots.PICTURE, which takes long to import
-
+CODES = choices("posterior.gate", "METHODS")
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -45,23 +57,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-
-Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
-KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv, .tsv) or a folder of images."
-Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
-PARTS_HELP = (
-    "train, validation or test of a named data set, test by default; train, validation or all of the file that the run "
-    "was trained on with --validation."
-)
-Part = Annotated[str | None, typer.Option(help=PARTS_HELP)]
-Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
-Pixels = Annotated[str | None, typer.Option(help="What to do with pixels; as in training by default.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoints.", min=1)]
-Seed = Annotated[int, typer.Option(help="For the noise.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
-ImageShape = Annotated[str | None, typer.Option(help="[channels,]height,width; as in training by default.")]
-Config = Annotated[Path | None, typer.Option(help="Options from a TOML file; those given here win.", metavar="FILE")]
-Out = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE", show_default=False)]
 
 
 def print_version(asked: bool) -> None:
@@ -78,31 +73,6 @@ def main(
     ] = False,
 ) -> None:
     """Auto-Encoding Variational Bayes: train a VAE on your data, measure it, use it."""
-
-
-def run_and_rows(
-    model: Path,
-    device: str,
-    data: str,
-    part: str | None,
-    limit: int | None,
-    *,
-    every: bool = False,
-    **changes: str | None,
-) -> tuple[TrainedRun, Tensor]:
-    """Return a trained run, and datapoints prepared as in its training but for ``changes``.
-
-    Of the file that it was trained on, what was held out, or ``every`` row.
-    """
-    if part is not None:
-        one_of("--part", part, (*PARTS, "all"))
-    from pyro_aevb.cli.trained_run import TrainedRun
-
-    run = TrainedRun(model, device)
-    rows = run.rows(data, part, limit, given(changes), every=every)
-    if rows.said:
-        tell(rows.said)
-    return run, rows.x
 
 
 @app.command("train", short_help="Train a VAE and write it to a folder.")
@@ -175,6 +145,9 @@ def evaluate_command(
     theta_draws: Annotated[
         int | None, typer.Option(help="Draws of theta after train --full-vb, 20 by default.", min=1)
     ] = None,
+    per_row: Annotated[
+        Path | None, typer.Option(help="Write log p(x) of each row too, to .csv or .npz.", metavar="FILE")
+    ] = None,
     limit: Limit = None,
     part: Part = None,
     key: Key = None,
@@ -193,16 +166,22 @@ def evaluate_command(
 
     \b
     Examples:
-      pyro-aevb evaluate run digits --particles 1000
+      pyro-aevb evaluate run digits --particles 1000 --per-row log_p.csv
       pyro-aevb evaluate run digits --method bdmc --chain 100 --limit 100
       pyro-aevb evaluate run digits --method ais --temperatures 200 --limit 100 --json
     """
     one_of("--method", method, METHODS)
     if chain is not None and method != "bdmc":
         raise typer.BadParameter(f"expected --chain with --method bdmc alone, got {method}; leave it out")
+    if per_row is not None and method == "bdmc" and chain is None:
+        raise typer.BadParameter("expected --chain beside --per-row, for without it bdmc is about simulated rows")
     from pyro_aevb.cli.reports import print_evidence
+    from pyro_aevb.cli.tables import PER_ROW, evidence_columns, write_columns
+    from pyro_aevb.datasets.array_files import check_output
     from pyro_aevb.evidence import AIS, BDMC, SMC, Auto, elbo, log_marginal_likelihood
 
+    if per_row is not None:
+        check_output(per_row, PER_ROW)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     draws = run.theta_draws(theta_draws)
     bound = elbo(*run.pair, x, num_particles=draws, vectorize=run.full is None, seed=seed).mean()
@@ -219,6 +198,8 @@ def evaluate_command(
         seed=seed,
         progress=not quiet,
     )
+    if per_row is not None:
+        write_columns(per_row, evidence_columns(evidence, method))
     print_evidence(bound, evidence, method, seed, json, None if run.full is None else draws)
 
 
@@ -227,6 +208,9 @@ def encode_command(
     model: Model,
     data: Data,
     out: Out,
+    method: Annotated[
+        str, typer.Option(help=f"guide for q(z|x); for p(z|x) auto, or another of {', '.join(CODES)}.")
+    ] = "guide",
     limit: Limit = None,
     part: Part = None,
     key: Key = None,
@@ -234,24 +218,25 @@ def encode_command(
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write the means of q(z|x) for each datapoint of DATA: (N, J), to a .npy, .npz (as "z") or .csv file.
+
+    With another --method the means of p(z|x), by draws that are weighed or moved by HMC.
 
     \b
     Examples:
       pyro-aevb encode run digits --out codes.npy
       pyro-aevb encode run new.csv --out codes.csv
     """
-    import pyro
-
+    one_of("--method", method, CODES)
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
 
     check_output(out, WRITABLE)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
-    pyro.set_rng_seed(seed)
-    codes = run.encode(x)
+    codes = run.vae.encode(x, method=method, seed=seed, progress=not quiet)
     write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
     print_file(out, codes, json)
 
@@ -321,8 +306,6 @@ def reconstruct_command(
       pyro-aevb reconstruct run digits --out x.csv
       pyro-aevb reconstruct run digits --limit 30 --out x.png
     """
-    import pyro
-
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
     from pyro_aevb.plots import pairs, white_of, write_image
@@ -332,8 +315,7 @@ def reconstruct_command(
         limit = 50
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    pyro.set_rng_seed(seed)
-    means = run.reconstruct(x)
+    means = run.vae.reconstruct(x, seed=seed)
     if shape is not None:
         write_image(pairs(x, means, shape, white=white_of(run.vae)), out)
     else:
@@ -369,6 +351,9 @@ def manifold_command(
     image = manifold(run.vae, run.image_shape(image_shape), side)
     write_image(image, out)
     print_file(out, image, json)
+
+
+uses.register(app)
 
 
 @app.command("compare", short_help="Train with AEVB, wake-sleep and MCEM, side by side.")

@@ -45,11 +45,16 @@ class TrainingData(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Datapoints (N, D), and the shape of an image where they are images; what was read from a file, in a line."""
+    """Datapoints (N, D), and the shape of an image where they are images; what was read from a file, in a line.
+
+    ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.
+    """
 
     x: Tensor
     image_shape: ImageShape
     said: str = ""
+    values: np.ndarray | None = None
+    names: tuple[str, ...] = ()
 
 
 def training_data(config: TrainingConfig) -> TrainingData:
@@ -61,7 +66,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
     if config.data is None:
         raise ValueError("expected data to train on, got none; name a data set or a file")
     generator = torch.Generator().manual_seed(config.seed)
-    grey, shape, said = _images(config.data, "train", config)
+    grey, shape, said, *_ = _images(config.data, "train", config)
     held_out, splits = None, None
     if (fraction := _fraction(config.validation)) is not None:
         order = torch.randperm(len(grey), generator=generator)
@@ -85,11 +90,15 @@ def training_data(config: TrainingConfig) -> TrainingData:
     return TrainingData(train, held_out, shape, said, None if config.data in DATASETS else splits)
 
 
-def rows(name: str, config: TrainingConfig, part: str = "test") -> Rows:
-    """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once."""
-    grey, shape, said = _images(name, part, config)
+def rows(name: str, config: TrainingConfig, part: str = "test", *, holes: bool = False) -> Rows:
+    """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once, which may have ``holes``."""
+    found = _images(name, part, config, holes)
+    missing = found.x.isnan()
+    grey = found.x.masked_fill(missing, 0.0) if holes else found.x
     x = _drawn(grey, config.pixels, torch.Generator().manual_seed(config.seed))
-    return Rows(x, _checked_shape(config.image_shape or shape, x.shape[1]), said)
+    values = found.values if x is grey else None  # what is drawn has other values than the file
+    x = x.masked_fill(missing, torch.nan) if holes else x
+    return Rows(x, _checked_shape(config.image_shape or found.image_shape, x.shape[1]), found.said, values, found.names)
 
 
 def write_splits(splits: dict[str, np.ndarray] | None, folder: Path) -> None:
@@ -147,7 +156,7 @@ def _validation_rows(config: TrainingConfig) -> Tensor:
     return rows(config.validation, config).x
 
 
-def _images(name: str, part: str, config: TrainingConfig) -> Rows:
+def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -> Rows:
     """Return the datapoints of a data set's part, or of a file, with what is drawn still to draw, (N, D)."""
     if name in DATASETS:
         # What the data set draws once, it draws itself; what is drawn at each visit is drawn here.
@@ -156,11 +165,12 @@ def _images(name: str, part: str, config: TrainingConfig) -> Rows:
         if images is None:
             raise ValueError(f"expected a data set with a part for {part}, got {name}, which has none; pass a fraction")
         return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape)
-    contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None)
+    contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None, holes=holes)
     array = contents.values
     x = torch.from_numpy(_in_units(contents, config))
     shape = array.shape[1:] if array.ndim in (3, 4) else None
-    return Rows(x.flatten(1) if array.ndim > 1 else x[:, None], shape, contents.said)
+    same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
+    return Rows(x.flatten(1) if array.ndim > 1 else x[:, None], shape, contents.said, same, contents.names)
 
 
 def _in_units(contents: Contents, config: TrainingConfig) -> np.ndarray:

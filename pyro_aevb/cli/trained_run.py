@@ -14,14 +14,17 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
 from pyro_aevb.cli.train import check_device
 from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.model_guide.bayesian import Bayesian
+from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.vae.saving import load_beside
 from pyro_aevb.vae.vae import VAE
@@ -83,23 +86,31 @@ class TrainedRun:
         return (number or THETA_DRAWS) if self.full is not None else 1
 
     def rows(
-        self, data: str, part: str | None, limit: int | None, options: dict[str, Any], *, every: bool = False
+        self,
+        data: str,
+        part: str | None,
+        limit: int | None,
+        options: dict[str, Any],
+        *,
+        every: bool = False,
+        holes: bool = False,
     ) -> Rows:
         """Return datapoints (N, D) for the VAE; ``options`` are fields that take the place of the training's.
 
-        Without a ``part`` what was held out of the file that the run was trained on, or ``every`` row.  Raises
-        ``ValueError`` for other than D columns, and a part that there isn't.
+        Without a ``part`` what was held out of the file that the run was trained on, or ``every`` row.  With ``holes``
+        cells may be empty or NaN.  Raises ``ValueError`` for other than D columns, and a part that there isn't.
         """
-        found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test")
-        x, said = found.x, found.said
+        found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test", holes=holes)
+        x, said, values = found.x, found.said, found.values
         if data not in DATASETS:
             part = "all" if part is None and every else part
             some, which = part_of_file(data, part, self.config, self.folder, len(x))
             x, said = x[some], said + which
-        x = x[:limit]
+            values = None if values is None else values[some]
+        x, values = x[:limit], None if values is None else values[:limit]
         if x.shape[1] != self.vae.x_dim:
             raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
-        return Rows(x.to(self.device), found.image_shape, said)
+        return Rows(x.to(self.device), found.image_shape, said, values, found.names)
 
     def image_shape(self, text: str | None) -> tuple[int, ...]:
         """Return the shape of an image: as given, or as in training; ``ValueError`` where neither says."""
@@ -113,15 +124,27 @@ class TrainedRun:
             )
         return shape
 
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the means of q(z|x), (N, J)."""
-        return _in_chunks(self.vae.encode, x)
+    def noise(self, kind: str, size: float, x: Tensor) -> Callable[[Tensor], Any]:
+        """Return the law of a noisy x given a clean one.
 
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the means of p(x|z) at the means of q(z|x), (N, D)."""
-        return _in_chunks(lambda chunk: self.vae.decode(self.vae.encode(chunk)), x)
+        Args:
+            kind: "gaussian", of standard deviation ``size``; "flips" of binary cells, each with this probability.
+            size: likewise.
+            x: what is noisy, (N, D).
+
+        Raises:
+            ValueError: for flips of what isn't binary.
+        """
+        if kind == "gaussian":
+            return lambda clean: dist.Normal(clean, size).to_event(1)
+        with torch.no_grad():
+            likelihood = self.vae.likelihood(self.vae.decoder(torch.zeros(1, self.vae.latent_dim).to(x)))
+        if not isinstance(innermost(likelihood).support, type(constraints.boolean)) or not ((x == 0) | (x == 1)).all():
+            raise ValueError(
+                f"expected binary cells, modelled as such, for flips, got {type(innermost(likelihood)).__name__} and "
+                f"values from {x.min():.4g} to {x.max():.4g}; use --noise gaussian:S, or --pixels static"
+            )
+        return lambda clean: dist.Bernoulli(size + (1 - 2 * size) * clean).to_event(1)
 
     @torch.no_grad()
     def sample(self, number: int, mean: bool) -> Tensor:

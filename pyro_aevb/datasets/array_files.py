@@ -79,8 +79,11 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     return values / 255.0 if contents.images else values
 
 
-def read_contents(path: str | Path, key: str | None = None) -> Contents:
-    """Return what a file holds, as it lies there; arguments and errors are those of :func:`read_array`."""
+def read_contents(path: str | Path, key: str | None = None, *, holes: bool = False) -> Contents:
+    """Return what a file holds, as it lies there; arguments and errors are those of :func:`read_array`.
+
+    With ``holes`` a table may have empty cells, which are NaN then, and rows of nothing else.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"expected a data set's name, a file or a folder, got {path}, which isn't there")
@@ -96,7 +99,7 @@ def read_contents(path: str | Path, key: str | None = None) -> Contents:
     names: tuple[str, ...] = ()
     try:
         if path.suffix in (".csv", ".tsv"):
-            array, names = _read_table(path)
+            array, names = _read_table(path, holes)
         else:
             array = _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
     except (EOFError, zipfile.BadZipFile, zlib.error, csv.Error, UnicodeDecodeError) as error:
@@ -277,8 +280,8 @@ def _check_header(file: IO[bytes], size: int, path: Path) -> None:
         )
 
 
-def _read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return a table's numbers and the names of its columns, if its first line has them."""
+def _read_table(path: Path, holes: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return a table's numbers and the names of its columns, if its first line has them; empty cells are NaN."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -289,9 +292,9 @@ def _read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     separator = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-    rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) or (holes and len(row) > 1)]
     names: tuple[str, ...] = ()
-    if rows and _is_header(rows[0][1]):
+    if rows and _is_header(rows[0][1]) and any(map(str.strip, rows[0][1])):
         names = tuple(map(str.strip, rows[0][1]))
         del rows[0]
     if not rows:
@@ -303,12 +306,12 @@ def _read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
         if len(row) != width:
             raise ValueError(f"expected {width} numbers in each line of {path}, got {len(row)} in line {line}")
         for cell in row:
-            if not _is_number(cell):
+            if not (_is_number(cell) or (holes and not cell.strip())):
                 raise ValueError(
                     f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, "
                     "write decimals with a point, and drop columns of text"
                 )
-    array = np.array([row for _, row in rows], dtype=np.float64)
+    array = np.array([[cell if cell.strip() else "nan" for cell in row] for _, row in rows], dtype=np.float64)
     if names and names[0] == "" and width > 1 and np.array_equal(array[:, 0], np.arange(len(array))):
         return array[:, 1:], names[1:]  # the number of the row, which pandas writes under no name
     return array, names

@@ -71,11 +71,7 @@ def the_site(names: list[str], reading: Reading) -> str:
     Raises:
         ValueError: unless there is one, and for latents that are summed out.
     """
-    if reading.summed:
-        raise ValueError(
-            f"expected latents that are drawn, got {list(reading.summed)}, which are summed out, and which x is drawn "
-            "from; sample them in the guide, with method='importance'"
-        )
+    require_drawn(reading)
     observations = list(reading.observations)
     if len(names) != 1:
         raise ValueError(
@@ -83,6 +79,22 @@ def the_site(names: list[str], reading: Reading) -> str:
             "write pyro.sample('x', ..., obs=x) with the x that is passed, and put its cells into one distribution"
         )
     return names[0]
+
+
+def require_drawn(reading: Reading) -> None:
+    """Refuse latents that are summed out, without which x can't be drawn.
+
+    Args:
+        reading: of the model.
+
+    Raises:
+        ValueError: for the first ones.
+    """
+    if reading.summed:
+        raise ValueError(
+            f"expected latents that are drawn, got {list(reading.summed)}, which are summed out, and which x is drawn "
+            "from; sample them in the guide, with method='importance'"
+        )
 
 
 def are_discrete(fn: Any) -> Tensor:

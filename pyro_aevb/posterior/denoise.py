@@ -25,12 +25,14 @@ from torch import Tensor
 
 from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import Data
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.data import in_memory
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells, is_finite
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
@@ -92,7 +94,7 @@ def _noisy(name: str) -> str:
 def denoise(
     model: PyroCallable,
     guide: PyroCallable | None,
-    x: Tensor,
+    x: Data,
     noise: NoiseModel,
     *args: Any,
     method: str = "auto",
@@ -112,7 +114,8 @@ def denoise(
         model: p(x, z) of clean x, called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, of
             cells that have finitely many values, or are continuous for ``"auto"`` and ``"hmc"``.
         guide: q(z|x), called likewise with the noisy x; ``None`` for chains alone.
-        x: noisy, (N, ...).
+        x: noisy, (N, ...), of any kind that :func:`~pyro_aevb.training.fit` takes; parts after the first are arguments
+            that model and guide take besides.
         noise: from a clean x (..., M, ...) to the distribution of a noisy one, with a density and with the event
             dimensions of the model's site; noise of each cell by itself, if clean cells have finitely many values.
         args: what model and guide take besides, datapoints first.
@@ -144,8 +147,9 @@ def denoise(
     """
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     check_callables(model, guide)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"expected a noisy x that is a tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    streams = Streams(seed)
+    x, *others = in_memory(x, streams, finite=True)
+    args = (*others, *args)
     _check_noise(noise, x)
     check_options((model, guide), Arguments(x, *args, **kwargs), **options.given())
     for half, fn in (("model", model), ("guide", guide)):
@@ -160,7 +164,7 @@ def denoise(
     name = the_site(names, reading)
     if not latents:
         check_cells(noise, x[:1])
-    site, streams = (reading.latents | reading.observations)[name], Streams(seed)
+    site = (reading.latents | reading.observations)[name]
     predictions = Predictions(name, Layout.of(site, reading), streams, vectorize, _clean_cells)
     keep: Any = predictions.drawn
     visit = (lambda model, gate, draws, places, args: keep.append(draws)) if latents else predictions.visit

@@ -11,7 +11,7 @@ Shapes: K proposals, L draws, C chains, T draws of each, M datapoints of a minib
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ from pyro_aevb.posterior.proposals import Layout, Proposals
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 
-Method = Literal["auto", "guide", "importance", "hmc"]
-METHODS: tuple[str, ...] = get_args(Method)
+METHODS: tuple[str, ...] = ("auto", "guide", "importance", "hmc")
 SHARE_OF_PROPOSALS = 0.1  # of the progress bar, where there are chains
 
 

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Frame
+from pyro_aevb.data_source import Data
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.data import in_memory
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
@@ -63,15 +64,17 @@ class Imputed:
         """
         if not 0 < coverage < 1:
             raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
-        draws = self.draws if self.draws.is_floating_point() else self.draws.to(torch.get_default_dtype())
-        return draws.quantile((1 - coverage) / 2, 0), draws.quantile((1 + coverage) / 2, 0)
+        draws = torch.as_tensor(self.draws)  # an array, as a method of a VAE gives it
+        draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
+        ends: Any = draws.quantile((1 - coverage) / 2, 0), draws.quantile((1 + coverage) / 2, 0)
+        return ends if isinstance(self.draws, Tensor) else tuple(end.numpy() for end in ends)
 
 
 @one_thread
 def impute(
     model: PyroCallable,
     guide: PyroCallable | None,
-    x: Any,
+    x: Data,
     observed: Any = None,
     *args: Any,
     method: str = "auto",
@@ -95,7 +98,8 @@ def impute(
         model: p(x, z), called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, whose cells are
             independent given z: by ``.to_event(n)``, a plate, or :class:`~pyro_aevb.vae.columns.Columns`.
         guide: q(z|x), called likewise; ``None`` for chains alone.
-        x: (N, ...), a tensor, an array or a frame; what stands in a missing cell doesn't count.
+        x: (N, ...), of any kind that :func:`~pyro_aevb.training.fit` takes, of which ``observed`` may be the second
+            part; what stands in a missing cell doesn't count.
         observed: of x's shape and of bool, true for cells that are there; by default those that aren't NaN.
         args: what model and guide take besides, datapoints first.
         method: as for :func:`.posterior`, likewise the other options.
@@ -129,7 +133,8 @@ def impute(
     """
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     check_callables(model, guide)
-    x, observed = _cells(x, observed)
+    streams = Streams(seed)
+    x, observed, args = _cells(x, observed, args, streams)
     check_options((model, guide), Arguments(x, *args, **kwargs), **options.given())
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, (x[:1], *args), kwargs)
@@ -151,7 +156,7 @@ def impute(
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
     name = the_site(names, reading)
-    layout, streams = Layout.of(reading.observations[name], reading), Streams(seed)
+    layout = Layout.of(reading.observations[name], reading)
     predictions = Predictions(name, layout, streams, vectorize, predicted)
     visit_minibatches(its_model, its_guide, batches, options, streams, predictions.visit)
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
@@ -171,19 +176,23 @@ def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed
     return Imputed(draws, mean, error, mode, posterior)
 
 
-def _cells(x: Any, observed: Any) -> tuple[Tensor, Tensor]:
-    """Return x with 0 in its missing cells, and which are there; raise for a mask that isn't one of them."""
-    if isinstance(x, Frame) and not isinstance(x, Tensor | np.ndarray):
-        x = torch.as_tensor(x.to_numpy().astype(float), dtype=torch.get_default_dtype())
-    if not isinstance(x, Tensor | np.ndarray):
-        raise TypeError(f"expected x as a tensor, an array or a frame, got {type(x).__name__}; use torch.as_tensor(x)")
-    x = torch.as_tensor(x)
-    if observed is None:
-        observed = ~x.isnan()
-    observed = torch.as_tensor(observed, device=x.device)
+def _cells(x: Any, observed: Any, args: tuple[Any, ...], streams: Streams) -> tuple[Tensor, Tensor, tuple[Any, ...]]:
+    """Return x with 0 in its missing cells, which are there, and the other arguments; raise for a mask that isn't one.
+
+    Data that have several parts bring the mask, if it is of bool, and the arguments after it.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        x, hidden = x.filled(0), np.ma.getmaskarray(x)
+        observed = ~hidden if observed is None else observed
+    x, *others = in_memory(x, streams, finite=False)
+    if observed is None and others and others[0].dtype == torch.bool:
+        observed = others.pop(0)
+    observed = ~x.isnan() if observed is None else torch.as_tensor(observed, device=x.device)
     if observed.dtype != torch.bool or observed.shape != x.shape:
         raise ValueError(
             f"expected observed of bool and of x's shape {tuple(x.shape)}, got {observed.dtype} of shape "
             f"{tuple(observed.shape)}; pass ~x.isnan(), or observed.bool().expand(x.shape)"
         )
-    return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed
+    if x[observed].isinf().any():
+        raise ValueError("expected finite values in the observed cells, got infinite ones; leave them out of observed")
+    return torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device)), observed, (*others, *args)

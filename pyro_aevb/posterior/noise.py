@@ -14,8 +14,10 @@ from torch import Tensor
 
 from pyro_aevb.samplers.hmc import Noise
 
-Use = Literal["proposals", "starts", "chains", "predictions", "simulations", "references", "classifiers"]
-USES: tuple[Use, ...] = ("proposals", "starts", "chains", "predictions", "simulations", "references", "classifiers")
+Use = Literal["proposals", "starts", "chains", "predictions", "data", "simulations", "references", "classifiers"]
+USES: tuple[Use, ...] = (
+    "proposals", "starts", "chains", "predictions", "data", "simulations", "references", "classifiers",
+)  # fmt: skip
 
 
 class Streams:

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
-from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
+from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.warning import warn
@@ -286,9 +287,10 @@ def posterior(
     """
     options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
     check_callables(model, guide)
-    batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, options.given())
+    streams = Streams(seed)
+    batches, model, guide = over_own_minibatches(model, guide, args, kwargs, batch_size, options.given(), streams)
     parts: list[Draws] = []
     visit_minibatches(
-        model, guide, batches, options, Streams(seed), lambda model, gate, draws, places, args: parts.append(draws)
+        model, guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
     )
     return joined(parts)

@@ -11,8 +11,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_aevb.data_source import Data, minibatches
-from pyro_aevb.one_thread import one_thread
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
@@ -20,15 +18,16 @@ from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
 from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
+from pyro_aevb.vae.verbs import Verbs
 
-ENCODED_AT_ONCE = 1000  # datapoints
 
-
-class VAE(nn.Module):
+class VAE(Verbs):
     r"""p(z), p(x|z) by a decoder network, q(z|x) by an encoder network; by default the paper's.
 
     ``vae.model`` and ``vae.guide`` are ordinary Pyro functions of a minibatch x of shape (M, D); they work with
-    ``pyro.infer.SVI``, ``Predictive`` and every handler.  Their sites are "z" and "x", in the plate "data".
+    ``pyro.infer.SVI``, ``Predictive`` and every handler.  Their sites are "z" and "x", in the plate "data".  What a
+    trained VAE is for are its methods: ``encode``, ``reconstruct``, ``decode``, ``sample``, ``impute``, ``denoise``,
+    ``interpolate``, ``traverse``, ``manifold``, ``anomaly_score`` (:class:`~pyro_aevb.vae.verbs.Verbs`).
 
     Args:
         x_dim: D, data dimensions.
@@ -173,55 +172,6 @@ class VAE(nn.Module):
         observed, index = self._checked(x, unnamed, observed, index)
         with self._plate(x):
             return pyro.sample("z", self._q(self._encoder_input(x, observed, index)))
-
-    @one_thread
-    def encode(
-        self,
-        x: Data,
-        *unnamed: Any,
-        observed: Tensor | None = None,
-        index: Tensor | None = None,
-        num_samples: int = 100,
-    ) -> Tensor:
-        """Return the mean of q(z|x), (M, J).
-
-        Args:
-            x: (M, D); an array, a frame, a ``Dataset`` or a ``DataLoader`` too, which is encoded a minibatch at a time.
-            unnamed: as for :meth:`model`.
-            observed: likewise.
-            index: likewise.
-            num_samples: draws to take the mean of, if it can't be written down, as for a flow.
-
-        Raises:
-            ValueError: as for :meth:`model`.
-            RuntimeError: while another thread runs a pair.
-        """
-        if isinstance(x, Tensor):
-            return self._posterior_mean(num_samples, x, unnamed, observed, index)
-        args = (x, *unnamed, *(each for each in (observed, index) if each is not None))
-        device = next((parameter.device for parameter in self.parameters()), None)
-        batches = ([rows.to(device) for rows in batch] for batch in minibatches(args, ENCODED_AT_ONCE))
-        return torch.cat([self._posterior_mean(num_samples, x, rest) for x, *rest in batches])
-
-    def _posterior_mean(
-        self,
-        num_samples: int,
-        x: Tensor,
-        unnamed: Sequence[Tensor],
-        observed: Tensor | None = None,
-        index: Tensor | None = None,
-    ) -> Tensor:
-        observed, index = checks.named_arguments(x, unnamed, observed, index, self._per_datapoint)
-        outputs = self._by_rows("encoder", self.encoder, self._encoder_input(x, observed, index))
-        q = self.posterior(outputs)
-        try:
-            return q.mean
-        except NotImplementedError:
-            return q.sample((num_samples,)).mean(0)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the mean of p(x|z), (..., D), for z (..., J)."""
-        return self.likelihood(self._by_rows("decoder", self.decoder, z)).mean
 
     def __repr__(self) -> str:
         """Return the model in the paper's notation."""

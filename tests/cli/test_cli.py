@@ -28,7 +28,10 @@ from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.reports import print_evidence
 from pyro_aevb.evidence import Evidence, elbo
 
-COMMANDS = ("train", "evaluate", "encode", "sample", "reconstruct", "manifold", "compare", "info", "report")
+COMMANDS = (
+    "train", "evaluate", "encode", "sample", "reconstruct", "manifold", "impute", "denoise", "score", "compare", "info",
+    "report",
+)  # fmt: skip
 SMALL = ["--hidden-dims", "8", "--latent-dim", "2", "--batch-size", "20"]
 
 

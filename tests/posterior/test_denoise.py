@@ -180,7 +180,7 @@ def test_noise_is_refused_and_the_remedy_works():
     ):
         with pytest.raises(kind, match=error):
             clean(lg.model, guide, lg.x, noise, num_draws=5, method="guide")
-    with pytest.raises(TypeError, match=r"expected a noisy x that is a tensor, got list; use torch.as_tensor"):
+    with pytest.raises(TypeError, match=r"expected a tensor, an array, .* got list; for example torch.as_tensor"):
         clean(lg.model, guide, lg.x.tolist(), white(1.0))
     with pytest.warns(UserWarning, match="aren't to be trusted"):
         clean(lg.model, guide, lg.x, lambda clean: dist.Normal(clean, 0.3).to_event(1), num_draws=5, method="guide")

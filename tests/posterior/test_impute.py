@@ -234,7 +234,7 @@ def test_masks_and_sites_are_refused_and_the_remedies_work():
 
     with pytest.raises(ValueError, match=r"a likelihood of independent cells at site 'x'.* got MultivariateNormal"):
         fill(correlated, prior_guide, x, observed, **quick)
-    with pytest.raises(TypeError, match=r"expected x as a tensor, .* got list; use torch.as_tensor"):
+    with pytest.raises(TypeError, match=r"expected a tensor, an array, .* got list; for example torch.as_tensor"):
         fill(lg.model, prior_guide, x.tolist(), observed, **quick)
     with pytest.raises(ValueError, match="expected num_draws of 2 or more, got 1"):
         fill(lg.model, prior_guide, x, observed, num_draws=1)

@@ -111,7 +111,7 @@ def test_networks_that_read_particles_see_them_stacked():
     decoder = nn.Sequential(nn.Linear(J, 6), nn.LayerNorm(6), nn.Linear(6, D))
     vae = VAE(D, J, decoder=decoder)
     decoder.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0].shape))
-    vae.decode(torch.zeros(4, 3, J))
+    poutine.trace(poutine.condition(vae.model, {"z": torch.zeros(4, 3, J)})).get_trace(torch.zeros(3, D))
     assert seen == [(4, 3, J)]
 
 

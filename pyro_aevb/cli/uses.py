@@ -1,0 +1,337 @@
+"""The commands that use a trained model: ``pyro-aevb impute | denoise | score``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyro_aevb.cli.choices import choices
+from pyro_aevb.cli.config import PARTS
+from pyro_aevb.cli.inputs import (
+    PICTURE,
+    Data,
+    Device,
+    ImageShape,
+    Key,
+    Limit,
+    Model,
+    Out,
+    Part,
+    Pixels,
+    Seed,
+    run_and_rows,
+)
+from pyro_aevb.cli.options import Debug, Json, Quiet, one_of, tell
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from pyro_aevb.cli.trained_run import TrainedRun
+
+METHODS = choices("posterior.gate", "METHODS")
+EVIDENCE = choices("evidence.marginal_likelihood", "METHODS")
+FILLS = ("mean", "mode", "draw")
+FEWEST_DRAWS = 100  # that a mean is of
+PICTURED = 50  # datapoints of a picture without --limit
+
+Method = Annotated[str, typer.Option(help=f"How to draw from p(z|x): {', '.join(METHODS)}.")]
+Draws = Annotated[int | None, typer.Option(help="How many draws to write too, to an .npz file.", min=2)]
+
+
+def impute_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    observed: Annotated[
+        str | None,
+        typer.Option(help="A file of DATA's shape, 1 for a cell that is there; by default all but empty ones and NaN."),
+    ] = None,
+    fill: Annotated[str, typer.Option(help=f"What to put into a missing cell: {', '.join(FILLS)}.")] = "mean",
+    draws: Draws = None,
+    interval: Annotated[
+        float | None, typer.Option(help="Write the ends of the central interval of this probability too, such as 0.9.")
+    ] = None,
+    method: Method = "auto",
+    limit: Limit = None,
+    part: Part = None,
+    key: Key = None,
+    pixels: Pixels = None,
+    image_shape: ImageShape = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fill in the missing cells of DATA from p(x_missing | x_observed), to a .npy, .npz, .csv or .png file.
+
+    Empty cells of a table and NaN are missing.  Cells that are there are written as they are; a row without any is
+    answered from the prior.  An .npz file has "x", its standard errors, and what --draws and --interval ask for; a .csv
+    file has columns beside it for the interval.
+
+    \b
+    Examples:
+      pyro-aevb impute run table.csv --out filled.csv --interval 0.9
+      pyro-aevb impute run holes.npy --draws 20 --out filled.npz
+      pyro-aevb impute run digits --observed mask.npy --limit 30 --out filled.png
+    """
+    one_of("--method", method, METHODS)
+    one_of("--fill", fill, FILLS)
+    if interval is not None and not 0 < interval < 1:
+        raise typer.BadParameter(f"expected --interval between 0 and 1, got {interval}")
+    _check_extras(out, draws, interval)
+    import numpy as np
+
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output
+
+    check_output(out, (*WRITABLE, *PICTURE))
+    limit = PICTURED if out.suffix in PICTURE and limit is None else limit
+    run, rows = _opened(model, device, data, part, limit, key=key, pixels=pixels)
+    there = _there(observed, rows.x)
+    _tell_of_rows(there)
+    _tell_of_theta(run)
+    number = max(FEWEST_DRAWS, draws or 0)
+    found = run.vae.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
+    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
+    if filled is None:
+        raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
+    filled = found.mean.where(filled.isnan(), filled)  # of cells without a mode
+    kept = there.cpu().numpy()
+    x = np.where(kept, rows.values, filled.cpu().numpy().astype(np.float64))
+    if out.suffix in PICTURE:
+        _write_pairs(run, rows.x.nan_to_num(), x, out, image_shape)
+    else:
+        more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
+        if interval is not None:
+            low, high = (np.where(kept, rows.values, end.cpu().numpy()) for end in found.interval(interval))
+            more |= {"low": low, "high": high}
+        if draws is not None:
+            more["draws"] = np.where(kept, rows.values, found.draws[:draws].cpu().numpy())
+        _write(out, x, more, rows.names)
+    print_file(out, found.mean, json)
+
+
+def denoise_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="gaussian:S, added to each cell with standard deviation S; flips:P, binary cells flipped with "
+            "probability P.",
+            show_default=False,
+        ),
+    ],
+    draws: Draws = None,
+    method: Method = "auto",
+    limit: Limit = None,
+    part: Part = None,
+    key: Key = None,
+    pixels: Annotated[str, typer.Option(help="What to do with pixels; nothing by default.")] = "grey",
+    image_shape: ImageShape = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the mean of the clean x behind each noisy datapoint of DATA, to a .npy, .npz, .csv or .png file.
+
+    An .npz file has "x", its standard errors, and the draws that --draws asks for.
+
+    \b
+    Examples:
+      pyro-aevb denoise run noisy.npy --noise gaussian:0.3 --out clean.npy
+      pyro-aevb denoise run digits --pixels static --noise flips:0.1 --limit 20 --out clean.png
+    """
+    one_of("--method", method, METHODS)
+    _check_extras(out, draws, None)
+    kind, size = _parsed(noise)
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output
+
+    check_output(out, (*WRITABLE, *PICTURE))
+    limit = PICTURED if out.suffix in PICTURE and limit is None else limit
+    run, x = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
+    _tell_of_theta(run)
+    law = run.noise(kind, size, x)
+    number = max(FEWEST_DRAWS, draws or 0)
+    found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
+    if out.suffix in PICTURE:
+        _write_pairs(run, x, found.mean.cpu().numpy(), out, image_shape)
+    else:
+        more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
+        if draws is not None:
+            more["draws"] = found.draws[:draws].cpu().numpy()
+        _write(out, found.mean.cpu().numpy(), more, ())
+    print_file(out, found.mean, json)
+
+
+def score_command(
+    model: Model,
+    data: Data,
+    out: Out,
+    reference: Annotated[
+        str | None, typer.Option(help="Data that are as they should be, and that the model wasn't trained on.")
+    ] = None,
+    regret: Annotated[bool, typer.Option("--regret", help="The likelihood regret too, which takes longer.")] = False,
+    method: Annotated[str, typer.Option(help="How to estimate log p(x), as for evaluate.")] = "auto",
+    particles: Annotated[int | None, typer.Option(help="Draws a datapoint.", min=1)] = None,
+    limit: Limit = None,
+    part: Part = None,
+    key: Key = None,
+    pixels: Pixels = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write how surprising each datapoint of DATA is: -log p(x) in nats with its standard error, to .csv or .npz.
+
+    With --reference two p-values among these: tail, the share that is as surprising, and typicality, the share that is
+    as far from the middle.  With --regret how many nats a guide of the datapoint's own would gain.
+
+    \b
+    Examples:
+      pyro-aevb score run new.csv --out scores.csv --reference held_out.csv
+      pyro-aevb score run digits --limit 100 --regret --out scores.npz
+    """
+    one_of("--method", method, [name for name in EVIDENCE if name != "bdmc"])
+    from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.cli.tables import PER_ROW, write_columns
+    from pyro_aevb.datasets.array_files import check_output
+
+    check_output(out, PER_ROW)
+    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    _tell_of_theta(run)
+    usual = None
+    if reference is not None:
+        _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
+    found = run.vae.anomaly_score(
+        x,
+        reference=usual,
+        regret=regret,
+        method=method,
+        num_particles=particles,
+        seed=seed,
+        progress=not quiet,
+    )
+    names = ("score", "standard_error", "tail", "typicality", "regret", "regret_error")
+    columns = {name: getattr(found, name) for name in names}
+    write_columns(out, {name: value.cpu().numpy() for name, value in columns.items() if value is not None})
+    print_file(out, found.score, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the others.
+
+    Args:
+        app: the command line.
+    """
+    app.command("impute", short_help="Fill in missing cells.")(impute_command)
+    app.command("denoise", short_help="Write clean data behind noisy data.")(denoise_command)
+    app.command("score", short_help="Write how surprising each datapoint is.")(score_command)
+
+
+class _Cells:
+    """Datapoints (N, D) of which some cells are NaN, and as they stand in their file; the names of their columns."""
+
+    def __init__(self, x: Tensor, values: np.ndarray, names: tuple[str, ...]) -> None:
+        self.x, self.values, self.names = x, values, names
+
+
+def _opened(
+    model: Path, device: str, data: str, part: str | None, limit: int | None, **changes: str | None
+) -> tuple[TrainedRun, _Cells]:
+    """Return a trained run, and datapoints with holes."""
+    if part is not None:
+        one_of("--part", part, (*PARTS, "all"))
+    from pyro_aevb.cli.options import given
+    from pyro_aevb.cli.trained_run import TrainedRun
+
+    run = TrainedRun(model, device)
+    rows = run.rows(data, part, limit, given(changes), every=True, holes=True)
+    if rows.said:
+        tell(rows.said)
+    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
+    return run, _Cells(rows.x, values, rows.names)
+
+
+def _there(observed: str | None, x: Tensor) -> Tensor:
+    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN."""
+    if observed is None:
+        return ~x.isnan()
+    import torch
+
+    from pyro_aevb.datasets.array_files import read_contents
+
+    values = torch.from_numpy(read_contents(observed).values).to(x.device)
+    values = values.flatten(1)[: len(x)] if values.dim() > 1 else values[:, None]
+    if values.shape != x.shape or not ((values == 0) | (values == 1)).all():
+        raise ValueError(
+            f"expected 0 and 1 of the shape {tuple(x.shape)} of the data in {observed}, got shape "
+            f"{tuple(values.shape)} and values from {values.min():.4g} to {values.max():.4g}; 1 is for a cell that is "
+            "there"
+        )
+    return (values == 1) & ~x.isnan()
+
+
+def _tell_of_rows(there: Tensor) -> None:
+    missing, empty = int((~there).sum()), int((~there.any(1)).sum())
+    if not missing:
+        tell("nothing is missing: all cells are written as they are")
+    if empty:
+        tell(f"{empty} of {len(there)} rows have no observed cell: these are answered from the prior")
+
+
+def _tell_of_theta(run: TrainedRun) -> None:
+    if run.full is not None:
+        tell("theta is the middle of q(theta)")
+
+
+def _check_extras(out: Path, draws: int | None, interval: float | None) -> None:
+    """Raise ``typer.BadParameter`` for what a file of this kind has no place for."""
+    if draws is not None and out.suffix != ".npz":
+        raise typer.BadParameter(f"expected --out ending in .npz for --draws, got {out}; name another, or leave it out")
+    if interval is not None and out.suffix not in (".npz", ".csv"):
+        raise typer.BadParameter(f"expected --out ending in .npz or .csv for --interval, got {out}; name another")
+
+
+def _parsed(noise: str) -> tuple[str, float]:
+    """Return the kind and the size of the noise; ``typer.BadParameter`` for anything else."""
+    kind, _, text = noise.partition(":")
+    try:
+        size = float(text)
+    except ValueError:
+        size = -1.0
+    if (kind == "gaussian" and 0 < size < float("inf")) or (kind == "flips" and 0 < size < 1):
+        return kind, size
+    raise typer.BadParameter(
+        f"expected --noise gaussian:S with S above 0, or flips:P with P between 0 and 1, got {noise!r}"
+    )
+
+
+def _write(out: Path, x: np.ndarray, more: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
+    """Write an array, and what belongs to it: by name in an .npz, in columns beside it in a .csv."""
+    from pyro_aevb.cli.tables import write_beside
+    from pyro_aevb.datasets.array_files import write_array
+
+    names = names or tuple(f"x{d}" for d in range(x.shape[1]))
+    if more:
+        write_beside(out, x, more, names)
+    else:
+        write_array(out, x, names=names)
+
+
+def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, image_shape: str | None) -> None:
+    import torch
+
+    from pyro_aevb.plots import pairs, white_of, write_image
+
+    write_image(pairs(x.cpu(), torch.from_numpy(found), run.image_shape(image_shape), white=white_of(run.vae)), out)

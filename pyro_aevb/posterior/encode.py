@@ -1,0 +1,349 @@
+"""Codes: the mean of z given x, by the guide or by draws from p(z|x) that can be trusted.
+
+Shapes: N datapoints, L draws, M of a minibatch.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_aevb.capture.capture import Compile
+from pyro_aevb.data_source import Minibatches
+from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.dependence import parents
+from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.reading import read_traces
+from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.traces import (
+    PyroCallable,
+    broadcasting,
+    is_messenger,
+    number_of_datapoints,
+    on_a_side,
+    trace_pair,
+)
+from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.chains import Chains
+from pyro_aevb.posterior.data import over_own_minibatches, rows_of
+from pyro_aevb.posterior.gate import Draws
+from pyro_aevb.posterior.likelihood import one_of_sites
+from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.posterior.posterior import Options, joined, visit_minibatches
+from pyro_aevb.posterior.proposals import Layout
+
+Output = Literal["mean", "draws"]
+BLOCK = 100  # datapoints that draw from the guide together, whatever batch_size is
+
+
+@one_thread
+def encode(
+    model: PyroCallable,
+    guide: PyroCallable | None,
+    *args: Any,
+    site: str | None = None,
+    output: Output = "mean",
+    method: str = "guide",
+    gradient: bool = False,
+    num_draws: int = 100,
+    num_particles: int | None = None,
+    chains: Chains = Chains(),  # noqa: B008  # it is frozen
+    batch_size: int = 100,
+    seed: int | None = None,
+    vectorize: bool = True,
+    compile: Compile = "auto",
+    progress: bool = True,
+    **kwargs: Any,
+) -> Tensor:
+    r"""Return the mean of z given x, or draws of it, for each datapoint.
+
+    By the guide it is the mean of q(z|x): as it can be written down, or of L draws where it can't (a flow, a latent
+    that depends on one before it).  ``method="auto"`` asks p(z|x) itself, by draws that can be trusted.
+
+    Args:
+        model: p(x, z), called as ``model(*args, **kwargs)``.
+        guide: q(z|x), called likewise; ``None`` for chains alone.
+        args: the data, datapoints first, of any kind that :func:`~pyro_aevb.training.fit` takes.
+        site: the name of the latent; needed if there are several.
+        output: ``"mean"``, (N, ...), or ``"draws"``, (L, N, ...).
+        method: ``"guide"``; ``"importance"``, ``"hmc"`` or ``"auto"`` as for :func:`.posterior`.
+        gradient: whether the mean of q(z|x) has its gradient, where it can be written down.
+        num_draws: L.
+        num_particles: K, likewise the options that follow as for :func:`.posterior`.
+        chains: options of the chains.
+        batch_size: datapoints at a time.
+        seed: of the draws.
+        vectorize: whether all draws of a datapoint are evaluated in one pass.
+        compile: the fast path.
+        progress: whether to show a progress bar after a second.
+        kwargs: what model and guide take by name.
+
+    Raises:
+        ValueError, TypeError: for a latent that there isn't or that has no mean, a gradient that there isn't, and as
+            for :func:`.posterior`.
+
+    >>> from pyro_aevb.posterior import encode
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> def guide(x):  # where it should be x / 2
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 3, 1.0))
+    >>> x = torch.tensor([0.0, 3.0])
+    >>> encode(model, guide, x)
+    tensor([0., 1.])
+    >>> codes = encode(model, guide, x, method="importance", num_draws=1000, seed=0)
+    >>> bool((codes - x / 2).abs().max() < 0.15)
+    True
+    """
+    options = Options(method, num_draws, num_particles, chains, batch_size, seed, vectorize, compile, progress)
+    options.request(guide)
+    check_callables(model, guide)
+    if output not in get_args(Output):
+        raise ValueError(f"expected output out of {list(get_args(Output))}, got {output!r}; the default is 'mean'")
+    if gradient and (method != "guide" or output != "mean"):
+        raise ValueError(
+            f"expected gradient=True for the mean of the guide, got output={output!r} and method={method!r}; draws "
+            "have none, leave gradient out"
+        )
+    streams = Streams(seed)
+    batches, model, guide = over_own_minibatches(model, guide, args, kwargs, batch_size, options.given(), streams)
+    name = latent_of(model, guide, batches, site)
+    with evaluated(model, guide) as (its_model, its_guide, _), torch.set_grad_enabled(gradient):
+        if method == "guide" and output == "mean" and (means := guide_means(its_model, its_guide, batches)):
+            return means[name]
+    if gradient:
+        raise ValueError(
+            "expected a guide whose mean can be written down, for its gradient, got one of which it is a mean of "
+            "draws; leave gradient out, or draw from the guide yourself"
+        )
+    draws = draws_of(model, guide, batches, options, streams)[name]
+    if output == "draws":
+        return draws
+    return (draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())).mean(0)
+
+
+@one_thread
+@torch.no_grad()
+def approximate_posterior(
+    model: PyroCallable, guide: PyroCallable, *args: Any, site: str | None = None, **kwargs: Any
+) -> Any:
+    """Return q(z|x) of all of the data as a Pyro distribution, its batch shape that of the guide's site.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        args: the data, as for :func:`encode`.
+        site: the name of the latent; needed if there are several.
+        kwargs: what model and guide take by name.
+
+    Raises:
+        ValueError, TypeError: for a latent that depends on others, whose distribution is none by itself, and as for
+            :func:`encode`.
+
+    >>> from pyro_aevb import VAE
+    >>> from pyro_aevb.posterior import approximate_posterior
+    >>> vae = VAE(8, 2)
+    >>> q = approximate_posterior(vae.model, vae.guide, torch.zeros(5, 8))
+    >>> q.batch_shape, q.event_shape
+    (torch.Size([5]), torch.Size([2]))
+    """
+    check_callables(model, guide)
+    batches, model, guide = over_own_minibatches(model, guide, args, kwargs, 1000, {}, Streams(0))
+    name = latent_of(model, guide, batches, site)
+    rows = rows_of(batches)
+    with evaluated(model, guide) as (_, its_guide, _):
+        fns = _distributions(its_guide, rows, 0)
+        before = on_a_side(lambda: parents(its_guide, rows))[name] if len(fns) > 1 else set()
+    if before:
+        raise ValueError(
+            f"expected a latent whose distribution is one by itself, got {name!r}, which depends on {sorted(before)}; "
+            "use encode(..., output='draws')"
+        )
+    return fns[name]
+
+
+def latent_of(model: PyroCallable, guide: PyroCallable | None, batches: Minibatches, site: str | None) -> str:
+    """Return the name of a latent; ``ValueError`` unless it is clear which, and for a pair that can't be used.
+
+    Args:
+        model: p(x, z), a function of a minibatch's tensors.
+        guide: q(z|x), likewise, or ``None``.
+        batches: the data.
+        site: the name that was asked for, or ``None``.
+    """
+    reading = read(model, guide, next(iter(batches)))
+    reading.require_local()
+    return one_of_sites(list(reading.latents), site, "latent")
+
+
+def codes_of(
+    model: PyroCallable, guide: PyroCallable | None, batches: Minibatches, options: Options, streams: Streams
+) -> dict[str, Tensor]:
+    """Return the mean of each latent given x, {site: (N, ...)}, as a place in its support.
+
+    Args:
+        model: p(x, z), a function of a minibatch's tensors.
+        guide: q(z|x), likewise, or ``None``.
+        batches: the data.
+        options: as the caller got them.
+        streams: the random numbers.
+
+    Raises:
+        ValueError: for a latent whose mean is no value of it, as of a discrete one.
+    """
+    options.request(guide)
+    reading = read(model, guide, next(iter(batches)))
+    reading.require_local()
+    for name, each in reading.latents.items():
+        if each.fn.support.is_discrete:
+            raise ValueError(
+                f"expected continuous latents, whose mean is one of their values, got the discrete site {name!r}; use "
+                "reconstruct or sample with method='importance', which take draws"
+            )
+    with torch.no_grad():
+        if options.method == "guide":
+            with evaluated(model, guide) as (its_model, its_guide, _):
+                if means := guide_means(its_model, its_guide, batches):
+                    return means
+        return {name: draws.mean(0) for name, draws in draws_of(model, guide, batches, options, streams).items()}
+
+
+def guide_means(model: PyroCallable, guide: PyroCallable | None, batches: Minibatches) -> dict[str, Tensor] | None:
+    """Return the means of q(z|x), {site: (N, ...)}; ``None`` unless all of them can be written down.
+
+    They can't if they depend on what was drawn: two runs tell.
+
+    Args:
+        model: p(x, z), a function of a minibatch's tensors.
+        guide: q(z|x), likewise.
+        batches: the data.
+
+    Raises:
+        ValueError: for a latent without a mean.
+    """
+    if guide is None or is_messenger(guide):
+        return None
+    first = next(iter(batches))
+    reading = read(model, guide, first)
+    layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
+    several = len(reading.proposals) > 1
+    if several and any(site.fn.support.is_discrete for site in reading.proposals.values()):
+        return None  # two runs may draw the same
+    found = []
+    for batch in batches:
+        fns = _distributions(guide, batch, 0)
+        with torch.no_grad():
+            again = _distributions(guide, batch, 1)
+        if not all(_same(fns[name], again[name]) for name in layouts):
+            return None
+        size = number_of_datapoints(batch)
+        found.append({name: layout.datapoints_second(fns[name].mean, 1, size)[0] for name, layout in layouts.items()})
+    means = {name: torch.cat([each[name] for each in found]) for name in layouts}
+    for name, mean in means.items():
+        if not mean.isfinite().all():
+            raise ValueError(
+                f"expected latents with a mean, got site {name!r} ~ {type(innermost(fns[name])).__name__}, which has "
+                "none; use encode(..., output='draws'), or posterior(...).quantile(site, 0.5)"
+            )
+    return means
+
+
+@torch.no_grad()
+def draws_of(
+    model: PyroCallable, guide: PyroCallable | None, batches: Minibatches, options: Options, streams: Streams
+) -> dict[str, Tensor]:
+    """Return draws {site: (L, N, ...)} from q(z|x), by ``method="guide"``, or from p(z|x).
+
+    Args:
+        model: p(x, z), a function of a minibatch's tensors.
+        guide: q(z|x), likewise, or ``None``.
+        batches: the data.
+        options: as the caller got them.
+        streams: the random numbers.
+    """
+    if options.method != "guide" or guide is None:
+        parts: list[Draws] = []
+        visit_minibatches(
+            model, guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
+        )
+        return dict(joined(parts).draws)
+    rows = rows_of(batches)
+    found: list[dict[str, Tensor]] = []
+    with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
+        size = _block_size(its_model, its_guide, rows)
+        for place in range(0, len(rows[0]), size):
+            block = tuple(row[place : place + size] for row in rows)
+            torch.manual_seed(streams.seed(place, "proposals"))
+            passes = [options.num_draws] if options.vectorize else [1] * options.num_draws
+            each = [latents_drawn(its_model, its_guide, block, number) for number in passes]
+            found.append({name: torch.cat([part[name] for part in each]) for name in each[0]})
+    return {name: torch.cat([each[name] for each in found], 1) for name in found[0]}
+
+
+@torch.no_grad()
+def latents_drawn(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Tensor, ...], num_draws: int
+) -> dict[str, Tensor]:
+    """Return draws of each of the model's latents from q(z|x), {site: (L, M, ...)}; no density is asked for.
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        guide: q(z|x), likewise.
+        args: a minibatch.
+        num_draws: L; the pair is run on all of them at once.
+    """
+    reading = read(model, guide, args)
+    layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
+    particles = (-1 - reading.depth, num_draws) if num_draws > 1 else None
+    plate = nullcontext() if particles is None else pyro.plate("particles", num_draws, dim=particles[0])
+    size = number_of_datapoints(args)
+    with poutine.block(), plate, broadcasting(particles):
+        guide_trace, model_trace = trace_pair(model, guide, args)
+        latents = read_traces(model_trace, guide_trace, size, particles).latents
+    return {name: each.datapoints_second(latents[name].value, num_draws, size) for name, each in layouts.items()}
+
+
+def _block_size(model: PyroCallable, guide: PyroCallable, rows: tuple[Tensor, ...]) -> int:
+    """Return how many datapoints draw together: all of them if the pair wants a fixed number of rows."""
+    if len(rows[0]) > BLOCK:
+        try:
+            read(model, guide, tuple(row[:BLOCK] for row in rows))
+        except (ValueError, RuntimeError, IndexError):  # each pair says in its own way that it wants others
+            return len(rows[0])
+    return BLOCK
+
+
+class _Distributions(Messenger):
+    """Keep the distributions of the latents that a guide draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fns: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            self.fns[msg["name"]] = msg["fn"]
+
+
+def _distributions(guide: PyroCallable, args: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
+    with torch.random.fork_rng(), poutine.block(), _Distributions() as found:
+        torch.manual_seed(seed)
+        guide(*args)
+    return found.fns
+
+
+def _same(fn: Any, other: Any) -> bool:
+    """Return whether two runs gave a latent one distribution with a mean, by that mean."""
+    try:
+        means = fn.mean.detach(), other.mean.detach()
+    except (NotImplementedError, AttributeError):
+        return False
+    return means[0].shape == means[1].shape and torch.allclose(*means, rtol=1e-5, atol=1e-7, equal_nan=True)

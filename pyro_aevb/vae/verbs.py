@@ -1,0 +1,224 @@
+"""The verbs of :mod:`pyro_aevb.posterior` as methods of a VAE.
+
+One rule for what comes out: of an array or a frame, NumPy arrays; of anything else, tensors on the VAE's device.  A
+record has its own fields so, and the records inside of it as they are.  Nothing has a gradient unless it is asked for.
+
+Shapes: N datapoints, D data dimensions, J latent dimensions, L draws, T steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pyro_aevb import posterior as verbs
+from pyro_aevb.arguments import Arguments
+from pyro_aevb.data_source import Data, Frame, data_source
+from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.posterior import AnomalyScore, Denoised, Imputed
+from pyro_aevb.vae.posteriors import PerDatapoint
+
+Array = TypeVar("Array", Tensor, np.ndarray)  # what goes in comes out
+AT_ONCE = 1000  # datapoints of data that are moved to another device
+
+
+class Verbs(nn.Module, ABC):
+    """The uses of a model and a guide; each method calls the function of its name with the pair.
+
+    What the functions take besides model, guide and data are ``options``; see there for these, results and errors.
+    """
+
+    x_dim: int
+    latent_dim: int
+    posterior: nn.Module
+
+    @abstractmethod
+    def model(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Sample z ~ p(z) and observe x ~ p(x|z)."""
+
+    @abstractmethod
+    def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+        """Sample z ~ q(z|x)."""
+
+    @overload
+    def encode(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...
+    @overload
+    def encode(self, x: Data, *unnamed: Any, **options: Any) -> Any: ...
+    def encode(self, x: Any, *unnamed: Any, **options: Any) -> Any:
+        """Return the mean of q(z|x), (N, J), or of p(z|x) by another ``method``; see :func:`.posterior.encode`.
+
+        Args:
+            x: (N, D), of any kind that :func:`~pyro_aevb.training.fit` takes.
+            unnamed: ``observed`` or ``index``, as for the model; they may be named too.
+            options: those of the function, and ``observed`` or ``index``.
+        """
+        return self._given(verbs.encode, x, unnamed, options)
+
+    def approximate_posterior(self, x: Data, *unnamed: Any, **options: Any) -> Any:
+        """Return q(z|x) as a Pyro distribution; see :func:`.posterior.approximate_posterior`, and :meth:`encode`."""
+        return self._called(verbs.approximate_posterior, x, unnamed, options)
+
+    @overload
+    def reconstruct(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...
+    @overload
+    def reconstruct(self, x: Data, *unnamed: Any, **options: Any) -> Any: ...
+    def reconstruct(self, x: Any, *unnamed: Any, **options: Any) -> Any:
+        """Return the mean of p(x|z) at the mean of q(z|x), (N, D); see :func:`.posterior.reconstruct`.
+
+        Args:
+            x: as for :meth:`encode`, likewise the others.
+            unnamed: ``observed`` or ``index``.
+            options: those of the function, and ``observed`` or ``index``.
+        """
+        return self._given(verbs.reconstruct, x, unnamed, options)
+
+    def decode(self, z: Array, *, gradient: bool = False) -> Array:
+        """Return the mean of p(x|z), (..., D), for z (..., J); see :func:`.posterior.decode`.
+
+        Args:
+            z: a tensor or an array.
+            gradient: whether the mean has its gradient.
+        """
+        row = self._row()
+        rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, self.latent_dim)
+        means = verbs.decode(self.model, None, rows, Arguments(**row), gradient=gradient)
+        found: Any = _as(z, means.reshape(*z.shape[:-1], self.x_dim))
+        return found
+
+    def sample(self, number: int, x: Any = None, *unnamed: Any, **options: Any) -> Any:
+        """Draw x from the model, (number, D), or by ``source`` from data x; see :func:`.posterior.sample`.
+
+        Args:
+            number: how many.
+            x: data, for ``source="aggregate"`` or ``"given"``.
+            unnamed: ``observed`` or ``index``.
+            options: those of the function, and ``observed`` or ``index``.
+        """
+
+        def drawn(model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
+            return verbs.sample(model, guide, number, *args, **kwargs)
+
+        if x is None:
+            return drawn(self.model, self.guide, Arguments(**self._row()), **options)
+        if options.get("source") == "given":
+            return _as(x, drawn(self.model, self.guide, self._here(x, finite=False), *unnamed, **options))
+        return self._given(drawn, x, unnamed, options)
+
+    def impute(self, x: Data, observed: Any = None, **options: Any) -> Imputed:
+        """Fill in the missing cells of x; see :func:`.posterior.impute`.
+
+        Args:
+            x: (N, D), with NaN for what is missing, unless ``observed`` says it.
+            observed: of bool, true for cells that are there.
+            options: those of the function.
+        """
+        return _record(x, verbs.impute(self.model, self.guide, self._here(x, finite=False), observed, **options))
+
+    def denoise(self, x: Data, noise: Callable[[Tensor], Any], **options: Any) -> Denoised:
+        """Return the mean of the clean x behind a noisy one; see :func:`.posterior.denoise`.
+
+        Args:
+            x: noisy, (N, D).
+            noise: from a clean x to the distribution of a noisy one.
+            options: those of the function.
+        """
+        return _record(x, verbs.denoise(self.model, self.guide, self._here(x), noise, **options))
+
+    @overload
+    def interpolate(self, start: Array, end: Any, **options: Any) -> Array: ...
+    @overload
+    def interpolate(self, start: Data, end: Any, **options: Any) -> Any: ...
+    def interpolate(self, start: Any, end: Any, **options: Any) -> Any:
+        """Return the means of p(x|z) between the codes of datapoints, (T, N, D); see :func:`.posterior.interpolate`.
+
+        Args:
+            start: N datapoints.
+            end: as many others.
+            options: those of the function.
+        """
+        found = verbs.interpolate(self.model, self.guide, self._here(start), self._here(end), **options)
+        return _as(start, found)
+
+    @overload
+    def traverse(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...
+    @overload
+    def traverse(self, x: Data, *unnamed: Any, **options: Any) -> Any: ...
+    def traverse(self, x: Any, *unnamed: Any, **options: Any) -> Any:
+        """Return the means of p(x|z) along each latent dimension, (J, T, N, D); see :func:`.posterior.traverse`.
+
+        Args:
+            x: as for :meth:`encode`, likewise the others.
+            unnamed: ``observed`` or ``index``.
+            options: those of the function, and ``observed`` or ``index``.
+        """
+        return self._given(verbs.traverse, x, unnamed, options)
+
+    def manifold(self, side: int = 20) -> Tensor:
+        """Return the means of p(x|z) on a grid of 2 latent dimensions, (side^2, D); see :func:`.posterior.manifold`."""
+        return verbs.manifold(self.model, None, Arguments(**self._row()), side=side)
+
+    def anomaly_score(self, x: Data, *unnamed: Any, reference: Any = None, **options: Any) -> AnomalyScore:
+        """Return -log p(x), and its place among reference data; see :func:`.posterior.anomaly_score`.
+
+        Args:
+            x: as for :meth:`encode`, likewise the others.
+            unnamed: ``observed`` or ``index``.
+            reference: data that are as they should be, or their score.
+            options: those of the function, and ``observed`` or ``index``.
+        """
+        if reference is not None and not isinstance(reference, AnomalyScore):
+            reference = self._here(reference)
+        elif isinstance(reference, AnomalyScore):
+            reference = dataclasses.replace(reference, score=torch.as_tensor(reference.score))
+        return _record(x, self._called(verbs.anomaly_score, x, unnamed, options | {"reference": reference}))
+
+    def _given(self, verb: Callable[..., Any], x: Any, unnamed: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return _as(x, self._called(verb, x, unnamed, options))
+
+    def _called(self, verb: Callable[..., Any], x: Any, unnamed: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        named = {name: options.pop(name) for name in ("observed", "index") if name in options}
+        data = self._here(x) if not (unnamed or named) else self._here(Arguments(x, *unnamed, **named))
+        return verb(self.model, self.guide, data, **options)
+
+    def _here(self, data: Any, *, finite: bool = True) -> Any:
+        """Return data on the VAE's device."""
+        device = next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
+        if device.type == "cpu" or np.ma.isMaskedArray(data):
+            return data
+        return data.to(device) if isinstance(data, Tensor) else data_source(data, AT_ONCE, device, finite=finite)
+
+    def _row(self) -> dict[str, Tensor]:
+        """Return the arguments of one datapoint, for what depends on no data."""
+        like = next((each for each in self.parameters()), torch.zeros(()))
+        row = {"x": like.new_zeros(1, self.x_dim)}
+        if isinstance(self.posterior, PerDatapoint):
+            row["index"] = torch.zeros(1, dtype=torch.long, device=like.device)
+        return {name: value.detach() for name, value in row.items()}
+
+
+def _is_array(x: Any) -> bool:
+    if isinstance(x, tuple) and x:
+        return _is_array(x[0])
+    return isinstance(x, np.ndarray | Frame) and not isinstance(x, Tensor)
+
+
+def _as(x: Any, result: Any) -> Any:
+    """Return a tensor, as an array if x is one, or a frame."""
+    return result.detach().cpu().numpy() if _is_array(x) and isinstance(result, Tensor) else result
+
+
+Record = TypeVar("Record", Imputed, Denoised, AnomalyScore)
+
+
+def _record(x: Any, result: Record) -> Record:
+    """Return a record with its tensors as arrays if x is one, or a frame."""
+    if not _is_array(x):
+        return result
+    fields = {field.name: _as(x, getattr(result, field.name)) for field in dataclasses.fields(result)}
+    return dataclasses.replace(result, **fields)
