@@ -4,10 +4,12 @@ from pyro_aevb.datasets.array_files import check_folder, check_output, read_arra
 from pyro_aevb.datasets.download import cache_folder
 from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset
 from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
+from pyro_aevb.datasets.uci_tables import UCI_TABLES, load_uci_table
 
 __all__ = [
     "DATASETS",
     "PIXELS",
+    "UCI_TABLES",
     "Binarized",
     "ImageData",
     "cache_folder",
@@ -15,6 +17,7 @@ __all__ = [
     "check_output",
     "draw_pixels",
     "load_dataset",
+    "load_uci_table",
     "read_array",
     "write_array",
 ]
