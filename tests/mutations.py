@@ -1572,6 +1572,48 @@ MUTATIONS = [
         ("tests/vae/test_saving.py::test_tensors_beside_a_vae_are_those_that_were_saved_with_it",),
     ),
     Mutation(
+        "vae/missingness.py",
+        "torch.where(observed, pyro.sample(X, of_observed, obs=x), drawn)",
+        "torch.where(observed, drawn, pyro.sample(X, of_observed, obs=x))",
+        ("tests/vae/test_missingness.py::test_the_bound_is_that_of_the_paper",),
+    ),
+    Mutation(
+        "vae/missingness.py",
+        'slope if self.missing == "below" else -slope',
+        "-slope",
+        ("tests/vae/test_missingness.py::test_small_values_may_be_what_is_missing",),
+    ),
+    Mutation(
+        "learners/reweighted_wake_sleep.py",
+        "if n not in of_model",
+        "if n != of_model",
+        ("tests/vae/test_missingness.py::test_reweighted_wake_sleep_follows_it_too",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        '{"observed": observed} if masked["model"] else {}',
+        "{}",
+        ("tests/vae/test_missingness.py::test_missing_cells_given_the_mask",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "latent not in reading.latents",
+        "latent in reading.latents",
+        ("tests/vae/test_missingness.py::test_missing_cells_given_the_mask",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "shapes[0] != shapes[1]",
+        "len(shapes) != 2",
+        ("tests/vae/test_missingness.py::test_missing_cells_of_another_shape_are_refused",),
+    ),
+    Mutation(
+        "datasets/workbook.py",
+        "(code if code < 1 << 31 else code - (1 << 32)) >> 2",
+        "code >> 2",
+        ("tests/datasets/test_uci_tables.py::test_a_workbook_of_every_kind_of_number",),
+    ),
+    Mutation(
         "cli/app.py",
         "BDMC(annealing, chain=chain)",
         "BDMC(annealing)",

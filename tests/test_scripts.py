@@ -71,9 +71,13 @@ def test_the_last_command_of_a_header_gives_its_numbers(script, tmp_path, capsys
 
 
 SMALLER_STILL = {
+    "benchmarks/imputation.py": [
+        "--missing", "mnar", "--models", "mean", "vae+mask", "--methods", "guide", "--steps", "9",
+        "--evaluation-particles", "20", "--draws", "10",
+    ],
     "benchmarks/evidence_time.py": ["--images", "10", "--particles", "50", "--temperatures", "2", "--rounds", "1"],
     "benchmarks/swaps.py": ["--samples", "1000", "--evaluate", "5", "--priors", "normal", "--posteriors", "normal"],
-}
+}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")  # so few draws are warned about

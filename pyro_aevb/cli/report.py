@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pyro_aevb.cli.app import (
+from pyro_aevb.cli.app import app
+from pyro_aevb.cli.choices import choices
+from pyro_aevb.cli.inputs import (
     PICTURE,
     Data,
     Device,
@@ -17,10 +19,8 @@ from pyro_aevb.cli.app import (
     Part,
     Pixels,
     Seed,
-    app,
     run_and_rows,
 )
-from pyro_aevb.cli.choices import choices
 from pyro_aevb.cli.options import Debug, Json, Quiet, one_of
 
 METHODS = choices("evidence.marginal_likelihood", "METHODS")

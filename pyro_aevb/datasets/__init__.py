@@ -5,10 +5,12 @@ from pyro_aevb.datasets.download import cache_folder
 from pyro_aevb.datasets.image_datasets import DATASETS, ImageData, load_dataset, load_labels
 from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
 from pyro_aevb.datasets.table import Table
+from pyro_aevb.datasets.uci_tables import UCI_TABLES, load_uci_table
 
 __all__ = [
     "DATASETS",
     "PIXELS",
+    "UCI_TABLES",
     "Binarized",
     "ImageData",
     "Table",
@@ -18,6 +20,7 @@ __all__ = [
     "draw_pixels",
     "load_dataset",
     "load_labels",
+    "load_uci_table",
     "read_array",
     "write_array",
 ]

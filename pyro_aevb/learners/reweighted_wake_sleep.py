@@ -13,11 +13,14 @@ from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.step import Minibatch, StepSettings
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dependence import Structure, structure
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.draws import draw
-from pyro_aevb.objectives.particles import log_mean_exp, with_gradient
+from pyro_aevb.objectives.particles import log_mean_exp, sum_terms, times, with_gradient
+
+FROM_MODEL = "from_model"  # infer={"from_model": True} in a guide
 
 
 class ReweightedWakeSleepInfo(NamedTuple):
@@ -45,6 +48,9 @@ class ReweightedWakeSleep(Learner):
     * wake-theta: theta follows the gradient of sum_k w_k log p(x, z_k), an estimate of log p(x)'s;
     * wake-phi: phi follows the gradient of sum_k w_k log q(z_k|x), which lowers KL(p(z|x) || q(z|x)) on the data;
     * sleep-phi: phi follows the gradient of log q(z|x) on dreams (z, x) ~ p(z) p(x|z).
+
+    What the guide draws from the model's own p, with its parameters, is theta's to learn, and left out of wake-phi if
+    it is marked ``infer={"from_model": True}``.
 
     Global latents w ~ q(w), drawn once a step, are to this what theta is, and q(w) follows the bound
     E_q(w)[N/M sum_m log 1/K sum_k p(x_m, z_mk|w) / q(z_mk|x_m, w)] - KL(q(w) || p(w)) <= log p(X).
@@ -121,16 +127,17 @@ class ReweightedWakeSleep(Learner):
         self.descend(info.loss + info.guide_loss, settings, "model_optim", "guide_optim")
         return info
 
-    def _see_pair(self, *args: Tensor) -> tuple[Structure, Dreams | None]:
-        """See the plates and the global latents of the pair, and what there is to dream."""
+    def _see_pair(self, *args: Tensor) -> tuple[Structure, frozenset[str], Dreams | None]:
+        """See the plates and the global latents, what the guide draws from p, and what there is to dream."""
         model, guide = self.traced_model, self.traced_guide
         dreams = Dreams(model, guide, args, self.dream_arguments) if self.insomnia < 1 else None
-        return structure(model, guide, args, analytic_kl=False), dreams
+        of_model = {name for name, site in read(model, guide, args).guide.items() if site.infer.get(FROM_MODEL)}
+        return structure(model, guide, args, analytic_kl=False), frozenset(of_model), dreams
 
     def _phases(self, *args: Tensor) -> ReweightedWakeSleepInfo:
         """Leave the gradients of all phases in theta and phi."""
         model, guide = self.traced_model, self.traced_guide
-        pair, dreams = self.inspected
+        pair, of_model, dreams = self.inspected
         particles = draw(
             model, guide, args, {},
             num_particles=self.num_particles, depth=pair.depth if self.vectorize else None, flow="wake",
@@ -150,7 +157,8 @@ class ReweightedWakeSleep(Learner):
             global_part = global_part.detach() / each
         guide_loss = torch.zeros_like(loss)
         if self.insomnia > 0:
-            awake = -(particles.scale * (weight * particles.weighted_log_q)).sum()
+            log_q = {n: times(particles.weight[n], term) for n, term in particles.log_q.items() if n not in of_model}
+            awake = -(particles.scale * (weight * sum_terms(log_q))).sum()
             guide_loss = guide_loss + self.insomnia * awake
         if self.insomnia < 1:
             guide_loss = guide_loss + (1 - self.insomnia) * dreams.loss(*args)

@@ -171,6 +171,22 @@ def check_options(fns: Sequence[Any], call: Arguments, **options: Any) -> None:
             )
 
 
+def takes(fn: PyroCallable | None, name: str, call: Arguments) -> bool:
+    """Return whether a model or a guide has an argument of this name, and the call leaves it open.
+
+    Args:
+        fn: the model or the guide; ``None`` is a guide that there isn't.
+        name: of the argument; ``**kwargs`` are no such argument.
+        call: what it is called with.
+    """
+    bare = _without_handlers(fn)
+    try:
+        signature = inspect.signature(bare.forward if isinstance(bare, nn.Module) else bare)
+        return name in signature.parameters and name not in signature.bind_partial(*call.args, **call.kwargs).arguments
+    except (TypeError, ValueError):
+        return False  # it has none that could be looked at
+
+
 def check_callables(model: Any, guide: Any) -> None:
     """Raise ``TypeError`` unless both are callable; the guide may be ``None``."""
     for half, fn in (("model", model), ("guide", guide)):

@@ -6,6 +6,9 @@ z is drawn as :func:`.posterior` draws it, the likelihood being that of the obse
 importance sampling of Mattei and Frellsen, *MIWAE: deep generative modelling and imputation of incomplete data sets*,
 2019, Section 3.
 
+Data that are missing not at random have a model of (x_observed, mask): it takes ``observed``, and the missing cells are
+a latent of its own, "x_missing" beside "x".  Their draws are from p(x_missing | x_observed, mask).
+
 Shapes: N datapoints, L draws, M of a minibatch.
 """
 
@@ -22,7 +25,8 @@ from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data
 from pyro_aevb.evidence.estimator import over_minibatches
-from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
+from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read, takes
+from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
@@ -92,7 +96,10 @@ def impute(
 
     The guide sees 0 in the place of a missing cell; what it makes of that is only a proposal, which is weighed and
     refined as in :func:`.posterior`, unless ``method="guide"`` asks for one pass of the encoder.  A datapoint without
-    any observed cell is drawn from the prior.
+    any observed cell is drawn from the prior.  Model and guide are passed ``observed``, by name, if they take an
+    argument of this name.  If the model then samples the missing cells, at a site that is called like that of x with
+    ``_missing`` behind it, and of x's shape, they are drawn with z, given all that it observes: the mask, if data are
+    missing not at random.
 
     Args:
         model: p(x, z), called as ``model(x, *args, **kwargs)``; one site observes x itself, ``obs=x``, whose cells are
@@ -115,7 +122,8 @@ def impute(
 
     Raises:
         ValueError, TypeError: for a mask of another shape or kind, observed values outside of the likelihood's support,
-            a model without a site for x or with one whose cells can't be left out, and as for :func:`.posterior`.
+            a model without a site for x or with one whose cells can't be left out, missing cells of another shape than
+            x's, and as for :func:`.posterior`.
 
     >>> def model(x):  # two columns that share z: x_1 given x_0 is N(x_0 / 2, 3 / 2)
     ...     with pyro.plate("data", len(x)):
@@ -135,20 +143,22 @@ def impute(
     check_callables(model, guide)
     streams = Streams(seed)
     x, observed, args = _cells(x, observed, args, streams)
-    check_options((model, guide), Arguments(x, *args, **kwargs), **options.given())
+    call = Arguments(x, *args, **kwargs)
+    check_options((model, guide), call, **options.given())
+    masked = {half: takes(fn, "observed", call) for half, fn in (("model", model), ("guide", guide))}
     for half, fn in (("model", model), ("guide", guide)):
-        check_call(half, fn, (x[:1], *args), kwargs)
+        check_call(half, fn, (x[:1], *args), kwargs | ({"observed": observed[:1]} if masked[half] else {}))
     names: list[str] = []
 
     def of_observed(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with ObservedCells(x, observed) as cells:
-            result = model(x, *args, **kwargs)
+            result = model(x, *args, **kwargs, **({"observed": observed} if masked["model"] else {}))
         names[:] = cells.names
         return result
 
     def proposal(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         assert guide is not None
-        return guide(x, *args, **kwargs)
+        return guide(x, *args, **kwargs, **({"observed": observed} if masked["guide"] else {}))
 
     batches, its_model, its_guide = over_minibatches(
         of_observed, None if guide is None else proposal, (observed, x, *args), kwargs, batch_size, {}
@@ -156,20 +166,44 @@ def impute(
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
     name = the_site(names, reading)
+    latent = _missing_cells(name, reading)
     layout = Layout.of(reading.observations[name], reading)
     predictions = Predictions(name, layout, streams, vectorize, predicted)
-    visit_minibatches(its_model, its_guide, batches, options, streams, predictions.visit)
+    keep: Any = predictions.drawn
+    visit = predictions.visit if latent is None else (lambda model, gate, draws, places, args: keep.append(draws))
+    visit_minibatches(its_model, its_guide, batches, options, streams, visit)
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
-    return _filled(predictions.all(), predictions.fn, joined(predictions.drawn), x, observed)
+    found = joined(predictions.drawn)
+    cells = predictions.all() if latent is None else Predicted(found.draws[latent], _real(found.draws[latent]))
+    return _filled(cells, are_discrete(reading.observations[name].fn), found, x, observed)
 
 
-def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
+def _missing_cells(name: str, reading: Reading) -> str | None:
+    """Return the name of the latent that x's missing cells are, or ``None``; raise for one of another shape."""
+    latent = f"{name}_missing"
+    if latent not in reading.latents:
+        return None
+    sites = reading.latents[latent], reading.observations[name]
+    shapes = [tuple(site.batch_shape + site.fn.event_shape) for site in sites]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"expected missing cells at site {latent!r} of the shape {shapes[1]} of site {name!r}, got {shapes[0]}; "
+            "sample all cells there, of which those that are observed don't count, or give the site another name"
+        )
+    return latent
+
+
+def _real(draws: Tensor) -> Tensor:
+    return draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
+
+
+def _filled(found: Predicted, discrete: Tensor, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
     """Return x with draws in its missing cells."""
     draws = torch.where(observed, x, found.draws.to(x.dtype))
     count = posterior.effective_sample_size.reshape(-1, *[1] * (x.dim() - 1))
     error = torch.where(observed, 0.0, found.mean.std(0) / count.sqrt().to(found.mean))
     mean = torch.where(observed, x.to(found.mean), found.mean.mean(0))
-    discrete, mode = are_discrete(fn).to(x.device), None
+    discrete, mode = discrete.to(x.device), None
     if discrete.any():
         frequent = torch.where(observed, x, draws.mode(0).values)
         mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)

@@ -54,7 +54,6 @@ class Predictions:
 
     Attributes:
         drawn: the draws of z so far.
-        fn: the last distribution of x.
     """
 
     def __init__(self, name: str, layout: Layout, streams: Streams, vectorize: bool, predict: Predict) -> None:
@@ -62,7 +61,6 @@ class Predictions:
         self._predict = predict
         self._found: list[Predicted] = []
         self.drawn: list[Draws] = []
-        self.fn: Any = None
 
     def visit(
         self, model: PyroCallable, gate: Gate, draws: Draws, places: Sequence[int], args: tuple[Tensor, ...]
@@ -100,6 +98,5 @@ class Predictions:
             at, width = {site: value[0] for site, value in at.items()}, width - 1
         with poutine.block(), At(at), _Likelihood(self._name) as likelihood:
             model(*args)
-        self.fn = likelihood.fn
         found = self._predict(likelihood.fn, num_draws, width)
         return Predicted(*(self._layout.datapoints_second(each, num_draws, size) for each in found))

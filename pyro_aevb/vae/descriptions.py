@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_aevb.distributions import families as reparameterization
-from pyro_aevb.vae import columns, likelihoods, posteriors, priors
+from pyro_aevb.vae import columns, likelihoods, missingness, posteriors, priors
 
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
@@ -68,6 +68,7 @@ KNOWN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "posteriors.FreeForm": (
         posteriors.PerDatapoint, lambda made: {"posterior": made.family, "num_data": made.dataset_size},
     ),
+    "missingness.KnownSelfMasking": (missingness.KnownSelfMasking, _own("missing", "slope")),
     "pyro.Independent": (dist.Independent, _independent),
     "pyro.MultivariateNormal": (dist.MultivariateNormal, _multivariate_normal),
 }  # fmt: skip
@@ -78,6 +79,7 @@ _WITHOUT_ARGUMENTS = {
         "SharedGaussian",  # its scale is among the weights
     )),
     "posteriors": (posteriors, ("DiagonalGaussian", "FullGaussian", "LogNormal", "Dirichlet")),
+    "missingness": (missingness, ("SelfMasking", "LinearMissingness")),  # with their parameters among the weights
 }  # fmt: skip
 _DISTRIBUTIONS = {
     "pyro": (dist, (

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import constraints
 
+from pyro_aevb.vae.missingness import Missingness
 from pyro_aevb.vae.posteriors import Posterior
 from pyro_aevb.vae.priors import Prior
 
@@ -57,13 +58,15 @@ def vae_in_words(
     decoder: nn.Module,
     latent_dim: int,
     x_dim: int,
+    missingness: Missingness | None = None,
 ) -> str:
     """Return the parts of a VAE of J latent and D data dimensions, line by line."""
     support = support_in_words(posterior(torch.zeros(1, posterior.num_outputs)).support)
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
+    mask = "" if missingness is None else f"  p(observed|x) = Bernoulli(sigmoid({missingness.notation}))\n"
     return (
         f"VAE(\n  p(z)   = {prior.notation},  z of {latent_dim} dimensions, {support}\n"
-        f"  p(x|z) = {name}(f(z)),  x of {x_dim} dimensions\n"
+        f"  p(x|z) = {name}(f(z)),  x of {x_dim} dimensions\n{mask}"
         f"  q(z|x) = {posterior.notation}\n"
         f"  f: {network_in_words(decoder)}; encoder: {network_in_words(encoder)}\n)"
     )

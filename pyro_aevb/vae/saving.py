@@ -34,6 +34,7 @@ from pyro_aevb.files.lock import locked
 from pyro_aevb.files.regular import check_regular
 from pyro_aevb.vae.bounded import Bounded
 from pyro_aevb.vae.descriptions import DTYPES, UnknownPartError, describe, restore
+from pyro_aevb.vae.missingness import Missingness
 from pyro_aevb.vae.networks import layers_of
 from pyro_aevb.vae.posteriors import Posterior
 from pyro_aevb.vae.priors import GivenPrior, Prior
@@ -41,7 +42,7 @@ from pyro_aevb.vae.vae import VAE
 from pyro_aevb.version import __version__
 
 FORMAT = 3
-PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder")
+PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder", "missingness")
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 LARGEST_DESCRIPTION = 2**26  # bytes
 BESIDE = "beside/"  # before the names of tensors that aren't the VAE's own
@@ -87,13 +88,14 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
     digest = hashlib.sha256(weights).hexdigest()
     dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
     sizes = ("x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size")
+    parts = [name for name in PARTS if name != "missingness" or vae.missingness is not None]
     record = {
         "format": FORMAT,
         "versions": {"pyro_aevb": __version__, "torch": str(torch.__version__), "pyro": pyro.__version__},
         "sha256": digest,
         "dtype": str(next(dtypes, torch.get_default_dtype())).removeprefix("torch."),
         "tied": tied,
-        "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in PARTS},
+        "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in parts},
     }
     record = json.loads(json.dumps(record, allow_nan=False, default=int))  # whole numbers of NumPy's are int's
     text = json.dumps(record | {"checksum": checksum(record)}, indent=1) + "\n"
@@ -115,6 +117,7 @@ def load(
     posterior: Posterior | None = None,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
+    missingness: Missingness | None = None,
 ) -> VAE:
     """Return the VAE that :func:`save` wrote: the same tensors bit for bit, in training mode, as a new VAE is.
 
@@ -128,6 +131,7 @@ def load(
         posterior: likewise.
         encoder: likewise; the module's weights are replaced by the saved ones.
         decoder: likewise.
+        missingness: likewise.
 
     Raises:
         FileNotFoundError: if the folder or one of its files doesn't exist.
@@ -140,8 +144,8 @@ def load(
     >>> torch.equal(same.encoder.weight, vae.encoder.weight)
     True
     """
-    given = {"prior": prior, "likelihood": likelihood, "posterior": posterior, "encoder": encoder, "decoder": decoder}
-    return load_beside(folder, device=device, **given)[0]
+    given: dict[str, Any] = {"prior": prior, "likelihood": likelihood, "posterior": posterior, "encoder": encoder}
+    return load_beside(folder, device=device, decoder=decoder, missingness=missingness, **given)[0]
 
 
 def load_beside(
@@ -152,7 +156,7 @@ def load_beside(
     Args:
         folder: the path that was passed to ``save``.
         device: of the VAE's tensors, as for ``load``; those beside it are on the CPU.
-        parts: ``prior=``, ``likelihood=``, ``posterior=``, ``encoder=``, ``decoder=`` of your own, as for ``load``.
+        parts: ``prior=``, ``likelihood=``, ... of your own, as for ``load``.
 
     Raises:
         FileNotFoundError, ValueError: as ``load``.
@@ -344,7 +348,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
 VAE_FIELDS: dict[str, tuple[type, ...]] = {
     "x_dim": (int,), "latent_dim": (int,), "hidden_dims": (list,), "image_shape": (list, _NOTHING), "init": (str,),
     "dataset_size": (int, _NOTHING), "prior": (dict,), "likelihood": (dict,), "posterior": (dict,),
-    "encoder": (dict, _NOTHING), "decoder": (dict, _NOTHING),
+    "encoder": (dict, _NOTHING), "decoder": (dict, _NOTHING), "missingness": (dict, _NOTHING),
 }  # fmt: skip
 
 
@@ -373,6 +377,7 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
     _check_fields(record, FIELDS, path)
     if record["checksum"] != checksum(record):
         raise ValueError(f"expected the checksum of what {path} says, {checksum(record)}, got another; {DAMAGED}")
+    record["vae"].setdefault("missingness", None)  # written where there is one
     _check_fields(record["vae"], VAE_FIELDS, path)
     for name, fits in (
         ("format", record["format"] == FORMAT),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
+from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingness, draw_missing, observe_with_mask
 from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
@@ -46,6 +47,10 @@ class VAE(Verbs):
         image_shape: (channels, height, width): both networks are then convolutions over such images.
         init: ``"paper"`` (N(0, 0.01) for every weight) or ``"modern"`` (variance 1/fan-in), for networks made here.
         dataset_size: N of Eq. (8): a minibatch then counts N/M times; by default once.
+        missingness: p(observed|x), for data missing not at random: a name out of
+            ``pyro_aevb.vae.missingness.MISSINGNESS``, or a :class:`~pyro_aevb.vae.missingness.Missingness`.  Where
+            ``observed`` is given, it is data then, observed at the site "observed", and the missing entries are drawn
+            at the site "x_missing".  By default ``observed`` has no probability of its own.
 
     An encoder or decoder of your own is run in evaluation mode to check it, and stays as it is.  If it takes a leading
     particle dimension for something else, as ``nn.BatchNorm1d`` does, it is applied to (K * M, ...) rows.
@@ -81,6 +86,7 @@ class VAE(Verbs):
         image_shape: Sequence[int] | None = None,
         init: str = "modern",
         dataset_size: int | None = None,
+        missingness: str | Missingness | None = None,
     ) -> None:
         super().__init__()
         checks.check_sizes(x_dim, latent_dim, dataset_size, hidden_dims, init)
@@ -91,8 +97,13 @@ class VAE(Verbs):
         self.prior: Prior = _part("prior", prior, PRIORS, Prior)
         self.likelihood: Callable[[Tensor], Any] = _part("likelihood", likelihood, LIKELIHOODS, Callable)
         self.posterior: Posterior = _part("posterior", posterior, POSTERIORS, Posterior)
+        self.missingness: Missingness | None = (
+            None if missingness is None else _part("missingness", missingness, MISSINGNESS, Missingness)
+        )
         self.prior.setup(latent_dim, x_dim)
         self.posterior.setup(latent_dim)
+        if self.missingness is not None:
+            self.missingness.setup(x_dim)
         made = make_networks(
             (x_dim, self.posterior.num_outputs),
             (latent_dim, count_outputs(self.likelihood, x_dim)),
@@ -135,9 +146,11 @@ class VAE(Verbs):
             outputs = self.decoder(z)
             checks.check_likelihood(self.likelihood(outputs), outputs, self.x_dim)
             checks.check_prior(self.prior, self.posterior, self._q)
+            if self.missingness is not None:
+                check_missingness(self.missingness, checks.different_rows(self.x_dim))
 
     def model(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
-        """Sample z ~ p(z) and observe x ~ p(x|z).
+        """Sample z ~ p(z) and observe x ~ p(x|z); with ``missingness``, observe which entries of it are there, too.
 
         Args:
             x: (M, D).
@@ -154,30 +167,30 @@ class VAE(Verbs):
         observed, _ = self._checked(x, unnamed, observed, index)
         with self._plate(x):
             z = pyro.sample("z", apply_network("prior", self.prior, self._q))
-            decoder = functools.partial(apply_network, "decoder", self.decoder)
-            outputs = self._by_rows("decoder", decoder, z)
-            likelihood = self.likelihood
-            p: Any = (
-                apply_network("likelihood", likelihood, outputs)
-                if isinstance(likelihood, nn.Module)
-                else likelihood(outputs)
-            )
-            return pyro.sample("x", p if observed is None else checks.observed_entries(p, observed), obs=x)
+            p = self._p(z)
+            if observed is None:
+                return pyro.sample("x", p, obs=x)
+            of_observed = checks.observed_entries(p, observed)
+            if self.missingness is None:
+                return pyro.sample("x", of_observed, obs=x)
+            return observe_with_mask(p, of_observed, self.missingness, x, observed)
 
     def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
         """Sample z ~ q(z|x), Eq. (9); the encoder sees 0 for an entry that isn't observed.
 
-        Arguments and errors as for :meth:`model`.
+        With ``missingness`` the missing entries are drawn from p(x|z).  Arguments and errors as for :meth:`model`.
         """
         observed, index = self._checked(x, unnamed, observed, index)
         with self._plate(x):
-            return pyro.sample("z", self._q(self._encoder_input(x, observed, index)))
+            z = pyro.sample("z", self._q(self._encoder_input(x, observed, index)))
+            if observed is not None and self.missingness is not None:
+                draw_missing(self._p(z))
+            return z
 
     def __repr__(self) -> str:
         """Return the model in the paper's notation."""
-        return vae_in_words(
-            self.prior, self.likelihood, self.posterior, self.encoder, self.decoder, self.latent_dim, self.x_dim
-        )
+        parts = self.prior, self.likelihood, self.posterior, self.encoder, self.decoder
+        return vae_in_words(*parts, self.latent_dim, self.x_dim, self.missingness)
 
     @property
     def _per_datapoint(self) -> bool:
@@ -186,6 +199,14 @@ class VAE(Verbs):
     def _q(self, x: Tensor) -> dist.TorchDistribution:
         encoder = functools.partial(apply_network, "encoder", self.encoder)
         return apply_network("posterior", self.posterior, self._by_rows("encoder", encoder, x))
+
+    def _p(self, z: Tensor) -> Any:
+        decoder = functools.partial(apply_network, "decoder", self.decoder)
+        outputs = self._by_rows("decoder", decoder, z)
+        likelihood = self.likelihood
+        if isinstance(likelihood, nn.Module):
+            return apply_network("likelihood", likelihood, outputs)
+        return likelihood(outputs)
 
     def _encoder_input(self, x: Tensor, observed: Tensor | None, index: Tensor | None) -> Tensor:
         if index is not None:
