@@ -12,7 +12,7 @@ test images and fills them in by each method of `impute`.  The encoder sees 0 in
     nats, auto less guide: at least 5
     sum within 90%, auto: at least 0.8
 
-    python benchmarks/inpainting.py --dataset frey-face    # ten minutes
+    python benchmarks/inpainting.py --dataset frey-face --samples 2000000   # ten minutes
     nats, auto less guide: at least 5
 
     python benchmarks/inpainting.py --quick                # half a minute

@@ -1256,8 +1256,8 @@ MUTATIONS = [
     ),
     Mutation(
         "data_source.py",
-        "if self._checked_late:",
-        "if self.on_disk:",
+        "if self._checked_late and self._finite:",
+        "if self.on_disk and self._finite:",
         ("tests/test_data_source.py::test_what_is_not_finite_in_a_sparse_matrix_is_named_by_its_row",),
     ),
     Mutation(

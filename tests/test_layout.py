@@ -228,7 +228,7 @@ CONTRACTS: dict[str, tuple[str, Callable[[type], bool], str, str, set[str]]] = {
         lambda c: issubclass(c, priors.Prior),
         "tests/tables/vae_parts.py",
         "FITTING",
-        {"GivenPrior"},
+        {"ConditionalNormal", "GivenPrior"},  # the first takes covariates: tests/vae/test_covariates.py
     ),
     "likelihoods": (
         "pyro_aevb.vae",

@@ -121,11 +121,14 @@ class Dreams:
             return self._dream_arguments(dreamed, *args)
         call = form.call(args)
         made: Any = self._dream_arguments(dreamed, *call.args, **call.kwargs)
+        if isinstance(made, Mapping):
+            made = Arguments(*call.args, **(call.kwargs | dict(made)))
         found = form.tensors_of(made if isinstance(made, Arguments) else Arguments(*made, **call.kwargs))
         if found is None:
             raise ValueError(
                 "expected dream_arguments to return arguments of the kinds of the minibatch's, got others; return "
-                "Arguments(*args, **kwargs) with the same names, flags and lengths, or a tuple of those by position"
+                "Arguments(*args, **kwargs) with the same names, flags and lengths, a tuple of those by position, or a "
+                "dict of those by name that the dream changes"
             )
         return found
 

@@ -23,8 +23,12 @@ from pyro_aevb.vae.priors import Encode, Prior
 STACKS = ((3, 2), (2, 3))  # a module that mixes up dimensions may agree by chance with one of them
 
 
-def check_sizes(x_dim: int, latent_dim: int, dataset_size: int | None, hidden_dims: Sequence[int], init: str) -> None:
-    """Raise ``ValueError`` for sizes below 1 and an unknown ``init``."""
+def check_sizes(
+    x_dim: int, latent_dim: int, dataset_size: int | None, hidden_dims: Sequence[int], init: str, covariates: int
+) -> None:
+    """Raise ``ValueError`` for sizes below 1, covariates below 0, and an unknown ``init``."""
+    if covariates < 0:
+        raise ValueError(f"expected covariates of 0 or more, how many columns they have, got {covariates}")
     for name, size in (("x_dim", x_dim), ("latent_dim", latent_dim), ("dataset_size", dataset_size)):
         if size is not None and size < 1:
             raise ValueError(f"expected {name} of 1 or more, got {size}")
@@ -124,17 +128,18 @@ def check_likelihood(made: dist.TorchDistribution, outputs: Tensor, x_dim: int) 
         )
 
 
-def check_prior(prior: Prior, posterior: Posterior, encode: Encode) -> None:
+def check_prior(prior: Prior, posterior: Posterior, encode: Encode, inputs: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` unless p(z) has the support of q(z|x) and a density for its draws.
 
     Args:
         prior: p(z).
         posterior: makes q(z|x) of the encoder's outputs.
         encode: q(z|x) as a function of x (M, D).
+        inputs: of the prior.
     """
     q = posterior(torch.zeros(2, posterior.num_outputs))
     try:
-        p = prior(encode)
+        p = prior(*inputs)
         supports = support_in_words(p.support), support_in_words(q.support)
         if supports[0] != supports[1]:
             raise ValueError(
@@ -181,46 +186,54 @@ def observed_entries(likelihood: Any, observed: Tensor) -> Any:
     )
 
 
-def named_arguments(
-    x: Tensor, unnamed: Sequence[Tensor], observed: Tensor | None, index: Tensor | None, per_datapoint: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return ``observed`` and ``index``, checked.
-
-    Args:
-        x: (M, D).
-        unnamed: tensors passed by position, as ``fit(learner, (x, observed))`` does: a mask if they are bool, else an
-            index.
-        observed: which entries of x are observed, (M, D) of bool.
-        index: the datapoints' places in the data set, (M,) of int64.
-        per_datapoint: whether the posterior has parameters for each datapoint, so that ``index`` is needed.
-
-    Raises:
-        ValueError: for other shapes and dtypes, an argument passed twice, and an index that is missing or not needed.
-    """
-    for tensor in unnamed:
-        if per_datapoint and index is None and tensor.dtype != torch.bool:
-            index = tensor
-        elif observed is None:
-            observed = tensor
-        else:
-            raise ValueError(f"expected at most observed and index beside x, got {len(unnamed)} tensors; name them")
-    if per_datapoint:
-        _check_index(x, index)
-    elif index is not None:
-        raise ValueError("expected index for a PerDatapoint posterior, got one beside an encoder; leave index out")
+def check_observed(x: Tensor, observed: Tensor | None) -> None:
+    """Raise ``ValueError`` unless ``observed`` is ``None`` or of bool and x's shape."""
     if observed is not None and (observed.dtype != torch.bool or observed.shape != x.shape):
         raise ValueError(
             f"expected which entries of x are observed, as bool of shape {tuple(x.shape)}, got "
-            f"{tuple(observed.shape)} of {observed.dtype}; a mask of numbers is converted with .bool(); labels and "
-            "covariates are no argument of a VAE: pass x alone, fit(learner, x), or write a model and a guide of (x, y)"
+            f"{tuple(observed.shape)} of {observed.dtype}; a mask of numbers is converted with .bool(), a datapoint's "
+            'place is passed as index=, {"x": x, "index": index} for fit, and labels as covariates= of a '
+            "VAE(..., covariates=C)"
         )
-    return observed, index
 
 
-def _check_index(x: Tensor, index: Tensor | None) -> None:
+def check_index(x: Tensor, index: Tensor | None, per_datapoint: bool) -> None:
+    """Raise ``ValueError`` unless there is an index (M,) of int64 where the posterior needs one, and none elsewhere."""
+    if not per_datapoint:
+        if index is not None:
+            raise ValueError("expected index for a PerDatapoint posterior, got one beside an encoder; leave index out")
+        return
     if index is None or index.dtype != torch.long or index.shape != (len(x),):
         got = None if index is None else (tuple(index.shape), index.dtype)
         raise ValueError(
             "expected each datapoint's place in the data set for a PerDatapoint posterior, (M,) of int64, got "
-            f"{got}; pass vae.guide(x, index=index), and (x, torch.arange(N)) to fit"
+            f'{got}; pass vae.guide(x, index=index), and {{"x": x, "index": torch.arange(N)}} to fit'
+        )
+
+
+def check_covariates(x: Tensor, covariates: Tensor | None, number: int) -> None:
+    """Raise ``ValueError`` unless there are the covariates (M, C) that the VAE was built for."""
+    if number == 0 and covariates is None:
+        return
+    if covariates is None or covariates.shape != (len(x), number) or covariates.dtype != x.dtype:
+        got = None if covariates is None else (tuple(covariates.shape), covariates.dtype)
+        raise ValueError(
+            f"expected covariates of shape {(len(x), number)} and of x's dtype {x.dtype}, as VAE(covariates={number}) "
+            f"says, got {got}; labels become columns by torch.nn.functional.one_hot(labels, C).float()"
+        )
+
+
+def check_offset(x: Tensor, offset: Tensor | None, likelihood: Any) -> None:
+    """Raise ``ValueError`` unless the offset can multiply the likelihood's means, row by row."""
+    if offset is None:
+        return
+    if offset.shape not in ((len(x), 1), x.shape) or offset.dtype != x.dtype:
+        raise ValueError(
+            f"expected an offset of shape {(len(x), 1)} or {tuple(x.shape)} and of x's dtype {x.dtype}, got "
+            f"{tuple(offset.shape)} of {offset.dtype}; x.sum(1, keepdim=True) is one"
+        )
+    if getattr(likelihood, "log_mean", None) is None:
+        raise ValueError(
+            f"expected a likelihood of counts for offset=, with a log_mean among its outputs, got "
+            f"{type(likelihood).__name__}; take 'poisson' or 'negative-binomial', or leave offset out"
         )

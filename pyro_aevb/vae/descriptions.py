@@ -47,6 +47,7 @@ def _multivariate_normal(made: Any) -> dict[str, Any]:
 KNOWN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "priors.Factorised": (priors.Factorised, lambda made: {"family": made.family, **made.numbers}),
     "priors.GivenPrior": (priors.GivenPrior, lambda made: {"distribution": made.given}),
+    "priors.ConditionalNormal": (priors.ConditionalNormal, _own("covariates", "hidden_dim")),
     "priors.MixturePrior": (priors.MixturePrior, _own("num_components")),
     "priors.VampPrior": (priors.VampPrior, _own("num_components")),  # the pseudo-inputs are among the weights
     "priors.FlowPrior": (priors.FlowPrior, _own("num_flows", "hidden_dim")),

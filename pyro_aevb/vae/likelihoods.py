@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import pyro.distributions as dist
 import torch
@@ -34,10 +34,13 @@ class Likelihood(ABC):
             dimensions differ.
         values: ``"levels"`` for x in {0, ..., ``num_levels`` - 1}, ``"counts"`` for any whole number, ``"any"`` else;
             encoders made here see the first between -1 and 1, and the logarithm of the second.
+        log_mean: which of a dimension's outputs is the logarithm of its mean, from 0, for ``offset``; ``None`` for
+            none.
     """
 
     outputs_per_dim: int | tuple[int, ...] = 1
     values: Literal["any", "levels", "counts"] = "any"
+    log_mean: int | None = None
 
     @abstractmethod
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
@@ -68,6 +71,24 @@ def count_outputs(likelihood: Callable[[Tensor], dist.TorchDistribution], x_dim:
     if len(outputs) != x_dim:
         raise ValueError(f"expected a likelihood of {x_dim} dimensions, as x_dim says, got {len(outputs)}; change one")
     return sum(outputs)
+
+
+def multiplied(likelihood: Any, outputs: Tensor, offset: Tensor) -> Tensor:
+    """Return the outputs for means that are larger by a factor.
+
+    Args:
+        likelihood: one with a ``log_mean``.
+        outputs: (..., D * outputs_per_dim).
+        offset: the factor, above 0, (..., D) or (..., 1).
+
+    >>> from pyro_aevb.vae.likelihoods import NegativeBinomial, multiplied
+    >>> outputs = torch.zeros(1, 4)  # means of 1 in 2 dimensions
+    >>> NegativeBinomial()(multiplied(NegativeBinomial(), outputs, torch.tensor([[10.0]]))).mean.round().tolist()
+    [[10.0, 10.0]]
+    """
+    parts = list(outputs.chunk(likelihood.outputs_per_dim, -1))
+    parts[likelihood.log_mean] = parts[likelihood.log_mean] + offset.log()
+    return torch.cat(parts, -1)
 
 
 @final
@@ -312,6 +333,7 @@ class Poisson(Likelihood):
 
     outputs_per_dim = 1
     values = "counts"
+    log_mean = 0
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised Poisson distribution."""
@@ -324,6 +346,7 @@ class NegativeBinomial(Likelihood):
 
     outputs_per_dim = 2
     values = "counts"
+    log_mean = 0
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised negative binomial."""
@@ -337,6 +360,7 @@ class ZeroInflatedPoisson(Likelihood):
 
     outputs_per_dim = 2
     values = "counts"
+    log_mean = 1
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised zero-inflated Poisson distribution."""
@@ -350,6 +374,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     outputs_per_dim = 3
     values = "counts"
+    log_mean = 1
 
     def __call__(self, outputs: Tensor) -> dist.TorchDistribution:
         """Return the factorised zero-inflated negative binomial."""

@@ -40,6 +40,9 @@ def conv_encoder(image_shape: Sequence[int], num_outputs: int, channels: Sequenc
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
         layers += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.ELU()]
+    height, width = ((2 ** len(channels)) * size for size in small)
+    if (height, width) != tuple(image_shape[1:]):
+        layers.insert(0, nn.ZeroPad2d((0, width - image_shape[2], 0, height - image_shape[1])))
     return _OverBatch(
         nn.Unflatten(-1, tuple(image_shape)),
         *layers,
@@ -64,18 +67,19 @@ def conv_decoder(
     ]
     for a, b in itertools.pairwise(sizes[::-1]):
         layers += [nn.ELU(), nn.ConvTranspose2d(a, b, 4, stride=2, padding=1)]
+    factor = 2 ** len(channels)
+    excess = factor * small[0] - image_shape[1], factor * small[1] - image_shape[2]
+    if any(excess):
+        layers.append(nn.ZeroPad2d((0, -excess[1], 0, -excess[0])))  # which cuts off
     return _OverBatch(*layers, nn.Flatten())
 
 
 def _pyramid(image_shape: Sequence[int], channels: Sequence[int]) -> tuple[list[int], tuple[int, int]]:
-    """Return the channels of each layer and the size of the last one's images."""
+    """Return the channels of each layer, and the size of the last one's images where the first one's are padded."""
     factor = 2 ** len(channels)
-    if len(image_shape) != 3 or min(image_shape) < 1 or image_shape[1] % factor or image_shape[2] % factor:
-        raise ValueError(
-            f"expected image_shape (channels, height, width) with height and width divisible by {factor}, got "
-            f"{tuple(image_shape)}; pad the images, or pass networks of your own: encoder=..., decoder=..."
-        )
-    return [image_shape[0], *channels], (image_shape[1] // factor, image_shape[2] // factor)
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise ValueError(f"expected image_shape (channels, height, width) of 1 or more, got {tuple(image_shape)}")
+    return [image_shape[0], *channels], (-(-image_shape[1] // factor), -(-image_shape[2] // factor))
 
 
 class _OverBatch(nn.Sequential):
@@ -83,6 +87,25 @@ class _OverBatch(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
+
+
+class _Beside(nn.Module):
+    """A network of x with a linear layer of covariates added to its outputs: rows (..., D + C) to (..., outputs)."""
+
+    def __init__(self, network: nn.Module, x_dim: int, covariates: int, num_outputs: int) -> None:
+        super().__init__()
+        self.network, self.covariates, self._x_dim = network, nn.Linear(covariates, num_outputs), x_dim
+
+    def forward(self, rows: Tensor) -> Tensor:
+        x, covariates = rows.split((self._x_dim, rows.shape[-1] - self._x_dim), -1)
+        return self.network(x) + self.covariates(covariates)
+
+
+def beside(rows: Tensor, covariates: Tensor | None) -> Tensor:
+    """Return rows (..., J) with covariates (..., C) beside them, (..., J + C); the rows if there are none."""
+    if covariates is None:
+        return rows
+    return torch.cat([rows, covariates.expand(*rows.shape[:-1], covariates.shape[-1])], -1)
 
 
 @torch.no_grad()
@@ -110,6 +133,7 @@ def make_networks(
     hidden_dims: Sequence[int],
     image_shape: Sequence[int] | None,
     init: str,
+    covariates: int = 0,
 ) -> tuple[nn.Module, nn.Module]:
     """Return an encoder and a decoder, initialised.
 
@@ -119,15 +143,18 @@ def make_networks(
         hidden_dims: sizes of the encoder's tanh layers, the decoder's in reverse; for perceptrons.
         image_shape: (channels, height, width), for convolutions.
         init: a name out of ``INITIALIZATIONS``.
+        covariates: C, further inputs of both.
 
     Raises:
-        ValueError: for images of other than D pixels or sizes that can't be halved twice, and outputs that are not as
-            many for each pixel.
+        ValueError: for images of other than D pixels, and outputs that are not as many for each pixel.
     """
     made: tuple[nn.Module, nn.Module]
     if image_shape is None:
         hidden = list(hidden_dims)
-        made = mlp(encoder[0], hidden, encoder[1]), mlp(decoder[0], hidden[::-1], decoder[1])
+        made = (
+            mlp(encoder[0] + covariates, hidden, encoder[1]),
+            mlp(decoder[0] + covariates, hidden[::-1], decoder[1]),
+        )
     else:
         outputs_per_dim, left = divmod(decoder[1], encoder[0])
         if left:
@@ -135,9 +162,10 @@ def make_networks(
                 f"expected a likelihood with as many outputs for each pixel, got {decoder[1]} for {encoder[0]} pixels; "
                 "leave image_shape out, or pass decoder="
             )
+        of_images = conv_encoder(image_shape, encoder[1])
         made = (
-            conv_encoder(image_shape, encoder[1]),
-            conv_decoder(decoder[0], image_shape, outputs_per_dim),
+            _Beside(of_images, encoder[0], covariates, encoder[1]) if covariates else of_images,
+            conv_decoder(decoder[0] + covariates, image_shape, outputs_per_dim),
         )
     for network in made:
         INITIALIZATIONS[init](network)

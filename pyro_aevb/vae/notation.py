@@ -59,14 +59,17 @@ def vae_in_words(
     latent_dim: int,
     x_dim: int,
     missingness: Missingness | None = None,
+    covariates: int = 0,
 ) -> str:
-    """Return the parts of a VAE of J latent and D data dimensions, line by line."""
+    """Return the parts of a VAE of J latent and D data dimensions and C covariates, line by line."""
+    given = (", c", f",  c of {covariates} covariates") if covariates else ("", "")
+    latent = "p(z|c)" if prior.conditional else "p(z)"
     support = support_in_words(posterior(torch.zeros(1, posterior.num_outputs)).support)
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
     mask = "" if missingness is None else f"  p(observed|x) = Bernoulli(sigmoid({missingness.notation}))\n"
     return (
-        f"VAE(\n  p(z)   = {prior.notation},  z of {latent_dim} dimensions, {support}\n"
-        f"  p(x|z) = {name}(f(z)),  x of {x_dim} dimensions\n{mask}"
-        f"  q(z|x) = {posterior.notation}\n"
+        f"VAE(\n  {latent:6} = {prior.notation},  z of {latent_dim} dimensions, {support}{given[1]}\n"
+        f"  p(x|z{given[0]}) = {name}(f(z{given[0]})),  x of {x_dim} dimensions\n{mask}"
+        f"  q(z|x{given[0]}) = {posterior.notation}\n"
         f"  f: {network_in_words(decoder)}; encoder: {network_in_words(encoder)}\n)"
     )

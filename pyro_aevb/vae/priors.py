@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
+from pyro_aevb.vae.networks import mlp
 
 Encode = Callable[[Tensor], dist.TorchDistribution]  # x (C, D) to q(z|x), batch (C,) and event (J,)
 
@@ -28,9 +29,12 @@ class Prior(nn.Module, ABC):
 
     Attributes:
         notation: the distribution in symbols, for ``print(vae)``.
+        conditional: whether ``forward`` takes the covariates besides: it is then called as
+            ``prior(posterior, covariates)``, and has their batch shape.
     """
 
     notation: str = "p(z)"
+    conditional: bool = False
 
     @abstractmethod
     def setup(self, latent_dim: int, x_dim: int) -> None:
@@ -80,6 +84,44 @@ class Factorised(Prior):
         """Return the product of the families."""
         made = self.family(**{name: getattr(self, name) for name in self.numbers})
         return made.to_event(1) if not made.event_shape else made
+
+
+@final
+class ConditionalNormal(Prior):
+    """p(z|c): independent Gaussians with means and scales by a network of the covariates, N(0, 1) at the beginning.
+
+    Args:
+        covariates: C, as of the VAE.
+        hidden_dim: tanh units of the network; 0 for a linear one.
+
+    >>> from pyro_aevb.vae.priors import ConditionalNormal
+    >>> VAE(6, 2, covariates=3, prior=ConditionalNormal(3)).prior.notation
+    'N(z; f(c), diag(g(c)^2))'
+    """
+
+    conditional = True
+    notation = "N(z; f(c), diag(g(c)^2))"
+
+    def __init__(self, covariates: int, hidden_dim: int = 0) -> None:
+        super().__init__()
+        self.covariates, self.hidden_dim = covariates, hidden_dim
+
+    def setup(self, latent_dim: int, x_dim: int) -> None:
+        """Make the network."""
+        self.network = mlp(self.covariates, [self.hidden_dim] if self.hidden_dim else [], 2 * latent_dim)
+        for parameter in self.network[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, posterior: Encode, covariates: Tensor | None = None) -> dist.TorchDistribution:
+        """Return p(z|c), with the batch shape of c (..., C)."""
+        if covariates is None or covariates.shape[-1] != self.covariates:
+            got = 0 if covariates is None else covariates.shape[-1]
+            raise ValueError(
+                f"expected {self.covariates} columns of covariates for ConditionalNormal({self.covariates}), got "
+                f"{got}; write VAE(..., covariates={self.covariates})"
+            )
+        loc, log_scale = self.network(covariates).chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
 
 
 @final

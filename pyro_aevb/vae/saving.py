@@ -87,7 +87,8 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
     weights = _weights(vae, {name for _, *others in tied for name in others}, beside or {})
     digest = hashlib.sha256(weights).hexdigest()
     dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
-    sizes = ("x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size")
+    sizes = ["x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size"]
+    sizes += ["covariates"] if vae.covariates else []  # whose format is older than they are
     parts = [name for name in PARTS if name != "missingness" or vae.missingness is not None]
     record = {
         "format": FORMAT,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
-from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs
+from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied
 from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingness, draw_missing, observe_with_mask
-from pyro_aevb.vae.networks import apply_network, layers_of, make_networks
+from pyro_aevb.vae.networks import apply_network, beside, layers_of, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
 from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
@@ -45,6 +45,9 @@ class VAE(Verbs):
             sees levels between -1 and 1 and the logarithm of counts, by the likelihood's ``values``.
         decoder: a module from z (M, J) to the likelihood's outputs, instead of the perceptron.
         image_shape: (channels, height, width): both networks are then convolutions over such images.
+        covariates: C, how many columns of covariates are known of each datapoint beside x (one column a label or batch,
+            ``torch.nn.functional.one_hot``; numbers on a scale of about one).  Encoder and decoder see them, and so
+            does a :class:`~pyro_aevb.vae.priors.ConditionalNormal` prior: p(z|c) p(x|z, c), q(z|x, c).
         init: ``"paper"`` (N(0, 0.01) for every weight) or ``"modern"`` (variance 1/fan-in), for networks made here.
         dataset_size: N of Eq. (8): a minibatch then counts N/M times; by default once.
         missingness: p(observed|x), for data missing not at random: a name out of
@@ -84,13 +87,15 @@ class VAE(Verbs):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
         image_shape: Sequence[int] | None = None,
+        covariates: int = 0,
         init: str = "modern",
         dataset_size: int | None = None,
         missingness: str | Missingness | None = None,
     ) -> None:
         super().__init__()
-        checks.check_sizes(x_dim, latent_dim, dataset_size, hidden_dims, init)
+        checks.check_sizes(x_dim, latent_dim, dataset_size, hidden_dims, init, covariates)
         self.x_dim, self.latent_dim, self.dataset_size = x_dim, latent_dim, dataset_size
+        self.covariates = covariates
         self.hidden_dims, self.init = tuple(hidden_dims), init
         self.image_shape = None if image_shape is None else tuple(image_shape)
         prior = GivenPrior(prior) if isinstance(prior, dist.Distribution) else prior
@@ -100,7 +105,7 @@ class VAE(Verbs):
         self.missingness: Missingness | None = (
             None if missingness is None else _part("missingness", missingness, MISSINGNESS, Missingness)
         )
-        self.prior.setup(latent_dim, x_dim)
+        self.prior.setup(latent_dim, x_dim + covariates)
         self.posterior.setup(latent_dim)
         if self.missingness is not None:
             self.missingness.setup(x_dim)
@@ -110,6 +115,7 @@ class VAE(Verbs):
             hidden_dims,
             image_shape,
             init,
+            covariates,
         )
         self.encoder = made[0] if encoder is None else encoder
         self._own_encoder = encoder is None
@@ -130,9 +136,12 @@ class VAE(Verbs):
 
     @torch.no_grad()
     def _check_parts(self) -> None:
+        covariates = checks.different_rows(self.covariates)
         z = torch.full((2, self.latent_dim), 1 / self.latent_dim)
-        samples = {} if self._per_datapoint else {"encoder": checks.different_rows(self.x_dim)}
-        samples["decoder"] = checks.different_latents(self.latent_dim)
+        samples = {}
+        if not self._per_datapoint:
+            samples["encoder"] = torch.cat([checks.different_rows(self.x_dim), covariates], -1)
+        samples["decoder"] = torch.cat([checks.different_latents(self.latent_dim), covariates], -1)
         sizes = {
             "encoder": self.posterior.num_outputs,
             "decoder": count_outputs(self.likelihood, self.x_dim),
@@ -143,31 +152,39 @@ class VAE(Verbs):
                 for name, rows in samples.items()
                 if checks.takes_rows_only(name, getattr(self, name), rows, sizes[name])
             )
-            outputs = self.decoder(z)
+            outputs = self.decoder(torch.cat([z, covariates[:2]], -1))
             checks.check_likelihood(self.likelihood(outputs), outputs, self.x_dim)
-            checks.check_prior(self.prior, self.posterior, self._q)
+            checks.check_prior(self.prior, self.posterior, self._q, self._prior_inputs(covariates[:2]))
             if self.missingness is not None:
                 check_missingness(self.missingness, checks.different_rows(self.x_dim))
 
-    def model(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def model(
+        self,
+        x: Tensor,
+        observed: Tensor | None = None,
+        index: Tensor | None = None,
+        covariates: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
         """Sample z ~ p(z) and observe x ~ p(x|z); with ``missingness``, observe which entries of it are there, too.
 
         Args:
             x: (M, D).
-            unnamed: ``observed`` or ``index`` by position, told apart by dtype, as ``fit(learner, (x, observed))``
-                passes them.
             observed: which entries of x are observed, (M, D) of bool; the others may hold any value that the
                 likelihood allows.
             index: each datapoint's place in the data set, (M,) of int64, for a
                 :class:`~pyro_aevb.vae.posteriors.PerDatapoint` posterior.
+            covariates: what else is known of each datapoint, (M, C), of x's dtype.
+            offset: by how much the counts of each datapoint are expected to be larger (size factors, exposures), above
+                0, (M, 1) or (M, D): it multiplies the mean of a likelihood of counts.
 
         Raises:
             ValueError, TypeError: for other shapes and dtypes.
         """
-        observed, _ = self._checked(x, unnamed, observed, index)
+        self._check(x, observed, index, covariates, offset)
         with self._plate(x):
-            z = pyro.sample("z", apply_network("prior", self.prior, self._q))
-            p = self._p(z)
+            z = pyro.sample("z", apply_network("prior", self.prior, *self._prior_inputs(covariates)))
+            p = self._p(z, covariates, offset)
             if observed is None:
                 return pyro.sample("x", p, obs=x)
             of_observed = checks.observed_entries(p, observed)
@@ -175,22 +192,29 @@ class VAE(Verbs):
                 return pyro.sample("x", of_observed, obs=x)
             return observe_with_mask(p, of_observed, self.missingness, x, observed)
 
-    def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def guide(
+        self,
+        x: Tensor,
+        observed: Tensor | None = None,
+        index: Tensor | None = None,
+        covariates: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
         """Sample z ~ q(z|x), Eq. (9); the encoder sees 0 for an entry that isn't observed.
 
         With ``missingness`` the missing entries are drawn from p(x|z).  Arguments and errors as for :meth:`model`.
         """
-        observed, index = self._checked(x, unnamed, observed, index)
+        self._check(x, observed, index, covariates, offset)
         with self._plate(x):
-            z = pyro.sample("z", self._q(self._encoder_input(x, observed, index)))
+            z = pyro.sample("z", self._q(self._encoder_input(x, observed, index, covariates)))
             if observed is not None and self.missingness is not None:
-                draw_missing(self._p(z))
+                draw_missing(self._p(z, covariates, offset))
             return z
 
     def __repr__(self) -> str:
         """Return the model in the paper's notation."""
         parts = self.prior, self.likelihood, self.posterior, self.encoder, self.decoder
-        return vae_in_words(*parts, self.latent_dim, self.x_dim, self.missingness)
+        return vae_in_words(*parts, self.latent_dim, self.x_dim, self.missingness, self.covariates)
 
     @property
     def _per_datapoint(self) -> bool:
@@ -200,20 +224,27 @@ class VAE(Verbs):
         encoder = functools.partial(apply_network, "encoder", self.encoder)
         return apply_network("posterior", self.posterior, self._by_rows("encoder", encoder, x))
 
-    def _p(self, z: Tensor) -> Any:
+    def _p(self, z: Tensor, covariates: Tensor | None, offset: Tensor | None) -> Any:
         decoder = functools.partial(apply_network, "decoder", self.decoder)
-        outputs = self._by_rows("decoder", decoder, z)
+        outputs = self._by_rows("decoder", decoder, beside(z, covariates))
         likelihood = self.likelihood
+        if offset is not None:
+            outputs = multiplied(likelihood, outputs, offset)
         if isinstance(likelihood, nn.Module):
             return apply_network("likelihood", likelihood, outputs)
         return likelihood(outputs)
 
-    def _encoder_input(self, x: Tensor, observed: Tensor | None, index: Tensor | None) -> Tensor:
+    def _prior_inputs(self, covariates: Tensor | None) -> tuple[Any, ...]:
+        return (self._q, covariates) if self.prior.conditional else (self._q,)
+
+    def _encoder_input(
+        self, x: Tensor, observed: Tensor | None, index: Tensor | None, covariates: Tensor | None
+    ) -> Tensor:
         if index is not None:
             return index
         if self._own_encoder:
             x = unit_scale(self.likelihood, x)
-        return x if observed is None else torch.where(observed, x, 0.0)
+        return beside(x if observed is None else torch.where(observed, x, 0.0), covariates)
 
     def _by_rows(self, name: str, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Return the network's outputs for inputs (..., inputs), in one batch dimension if it needs that."""
@@ -221,11 +252,19 @@ class VAE(Verbs):
             return network(inputs)
         return network(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
 
-    def _checked(
-        self, x: Tensor, unnamed: Sequence[Tensor], observed: Tensor | None, index: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _check(
+        self,
+        x: Tensor,
+        observed: Tensor | None,
+        index: Tensor | None,
+        covariates: Tensor | None,
+        offset: Tensor | None,
+    ) -> None:
         checks.check_x(x, self.x_dim, next((parameter.dtype for parameter in self.parameters()), x.dtype))
-        return checks.named_arguments(x, unnamed, observed, index, self._per_datapoint)
+        checks.check_observed(x, observed)
+        checks.check_index(x, index, self._per_datapoint)
+        checks.check_covariates(x, covariates, self.covariates)
+        checks.check_offset(x, offset, self.likelihood)
 
     def _plate(self, x: Tensor) -> pyro.plate:
         size = len(x) if self.dataset_size is None else self.dataset_size

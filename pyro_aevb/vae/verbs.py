@@ -25,6 +25,7 @@ from pyro_aevb.posterior import AnomalyScore, Denoised, Imputed
 from pyro_aevb.vae.posteriors import PerDatapoint
 
 Array = TypeVar("Array", Tensor, np.ndarray)  # what goes in comes out
+NAMED = ("observed", "index", "covariates", "offset")  # data beside x
 AT_ONCE = 1000  # datapoints of data that are moved to another device
 
 
@@ -39,11 +40,25 @@ class Verbs(nn.Module, ABC):
     posterior: nn.Module
 
     @abstractmethod
-    def model(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def model(
+        self,
+        x: Tensor,
+        observed: Tensor | None = None,
+        index: Tensor | None = None,
+        covariates: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
         """Sample z ~ p(z) and observe x ~ p(x|z)."""
 
     @abstractmethod
-    def guide(self, x: Tensor, *unnamed: Tensor, observed: Tensor | None = None, index: Tensor | None = None) -> Tensor:
+    def guide(
+        self,
+        x: Tensor,
+        observed: Tensor | None = None,
+        index: Tensor | None = None,
+        covariates: Tensor | None = None,
+        offset: Tensor | None = None,
+    ) -> Tensor:
         """Sample z ~ q(z|x)."""
 
     @overload
@@ -55,8 +70,8 @@ class Verbs(nn.Module, ABC):
 
         Args:
             x: (N, D), of any kind that :func:`~pyro_aevb.training.fit` takes.
-            unnamed: ``observed`` or ``index``, as for the model; they may be named too.
-            options: those of the function, and ``observed`` or ``index``.
+            unnamed: ``observed``, as for the model; it may be named too.
+            options: those of the function, and ``observed``, ``index``, ``covariates`` or ``offset``.
         """
         return self._given(verbs.encode, x, unnamed, options)
 
@@ -73,20 +88,25 @@ class Verbs(nn.Module, ABC):
 
         Args:
             x: as for :meth:`encode`, likewise the others.
-            unnamed: ``observed`` or ``index``.
-            options: those of the function, and ``observed`` or ``index``.
+            unnamed: ``observed``.
+            options: those of the function, and ``observed``, ``index``, ``covariates`` or ``offset``.
         """
         return self._given(verbs.reconstruct, x, unnamed, options)
 
-    def decode(self, z: Array, *, gradient: bool = False) -> Array:
+    def decode(self, z: Array, covariates: Any = None, *, gradient: bool = False) -> Array:
         """Return the mean of p(x|z), (..., D), for z (..., J); see :func:`.posterior.decode`.
 
         Args:
             z: a tensor or an array.
+            covariates: (..., C), or one row for all, of a VAE that has them.
             gradient: whether the mean has its gradient.
         """
         row = self._row()
         rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, self.latent_dim)
+        if covariates is not None:
+            given = torch.as_tensor(covariates).to(row["x"]).expand(*z.shape[:-1], -1).reshape(len(rows), -1)
+            row = {name: value.expand(len(rows), *value.shape[1:]) for name, value in row.items()}
+            row["covariates"] = given
         means = verbs.decode(self.model, None, rows, Arguments(**row), gradient=gradient)
         found: Any = _as(z, means.reshape(*z.shape[:-1], self.x_dim))
         return found
@@ -96,16 +116,21 @@ class Verbs(nn.Module, ABC):
 
         Args:
             number: how many.
-            x: data, for ``source="aggregate"`` or ``"given"``.
-            unnamed: ``observed`` or ``index``.
-            options: those of the function, and ``observed`` or ``index``.
+            x: data, for ``source="aggregate"`` or ``"given"``; without, ``covariates`` (number, C) or (1, C) say of
+                what a VAE that has them is to draw.
+            unnamed: ``observed``.
+            options: those of the function, and ``observed``, ``index``, ``covariates`` or ``offset``.
         """
 
         def drawn(model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
             return verbs.sample(model, guide, number, *args, **kwargs)
 
         if x is None:
-            return drawn(self.model, self.guide, Arguments(**self._row()), **options)
+            row = self._row()
+            if (covariates := options.pop("covariates", None)) is not None:
+                row = {name: value.expand(len(covariates), *value.shape[1:]) for name, value in row.items()}
+                row["covariates"] = torch.as_tensor(covariates).to(row["x"])
+            return drawn(self.model, self.guide, Arguments(**row), **options)
         if options.get("source") == "given":
             return _as(x, drawn(self.model, self.guide, self._here(x, finite=False), *unnamed, **options))
         return self._given(drawn, x, unnamed, options)
@@ -154,8 +179,8 @@ class Verbs(nn.Module, ABC):
 
         Args:
             x: as for :meth:`encode`, likewise the others.
-            unnamed: ``observed`` or ``index``.
-            options: those of the function, and ``observed`` or ``index``.
+            unnamed: ``observed``.
+            options: those of the function, and ``observed``, ``index``, ``covariates`` or ``offset``.
         """
         return self._given(verbs.traverse, x, unnamed, options)
 
@@ -168,9 +193,9 @@ class Verbs(nn.Module, ABC):
 
         Args:
             x: as for :meth:`encode`, likewise the others.
-            unnamed: ``observed`` or ``index``.
+            unnamed: ``observed``.
             reference: data that are as they should be, or their score.
-            options: those of the function, and ``observed`` or ``index``.
+            options: those of the function, and ``observed``, ``index``, ``covariates`` or ``offset``.
         """
         if reference is not None and not isinstance(reference, AnomalyScore):
             reference = self._here(reference)
@@ -182,7 +207,7 @@ class Verbs(nn.Module, ABC):
         return _as(x, self._called(verb, x, unnamed, options))
 
     def _called(self, verb: Callable[..., Any], x: Any, unnamed: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        named = {name: options.pop(name) for name in ("observed", "index") if name in options}
+        named = {name: options.pop(name) for name in NAMED if name in options}
         data = self._here(x) if not (unnamed or named) else self._here(Arguments(x, *unnamed, **named))
         return verb(self.model, self.guide, data, **options)
 

@@ -448,7 +448,6 @@ def test_a_file_that_is_no_configuration(text, message, tmp_path):
         (["train", "{data}", "--image-shape", "3,3"], "expected an image_shape of 16 pixels"),
         (["train", "{data}", "--device", "abacus"], "expected a device that is there, such as cpu, got 'abacus'"),
         (["train", "{data}", "--learning-rate", "-1"], "expected a learning_rate above 0, got -1.0"),
-        (["train", "{data}", "--convolutions", "--image-shape", "2,8"], "height and width divisible by 4"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_trained_is_told_before(args, message, data, tmp_path):

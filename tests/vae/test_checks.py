@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro import poutine
 from torch import nn
+from torch.nn.functional import one_hot
 from vae_parts import D, J, N, data
 
 from pyro_aevb import AEVB, IWAE, VAE, elbo, load, save
@@ -125,8 +126,7 @@ def test_observed_and_index_by_name_and_by_position():
     values = []
     for args, kwargs in (
         ((x, observed, index), {}),
-        ((x, index, observed), {}),
-        ((x, index), {"observed": observed}),
+        ((x, observed), {"index": index}),
         ((x,), {"observed": observed, "index": index}),
     ):
         pyro.set_rng_seed(0)
@@ -134,7 +134,7 @@ def test_observed_and_index_by_name_and_by_position():
         assert torch.equal(vae.encode(*args, **kwargs), vae.encode(x, index=index))
     for value in values[1:]:
         assert torch.equal(value, values[0])
-    assert not torch.equal(IWAE(2).terms(vae.model, vae.guide, x, index).bound, values[0])
+    assert not torch.equal(IWAE(2).terms(vae.model, vae.guide, x, index=index).bound, values[0])
     plain = VAE(D, J, hidden_dims=(6,)).double()
     assert torch.equal(plain.encode(x, observed), plain.encode(x, observed=observed))
 
@@ -145,9 +145,12 @@ def test_observed_and_index_by_name_and_by_position():
 def test_labels_and_masks_of_numbers_are_told_what_to_do(labels):
     vae = VAE(D, J, hidden_dims=(6,))
     learner = AEVB(vae.model, vae.guide, ADAM)
-    with pytest.raises(ValueError, match=r"as bool .* \.bool\(\); labels and covariates .* pass x alone, fit\(learner"):
+    with pytest.raises(ValueError, match=r"as bool .* \.bool\(\), .* as index=, .* and labels as covariates= of a VAE"):
         fit(learner, (data().float(), labels), epochs=1, batch_size=20, progress=False)
-    fit(learner, data().float(), epochs=1, batch_size=20, progress=False)
+    columns = one_hot(torch.arange(N) % 3, 3).float()
+    known = VAE(D, J, hidden_dims=(6,), covariates=3)
+    together = {"x": data().float(), "covariates": columns}
+    fit(AEVB(known.model, known.guide, ADAM), together, epochs=1, batch_size=20, progress=False)
     fit(learner, (data().float(), (torch.rand(N, D) < 0.5).float().bool()), epochs=1, batch_size=20, progress=False)
 
 
@@ -157,11 +160,11 @@ def test_arguments_that_are_refused():
     mask = x > 0
     with pytest.raises(ValueError, match="one beside an encoder; leave index out"):
         vae.guide(x, index=index)
-    with pytest.raises(ValueError, match="expected at most observed and index beside x, got 2 tensors"):
-        vae.model(x, mask, mask)
+    with pytest.raises(ValueError, match="as bool of shape"):
+        vae.model(x, mask[:, 0])
     with pytest.raises(ValueError, match=r"got \(\(40,\), torch.float64\); pass vae.guide\(x, index=index\)"):
         free.guide(x, index=index.double())
-    assert elbo(free.model, free.guide, x, index, seed=0).value.shape == (N,)
+    assert elbo(free.model, free.guide, x, index=index, seed=0).value.shape == (N,)
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_networks_made_here_train_on_eight_bits(likelihood, networks):
     vae = VAE(64, 2, likelihood=likelihood, **shape)
     x = torch.randint(0, 256, (30, 64)).float()
     with torch.no_grad():
-        scale = vae._q(vae._encoder_input(x, None, None)).base_dist.scale
+        scale = vae._q(vae._encoder_input(x, None, None, None)).base_dist.scale
         assert 0.05 < scale.min() < scale.max() < 20
     learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), compile=False)
     assert all(learner.step(x).loss.isfinite() for _ in range(20))

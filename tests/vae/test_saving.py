@@ -188,7 +188,7 @@ def test_settings(kwargs, dtype, tmp_path):
 @pytest.mark.parametrize("family", ["full", "gamma"])
 def test_a_free_form_posterior(family, tmp_path):
     vae = shaken(make("normal" if family == "full" else "gamma", PerDatapoint(family, dataset_size=N)))
-    round_trip(vae, tmp_path, data(), torch.arange(N))
+    round_trip(vae, tmp_path, data(), None, torch.arange(N))
 
 
 def test_a_prior_in_a_precision_that_is_not_the_default(tmp_path):
