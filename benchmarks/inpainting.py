@@ -39,7 +39,7 @@ from trained_vae import trained
 
 from pyro_aevb import VAE, impute
 from pyro_aevb.datasets import DATASETS, load_dataset
-from pyro_aevb.plots import image_grid, write_image
+from pyro_aevb.plots import image_rows, write_figure
 from pyro_aevb.posterior.cells import are_discrete, cells_of
 from pyro_aevb.posterior.impute import Imputed
 
@@ -142,10 +142,11 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw an image a column: whole, half, each method's mean and two draws."""
-    names = ["x", *(r["method"] for r in result["runs"])]
-    images = np.concatenate([np.load(path.parent / "shown" / f"{name}.npy") for name in names])  # (rows, SHOWN, D)
-    rows = torch.from_numpy(images).float() / 255
-    write_image(image_grid(rows.flatten(0, 1), result["image_shape"], rows.shape[1]), path)
+    shown, names = ["x", *(r["method"] for r in result["runs"])], ["whole", "half"]
+    names += [f"{method}: {what}" for method in shown[1:] for what in ("mean", "a draw", "another")]
+    images = np.concatenate([np.load(path.parent / "shown" / f"{name}.npy") for name in shown])  # (rows, SHOWN, D)
+    rows = dict(zip(names, torch.from_numpy(images).float() / 255, strict=True))
+    write_figure(image_rows(rows, result["image_shape"]).figure, path)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
