@@ -35,7 +35,7 @@ from torch import Tensor
 
 from pyro_aevb import AEVB, SGVB, VAE
 from pyro_aevb.datasets import load_dataset
-from pyro_aevb.plots import image_grid, write_image
+from pyro_aevb.plots import image_rows, write_figure
 from pyro_aevb.training import fit
 
 FLIPPED = 0.1  # of the pixels
@@ -85,11 +85,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         print(f"{name}: {value:.3f}")
 
     way = vae.interpolate(x[:1], x[1:2], num_steps=10, path="spherical")[:, 0]
-    rows = [x, vae.reconstruct(x), torch.where(upper, x, 0.5), inpainted, noisy, denoised]
+    rows = {"x": x, "reconstructed": vae.reconstruct(x), "upper half": torch.where(upper, x, 0.5)}
+    rows |= {"inpainted": inpainted, "noisy": noisy, "denoised": denoised, "interpolated": way}
     args.out.mkdir(parents=True, exist_ok=True)
-    shown = torch.cat([*(row[:10] for row in rows), way]).unflatten(1, (8, 8))
-    framed = torch.nn.functional.pad(shown, (1, 1, 1, 1), value=0.3).flatten(1)
-    write_image(image_grid(framed, (10, 10), 10), args.out / "uses.png")
+    axes = image_rows({name: images[:10] for name, images in rows.items()}, (8, 8))
+    write_figure(axes.figure, args.out / "uses.png")
     print(f"written: {args.out / 'uses.png'}")
     return results
 
