@@ -172,6 +172,12 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/graph.py",
+        "    of_torch.addFilter(others)",
+        "    of_torch.addFilter(lambda record: False)",
+        ("tests/capture/test_capture.py::test_compiling_says_nothing_of_a_missing_gpu_and_hides_nothing_else",),
+    ),
+    Mutation(
+        "capture/graph.py",
         "torch.autograd.set_multithreading_enabled(False), _one_fake_mode():",
         "torch.autograd.set_multithreading_enabled(False):",
         (f"{PASSES}::test_a_trace_describes_all_results_in_one_fake_mode",),

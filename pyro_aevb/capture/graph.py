@@ -73,7 +73,7 @@ class Graph:
         if all(tensor.is_cuda for tensor in inputs):
             put_constants_on(self.module, torch.device("cuda"))
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), warnings.catch_warnings(), _no_word_of_cuda():
                 warnings.simplefilter("ignore")  # what Inductor says of itself
                 options = INDUCTOR | IN_ORDER if len(random_operations(self.module)) > 1 else INDUCTOR
                 self._run = torch._inductor.compile(self.module, inputs, options=options)
@@ -92,6 +92,21 @@ class Graph:
             except Exception as error:
                 reason = _first_line(error)
                 logger.warning("the traced graph runs without a CUDA graph, which can't be made here: %s", reason)
+
+
+@contextlib.contextmanager
+def _no_word_of_cuda() -> Iterator[None]:
+    """Leave out the line that torch logs when it first compiles beside a CUDA toolkit without a GPU."""
+    of_torch = logging.getLogger("torch.utils.cpp_extension")
+
+    def others(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("No CUDA runtime is found")
+
+    of_torch.addFilter(others)
+    try:
+        yield
+    finally:
+        of_torch.removeFilter(others)
 
 
 class _CudaGraph:

@@ -849,3 +849,29 @@ def test_a_capture_of_nothing_but_tensors():
         result = fast(torch.arange(3.0))
     assert result["twice"].tolist() == [0.0, 2.0, 4.0]
     assert result["sum"] == 3.0
+
+
+def test_compiling_says_nothing_of_a_missing_gpu_and_hides_nothing_else(caplog, monkeypatch):
+    """The line is logged while torch's parts are imported; what else is logged there goes through."""
+    of_torch = logging.getLogger("torch.utils.cpp_extension")
+
+    def compile(module, inputs, options):
+        of_torch.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/opt/cuda")
+        of_torch.warning("another line")
+        return module
+
+    monkeypatch.setattr(torch._inductor, "compile", compile)
+    capture = Capture(lambda x: x.square().sum(), compile=True)
+    with caplog.at_level(logging.WARNING):
+        monkeypatch.setattr(of_torch, "propagate", True)
+        of_torch.addHandler(caplog.handler)
+        try:
+            for _ in range(3):
+                capture(torch.ones(2))
+            compiled = [record.message for record in caplog.records]
+            of_torch.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/opt/cuda")
+        finally:
+            of_torch.removeHandler(caplog.handler)
+    assert "another line" in compiled
+    assert not [line for line in compiled if "No CUDA" in line]
+    assert "No CUDA" in caplog.records[-1].message
