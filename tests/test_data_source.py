@@ -133,6 +133,8 @@ def test_what_is_not_finite_in_a_sparse_matrix_is_named_by_its_row():
     x[13, 2] = np.nan
     with pytest.raises(ValueError, match="got 1 NaN or infinite value in argument 0, the first in row 13 of the data"):
         fit(Spy(), scipy.sparse.csr_array(x), epochs=1, batch_size=10, progress=False)
+    with pytest.raises(ValueError, match="got 1 NaN or infinite value in argument 0, the first in row 13 of the data"):
+        DataSet(scipy.sparse.csr_array(x)).at(torch.tensor([1, 13]))  # without a run, as evaluation reads it
     with pytest.raises(ValueError, match=r"datapoints as rows, got one of shape \(4,\)"):
         fit(Spy(), scipy.sparse.coo_array(np.arange(4.0)), epochs=1, progress=False)
 
