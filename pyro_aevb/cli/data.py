@@ -5,6 +5,7 @@ Shapes: N datapoints, D data dimensions.
 
 from __future__ import annotations
 
+import difflib
 import io
 import math
 from pathlib import Path
@@ -165,6 +166,11 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
         if images is None:
             raise ValueError(f"expected a data set with a part for {part}, got {name}, which has none; pass a fraction")
         return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape)
+    if not Path(name).exists() and (close := difflib.get_close_matches(name.lower(), DATASETS, 1)):
+        raise FileNotFoundError(
+            f"expected a data set out of {sorted(DATASETS)}, a file or a folder, got {name}, which isn't there; did "
+            f"you mean {close[0]}?"
+        )
     contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None, holes=holes)
     array = contents.values
     x = torch.from_numpy(_in_units(contents, config))

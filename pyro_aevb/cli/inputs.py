@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyro_aevb.cli.choices import choices
 from pyro_aevb.cli.config import PARTS
 from pyro_aevb.cli.options import given, one_of, tell
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 PICTURE = (".png", ".pdf", ".svg", ".jpg")  # plots.PICTURE, which takes long to import
 
 Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
-KINDS_OF_DATA = "A data set's name (digits, mnist, ...), a file (.npy, .npz, .csv, .tsv) or a folder of images."
+DATASETS = choices("datasets.image_datasets", "DATASETS")
+KINDS_OF_DATA = f"A data set's name ({', '.join(DATASETS)}), a file (.npy, .npz, .csv, .tsv) or a folder of images."
 Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
 PARTS_HELP = (
     "train, validation or test of a named data set, test by default; train, validation or all of the file that the run "

@@ -436,6 +436,7 @@ def test_a_file_that_is_no_configuration(text, message, tmp_path):
     ("args", "message"),
     [
         (["train", "missing.npy"], "got missing.npy, which isn't there"),
+        (["train", "MINST"], "a file or a folder, got MINST, which isn't there; did you mean mnist?"),
         (["train", "{bad}/pickle.npy"], "expected an array of numbers"),
         (["train", "{bad}/words.csv"], "got 'red' in line 3; fill in what is missing"),
         (["train", "{bad}/x.txt"], "expected .npy, .npz, .csv, .tsv or a folder of images"),
