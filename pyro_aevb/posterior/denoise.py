@@ -117,7 +117,8 @@ def denoise(
         x: noisy, (N, ...), of any kind that :func:`~pyro_aevb.training.fit` takes; parts after the first are arguments
             that model and guide take besides.
         noise: from a clean x (..., M, ...) to the distribution of a noisy one, with a density and with the event
-            dimensions of the model's site; noise of each cell by itself, if clean cells have finitely many values.
+            dimensions of the model's site; noise of each cell by itself, if clean cells have finitely many values.  For
+            super-resolution it is around the block means of the clean x, in the place of each of their cells.
         args: what model and guide take besides, datapoints first.
         method: as for :func:`.posterior`, likewise the other options.
         num_draws: L.

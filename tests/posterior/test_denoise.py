@@ -63,6 +63,22 @@ def test_the_mean_is_the_closed_form():
     assert torch.equal(found.mean, found.posterior.mean("x"))
 
 
+def test_block_means_are_a_noise_model_for_super_resolution():
+    """Two cells are seen by their mean alone, in the place of both, with noise of 1: a Gaussian given P x."""
+    lg = pca()
+    blocks = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]).double()
+    y = lg.x @ blocks.T
+    noise = lambda x: dist.Normal(x @ blocks.T, 1.0).to_event(1)  # noqa: E731  # as a user writes it
+    found = clean(lg.model, guide, y, noise, method="importance", num_draws=900, num_particles=10_000)
+    W, m, s = lg.value("W"), lg.value("m"), lg.value("log_s").exp()
+    prior = W @ W.T + s**2 * torch.eye(D).double()
+    gain = prior @ blocks.T @ torch.linalg.inv(blocks @ prior @ blocks.T + torch.eye(D).double())
+    assert found.posterior.trusted.all()
+    assert ((found.mean - m - (y - blocks @ m) @ gain.T).abs() <= SIGMAS * found.standard_error).all()
+    assert (SIGMAS * found.standard_error < 0.6).all()
+    assert (found.mean[:, 0] - found.mean[:, 1]).abs().max() > 0.1  # which the block's mean doesn't say
+
+
 @pytest.mark.slow
 def test_the_mean_is_the_closed_form_where_noise_is_narrow():
     """Weights of draws from the likelihood are useless for noise that is a fifth as wide, and chains are run."""
