@@ -17,9 +17,9 @@ from typing import NamedTuple
 import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_aevb.diagnostics.passes import layouts_of, passes
+from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.guide_values import enumerated
@@ -110,7 +110,7 @@ def _kl(site: Site, reading: Reading, closed_form: bool) -> Tensor | None:
         return None
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     if closed_form:
-        term = kl_divergence(q.expand(shape), p.expand(shape))  # torch's of Bernoulli distributions don't broadcast
+        term = kl_divergence(q.expand(shape), p.expand(shape))
     else:
         term = q.log_prob(site.value) - p.log_prob(site.value)
     mask = site.mask

@@ -19,10 +19,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces

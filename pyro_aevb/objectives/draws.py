@@ -18,9 +18,9 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
 from pyro_aevb.model_guide.guide_values import REMEDY, GuideValues, log_share
 from pyro_aevb.model_guide.reading import Reading, read_traces

@@ -343,3 +343,25 @@ def test_what_can_t_be_summed_is_said():
         AEVB(one_by_one, guide, ADAM).step(x)
     with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
         AEVB(model, guide, ADAM).step(x)
+
+
+def test_the_closed_form_kl_of_a_bernoulli_whose_prior_has_another_shape_is_the_sampled_one():
+    """torch's KL of two Bernoullis wants one shape; the prior of y is a single number."""
+    x = torch.randn(4, generator=torch.Generator().manual_seed(0)).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(torch.tensor(0.3).double()))
+            pyro.sample("x", dist.Normal(2 * y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(logits=x), infer={"enumerate": "parallel"})
+
+    q, p = torch.sigmoid(x), torch.tensor(0.3).double()
+    values = torch.tensor([0.0, 1.0]).double()[:, None]
+    log_q, log_p = (dist.Bernoulli(probs).log_prob(values.expand(2, 4)) for probs in (q, p))
+    exact = (log_q.exp() * (dist.Normal(2 * values, 1.0).log_prob(x) + log_p - log_q)).sum(0)
+    for kl in ("sampled", "analytic"):
+        objective = SGVB(kl="analytic") if kl == "analytic" else SGVB()
+        torch.testing.assert_close(objective.terms(model, guide, x).bound, exact, rtol=1e-9, atol=1e-9)
