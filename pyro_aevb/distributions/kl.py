@@ -22,8 +22,9 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         NotImplementedError: for a pair without a closed form.
 
     >>> from pyro_aevb.distributions.kl import kl_divergence
-    >>> kl_divergence(dist.Bernoulli(torch.tensor([[0.5], [1.0]])), dist.Bernoulli(torch.tensor([0.5, 0.5]))).tolist()
-    [[0.0, 0.0], [0.6931472420692444, 0.6931472420692444]]
+    >>> kl_divergence(dist.Bernoulli(torch.tensor([[0.5], [1.0]])), dist.Bernoulli(torch.tensor([0.5, 0.5])))
+    tensor([[0.0000, 0.0000],
+            [0.6931, 0.6931]])
     """
     if q.batch_shape != p.batch_shape:
         shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
