@@ -280,6 +280,12 @@ def _check_header(file: IO[bytes], size: int, path: Path) -> None:
         )
 
 
+def separator_of(path: Path, text: str) -> str:
+    """Return what stands between the cells of a table: a tab in a .tsv, else what the first line has most of."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
+
+
 def _read_table(path: Path, holes: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a table's numbers and the names of its columns, if its first line has them; empty cells are NaN."""
     content = path.read_bytes()
@@ -289,9 +295,7 @@ def _read_table(path: Path, holes: bool = False) -> tuple[np.ndarray, tuple[str,
         if not content.partition(b"\n")[2].isascii():
             raise
         text = content.decode("latin-1")  # the names of the columns, by another program
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(path, text))
     rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) or (holes and len(row) > 1)]
     names: tuple[str, ...] = ()
     if rows and _is_header(rows[0][1]) and any(map(str.strip, rows[0][1])):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pyro_aevb.datasets.array_files import separator_of
 from pyro_aevb.datasets.columns import LEFT_OUT, Cell, Column, as_number, is_missing, make_column
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
@@ -206,8 +207,7 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
+    separator = separator_of(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]
     if len(rows) < 2:

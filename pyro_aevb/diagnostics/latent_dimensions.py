@@ -108,11 +108,7 @@ def _kl(site: Site, reading: Reading, closed_form: bool) -> Tensor | None:
     (q, q_dims), (p, p_dims) = cells_of(proposal.fn), cells_of(site.fn)
     if q.event_shape or p.event_shape or q_dims != p_dims:
         return None
-    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
-    if closed_form:
-        term = kl_divergence(q.expand(shape), p.expand(shape))
-    else:
-        term = q.log_prob(site.value) - p.log_prob(site.value)
+    term = kl_divergence(q, p) if closed_form else q.log_prob(site.value) - p.log_prob(site.value)
     mask = site.mask
     if isinstance(mask, Tensor):
         mask = mask.reshape(mask.shape + (1,) * q_dims)
