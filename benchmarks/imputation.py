@@ -44,7 +44,7 @@ BUNDLED = "breast-cancer"  # scikit-learn's copy of the UCI table
 MISSING = ("mcar", "mnar")
 REGRESSIONS = ("mean", "ridge", "forest")
 MODELS = ("vae", "vae+mask")
-METHODS = ("guide", "importance", "auto", "hmc")
+METHODS = ("guide", "importance", "gibbs", "auto", "hmc")
 # As the sources print them: Mattei & Frellsen's notebook for mcar, squared; Ipsen et al. 2021, Table 1, for mnar.
 PUBLISHED = {
     ("mcar", "breast-cancer"): {"mean": 1.028, "ridge": 0.333, "MIWAE": 0.2867},
@@ -247,7 +247,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tables", nargs="*", choices=tables, help="default: scikit-learn's; without names the six")
     parser.add_argument("--missing", nargs="+", choices=MISSING, default=["mcar"])
     parser.add_argument("--models", nargs="+", choices=REGRESSIONS + MODELS, default=list(REGRESSIONS + MODELS))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["guide", "importance", "auto", "hmc"])
     parser.add_argument("--decoder", choices=("linear", "mlp"), default="linear")
     parser.add_argument("--likelihood", choices=("shared-gaussian", "gaussian", "student-t"), default="shared-gaussian")
     parser.add_argument("--posterior", choices=("normal", "full"), default="normal")

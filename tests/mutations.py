@@ -1109,6 +1109,24 @@ MUTATIONS = [
         ("tests/posterior/test_impute.py::test_what_stands_in_a_missing_cell_neighbours_and_chunks_change_nothing",),
     ),
     Mutation(
+        "posterior/gibbs.py",
+        "log_ratio = new.log_joint - old.log_joint + old.log_proposal - new.log_proposal",
+        "log_ratio = new.log_joint - old.log_joint",
+        ("tests/posterior/test_gibbs.py::test_missing_cells_have_the_exact_conditional",),
+    ),
+    Mutation(
+        "posterior/gibbs.py",
+        "values = self._transition(values, own, own)",
+        "values = self._transition(values, rows, own)",
+        ("tests/posterior/test_gibbs.py::test_discrete_latents",),
+    ),
+    Mutation(
+        "posterior/gibbs.py",
+        "if not same:",
+        "if False:",
+        ("tests/posterior/test_gibbs.py::test_a_vae_and_what_is_refused",),
+    ),
+    Mutation(
         "posterior/anomaly.py",
         "(others >= values[:, None])",
         "(others <= values[:, None])",

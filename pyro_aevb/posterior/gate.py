@@ -11,7 +11,7 @@ Shapes: K proposals, L draws, C chains, T draws of each, M datapoints of a minib
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,22 @@ class Draws(NamedTuple):
     effective_sample_size: Tensor
     pareto_k: Tensor
     r_hat: Tensor
+
+
+class Sampler(Protocol):
+    """Draws from p(z|x) for one minibatch after another, as :class:`Gate`.
+
+    Attributes:
+        layouts: of the latents, by name.
+        alone: whether a datapoint can be run by itself; else each run has a whole minibatch.
+    """
+
+    layouts: dict[str, Layout]
+
+    @property
+    def alone(self) -> bool: ...  # noqa: D102
+
+    def __call__(self, places: Sequence[int], tick: Tick, *args: Tensor) -> Draws: ...  # noqa: D102
 
 
 class Gate:

@@ -14,6 +14,7 @@ Shapes: N datapoints, L draws, M of a minibatch.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,10 +33,15 @@ from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
+from pyro_aevb.posterior.gate import METHODS as POSTERIOR_METHODS
+from pyro_aevb.posterior.gibbs import Gibbs
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
 from pyro_aevb.posterior.proposals import Layout
+
+GIBBS = "gibbs"
+METHODS: tuple[str, ...] = (*POSTERIOR_METHODS, GIBBS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,9 @@ def impute(
             part; what stands in a missing cell doesn't count.
         observed: of x's shape and of bool, true for cells that are there; by default those that aren't NaN.
         args: what model and guide take besides, datapoints first.
-        method: as for :func:`.posterior`, likewise the other options.
+        method: as for :func:`.posterior`, or ``"gibbs"``: chains whose proposals are the guide's at filled-in rows
+            (:mod:`pyro_aevb.posterior.gibbs`), for a guide that was trained on whole rows and for discrete latents; it
+            is run on whole minibatches.  Likewise the other options.
         num_draws: L.
         num_particles: K.
         chains: options of the chains.
@@ -171,7 +179,8 @@ def impute(
     predictions = Predictions(name, layout, streams, vectorize, predicted)
     keep: Any = predictions.drawn
     visit = predictions.visit if latent is None else (lambda model, gate, draws, places, args: keep.append(draws))
-    visit_minibatches(its_model, its_guide, batches, options, streams, visit)
+    others = {} if latent is not None else {GIBBS: functools.partial(Gibbs, site=name)}
+    visit_minibatches(its_model, its_guide, batches, options, streams, visit, others)
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
     found = joined(predictions.drawn)
     cells = predictions.all() if latent is None else Predicted(found.draws[latent], _real(found.draws[latent]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,12 +24,13 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
-from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request
+from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.warning import warn
 
 FEWEST_PARTICLES = 1000
 PARTICLES_A_DRAW = 10
+NO_OTHERS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Posterior:
 
     Attributes:
         draws: {site: (L, N, ...)}, a latent's other plates and its event last.
-        method: ``"guide"``, ``"importance"`` or ``"hmc"`` for each datapoint, N of them.
+        method: ``"guide"``, ``"importance"``, ``"hmc"`` or, of :func:`.impute`, ``"gibbs"``, N of them.
         trusted: whether the draws are vouched for, (N,) of bool: by nearly equal weights, by a light tail of them, or
             by chains that mixed.
         effective_sample_size: how many independent draws they count as for a mean, (N,), L at most.  Of chains it is
@@ -112,18 +113,19 @@ class Options(NamedTuple):
         """Return the options that aren't at their defaults."""
         return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
 
-    def request(self, guide: PyroCallable | None) -> Request:
+    def request(self, guide: PyroCallable | None, methods: Sequence[str] = METHODS) -> Request:
         """Return these options, checked.
 
         Args:
             guide: q(z|x), or ``None``.
+            methods: those that there are.
 
         Raises:
             ValueError, TypeError: for options that can't be used.
         """
         check_sizes(num_draws=self.num_draws, num_particles=self.num_particles)
-        if self.method not in METHODS:
-            raise ValueError(f"expected a method out of {list(METHODS)}, got {self.method!r}; the default is 'auto'")
+        if self.method not in methods:
+            raise ValueError(f"expected a method out of {list(methods)}, got {self.method!r}; the default is 'auto'")
         if self.num_draws < 2:
             raise ValueError(f"expected num_draws of 2 or more, got {self.num_draws}; one has no spread, ask for 2")
         if not isinstance(self.chains, Chains):
@@ -131,7 +133,7 @@ class Options(NamedTuple):
                 f"expected chains=Chains(...), got {self.chains!r}; for example Chains(num_chains=64), of "
                 "pyro_aevb.posterior"
             )
-        if guide is None and self.method in ("guide", "importance"):
+        if guide is None and self.method in ("guide", "importance", "gibbs"):
             raise ValueError(f"expected a guide to draw from, got None for {self.method!r}; use method='hmc'")
         num_particles = self.num_particles
         if num_particles is None:
@@ -152,7 +154,8 @@ def visit_minibatches(
     batches: Minibatches,
     options: Options,
     streams: Streams,
-    visit: Callable[[PyroCallable, Gate, Draws, list[int], tuple[Tensor, ...]], None],
+    visit: Callable[[PyroCallable, Sampler, Draws, list[int], tuple[Tensor, ...]], None],
+    others: Mapping[str, Callable[..., Sampler]] = NO_OTHERS,
 ) -> None:
     """Draw from p(z|x) for each minibatch in turn and hand the draws on; modes and random state stay as they are.
 
@@ -163,11 +166,12 @@ def visit_minibatches(
         options: as the caller got them.
         streams: the random numbers.
         visit: called with the model in evaluation mode, the gate, the draws, their places, and the minibatch.
+        others: methods beside those of :func:`posterior`, made as a :class:`~pyro_aevb.posterior.gate.Gate` is.
 
     Raises:
         ValueError, TypeError: for options and a pair that can't be used.
     """
-    request = options.request(guide)
+    request = options.request(guide, (*METHODS, *others))
     for batch in batches:
         _check_pair(model, guide, batch)
     bar = tqdm(
@@ -176,10 +180,11 @@ def visit_minibatches(
         mininterval=0.1 if sys.stderr.isatty() else 60,
     )  # fmt: skip
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng(), bar:
-        gate, done = None, 0
+        gate: Sampler | None = None
+        done = 0
         for batch in batches:
             if gate is None:
-                gate = Gate(
+                gate = others.get(request.method, Gate)(
                     its_model, its_guide, *batch, request=request, num_data=batches.num_data, num_batches=len(batches),
                     streams=streams,
                 )  # fmt: skip

@@ -5,7 +5,7 @@ Shapes: N datapoints, L draws, M of a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
-from pyro_aevb.posterior.gate import Draws, Gate
+from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.proposals import At, Layout
 
@@ -42,6 +42,20 @@ class _Likelihood(Messenger):
             self.fn = msg["fn"]
 
 
+def likelihood_at(model: PyroCallable, name: str, at: Mapping[str, Tensor], args: tuple[Tensor, ...]) -> Any:
+    """Return the distribution of a site at values of the latents.
+
+    Args:
+        model: p(x, z).
+        name: of the site.
+        at: the values that the latents have in a run.
+        args: a minibatch.
+    """
+    with poutine.block(), At(at), _Likelihood(name) as likelihood:
+        model(*args)
+    return likelihood.fn
+
+
 class Predictions:
     """Draws of x of one minibatch after another.
 
@@ -63,7 +77,7 @@ class Predictions:
         self.drawn: list[Draws] = []
 
     def visit(
-        self, model: PyroCallable, gate: Gate, draws: Draws, places: Sequence[int], args: tuple[Tensor, ...]
+        self, model: PyroCallable, gate: Sampler, draws: Draws, places: Sequence[int], args: tuple[Tensor, ...]
     ) -> None:
         """Predict from the draws of a minibatch.
 
@@ -85,7 +99,7 @@ class Predictions:
         return Predicted(*(torch.cat(each, 1) for each in zip(*self._found, strict=True)))
 
     def _predicted(
-        self, model: PyroCallable, gate: Gate, values: dict[str, Tensor], args: tuple[Tensor, ...]
+        self, model: PyroCallable, gate: Sampler, values: dict[str, Tensor], args: tuple[Tensor, ...]
     ) -> Predicted:
         size, num_draws = number_of_datapoints(args), len(next(iter(values.values())))
         if not self._vectorize and num_draws > 1:
@@ -96,7 +110,5 @@ class Predictions:
         width = self._layout.width
         if not self._vectorize:
             at, width = {site: value[0] for site, value in at.items()}, width - 1
-        with poutine.block(), At(at), _Likelihood(self._name) as likelihood:
-            model(*args)
-        found = self._predict(likelihood.fn, num_draws, width)
+        found = self._predict(likelihood_at(model, self._name, at, args), num_draws, width)
         return Predicted(*(self._layout.datapoints_second(each, num_draws, size) for each in found))
