@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyro_aevb.cli.choices import choices
-from pyro_aevb.cli.config import PARTS
 from pyro_aevb.cli.inputs import (
     PICTURE,
     Data,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from pyro_aevb.cli.data import Rows
     from pyro_aevb.cli.trained_run import TrainedRun
 
 METHODS = choices("posterior.gate", "METHODS")
@@ -70,7 +70,8 @@ def impute_command(
 
     Empty cells of a table and NaN are missing.  Cells that are there are written as they are; a row without any is
     answered from the prior.  An .npz file has "x", its standard errors, and what --draws and --interval ask for; a .csv
-    file has columns beside it for the interval.
+    file has columns beside it for the interval.  Of a table levels are filled in by their most frequent one, counts are
+    rounded, and an .npz has numbers, for a level its place.
 
     \b
     Examples:
@@ -85,32 +86,39 @@ def impute_command(
     _check_extras(out, draws, interval)
     import numpy as np
 
+    from pyro_aevb.cli.imputed_tables import write_imputed
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output
 
     check_output(out, (*WRITABLE, *PICTURE))
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
-    run, rows = _opened(model, device, data, part, limit, key=key, pixels=pixels)
-    there = _there(observed, rows.x)
+    run, rows = run_and_rows(model, device, data, part, limit, every=True, holes=True, key=key, pixels=pixels)
+    there = _there(observed, rows)
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
     found = run.vae.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
-    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
-    if filled is None:
+    if fill == "mode" and found.mode is None:
         raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
+    if rows.table is not None:
+        write_imputed(out, rows.table, found, fill, interval, draws)
+        print_file(out, found.mean, json)
+        return
+    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
+    assert filled is not None
     filled = found.mean.where(filled.isnan(), filled)  # of cells without a mode
     kept = there.cpu().numpy()
-    x = np.where(kept, rows.values, filled.cpu().numpy().astype(np.float64))
+    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
+    x = np.where(kept, values, filled.cpu().numpy().astype(np.float64))
     if out.suffix in PICTURE:
         _write_pairs(run, rows.x.nan_to_num(), x, out, image_shape)
     else:
         more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
         if interval is not None:
-            low, high = (np.where(kept, rows.values, end.cpu().numpy()) for end in found.interval(interval))
+            low, high = (np.where(kept, values, end.cpu().numpy()) for end in found.interval(interval))
             more |= {"low": low, "high": high}
         if draws is not None:
-            more["draws"] = np.where(kept, rows.values, found.draws[:draws].cpu().numpy())
+            more["draws"] = np.where(kept, values, found.draws[:draws].cpu().numpy())
         _write(out, x, more, rows.names)
     print_file(out, found.mean, json)
 
@@ -142,7 +150,8 @@ def denoise_command(
 ) -> None:
     """Write the mean of the clean x behind each noisy datapoint of DATA, to a .npy, .npz, .csv or .png file.
 
-    An .npz file has "x", its standard errors, and the draws that --draws asks for.
+    An .npz file has "x", its standard errors, and the draws that --draws asks for.  Of a table of real columns S is in
+    the units of the cells.
 
     \b
     Examples:
@@ -152,16 +161,24 @@ def denoise_command(
     one_of("--method", method, METHODS)
     _check_extras(out, draws, None)
     kind, size = _parsed(noise)
+    from pyro_aevb.cli.imputed_tables import write_denoised
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output
 
     check_output(out, (*WRITABLE, *PICTURE))
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
-    run, x = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
+    x = rows.x
+    if rows.observed is not None:
+        raise ValueError("expected a table without missing cells to denoise, got some; fill them in first, by impute")
     _tell_of_theta(run)
     law = run.noise(kind, size, x)
     number = max(FEWEST_DRAWS, draws or 0)
     found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
+    if rows.table is not None:
+        write_denoised(out, rows.table, found, draws)
+        print_file(out, found.mean, json)
+        return
     if out.suffix in PICTURE:
         _write_pairs(run, x, found.mean.cpu().numpy(), out, image_shape)
     else:
@@ -204,27 +221,25 @@ def score_command(
     """
     one_of("--method", method, [name for name in EVIDENCE if name != "bdmc"])
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.cli.tables import PER_ROW, write_columns
+    from pyro_aevb.cli.tables import PER_ROW, in_units_of, with_labels, write_columns
     from pyro_aevb.datasets.array_files import check_output
+    from pyro_aevb.posterior.anomaly import among
 
     check_output(out, PER_ROW)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     _tell_of_theta(run)
-    usual = None
+    options: dict[str, Any] = {"method": method, "num_particles": particles, "progress": not quiet}
+    found = in_units_of(rows, run.vae.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
     if reference is not None:
         _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
-    found = run.vae.anomaly_score(
-        x,
-        reference=usual,
-        regret=regret,
-        method=method,
-        num_particles=particles,
-        seed=seed,
-        progress=not quiet,
-    )
+        others = run.vae.anomaly_score(*usual.args, seed=seed + 1, **options)  # other noise than that of the data
+        found = among(found, in_units_of(usual, others).score)
+    if rows.table is not None:
+        tell("scores are -log p(x) of the observed cells of a row, in the units of the file")
     names = ("score", "standard_error", "tail", "typicality", "regret", "regret_error")
     columns = {name: getattr(found, name) for name in names}
-    write_columns(out, {name: value.cpu().numpy() for name, value in columns.items() if value is not None})
+    numbers = {name: value.cpu().numpy() for name, value in columns.items() if value is not None}
+    write_columns(out, with_labels(rows.labels, numbers))
     print_file(out, found.score, json)
 
 
@@ -239,32 +254,13 @@ def register(app: typer.Typer) -> None:
     app.command("score", short_help="Write how surprising each datapoint is.")(score_command)
 
 
-class _Cells:
-    """Datapoints (N, D) of which some cells are NaN, and as they stand in their file; the names of their columns."""
-
-    def __init__(self, x: Tensor, values: np.ndarray, names: tuple[str, ...]) -> None:
-        self.x, self.values, self.names = x, values, names
-
-
-def _opened(
-    model: Path, device: str, data: str, part: str | None, limit: int | None, **changes: str | None
-) -> tuple[TrainedRun, _Cells]:
-    """Return a trained run, and datapoints with holes."""
-    if part is not None:
-        one_of("--part", part, (*PARTS, "all"))
-    from pyro_aevb.cli.options import given
-    from pyro_aevb.cli.trained_run import TrainedRun
-
-    run = TrainedRun(model, device)
-    rows = run.rows(data, part, limit, given(changes), every=True, holes=True)
-    if rows.said:
-        tell(rows.said)
-    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
-    return run, _Cells(rows.x, values, rows.names)
-
-
-def _there(observed: str | None, x: Tensor) -> Tensor:
-    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN."""
+def _there(observed: str | None, rows: Rows) -> Tensor:
+    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN, or missing from a table."""
+    x: Tensor = rows.x
+    if rows.table is not None:
+        if observed is not None:
+            raise ValueError(f"expected a table whose missing cells are empty, got --observed {observed}; leave it out")
+        return x.new_ones(x.shape).bool() if rows.observed is None else rows.observed
     if observed is None:
         return ~x.isnan()
     import torch

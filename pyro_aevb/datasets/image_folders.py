@@ -76,7 +76,8 @@ def _read_image(path: Path) -> np.ndarray:
         raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {path}: {error}; crop it") from error
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"expected an image, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {path}: {error}; remove it, or make it anew"
+            f"expected an image, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {path}: {error}; remove it, or make "
+            "it anew"
         ) from error
     except OSError as error:
         raise OSError(error.errno, f"expected a whole image, got {os.fspath(path)}: {error}; make it anew") from error

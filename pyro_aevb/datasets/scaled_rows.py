@@ -25,6 +25,7 @@ class ScaledRows:
         divisor: 255 for pixels between 0 and 1.
         places: which rows, in which order; by default all.
 
+    >>> import numpy as np
     >>> from pyro_aevb.datasets.scaled_rows import ScaledRows
     >>> rows = ScaledRows(np.array([[0, 51], [102, 255]], dtype=np.uint8), 255.0)
     >>> rows.shape, rows[torch.tensor([1])].tolist()
@@ -43,6 +44,10 @@ class ScaledRows:
         rows = self.array[places if self._places is None else self._places[places]]
         values = np.asarray(rows, dtype=np.float32) / np.float32(self.divisor)
         return torch.from_numpy(values.reshape(len(places), self.shape[1]))
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """Return the rows at ``index`` (M,), (M, D), as a tensor does along its dimension 0."""
+        return self[index]
 
     def at(self, places: Tensor | slice) -> ScaledRows:
         """Return some of the rows, which are read as late."""
@@ -67,6 +72,7 @@ def contained(array: np.ndarray) -> Contained:
     Args:
         array: (N, ...), in memory or on disk.
 
+    >>> import numpy as np
     >>> from pyro_aevb.datasets.scaled_rows import contained
     >>> contained(np.array([[0.0, 3.0], [np.nan, 6.0]]))
     Contained(low=0.0, high=6.0, mean=3.0, whole=True, missing=1, infinite=0)
@@ -91,6 +97,7 @@ def kind_of_array(array: np.ndarray, found: Contained, *, images: bool = False) 
         found: what is in it.
         images: whether it comes from files of images.
 
+    >>> import numpy as np
     >>> from pyro_aevb.datasets.scaled_rows import contained, kind_of_array
     >>> [kind_of_array(x, contained(x)) for x in (np.eye(2), np.eye(2) / 2, 3 * np.eye(2), -np.eye(2))]
     ['binary', 'grey', 'counts', 'real']
