@@ -175,12 +175,10 @@ def evaluate_command(
         raise typer.BadParameter(f"expected --chain with --method bdmc alone, got {method}; leave it out")
     if per_row is not None and method == "bdmc" and chain is None:
         raise typer.BadParameter("expected --chain beside --per-row, for without it bdmc is about simulated rows")
-    import torch
-
     from pyro_aevb.cli.reports import print_evidence
-    from pyro_aevb.cli.tables import PER_ROW, evidence_columns, in_units, with_labels, write_columns
+    from pyro_aevb.cli.tables import PER_ROW, evidence_columns, evidence_of_cells, with_labels, write_columns
     from pyro_aevb.datasets.array_files import check_output
-    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto, elbo, log_marginal_likelihood
+    from pyro_aevb.evidence import elbo, log_marginal_likelihood
 
     if per_row is not None:
         check_output(per_row, PER_ROW)
@@ -189,27 +187,28 @@ def evaluate_command(
         raise typer.BadParameter("expected --chain beside --method bdmc for a table, whose cells have units; pass it")
     draws = run.theta_draws(theta_draws)
     bound = elbo(*run.pair, *rows.args, num_particles=draws, vectorize=run.full is None, seed=seed)
-    annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
-    methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc}
-    if method == "bdmc":
-        methods["bdmc"] = BDMC(annealing, chain=chain)
     evidence = log_marginal_likelihood(
         *run.pair,
         *rows.args,
-        method=methods.get(method, method),
+        method=_estimator(method, temperatures, chain),
         num_particles=particles,
         num_global_draws=draws,
         seed=seed,
         progress=not quiet,
     )
-    if rows.table is not None:
-        added = rows.table.log_scale()
-        bound = bound._replace(value=bound.value + torch.from_numpy(added).to(bound.value))
-        evidence = in_units(evidence, added)
-        tell("log p(x) is that of the observed cells of a row, in the units of the file")
+    bound, evidence = evidence_of_cells(rows.table, bound, evidence)
     if per_row is not None:
         write_columns(per_row, with_labels(rows.labels, evidence_columns(evidence, method)))
     print_evidence(bound.mean(), evidence, method, seed, json, None if run.full is None else draws)
+
+
+def _estimator(method: str, temperatures: int | None, chain: int | None) -> Any:
+    """Return the estimator of log p(x) with this name and these options."""
+    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto
+
+    annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
+    made = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc, "bdmc": BDMC(annealing, chain=chain)}
+    return made.get(method, method)
 
 
 @app.command("encode", short_help="Write codes, the means of q(z|x).")

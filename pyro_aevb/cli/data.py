@@ -77,7 +77,7 @@ class TrainingData(NamedTuple):
 
     @property
     def to_fit(self) -> tuple[Any, Any]:
-        """What to train on and what to validate on, as ``fit`` takes it."""
+        """The data to train on and those to validate on, as ``fit`` takes them."""
         if self.observed is None:
             return self.train, self.validation
         held_out = None if self.validation is None else (self.validation, self.validation_observed)
@@ -114,7 +114,7 @@ class Rows(NamedTuple):
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """What names each row, text (N,) by name: the ids of a table, the classes of images."""
+        """The names of each row, text (N,) by what they are: the ids of a table, the classes of images."""
         found = {} if self.table is None else names_of_rows(self.table)
         return found | ({"class": np.array(self.classes)} if self.classes else {})
 

@@ -31,13 +31,8 @@ def write_imputed(
         fill: "mean", "mode" or "draw".
         interval: the probability of the central interval whose ends are written too; levels without an order have none.
         draws: how many are written too.
-
-    Raises:
-        ValueError: for another ending.
     """
     columns, kept = table.modelled, table.observed
-    if path.suffix not in (".csv", ".npy", ".npz"):
-        raise ValueError(f"expected --out ending in .csv, .npy or .npz for a table, got {path}; name another")
     numbers = imputed_numbers(found, columns, fill)
     ends: dict[str, np.ndarray] = {}
     if interval is not None:

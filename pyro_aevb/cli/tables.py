@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_aevb.cli.data import Rows
+from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.table_numbers import raw_numbers
 from pyro_aevb.datasets.array_files import write_array
 from pyro_aevb.datasets.table import Table, write_cells
-from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.evidence.estimates import BoundEstimate, Evidence
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.posterior import AnomalyScore
 
@@ -102,23 +102,28 @@ def write_codes(path: Path, codes: np.ndarray, labels: Mapping[str, np.ndarray])
         write_columns(path, with_labels(labels, dict(zip(names, codes.T, strict=True))))
 
 
-def in_units(evidence: Evidence, log_scale: np.ndarray) -> Evidence:
-    """Return estimates of log p(x) of numbers as those of the cells that they stand for.
+def evidence_of_cells(table: Table | None, bound: BoundEstimate, evidence: Evidence) -> tuple[BoundEstimate, Evidence]:
+    """Return estimates of log p(x) of a table's numbers as those of its cells; others as they are.
 
     Args:
-        evidence: of N rows' numbers.
-        log_scale: log |d number / d cell| summed over a row's cells, (N,).
+        table: N rows.
+        bound: of their numbers.
+        evidence: likewise.
     """
-    added = torch.from_numpy(log_scale).to(evidence.value)
+    if table is None:
+        return bound, evidence
+    tell("log p(x) is that of the observed cells of a row, in the units of the file")
+    added = torch.from_numpy(table.log_scale()).to(evidence.value)
     upper = evidence.upper and dataclasses.replace(evidence.upper, value=evidence.upper.value + added)
-    return dataclasses.replace(evidence, value=evidence.value + added, upper=upper)
+    evidence = dataclasses.replace(evidence, value=evidence.value + added, upper=upper)
+    return bound._replace(value=bound.value + added.to(bound.value)), evidence
 
 
-def in_units_of(rows: Rows, found: AnomalyScore) -> AnomalyScore:
-    """Return the scores of rows with -log p(x) of a table's cells in their own units; of others as they are."""
-    if rows.table is None:
+def scores_of_cells(table: Table | None, found: AnomalyScore) -> AnomalyScore:
+    """Return scores with -log p(x) of a table's cells in the place of that of its numbers; others as they are."""
+    if table is None:
         return found
-    return dataclasses.replace(found, score=found.score - torch.from_numpy(rows.table.log_scale()).to(found.score))
+    return dataclasses.replace(found, score=found.score - torch.from_numpy(table.log_scale()).to(found.score))
 
 
 def evidence_columns(evidence: Evidence, method: str) -> dict[str, np.ndarray]:

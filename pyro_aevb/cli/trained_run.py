@@ -145,7 +145,9 @@ class TrainedRun:
         return Table(cells, columns=kept)
 
     def image_shape(self, text: str | None) -> tuple[int, ...]:
-        """Return the shape of an image: as given, or as in training; ``ValueError`` where neither says."""
+        """Return the shape of an image, as given or as in training; ``ValueError`` if neither says, or for a table."""
+        if self.columns:
+            raise ValueError("expected images to make a picture of, got a table; write .csv, .npy or .npz")
         shape: ImageShape = self.config.image_shape or self.vae.image_shape
         if text is not None:
             shape = TrainingConfig().but({"image_shape": text}).image_shape

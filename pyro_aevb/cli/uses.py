@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pyro_aevb.cli.data import Rows
     from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.posterior import Imputed
 
 METHODS = choices("posterior.gate", "METHODS")
 EVIDENCE = choices("evidence.marginal_likelihood", "METHODS")
@@ -93,6 +94,7 @@ def impute_command(
     check_output(out, (*WRITABLE, *PICTURE))
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
     run, rows = run_and_rows(model, device, data, part, limit, every=True, holes=True, key=key, pixels=pixels)
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     there = _there(observed, rows)
     _tell_of_rows(there)
     _tell_of_theta(run)
@@ -104,22 +106,17 @@ def impute_command(
         write_imputed(out, rows.table, found, fill, interval, draws)
         print_file(out, found.mean, json)
         return
-    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
-    assert filled is not None
-    filled = found.mean.where(filled.isnan(), filled)  # of cells without a mode
     kept = there.cpu().numpy()
     values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
-    x = np.where(kept, values, filled.cpu().numpy().astype(np.float64))
-    if out.suffix in PICTURE:
-        _write_pairs(run, rows.x.nan_to_num(), x, out, image_shape)
+    x = np.where(kept, values, _filled(found, fill).cpu().numpy().astype(np.float64))
+    if shape is not None:
+        _write_pairs(run, rows.x.nan_to_num(), x, out, shape)
     else:
-        more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
-        if interval is not None:
-            low, high = (np.where(kept, values, end.cpu().numpy()) for end in found.interval(interval))
-            more |= {"low": low, "high": high}
-        if draws is not None:
-            more["draws"] = np.where(kept, values, found.draws[:draws].cpu().numpy())
-        _write(out, x, more, rows.names)
+        more = {} if interval is None else dict(zip(("low", "high"), found.interval(interval), strict=True))
+        more |= {} if draws is None else {"draws": found.draws[:draws]}
+        beside = {name: np.where(kept, values, each.cpu().numpy()) for name, each in more.items()}
+        errors = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
+        _write(out, x, errors | beside, rows.names)
     print_file(out, found.mean, json)
 
 
@@ -172,6 +169,7 @@ def denoise_command(
     if rows.observed is not None:
         raise ValueError("expected a table without missing cells to denoise, got some; fill them in first, by impute")
     _tell_of_theta(run)
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     law = run.noise(kind, size, x)
     number = max(FEWEST_DRAWS, draws or 0)
     found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
@@ -179,8 +177,8 @@ def denoise_command(
         write_denoised(out, rows.table, found, draws)
         print_file(out, found.mean, json)
         return
-    if out.suffix in PICTURE:
-        _write_pairs(run, x, found.mean.cpu().numpy(), out, image_shape)
+    if shape is not None:
+        _write_pairs(run, x, found.mean.cpu().numpy(), out, shape)
     else:
         more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
         if draws is not None:
@@ -221,7 +219,7 @@ def score_command(
     """
     one_of("--method", method, [name for name in EVIDENCE if name != "bdmc"])
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.cli.tables import PER_ROW, in_units_of, with_labels, write_columns
+    from pyro_aevb.cli.tables import PER_ROW, scores_of_cells, with_labels, write_columns
     from pyro_aevb.datasets.array_files import check_output
     from pyro_aevb.posterior.anomaly import among
 
@@ -229,11 +227,11 @@ def score_command(
     run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     _tell_of_theta(run)
     options: dict[str, Any] = {"method": method, "num_particles": particles, "progress": not quiet}
-    found = in_units_of(rows, run.vae.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
+    found = scores_of_cells(rows.table, run.vae.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
     if reference is not None:
         _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
         others = run.vae.anomaly_score(*usual.args, seed=seed + 1, **options)  # other noise than that of the data
-        found = among(found, in_units_of(usual, others).score)
+        found = among(found, scores_of_cells(usual.table, others).score)
     if rows.table is not None:
         tell("scores are -log p(x) of the observed cells of a row, in the units of the file")
     names = ("score", "standard_error", "tail", "typicality", "regret", "regret_error")
@@ -276,6 +274,13 @@ def _there(observed: str | None, rows: Rows) -> Tensor:
             "there"
         )
     return (values == 1) & ~x.isnan()
+
+
+def _filled(found: Imputed, fill: str) -> Tensor:
+    """Return what is put into missing cells, by the name of it."""
+    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
+    assert filled is not None
+    return found.mean.where(filled.isnan(), filled)  # of cells without a mode
 
 
 def _tell_of_rows(there: Tensor) -> None:
@@ -325,9 +330,9 @@ def _write(out: Path, x: np.ndarray, more: dict[str, np.ndarray], names: tuple[s
         write_array(out, x, names=names)
 
 
-def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, image_shape: str | None) -> None:
+def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, shape: tuple[int, ...]) -> None:
     import torch
 
     from pyro_aevb.plots import pairs, white_of, write_image
 
-    write_image(pairs(x.cpu(), torch.from_numpy(found), run.image_shape(image_shape), white=white_of(run.vae)), out)
+    write_image(pairs(x.cpu(), torch.from_numpy(found), shape, white=white_of(run.vae)), out)
