@@ -85,8 +85,6 @@ def impute_command(
     if interval is not None and not 0 < interval < 1:
         raise typer.BadParameter(f"expected --interval between 0 and 1, got {interval}")
     _check_extras(out, draws, interval)
-    import numpy as np
-
     from pyro_aevb.cli.imputed_tables import write_imputed
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output
@@ -106,17 +104,7 @@ def impute_command(
         write_imputed(out, rows.table, found, fill, interval, draws)
         print_file(out, found.mean, json)
         return
-    kept = there.cpu().numpy()
-    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
-    x = np.where(kept, values, _filled(found, fill).cpu().numpy().astype(np.float64))
-    if shape is not None:
-        _write_pairs(run, rows.x.nan_to_num(), x, out, shape)
-    else:
-        more = {} if interval is None else dict(zip(("low", "high"), found.interval(interval), strict=True))
-        more |= {} if draws is None else {"draws": found.draws[:draws]}
-        beside = {name: np.where(kept, values, each.cpu().numpy()) for name, each in more.items()}
-        errors = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
-        _write(out, x, errors | beside, rows.names)
+    _write_filled(out, run, rows, there, found, fill, interval, draws, shape)
     print_file(out, found.mean, json)
 
 
@@ -274,6 +262,33 @@ def _there(observed: str | None, rows: Rows) -> Tensor:
             "there"
         )
     return (values == 1) & ~x.isnan()
+
+
+def _write_filled(
+    out: Path,
+    run: TrainedRun,
+    rows: Rows,
+    there: Tensor,
+    found: Imputed,
+    fill: str,
+    interval: float | None,
+    draws: int | None,
+    shape: tuple[int, ...] | None,
+) -> None:
+    """Write an array with its missing cells filled in, or a picture of it."""
+    import numpy as np
+
+    kept = there.cpu().numpy()
+    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
+    x = np.where(kept, values, _filled(found, fill).cpu().numpy().astype(np.float64))
+    if shape is not None:
+        _write_pairs(run, rows.x.nan_to_num(), x, out, shape)
+    else:
+        more = {} if interval is None else dict(zip(("low", "high"), found.interval(interval), strict=True))
+        more |= {} if draws is None else {"draws": found.draws[:draws]}
+        beside = {name: np.where(kept, values, each.cpu().numpy()) for name, each in more.items()}
+        errors = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
+        _write(out, x, errors | beside, rows.names)
 
 
 def _filled(found: Imputed, fill: str) -> Tensor:
