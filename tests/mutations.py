@@ -133,6 +133,7 @@ OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/te
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
 VERBS = "tests/posterior/test_verbs.py"
+TABLES = "tests/cli/test_tables.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 CALIBRATION = "tests/diagnostics/test_calibration.py"
 LOCAL_C2ST = "tests/diagnostics/test_local_c2st.py"
@@ -932,8 +933,8 @@ MUTATIONS = [
     ),
     Mutation(
         "cli/data.py",
-        "return values / np.float32(255.0) if of_bytes and as_pixels else values",
-        "return values",
+        "torch.from_numpy(values / np.float32(divisor) if divisor != 1 else values)",
+        "torch.from_numpy(values)",
         ("tests/cli/test_training_data.py::test_pixels_of_eight_bits_are_between_zero_and_one",),
     ),
     Mutation(
@@ -1023,12 +1024,12 @@ MUTATIONS = [
     ),
     Mutation(
         "cli/uses.py",
-        "x = np.where(kept, rows.values, filled.cpu().numpy().astype(np.float64))",
-        "x = filled.cpu().numpy().astype(np.float64)",
+        "x = np.where(kept, values, _filled(found, fill).cpu().numpy().astype(np.float64))",
+        "x = _filled(found, fill).cpu().numpy().astype(np.float64)",
         ("tests/cli/test_uses.py::test_a_table_with_empty_cells_is_filled_in",),
     ),
     Mutation(
-        "datasets/array_files.py",
+        "datasets/number_tables.py",
         "or (holes and len(row) > 1)",
         "",
         ("tests/cli/test_uses.py::test_empty_cells_are_read_if_they_are_asked_for",),
@@ -1219,7 +1220,7 @@ MUTATIONS = [
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
     ),
     Mutation(
-        "datasets/array_files.py",
+        "datasets/image_folders.py",
         "Image.open(path, formats=FORMATS)",
         "Image.open(path)",
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
@@ -1375,13 +1376,13 @@ MUTATIONS = [
         ("tests/training/test_messages.py::test_a_frame_where_a_tensor_is_expected",),
     ),
     Mutation(
-        "datasets/array_files.py",
+        "datasets/image_folders.py",
         "if width * height > MOST_PIXELS:",
         "if width < 0:",
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
     ),
     Mutation(
-        "datasets/array_files.py",
+        "datasets/number_tables.py",
         'newline=""), strict=True, delimiter',
         'newline=""), delimiter',
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
@@ -1542,9 +1543,51 @@ MUTATIONS = [
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
+        "cli/tables.py",
+        "value=evidence.value + added, upper=upper",
+        "value=evidence.value, upper=upper",
+        (f"{TABLES}::test_another_unit_adds_its_logarithm",),
+    ),
+    Mutation(
+        "cli/tables.py",
+        "score=found.score - torch",
+        "score=found.score + 0 * torch",
+        (f"{TABLES}::test_scores_are_in_these_units_and_among_those_of_a_reference",),
+    ),
+    Mutation(
+        "cli/table_numbers.py",
+        "mean + above * cells.variance if above.any() else mean",
+        "mean",
+        (f"{TABLES}::test_central_numbers_are_means_in_the_units_of_the_cells_and_most_probable_levels",),
+    ),
+    Mutation(
+        "cli/table_numbers.py",
+        "(np.log(column.raw(draws[..., d]).mean(0)) - column.loc) / column.scale",
+        "draws[..., d].mean(0)",
+        (f"{TABLES}::test_holes_are_filled_in_and_the_rest_stays",),
+    ),
+    Mutation(
+        "cli/table_numbers.py",
+        "size / column.scale for column in columns",
+        "size for column in columns",
+        (f"{TABLES}::test_a_table_is_freed_of_noise_in_the_units_of_its_cells",),
+    ),
+    Mutation(
+        "datasets/table.py",
+        "if numbers and not is_header(first):",
+        "if numbers and not first:",
+        ("tests/datasets/test_table.py::test_files_that_are_no_tables_are_refused",),
+    ),
+    Mutation(
+        "datasets/image_folders.py",
+        'if getattr(image, "n_frames", 1) > 1:',
+        "if image is None:",
+        ("tests/datasets/test_array_files.py::test_a_tiff_of_several_pages_or_of_16_bits_is_refused",),
+    ),
+    Mutation(
         "cli/data.py",
-        "grey[order[count:]], grey[order[:count]]",
-        "grey[count:], grey[order[:count]]",
+        '{"train": order[count:].numpy(), "validation"',
+        '{"train": np.arange(count, size), "validation"',
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
     ),
     Mutation(

@@ -176,31 +176,39 @@ def evaluate_command(
     if per_row is not None and method == "bdmc" and chain is None:
         raise typer.BadParameter("expected --chain beside --per-row, for without it bdmc is about simulated rows")
     from pyro_aevb.cli.reports import print_evidence
-    from pyro_aevb.cli.tables import PER_ROW, evidence_columns, write_columns
+    from pyro_aevb.cli.tables import PER_ROW, evidence_columns, evidence_of_cells, with_labels, write_columns
     from pyro_aevb.datasets.array_files import check_output
-    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto, elbo, log_marginal_likelihood
+    from pyro_aevb.evidence import elbo, log_marginal_likelihood
 
     if per_row is not None:
         check_output(per_row, PER_ROW)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    if rows.table is not None and method == "bdmc" and chain is None:
+        raise typer.BadParameter("expected --chain beside --method bdmc for a table, whose cells have units; pass it")
     draws = run.theta_draws(theta_draws)
-    bound = elbo(*run.pair, x, num_particles=draws, vectorize=run.full is None, seed=seed).mean()
-    annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
-    methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc}
-    if method == "bdmc":
-        methods["bdmc"] = BDMC(annealing, chain=chain)
+    bound = elbo(*run.pair, *rows.args, num_particles=draws, vectorize=run.full is None, seed=seed)
     evidence = log_marginal_likelihood(
         *run.pair,
-        x,
-        method=methods.get(method, method),
+        *rows.args,
+        method=_estimator(method, temperatures, chain),
         num_particles=particles,
         num_global_draws=draws,
         seed=seed,
         progress=not quiet,
     )
+    bound, evidence = evidence_of_cells(rows.table, bound, evidence)
     if per_row is not None:
-        write_columns(per_row, evidence_columns(evidence, method))
-    print_evidence(bound, evidence, method, seed, json, None if run.full is None else draws)
+        write_columns(per_row, with_labels(rows.labels, evidence_columns(evidence, method)))
+    print_evidence(bound.mean(), evidence, method, seed, json, None if run.full is None else draws)
+
+
+def _estimator(method: str, temperatures: int | None, chain: int | None) -> Any:
+    """Return the estimator of log p(x) with this name and these options."""
+    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto
+
+    annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
+    made = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc, "bdmc": BDMC(annealing, chain=chain)}
+    return made.get(method, method)
 
 
 @app.command("encode", short_help="Write codes, the means of q(z|x).")
@@ -232,12 +240,13 @@ def encode_command(
     """
     one_of("--method", method, CODES)
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
+    from pyro_aevb.cli.tables import write_codes
+    from pyro_aevb.datasets.array_files import WRITABLE, check_output
 
     check_output(out, WRITABLE)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
-    codes = run.vae.encode(x, method=method, seed=seed, progress=not quiet)
-    write_array(out, codes.cpu().numpy(), key="z", names=[f"z{j}" for j in range(run.vae.latent_dim)])
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
+    codes = run.vae.encode(*rows.args, method=method, seed=seed, progress=not quiet)
+    write_codes(out, codes.cpu().numpy(), rows.labels)
     print_file(out, codes, json)
 
 
@@ -265,6 +274,7 @@ def sample_command(
     import pyro
 
     from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.cli.tables import write_table
     from pyro_aevb.cli.trained_run import TrainedRun
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
     from pyro_aevb.plots import image_grid, white_of, write_image
@@ -276,6 +286,8 @@ def sample_command(
     x = run.sample(number, mean)
     if shape is not None:
         write_image(image_grid(x, shape, white=white_of(run.vae)), out)
+    elif run.columns:
+        write_table(out, run.empty_table(number), x.cpu().numpy())
     else:
         write_array(out, x.cpu().numpy(), names=[f"x{d}" for d in range(x.shape[1])])
     print_file(out, x, json)
@@ -307,17 +319,20 @@ def reconstruct_command(
       pyro-aevb reconstruct run digits --limit 30 --out x.png
     """
     from pyro_aevb.cli.reports import print_file
+    from pyro_aevb.cli.tables import write_table
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
     from pyro_aevb.plots import pairs, white_of, write_image
 
     check_output(out, (*WRITABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
         limit = 50
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    means = run.vae.reconstruct(x, seed=seed)
+    means = run.reconstruct(rows, seed)
     if shape is not None:
-        write_image(pairs(x, means, shape, white=white_of(run.vae)), out)
+        write_image(pairs(rows.x, means, shape, white=white_of(run.vae)), out)
+    elif rows.table is not None:
+        write_table(out, rows.table, means.cpu().numpy())
     else:
         write_array(out, means.cpu().numpy(), names=[f"x{d}" for d in range(means.shape[1])])
     print_file(out, means, json)

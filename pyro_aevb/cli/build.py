@@ -21,8 +21,22 @@ from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.vae.vae import VAE
 
 
-def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape: tuple[int, ...] | None) -> VAE:
-    """Return the VAE, its weights drawn from torch's global generator."""
+def make_vae(
+    config: TrainingConfig,
+    x_dim: int,
+    dataset_size: int,
+    image_shape: tuple[int, ...] | None,
+    likelihood: Any = None,
+) -> VAE:
+    """Return the VAE, its weights drawn from torch's global generator; its likelihood, if the configuration has none.
+
+    Args:
+        config: of the run.
+        x_dim: D.
+        dataset_size: N.
+        image_shape: of the data, if they are images.
+        likelihood: what the data ask for.
+    """
     if config.convolutions and image_shape is None:
         raise ValueError("expected an image_shape for convolutions, got none; pass image_shape, such as 28,28")
     return VAE(
@@ -30,7 +44,7 @@ def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape:
         config.latent_dim,
         hidden_dims=config.hidden_dims,
         prior=config.prior,
-        likelihood=config.likelihood,
+        likelihood=config.likelihood or likelihood or "bernoulli",
         posterior=config.posterior,
         image_shape=(1, *cast(Any, image_shape))[-3:] if config.convolutions else None,
         init=config.init,

@@ -26,6 +26,8 @@ PARTS = ("train", "validation", "test")  # of a named data set
 LEARNERS = ("aevb", "wake-sleep", "reweighted-wake-sleep", "mcem")
 FULL_VB = ("aevb", "reweighted-wake-sleep")  # the learners that take global latents
 COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
+COLUMN_KINDS = choices("datasets.columns", "KINDS")
+COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out of {', '.join(COLUMN_KINDS)}"
 OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad"}  # of torch.optim
 
 
@@ -64,7 +66,9 @@ class TrainingConfig:
     latent_dim: int = _option(10, "latent dimensions")
     hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
     prior: str = _option("normal", "p(z)", choices("vae.priors", "PRIORS"))
-    likelihood: str = _option("bernoulli", "p(x|z)", choices("vae.likelihoods", "LIKELIHOODS"))
+    likelihood: str | None = _option(
+        None, "p(x|z); follows the data by default", choices("vae.likelihoods", "LIKELIHOODS")
+    )
     posterior: str = _option("normal", "q(z|x)", choices("vae.posteriors", "POSTERIORS"))
     convolutions: bool = _option(False, "convolutional networks, for images")
     image_shape: tuple[int, ...] | None = _option(None, "[channels,]height,width, where the data don't say")
@@ -92,12 +96,25 @@ class TrainingConfig:
     precision: str = _option("float32", "of the factors of matrix products", choices("capture.precision", "PRECISIONS"))
     compile: str = _option("auto", "the fast path: where it pays, from the first step, uncompiled", tuple(COMPILE))
     device: str = _option("cpu", "cpu, cuda, cuda:1, ...")
+    columns: Mapping[str, str] | None = _option(None, COLUMN_HELP)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, choices = getattr(self, field.name), field.metadata["choices"]
             if value is not None and choices and value not in choices:
                 raise ValueError(f"expected {field.name} out of {', '.join(choices)}, got {value!r}")
+        for name, kind in (self.columns or {}).items():
+            if kind not in COLUMN_KINDS:
+                close = difflib.get_close_matches(kind, COLUMN_KINDS, 1)
+                remedy = f"did you mean {close[0]!r}?" if close else "choose one"
+                raise ValueError(
+                    f"expected a kind out of {', '.join(COLUMN_KINDS)} for column {name!r}, got {kind!r}; {remedy}"
+                )
+        if self.columns and self.likelihood is not None:
+            raise ValueError(
+                f"expected kinds of columns or a likelihood of all of them, got both, likelihood {self.likelihood!r} "
+                "last; drop one"
+            )
         if self.samples is not None and self.epochs is not None:
             raise ValueError(f"expected one of samples and epochs, got {self.samples} and {self.epochs}; drop one")
         if self.validation is None and (self.patience is not None or self.keep_best):
@@ -123,6 +140,8 @@ class TrainingConfig:
         ``epochs`` takes the place of ``samples`` and the other way round.
         """
         changed = {name: _converted(name, value) for name, value in changes.items()}
+        if changed.get("columns") is not None:
+            changed["columns"] = {**(self.columns or {}), **changed["columns"]}
         instead = {"samples": "epochs", "epochs": "samples"}
         dropped = {instead[name]: None for name in changed if name in instead and instead[name] not in changed}
         return dataclasses.replace(self, **(dropped | changed))
@@ -131,7 +150,7 @@ class TrainingConfig:
         """Return the whole of it as TOML; what isn't set is a comment."""
         document = tomlkit.document()
         document.add(tomlkit.comment("a training run: pyro-aevb train --config FILE --out FOLDER"))
-        for field in dataclasses.fields(self):
+        for field in sorted(dataclasses.fields(self), key=lambda field: field.name == "columns"):  # tables come last
             value = getattr(self, field.name)
             if value is None:
                 document.add(tomlkit.comment(f"{field.name} is not set: {field.metadata['help']}"))
@@ -161,8 +180,10 @@ KINDS = {name: hint for name, hint in get_type_hints(TrainingConfig).items()}
 
 
 def kind_of(name: str) -> Any:
-    """Return the type of a field's values: bool, int, float, str, or tuple for whole numbers."""
+    """Return the type of a field's values: bool, int, float, str, tuple for whole numbers, dict for text by name."""
     kinds = [kind for kind in get_args(KINDS[name]) or (KINDS[name],) if kind not in (type(None), ...)]
+    if Mapping[str, str] in kinds:
+        return dict
     return tuple if KINDS[name] == tuple[int, ...] or tuple[int, ...] in kinds else kinds[0]
 
 
@@ -179,6 +200,7 @@ def _converted(name: str, value: Any) -> Any:
         float: "a number",
         str: "text",
         tuple: "whole numbers: 28,28",
+        dict: "NAME=KIND",
     }
     try:
         return _CONVERT[kind](value)
@@ -225,4 +247,21 @@ def _sizes(value: Any) -> tuple[int, ...]:
     return tuple(_whole(part) for part in parts)
 
 
-_CONVERT: dict[Any, Callable[[Any], Any]] = {bool: _flag, int: _whole, float: _number, str: _text, tuple: _sizes}
+def _by_name(value: Any) -> dict[str, str]:
+    """Return text by name: of a table, or of lines "name=text", of which the last "=" counts."""
+    if isinstance(value, Mapping):
+        return {str(name): _text(each) for name, each in value.items()}
+    parts = [each.rpartition("=") for each in ([value] if isinstance(value, str) else value)]
+    if not all(name and text for name, _, text in parts):
+        raise ValueError
+    return {name: text for name, _, text in parts}
+
+
+_CONVERT: dict[Any, Callable[[Any], Any]] = {
+    bool: _flag,
+    int: _whole,
+    float: _number,
+    str: _text,
+    tuple: _sizes,
+    dict: _by_name,
+}

@@ -5,6 +5,7 @@ Shapes: N datapoints, D data dimensions.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import io
 import math
@@ -16,9 +17,24 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.cli.config import PARTS, TrainingConfig
+from pyro_aevb.cli.follow import follow
+from pyro_aevb.cli.table_files import (
+    TableFile,
+    is_table,
+    likelihood_of_kinds,
+    names_of_rows,
+    read_again,
+    read_table,
+    table_of,
+)
+from pyro_aevb.datasets import array_files
 from pyro_aevb.datasets.array_files import Contents, read_contents
+from pyro_aevb.datasets.columns import Column
 from pyro_aevb.datasets.image_datasets import DATASETS, load_dataset
+from pyro_aevb.datasets.number_tables import TABLES
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
+from pyro_aevb.datasets.scaled_rows import ScaledRows, contained
+from pyro_aevb.datasets.table import Table
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.vae.likelihoods import LIKELIHOODS
 
@@ -27,35 +43,80 @@ ImageShape = tuple[int, ...] | None
 
 
 class TrainingData(NamedTuple):
-    """Datapoints (N, D) to train on and to validate on, and the shape of an image where they are images.
+    """Datapoints (N, D) to train on and to validate on, and the configuration of a run on them.
 
-    ``said``: what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that
-    are trained on and those held out, by part.
+    ``config``: with the likelihood that the data ask for, and the shape of an image where they are images.  ``said``:
+    what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that are trained
+    on and those held out, by part.  ``observed``, ``validation_observed``: which cells are there, (N, D) each, if some
+    aren't.  ``columns``: of a table, whose likelihood is theirs.
     """
 
-    train: Tensor | Binarized
-    validation: Tensor | None
-    image_shape: ImageShape
+    train: Tensor | Binarized | ScaledRows
+    validation: Tensor | ScaledRows | None
+    config: TrainingConfig
     said: str = ""
     splits: dict[str, np.ndarray] | None = None
+    observed: Tensor | None = None
+    validation_observed: Tensor | None = None
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape of an image, where the data are images."""
+        return self.config.image_shape
 
     @property
     def x_dim(self) -> int:
         """D."""
         return (self.train.images if isinstance(self.train, Binarized) else self.train).shape[1]
 
+    @property
+    def likelihood(self) -> Any:
+        """p(x|z): a name, or an object for the columns of a table."""
+        return likelihood_of_kinds(self.columns) if self.columns else self.config.likelihood
+
+    @property
+    def to_fit(self) -> tuple[Any, Any]:
+        """The data to train on and those to validate on, as ``fit`` takes them."""
+        if self.observed is None:
+            return self.train, self.validation
+        held_out = None if self.validation is None else (self.validation, self.validation_observed)
+        return (self.train, self.observed), held_out
+
+    def first(self, number: int, device: str) -> tuple[Tensor, ...]:
+        """Return the arguments of model and guide for the first datapoints."""
+        some = torch.arange(min(number, len(self.train)))
+        x = self.train[some].to(device)
+        return (x,) if self.observed is None else (x, self.observed[some].to(device))
+
 
 class Rows(NamedTuple):
     """Datapoints (N, D), and the shape of an image where they are images; what was read from a file, in a line.
 
-    ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.
+    ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.  ``table``: the rows
+    of a table, whose numbers x are; ``observed``: which cells are there, (N, D), if some aren't; ``classes``: of images
+    in several folders, (N,).
     """
 
-    x: Tensor
+    x: Any
     image_shape: ImageShape
     said: str = ""
     values: np.ndarray | None = None
     names: tuple[str, ...] = ()
+    table: Table | None = None
+    observed: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def args(self) -> tuple[Tensor, ...]:
+        """The arguments of model and guide."""
+        return (self.x,) if self.observed is None else (self.x, self.observed)
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """The names of each row, text (N,) by what they are: the ids of a table, the classes of images."""
+        found = {} if self.table is None else names_of_rows(self.table)
+        return found | ({"class": np.array(self.classes)} if self.classes else {})
 
 
 def training_data(config: TrainingConfig) -> TrainingData:
@@ -66,40 +127,103 @@ def training_data(config: TrainingConfig) -> TrainingData:
     """
     if config.data is None:
         raise ValueError("expected data to train on, got none; name a data set or a file")
+    if is_table(config):
+        return _table_data(config, read_table(config))
+    if config.columns:
+        raise ValueError(
+            f"expected --column for a table ({', '.join(TABLES)}) without --pixels, --image-shape and --convolutions, "
+            f"got it for {config.data}; leave it out"
+        )
     generator = torch.Generator().manual_seed(config.seed)
-    grey, shape, said, *_ = _images(config.data, "train", config)
+    found, contents = _images(config.data, "train", config)
+    if config.likelihood is None:
+        followed = follow(config, found.x, contents)
+        if followed is None:  # real numbers
+            assert contents is not None
+            return _table_data(config, table_of(contents))
+        config, why = followed
+        found = found._replace(said=found.said + why)
+        if contents is not None:
+            found = found._replace(x=_in_units(contents, config))
+    grey = found.x
     held_out, splits = None, None
     if (fraction := _fraction(config.validation)) is not None:
-        order = torch.randperm(len(grey), generator=generator)
-        count = round(fraction * len(grey))
-        if not 0 < count < len(grey):
-            raise ValueError(f"expected 1 datapoint or more on each side of the split, got {fraction} of {len(grey)}")
-        grey, held_out = grey[order[count:]], grey[order[:count]]
-        splits = {"train": order[count:].numpy(), "validation": order[:count].numpy()}
+        splits = _split(fraction, len(grey), generator)
+        parts = {name: torch.from_numpy(places) for name, places in splits.items()}
+        grey, held_out = _taken(grey, parts["train"]), _taken(grey, parts["validation"])
         held_out = _drawn(held_out, config.pixels, generator)
     elif config.validation is not None:
         held_out = _validation_rows(config)
-    if held_out is not None and held_out.shape[1] != grey.shape[1]:
-        raise ValueError(f"expected validation data of {grey.shape[1]} columns, got {held_out.shape[1]}")
-    train: Tensor | Binarized
+    _check_validation(held_out, grey.shape[1])
+    train: Tensor | Binarized | ScaledRows
     if config.pixels == "dynamic":
         _check_pixels(grey, config.pixels)
         train = Binarized(grey)
     else:
         train = _drawn(grey, config.pixels, generator)
-    shape = _checked_shape(config.image_shape or shape, grey.shape[1])
-    return TrainingData(train, held_out, shape, said, None if config.data in DATASETS else splits)
+    shape = _checked_shape(config.image_shape or found.image_shape, grey.shape[1])
+    config = dataclasses.replace(config, image_shape=shape)
+    return TrainingData(train, held_out, config, found.said, None if config.data in DATASETS else splits)
+
+
+def _table_data(config: TrainingConfig, found: TableFile) -> TrainingData:
+    """Return the numbers of a table's modelled columns, with a mask if a cell is missing."""
+    train, splits = found.table, None
+    held_out = None
+    if (fraction := _fraction(config.validation)) is not None:
+        splits = _split(fraction, len(train), torch.Generator().manual_seed(config.seed))
+        train, held_out = (train.take(splits[part]) for part in ("train", "validation"))
+    elif config.validation is not None:
+        held_out = read_again(config.validation, found.table.columns, config.key).table
+    parts = [train] if held_out is None else [train, held_out]
+    masks = None if all(part.observed.all() for part in parts) else [torch.from_numpy(part.observed) for part in parts]
+    return TrainingData(
+        torch.from_numpy(train.x),
+        None if held_out is None else torch.from_numpy(held_out.x),
+        config,
+        found.said,
+        splits,
+        None if masks is None else masks[0],
+        None if masks is None or held_out is None else masks[1],
+        found.table.columns,
+    )
+
+
+def _split(fraction: float, size: int, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Return the rows to train on and those to validate on, at random."""
+    order = torch.randperm(size, generator=generator)
+    count = round(fraction * size)
+    if not 0 < count < size:
+        raise ValueError(f"expected 1 datapoint or more on each side of the split, got {fraction} of {size}")
+    return {"train": order[count:].numpy(), "validation": order[:count].numpy()}
+
+
+def _check_validation(held_out: Any, x_dim: int) -> None:
+    if held_out is not None and held_out.shape[1] != x_dim:
+        raise ValueError(f"expected validation data of {x_dim} columns, got {held_out.shape[1]}")
+
+
+def _taken(x: Tensor | ScaledRows, places: Tensor | slice) -> Any:
+    return x.at(places) if isinstance(x, ScaledRows) else x[places]
 
 
 def rows(name: str, config: TrainingConfig, part: str = "test", *, holes: bool = False) -> Rows:
-    """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once, which may have ``holes``."""
-    found = _images(name, part, config, holes)
-    missing = found.x.isnan()
-    grey = found.x.masked_fill(missing, 0.0) if holes else found.x
-    x = _drawn(grey, config.pixels, torch.Generator().manual_seed(config.seed))
+    """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once, which may have ``holes``.
+
+    Those of a large file are :class:`~.scaled_rows.ScaledRows`.
+    """
+    found, _ = _images(name, part, config, holes)
+    generator = torch.Generator().manual_seed(config.seed)
+    if isinstance(found.x, ScaledRows):
+        x = grey = _drawn(found.x, config.pixels, generator)
+    else:
+        missing = found.x.isnan()
+        grey = found.x.masked_fill(missing, 0.0) if holes else found.x
+        x = _drawn(grey, config.pixels, generator)
     values = found.values if x is grey else None  # what is drawn has other values than the file
-    x = x.masked_fill(missing, torch.nan) if holes else x
-    return Rows(x, _checked_shape(config.image_shape or found.image_shape, x.shape[1]), found.said, values, found.names)
+    x = x.masked_fill(missing, torch.nan) if holes and not isinstance(x, ScaledRows) else x
+    shape = _checked_shape(config.image_shape or found.image_shape, x.shape[1])
+    return found._replace(x=x, image_shape=shape, values=values)
 
 
 def write_splits(splits: dict[str, np.ndarray] | None, folder: Path) -> None:
@@ -149,7 +273,7 @@ def part_of_file(name: str, part: str | None, config: TrainingConfig, folder: Pa
     return torch.from_numpy(rows), f"; of these the {len(rows)} {words}"
 
 
-def _validation_rows(config: TrainingConfig) -> Tensor:
+def _validation_rows(config: TrainingConfig) -> Any:
     assert config.validation is not None
     assert config.data is not None
     if config.data in DATASETS and config.validation in PARTS:
@@ -157,15 +281,15 @@ def _validation_rows(config: TrainingConfig) -> Tensor:
     return rows(config.validation, config).x
 
 
-def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -> Rows:
-    """Return the datapoints of a data set's part, or of a file, with what is drawn still to draw, (N, D)."""
+def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -> tuple[Rows, Contents | None]:
+    """Return the datapoints of a data set's part, or of a file, with what is drawn still to draw, and the file's."""
     if name in DATASETS:
         # What the data set draws once, it draws itself; what is drawn at each visit is drawn here.
         data = load_dataset(name, pixels=config.pixels, seed=config.seed)
         images: Any = getattr(data, part, None)
         if images is None:
             raise ValueError(f"expected a data set with a part for {part}, got {name}, which has none; pass a fraction")
-        return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape)
+        return Rows(images.images if isinstance(images, Binarized) else images, data.image_shape), None
     if not Path(name).exists() and (close := difflib.get_close_matches(name.lower(), DATASETS, 1)):
         raise FileNotFoundError(
             f"expected a data set out of {sorted(DATASETS)}, a file or a folder, got {name}, which isn't there; did "
@@ -173,34 +297,44 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
         )
     contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None, holes=holes)
     array = contents.values
-    x = torch.from_numpy(_in_units(contents, config))
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
-    return Rows(x.flatten(1) if array.ndim > 1 else x[:, None], shape, contents.said, same, contents.names)
+    x = _in_units(contents, config)
+    return Rows(x, shape, contents.said, same, contents.names, classes=contents.classes), contents
 
 
-def _in_units(contents: Contents, config: TrainingConfig) -> np.ndarray:
+def _in_units(contents: Contents, config: TrainingConfig) -> Any:
     """Return values as float32: the pixels of 8 bits between 0 and 1, unless it is their levels that are modelled."""
-    values = contents.values.astype(np.float32)
-    of_bytes = contents.images or (contents.values.dtype == np.uint8 and contents.values.max() > 1)
-    any_values = getattr(LIKELIHOODS.get(config.likelihood), "values", "any") == "any"
+    array = contents.values
+    of_bytes = contents.images or (array.dtype == np.uint8 and array.max() > 1)
+    any_values = getattr(LIKELIHOODS.get(config.likelihood or ""), "values", "any") == "any"
     as_pixels = config.pixels is not None or (contents.images and any_values)
-    return values / np.float32(255.0) if of_bytes and as_pixels else values
+    divisor = 255.0 if of_bytes and as_pixels else 1.0
+    if 4 * array.size > array_files.IN_MEMORY and array.dtype.itemsize < 4:
+        return ScaledRows(array, divisor)
+    values = array.astype(np.float32).reshape(len(array), -1)
+    return torch.from_numpy(values / np.float32(divisor) if divisor != 1 else values)
 
 
-def _drawn(images: Tensor, pixels: str | None, generator: torch.Generator) -> Tensor:
+def _drawn(images: Any, pixels: str | None, generator: torch.Generator) -> Any:
     """Return images with their pixels drawn, once; those that are binary already stay as they are."""
     if pixels is None or pixels == "grey":
         return images
     _check_pixels(images, pixels)
+    if isinstance(images, ScaledRows):
+        images = images[torch.arange(len(images))]  # since each has its draw
     return draw_pixels(images, pixels, generator)
 
 
-def _check_pixels(images: Tensor, pixels: str) -> None:
-    if images.min() < 0 or images.max() > 1:
+def _check_pixels(images: Tensor | ScaledRows, pixels: str) -> None:
+    if isinstance(images, ScaledRows):
+        low, high = (value / images.divisor for value in contained(images.array)[:2])
+    else:
+        low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
         raise ValueError(
-            f"expected pixels between 0 and 1 to make {pixels} ones of, got values from {images.min():.4g} to "
-            f"{images.max():.4g}; rescale them, or leave pixels out"
+            f"expected pixels between 0 and 1 to make {pixels} ones of, got values from {low:.4g} to {high:.4g}; "
+            "rescale them, or leave pixels out"
         )
 
 

@@ -12,15 +12,15 @@ from pyro_aevb.cli.config import PARTS
 from pyro_aevb.cli.options import given, one_of, tell
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from pyro_aevb.cli.data import Rows
     from pyro_aevb.cli.trained_run import TrainedRun
 
 PICTURE = (".png", ".pdf", ".svg", ".jpg")  # plots.PICTURE, which takes long to import
 
 Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
 DATASETS = choices("datasets.image_datasets", "DATASETS")
-KINDS_OF_DATA = f"A data set's name ({', '.join(DATASETS)}), a file (.npy, .npz, .csv, .tsv) or a folder of images."
+FILES = ", ".join(choices("datasets.array_files", "READABLE"))
+KINDS_OF_DATA = f"A data set's name ({', '.join(DATASETS)}), a file ({FILES}) or a folder of images."
 Data = Annotated[str, typer.Argument(help=KINDS_OF_DATA, metavar="DATA", show_default=False)]
 PARTS_HELP = (
     "train, validation or test of a named data set, test by default; train, validation or all of the file that the run "
@@ -45,18 +45,20 @@ def run_and_rows(
     limit: int | None,
     *,
     every: bool = False,
+    holes: bool = False,
     **changes: str | None,
-) -> tuple[TrainedRun, Tensor]:
+) -> tuple[TrainedRun, Rows]:
     """Return a trained run, and datapoints prepared as in its training but for ``changes``.
 
-    Of the file that it was trained on, what was held out, or ``every`` row.
+    Of the file that it was trained on, what was held out, or ``every`` row.  With ``holes`` cells may be missing from
+    what isn't a table, too.
     """
     if part is not None:
         one_of("--part", part, (*PARTS, "all"))
     from pyro_aevb.cli.trained_run import TrainedRun
 
     run = TrainedRun(model, device)
-    rows = run.rows(data, part, limit, given(changes), every=every)
+    rows = run.rows(data, part, limit, given(changes), every=every, holes=holes)
     if rows.said:
         tell(rows.said)
-    return run, rows.x
+    return run, rows

@@ -95,7 +95,7 @@ def configured(*, without: Iterable[str] = ()) -> Callable[[Callable[..., None]]
 
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     kind = kind_of(field.name)
-    names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "INTEGER,..."}
+    names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "INTEGER,...", dict: "NAME=KIND"}
     text = field.metadata["help"]
     if text.split()[0].isalpha():  # a word, not p(z)
         text = text[0].upper() + text[1:]
@@ -103,8 +103,11 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
         text += f" ({', '.join(field.metadata['choices'])})"
     if field.default is not None and kind is not bool:
         text += f" [default: {_text(field.default)}]"
-    info = typer.Option(help=text, metavar=names.get(kind), show_default=False)
-    hint = (bool if kind is bool else str) | None  # text is converted where TOML's values are, with the same errors
+    spelled: Any = ("--column",) if kind is dict else ()  # one at a time
+    info = typer.Option(*spelled, help=text, metavar=names.get(kind), show_default=False)
+    # Text is converted where TOML's values are, with the same errors.
+    hint: Any = list[str] if kind is dict else bool if kind is bool else str
+    hint = hint | None
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint, info])
 
 
@@ -114,7 +117,7 @@ def _text(value: Any) -> str:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were used."""
-    return {name: value for name, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None and value != []}
 
 
 def settings_from(config: Path | None, earlier: Path | None, used: dict[str, Any]) -> TrainingConfig:
@@ -144,5 +147,6 @@ def one_of(option: str, value: str, choices: Sequence[str]) -> None:
 def _as_option(text: str) -> str:
     """Return an error about a field as one about its option: ``latent_dim`` is ``--latent-dim``."""
     for field in dataclasses.fields(TrainingConfig)[1:]:  # data is an argument
-        text = text.replace(f"expected {field.name} ", f"expected --{field.name.replace('_', '-')} ")
+        option = "column" if field.name == "columns" else field.name.replace("_", "-")
+        text = text.replace(f"expected {field.name} ", f"expected --{option} ")
     return text

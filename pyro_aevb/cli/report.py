@@ -21,7 +21,7 @@ from pyro_aevb.cli.inputs import (
     Seed,
     run_and_rows,
 )
-from pyro_aevb.cli.options import Debug, Json, Quiet, one_of
+from pyro_aevb.cli.options import Debug, Json, Quiet, one_of, tell
 
 METHODS = choices("evidence.marginal_likelihood", "METHODS")
 Page = Annotated[Path | None, typer.Option(help="A page of pictures to write.", metavar="FILE", show_default=False)]
@@ -66,10 +66,10 @@ def report_command(
 
     if out is not None:
         check_output(out, PICTURE)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     found = report(
         *run.pair,
-        x,
+        *rows.args,
         method=method,
         num_weights=particles,
         num_gap=gap,
@@ -80,6 +80,11 @@ def report_command(
     )
     if out is not None:
         write_figure(found.plot(), out)
+    if rows.table is not None:
+        tell(
+            "nats are those of standardised numbers; log p(x) of the cells in the units of the file is larger by "
+            f"{rows.table.log_scale().mean():.4g} in the mean"
+        )
     if json:
         print_json(found.summary() | {"out": out and str(out), "seed": seed, "versions": versions()})
         return

@@ -6,15 +6,22 @@ Shapes: N datapoints, D data dimensions.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from pyro_aevb.evidence.estimates import Evidence
+from pyro_aevb.cli.options import tell
+from pyro_aevb.cli.table_numbers import raw_numbers
+from pyro_aevb.datasets.array_files import write_array
+from pyro_aevb.datasets.table import Table, write_cells
+from pyro_aevb.evidence.estimates import BoundEstimate, Evidence
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.posterior import AnomalyScore
 
 PER_ROW = (".csv", ".npz")
 
@@ -55,6 +62,68 @@ def write_beside(path: Path, x: np.ndarray, more: Mapping[str, np.ndarray], name
         return
     header = [*names, *(f"{name} {each}" for each in more for name in names)]
     _write_csv(path, header, np.concatenate([x, *more.values()], 1).tolist())
+
+
+def write_table(path: Path, table: Table, numbers: np.ndarray, observed: np.ndarray | None = None) -> None:
+    """Write a table in its own units: its cells to a .csv, the numbers of its modelled columns to an .npy or .npz.
+
+    Args:
+        path: ends in .csv, .npy or .npz.
+        table: whose columns it has, and whose ids.
+        numbers: as the model has them, (N, D).
+        observed: cells that are written as they came, (N, D); by default none.
+    """
+    if path.suffix == ".csv":
+        write_cells(path, table.rows(numbers, observed))
+        return
+    raw = raw_numbers(numbers, table.modelled)
+    write_array(path, raw if observed is None else np.where(observed, raw_numbers(table.x, table.modelled), raw))
+
+
+def with_labels(labels: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return columns of N datapoints with those before them that name the rows."""
+    return {f"{name} (id)" if name in columns else name: cells for name, cells in labels.items()} | dict(columns)
+
+
+def write_codes(path: Path, codes: np.ndarray, labels: Mapping[str, np.ndarray]) -> None:
+    """Write codes (N, J): an .npy of them, an .npz with "z", a .csv; what names the rows is beside them but in an .npy.
+
+    Args:
+        path: ends in .csv, .npy or .npz.
+        codes: (N, J).
+        labels: text (N,) by name.
+    """
+    names = [f"z{j}" for j in range(codes.shape[1])]
+    if not labels or path.suffix == ".npy":
+        write_array(path, codes, key="z", names=names)
+    elif path.suffix == ".npz":
+        _write_npz(path, with_labels(labels, {"z": codes}))
+    else:
+        write_columns(path, with_labels(labels, dict(zip(names, codes.T, strict=True))))
+
+
+def evidence_of_cells(table: Table | None, bound: BoundEstimate, evidence: Evidence) -> tuple[BoundEstimate, Evidence]:
+    """Return estimates of log p(x) of a table's numbers as those of its cells; others as they are.
+
+    Args:
+        table: N rows.
+        bound: of their numbers.
+        evidence: likewise.
+    """
+    if table is None:
+        return bound, evidence
+    tell("log p(x) is that of the observed cells of a row, in the units of the file")
+    added = torch.from_numpy(table.log_scale()).to(evidence.value)
+    upper = evidence.upper and dataclasses.replace(evidence.upper, value=evidence.upper.value + added)
+    evidence = dataclasses.replace(evidence, value=evidence.value + added, upper=upper)
+    return bound._replace(value=bound.value + added.to(bound.value)), evidence
+
+
+def scores_of_cells(table: Table | None, found: AnomalyScore) -> AnomalyScore:
+    """Return scores with -log p(x) of a table's cells in the place of that of its numbers; others as they are."""
+    if table is None:
+        return found
+    return dataclasses.replace(found, score=found.score - torch.from_numpy(table.log_scale()).to(found.score))
 
 
 def evidence_columns(evidence: Evidence, method: str) -> dict[str, np.ndarray]:

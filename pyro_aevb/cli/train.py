@@ -17,7 +17,9 @@ from pyro_aevb.cli.build import fit_options, make_learner, make_vae
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
+from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
+from pyro_aevb.datasets.table import write_columns
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.bayesian import Bayesian
@@ -65,7 +67,7 @@ def train(
         )
     check_device(config.device)
     data = training_data(config)
-    config = dataclasses.replace(config, image_shape=data.image_shape)
+    config = data.config
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
     built = build(config, data)
@@ -77,13 +79,14 @@ def train(
         if not resume:
             write_config(config, out)
             write_splits(data.splits, out)
+            if data.columns:
+                write_columns(out / COLUMNS, data.columns)
     events = TensorBoard(out / "tensorboard") if tensorboard and first else None
     table = functools.partial(_write_table, folder=out)
     try:
         history = fit(
             built.learner,
-            data.train,
-            data.validation,
+            *data.to_fit,
             **fit_options(config),
             callbacks=[table] if events is None else [table, events],
             checkpoint_dir=out / CHECKPOINTS,
@@ -129,12 +132,12 @@ class Built(NamedTuple):
 def build(config: TrainingConfig, data: TrainingData) -> Built:
     """Return VAE, q(theta) and learner, from the configuration's seed, tried on the first datapoints."""
     pyro.set_rng_seed(config.seed)
-    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape)
+    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood)
     with torch.random.fork_rng():
-        x = data.train[torch.arange(min(1000, len(data.train)))].to(config.device)
-        full = Bayesian(vae.model, vae.guide, x[:2]) if config.full_vb else None
+        args = data.first(1000, config.device)
+        full = Bayesian(vae.model, vae.guide, *(arg[:2] for arg in args)) if config.full_vb else None
         learner = make_learner(config, vae if full is None else full)
-        learner.prepare(x)
+        learner.prepare(*args)
     return Built(vae, full, learner)
 
 
@@ -148,11 +151,12 @@ def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool =
     if config.validation is None:
         config = dataclasses.replace(config, validation="0.1")
     data = training_data(config)
+    config = data.config
     configs = {name: _for_learner(config, name) for name in learners}
     histories: dict[str, History] = {}
     for name, one in configs.items():
         learner = build(one, data).learner
-        history = fit(learner, data.train, data.validation, **fit_options(one), progress=progress, label=name)
+        history = fit(learner, *data.to_fit, **fit_options(one), progress=progress, label=name)
         if history.records:
             histories[name] = history
         if history.interrupted:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro import distributions as dist
@@ -21,8 +22,12 @@ from torch.distributions import constraints
 
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
+from pyro_aevb.cli.table_files import COLUMNS, read_again
+from pyro_aevb.cli.table_numbers import central_numbers, modelled_columns, noise_of_columns
 from pyro_aevb.cli.train import check_device
 from pyro_aevb.datasets.image_datasets import DATASETS
+from pyro_aevb.datasets.scaled_rows import ScaledRows
+from pyro_aevb.datasets.table import Table, read_columns
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -43,6 +48,7 @@ class TrainedRun:
     Attributes:
         vae: p(x, z) and q(z|x), at the middle of q(theta) where there is one.
         full: the VAE with theta as global latents, after full VB; else ``None``.
+        columns: of the table that it was trained on, ids and constants among them; else empty.
     """
 
     def __init__(self, folder: Path, device: str) -> None:
@@ -50,6 +56,8 @@ class TrainedRun:
         vae, beside = load_beside(folder, device=device)
         self.vae: VAE = vae.eval()
         self.folder, self.device = folder, device
+        columns = folder / COLUMNS
+        self.columns = read_columns(columns) if columns.exists() else ()
         path = folder / CONFIG
         self.config = TrainingConfig.read(path) if path.exists() else TrainingConfig()
         if self.config.full_vb and not beside:
@@ -98,22 +106,48 @@ class TrainedRun:
         """Return datapoints (N, D) for the VAE; ``options`` are fields that take the place of the training's.
 
         Without a ``part`` what was held out of the file that the run was trained on, or ``every`` row.  With ``holes``
-        cells may be empty or NaN.  Raises ``ValueError`` for other than D columns, and a part that there isn't.
+        cells may be empty or NaN; those of a table may be in any case.  Raises ``ValueError`` for other than D columns,
+        and a part that there isn't.
         """
+        if self.columns:
+            return self._table_rows(data, part, limit, options, every)
         found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test", holes=holes)
-        x, said, values = found.x, found.said, found.values
+        x, said, values, classes = found.x, found.said, found.values, found.classes
         if data not in DATASETS:
             part = "all" if part is None and every else part
             some, which = part_of_file(data, part, self.config, self.folder, len(x))
-            x, said = x[some], said + which
+            x, said = x.at(some) if isinstance(x, ScaledRows) else x[some], said + which
             values = None if values is None else values[some]
-        x, values = x[:limit], None if values is None else values[:limit]
+            classes = tuple(np.array(classes)[some]) if classes else ()
+        x = x[torch.arange(len(x))[:limit]] if isinstance(x, ScaledRows) else x[:limit]
+        values, classes = None if values is None else values[:limit], classes[:limit]
         if x.shape[1] != self.vae.x_dim:
             raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
-        return Rows(x.to(self.device), found.image_shape, said, values, found.names)
+        return Rows(x.to(self.device), found.image_shape, said, values, found.names, classes=classes)
+
+    def _table_rows(self, data: str, part: str | None, limit: int | None, options: dict[str, Any], every: bool) -> Rows:
+        if options.get("pixels") not in (None, "grey"):
+            raise ValueError(f"expected no --pixels for a table, got {options['pixels']!r}; leave it out")
+        found = read_again(data, self.columns, options.get("key", self.config.key))
+        part = "all" if part is None and every else part
+        some, which = part_of_file(data, part, self.config, self.folder, len(found.table))
+        table = found.table.take(some).take(slice(limit))
+        x, observed = (torch.from_numpy(each).to(self.device) for each in (table.x, table.observed))
+        if x.shape[1] != self.vae.x_dim:
+            raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
+        whole = bool(observed.all())
+        return Rows(x, None, found.said + which, table=table, observed=None if whole else observed)
+
+    def empty_table(self, number: int) -> Table:
+        """Return a table of so many rows without ids, to write draws in."""
+        kept = [column for column in self.columns if column.kind != "id"]
+        cells = {c.name: [c.levels[0] if c.kind == "constant" and c.levels else None] * number for c in kept}
+        return Table(cells, columns=kept)
 
     def image_shape(self, text: str | None) -> tuple[int, ...]:
-        """Return the shape of an image: as given, or as in training; ``ValueError`` where neither says."""
+        """Return the shape of an image, as given or as in training; ``ValueError`` if neither says, or for a table."""
+        if self.columns:
+            raise ValueError("expected images to make a picture of, got a table; write .csv, .npy or .npz")
         shape: ImageShape = self.config.image_shape or self.vae.image_shape
         if text is not None:
             shape = TrainingConfig().but({"image_shape": text}).image_shape
@@ -133,8 +167,10 @@ class TrainedRun:
             x: what is noisy, (N, D).
 
         Raises:
-            ValueError: for flips of what isn't binary.
+            ValueError: for flips of what isn't binary, and noise that columns of a table can't have.
         """
+        if self.columns:
+            return noise_of_columns(kind, size, modelled_columns(self.columns), x)
         if kind == "gaussian":
             return lambda clean: dist.Normal(clean, size).to_event(1)
         with torch.no_grad():
@@ -148,18 +184,32 @@ class TrainedRun:
 
     @torch.no_grad()
     def sample(self, number: int, mean: bool) -> Tensor:
-        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means.
+        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means, which of a table are central numbers.
 
         After full VB each x has a theta ~ q(theta) of its own: they are draws of the posterior predictive.
         """
+        modelled = modelled_columns(self.columns)
 
         def draws(x: Tensor) -> Tensor:
             theta = {} if self.full is None else {name: q.sample() for name, q in self.full.posterior().items()}
             model = pyro.condition(poutine.uncondition(self.pair[0]), theta)
             nodes: Any = poutine.trace(model).get_trace(x).nodes
-            return nodes["x"]["fn"].mean if mean else nodes["x"]["value"]
+            fn, drawn = nodes["x"]["fn"], nodes["x"]["value"]
+            return drawn if not mean else central_numbers(fn, modelled) if modelled else fn.mean
 
         return _in_chunks(draws, self._zeros(number), CHUNK if self.full is None else 1)
+
+    @torch.no_grad()
+    def reconstruct(self, rows: Rows, seed: int) -> Tensor:
+        """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
+        if not self.columns:
+            return self.vae.reconstruct(rows.x, seed=seed)
+        codes = self.vae.encode(*rows.args, seed=seed)
+        found = []
+        for x, z in zip(rows.x.split(CHUNK), codes.split(CHUNK), strict=True):
+            nodes: Any = poutine.trace(pyro.condition(self.vae.model, {"z": z})).get_trace(x).nodes
+            found.append(central_numbers(nodes["x"]["fn"], modelled_columns(self.columns)))
+        return torch.cat(found)
 
     def _zeros(self, number: int) -> Tensor:
         return torch.zeros(number, self.vae.x_dim).to(next(self.vae.parameters()))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyro_aevb.cli.choices import choices
-from pyro_aevb.cli.config import PARTS
 from pyro_aevb.cli.inputs import (
     PICTURE,
     Data,
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from pyro_aevb.cli.data import Rows
     from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.posterior import Imputed
 
 METHODS = choices("posterior.gate", "METHODS")
 EVIDENCE = choices("evidence.marginal_likelihood", "METHODS")
@@ -70,7 +71,8 @@ def impute_command(
 
     Empty cells of a table and NaN are missing.  Cells that are there are written as they are; a row without any is
     answered from the prior.  An .npz file has "x", its standard errors, and what --draws and --interval ask for; a .csv
-    file has columns beside it for the interval.
+    file has columns beside it for the interval.  Of a table levels are filled in by their most frequent one, counts are
+    rounded, and an .npz has numbers, for a level its place.
 
     \b
     Examples:
@@ -83,35 +85,26 @@ def impute_command(
     if interval is not None and not 0 < interval < 1:
         raise typer.BadParameter(f"expected --interval between 0 and 1, got {interval}")
     _check_extras(out, draws, interval)
-    import numpy as np
-
+    from pyro_aevb.cli.imputed_tables import write_imputed
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output
 
     check_output(out, (*WRITABLE, *PICTURE))
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
-    run, rows = _opened(model, device, data, part, limit, key=key, pixels=pixels)
-    there = _there(observed, rows.x)
+    run, rows = run_and_rows(model, device, data, part, limit, every=True, holes=True, key=key, pixels=pixels)
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
+    there = _there(observed, rows)
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
     found = run.vae.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
-    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
-    if filled is None:
+    if fill == "mode" and found.mode is None:
         raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
-    filled = found.mean.where(filled.isnan(), filled)  # of cells without a mode
-    kept = there.cpu().numpy()
-    x = np.where(kept, rows.values, filled.cpu().numpy().astype(np.float64))
-    if out.suffix in PICTURE:
-        _write_pairs(run, rows.x.nan_to_num(), x, out, image_shape)
-    else:
-        more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
-        if interval is not None:
-            low, high = (np.where(kept, rows.values, end.cpu().numpy()) for end in found.interval(interval))
-            more |= {"low": low, "high": high}
-        if draws is not None:
-            more["draws"] = np.where(kept, rows.values, found.draws[:draws].cpu().numpy())
-        _write(out, x, more, rows.names)
+    if rows.table is not None:
+        write_imputed(out, rows.table, found, fill, interval, draws)
+        print_file(out, found.mean, json)
+        return
+    _write_filled(out, run, rows, there, found, fill, interval, draws, shape)
     print_file(out, found.mean, json)
 
 
@@ -142,7 +135,8 @@ def denoise_command(
 ) -> None:
     """Write the mean of the clean x behind each noisy datapoint of DATA, to a .npy, .npz, .csv or .png file.
 
-    An .npz file has "x", its standard errors, and the draws that --draws asks for.
+    An .npz file has "x", its standard errors, and the draws that --draws asks for.  Of a table of real columns S is in
+    the units of the cells.
 
     \b
     Examples:
@@ -152,18 +146,27 @@ def denoise_command(
     one_of("--method", method, METHODS)
     _check_extras(out, draws, None)
     kind, size = _parsed(noise)
+    from pyro_aevb.cli.imputed_tables import write_denoised
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.datasets.array_files import WRITABLE, check_output
 
     check_output(out, (*WRITABLE, *PICTURE))
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
-    run, x = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
+    x = rows.x
+    if rows.observed is not None:
+        raise ValueError("expected a table without missing cells to denoise, got some; fill them in first, by impute")
     _tell_of_theta(run)
+    shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     law = run.noise(kind, size, x)
     number = max(FEWEST_DRAWS, draws or 0)
     found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
-    if out.suffix in PICTURE:
-        _write_pairs(run, x, found.mean.cpu().numpy(), out, image_shape)
+    if rows.table is not None:
+        write_denoised(out, rows.table, found, draws)
+        print_file(out, found.mean, json)
+        return
+    if shape is not None:
+        _write_pairs(run, x, found.mean.cpu().numpy(), out, shape)
     else:
         more = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
         if draws is not None:
@@ -204,27 +207,25 @@ def score_command(
     """
     one_of("--method", method, [name for name in EVIDENCE if name != "bdmc"])
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.cli.tables import PER_ROW, write_columns
+    from pyro_aevb.cli.tables import PER_ROW, scores_of_cells, with_labels, write_columns
     from pyro_aevb.datasets.array_files import check_output
+    from pyro_aevb.posterior.anomaly import among
 
     check_output(out, PER_ROW)
-    run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
+    run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     _tell_of_theta(run)
-    usual = None
+    options: dict[str, Any] = {"method": method, "num_particles": particles, "progress": not quiet}
+    found = scores_of_cells(rows.table, run.vae.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
     if reference is not None:
         _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
-    found = run.vae.anomaly_score(
-        x,
-        reference=usual,
-        regret=regret,
-        method=method,
-        num_particles=particles,
-        seed=seed,
-        progress=not quiet,
-    )
+        others = run.vae.anomaly_score(*usual.args, seed=seed + 1, **options)  # other noise than that of the data
+        found = among(found, scores_of_cells(usual.table, others).score)
+    if rows.table is not None:
+        tell("scores are -log p(x) of the observed cells of a row, in the units of the file")
     names = ("score", "standard_error", "tail", "typicality", "regret", "regret_error")
     columns = {name: getattr(found, name) for name in names}
-    write_columns(out, {name: value.cpu().numpy() for name, value in columns.items() if value is not None})
+    numbers = {name: value.cpu().numpy() for name, value in columns.items() if value is not None}
+    write_columns(out, with_labels(rows.labels, numbers))
     print_file(out, found.score, json)
 
 
@@ -239,32 +240,13 @@ def register(app: typer.Typer) -> None:
     app.command("score", short_help="Write how surprising each datapoint is.")(score_command)
 
 
-class _Cells:
-    """Datapoints (N, D) of which some cells are NaN, and as they stand in their file; the names of their columns."""
-
-    def __init__(self, x: Tensor, values: np.ndarray, names: tuple[str, ...]) -> None:
-        self.x, self.values, self.names = x, values, names
-
-
-def _opened(
-    model: Path, device: str, data: str, part: str | None, limit: int | None, **changes: str | None
-) -> tuple[TrainedRun, _Cells]:
-    """Return a trained run, and datapoints with holes."""
-    if part is not None:
-        one_of("--part", part, (*PARTS, "all"))
-    from pyro_aevb.cli.options import given
-    from pyro_aevb.cli.trained_run import TrainedRun
-
-    run = TrainedRun(model, device)
-    rows = run.rows(data, part, limit, given(changes), every=True, holes=True)
-    if rows.said:
-        tell(rows.said)
-    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
-    return run, _Cells(rows.x, values, rows.names)
-
-
-def _there(observed: str | None, x: Tensor) -> Tensor:
-    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN."""
+def _there(observed: str | None, rows: Rows) -> Tensor:
+    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN, or missing from a table."""
+    x: Tensor = rows.x
+    if rows.table is not None:
+        if observed is not None:
+            raise ValueError(f"expected a table whose missing cells are empty, got --observed {observed}; leave it out")
+        return x.new_ones(x.shape).bool() if rows.observed is None else rows.observed
     if observed is None:
         return ~x.isnan()
     import torch
@@ -280,6 +262,40 @@ def _there(observed: str | None, x: Tensor) -> Tensor:
             "there"
         )
     return (values == 1) & ~x.isnan()
+
+
+def _write_filled(
+    out: Path,
+    run: TrainedRun,
+    rows: Rows,
+    there: Tensor,
+    found: Imputed,
+    fill: str,
+    interval: float | None,
+    draws: int | None,
+    shape: tuple[int, ...] | None,
+) -> None:
+    """Write an array with its missing cells filled in, or a picture of it."""
+    import numpy as np
+
+    kept = there.cpu().numpy()
+    values = rows.x.cpu().double().numpy() if rows.values is None else rows.values
+    x = np.where(kept, values, _filled(found, fill).cpu().numpy().astype(np.float64))
+    if shape is not None:
+        _write_pairs(run, rows.x.nan_to_num(), x, out, shape)
+    else:
+        more = {} if interval is None else dict(zip(("low", "high"), found.interval(interval), strict=True))
+        more |= {} if draws is None else {"draws": found.draws[:draws]}
+        beside = {name: np.where(kept, values, each.cpu().numpy()) for name, each in more.items()}
+        errors = {"standard_error": found.standard_error.cpu().numpy()} if out.suffix == ".npz" else {}
+        _write(out, x, errors | beside, rows.names)
+
+
+def _filled(found: Imputed, fill: str) -> Tensor:
+    """Return what is put into missing cells, by the name of it."""
+    filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
+    assert filled is not None
+    return found.mean.where(filled.isnan(), filled)  # of cells without a mode
 
 
 def _tell_of_rows(there: Tensor) -> None:
@@ -329,9 +345,9 @@ def _write(out: Path, x: np.ndarray, more: dict[str, np.ndarray], names: tuple[s
         write_array(out, x, names=names)
 
 
-def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, image_shape: str | None) -> None:
+def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, shape: tuple[int, ...]) -> None:
     import torch
 
     from pyro_aevb.plots import pairs, white_of, write_image
 
-    write_image(pairs(x.cpu(), torch.from_numpy(found), run.image_shape(image_shape), white=white_of(run.vae)), out)
+    write_image(pairs(x.cpu(), torch.from_numpy(found), shape, white=white_of(run.vae)), out)

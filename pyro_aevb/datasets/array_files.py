@@ -1,7 +1,7 @@
-"""Arrays in files (.npy, .npz, .csv, folders of images), read without running anything that is in them.
+"""Arrays in files (.npy, .npz, tables of numbers, folders of images), read without running anything in them.
 
 What a file says of its size is checked before memory is taken for it: a header against the bytes that there are, a
-compressed array against :data:`MOST_INFLATED`, an image against :data:`MOST_PIXELS`.
+compressed array against :data:`MOST_INFLATED`, an image against :data:`~.image_folders.MOST_PIXELS`.
 
 Shapes: N datapoints, D data dimensions.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import struct
 import tempfile
 import zipfile
@@ -22,41 +21,42 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from pyro_aevb.datasets.image_folders import read_images
+from pyro_aevb.datasets.number_tables import TABLES, read_numbers
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 
-READABLE = (".npy", ".npz", ".csv", ".tsv")
+READABLE = (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet")
 WRITABLE = READABLE[:3]
-IMAGES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG")  # those of Pillow's that are tried, whatever an image's name
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or less, so that 255 is white
-MOST_PIXELS = 2**25  # of an image
+IN_MEMORY = 2**28  # bytes of an array of float32; a larger .npy is read from the disk row by row
 MOST_INFLATED = 2**28  # bytes of a compressed array that is a hundred times as large as its file, or more
 MOST_DENSE = 2**31  # bytes of a sparse array with its zeros
 SPARSE = {"format", "shape", "data"}  # what scipy.sparse.save_npz writes, beside indices
-SHOWN = 60  # characters of what isn't a number
 
 
 class Contents(NamedTuple):
     """The datapoints of a file.
 
-    ``values``: (N, ...), as they lie there, images as uint8.  ``names``: of the columns, if it has any.  ``said``: what
-    was read, in a line.  ``images``: whether it is a folder of images.
+    ``values``: (N, ...), as they lie there, images as uint8; a large .npy is a memory map.  ``names``: of the columns,
+    if it has any.  ``said``: what was read, in a line.  ``images``: whether it is a folder of images.  ``classes``: of
+    each image, by the folder that it is in, (N,), if the images are in several.
     """
 
     values: np.ndarray
     names: tuple[str, ...]
     said: str
     images: bool = False
+    classes: tuple[str, ...] = ()
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """Return the datapoints of a file as float32, shape (N, ...).
 
     Args:
-        path: an array (.npy, .npz, SciPy's sparse ones too), a table of numbers (.csv, .tsv, with a header row or
-            without), or a folder of images (.png, .jpg) of one size, in the order of their names and scaled to [0, 1]:
-            (N, height, width), or (N, 3, height, width) if there are colours.
+        path: an array (.npy, .npz, SciPy's sparse ones too), a table of numbers (.csv, .tsv, .txt with a header row or
+            without, .parquet), or a folder of images (.png, .jpg, .tif) of one size, or of folders of these, in the
+            order of their names and scaled to [0, 1]: (N, height, width), or (N, 3, height, width) if there are
+            colours.
         key: the name of an array in an .npz; needed if there are several.
 
     Raises:
@@ -75,7 +75,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
      [[1.0, 0.0], [0.0, 1.0]]
     """
     contents = read_contents(path, key)
-    values = contents.values.astype(np.float32, copy=False)
+    values = np.array(contents.values, dtype=np.float32)
     return values / 255.0 if contents.images else values
 
 
@@ -90,16 +90,19 @@ def read_contents(path: str | Path, key: str | None = None, *, holes: bool = Fal
     if key is not None and path.suffix != ".npz":
         raise ValueError(f"expected key for an .npz file, got it for {path}; leave it out")
     if path.is_dir():
-        values = _read_images(path)
+        values, classes, left_out = read_images(path)
         size, colours = f"{values.shape[-1]}x{values.shape[-2]}", "in colour" if values.ndim == 4 else "grey"
-        return Contents(values, (), f"read {path}: {len(values)} images of {size}, {colours}", images=True)
+        of_classes = f", of {len(set(classes))} classes by their folders" if classes else ""
+        said = f"read {path}: {len(values)} images of {size}, {colours}{of_classes}"
+        said += f"; left out: images in {', '.join(left_out[:5])}{', ...' * (len(left_out) > 5)}" if left_out else ""
+        return Contents(values, (), said, images=True, classes=classes)
     check_regular(path)
     if path.suffix not in READABLE:
         raise ValueError(f"expected {', '.join(READABLE)} or a folder of images, got {path}; convert it first")
     names: tuple[str, ...] = ()
     try:
-        if path.suffix in (".csv", ".tsv"):
-            array, names = _read_table(path, holes)
+        if path.suffix in TABLES:
+            array, names = read_numbers(path, holes)
         else:
             array = _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
     except (EOFError, zipfile.BadZipFile, zlib.error, csv.Error, UnicodeDecodeError) as error:
@@ -123,7 +126,7 @@ def _said(path: Path, array: np.ndarray, names: tuple[str, ...]) -> str:
         ("is constant", (steps == 0).all(0)),
     ):
         columns = [repr(names[i]) if names else str(i) for i in np.flatnonzero(found)]
-        if columns and path.suffix in (".csv", ".tsv"):
+        if columns and path.suffix in TABLES:
             text += f"; column {', '.join(columns[:5])}{', ...' * (len(columns) > 5)} {kind}"
     return text
 
@@ -198,7 +201,9 @@ def check_folder(folder: str | Path) -> None:
 
 def _read_npy(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        _check_header(file, path.stat().st_size, path)
+        shape = _check_header(file, path.stat().st_size, path)
+        if 4 * math.prod(shape) > IN_MEMORY:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         file.seek(0)
         return np.asarray(np.load(file, allow_pickle=False))
 
@@ -262,8 +267,8 @@ def _odd(path: Path, error: Exception) -> ValueError:
     return ValueError(f"expected an .npz as NumPy saves it, got {path}: {error}; save it with numpy.savez_compressed")
 
 
-def _check_header(file: IO[bytes], size: int, path: Path) -> None:
-    """Check what the beginning of an .npy says against its size; no memory is taken for the array."""
+def _check_header(file: IO[bytes], size: int, path: Path) -> tuple[int, ...]:
+    """Return the shape that the beginning of an .npy says, checked against its size; it takes no memory."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -278,122 +283,4 @@ def _check_header(file: IO[bytes], size: int, path: Path) -> None:
             f"expected a whole array in {path}, got {size} bytes where shape {shape} of {dtype} needs {needed}; make "
             "it anew"
         )
-
-
-def separator_of(path: Path, text: str) -> str:
-    """Return what stands between the cells of a table: a tab in a .tsv, else what the first line has most of."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
-
-
-def _read_table(path: Path, holes: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return a table's numbers and the names of its columns, if its first line has them; empty cells are NaN."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        if not content.partition(b"\n")[2].isascii():
-            raise
-        text = content.decode("latin-1")  # the names of the columns, by another program
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(path, text))
-    rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) or (holes and len(row) > 1)]
-    names: tuple[str, ...] = ()
-    if rows and _is_header(rows[0][1]) and any(map(str.strip, rows[0][1])):
-        names = tuple(map(str.strip, rows[0][1]))
-        del rows[0]
-    if not rows:
-        raise ValueError(f"expected rows of numbers, got an empty table in {path}")
-    width = len(rows[0][1])
-    if names and len(names) != width:
-        raise ValueError(f"expected {width} names in the first line of {path}, got {len(names)}")
-    for line, row in rows:
-        if len(row) != width:
-            raise ValueError(f"expected {width} numbers in each line of {path}, got {len(row)} in line {line}")
-        for cell in row:
-            if not (_is_number(cell) or (holes and not cell.strip())):
-                raise ValueError(
-                    f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, "
-                    "write decimals with a point, and drop columns of text"
-                )
-    array = np.array([[cell if cell.strip() else "nan" for cell in row] for _, row in rows], dtype=np.float64)
-    if names and names[0] == "" and width > 1 and np.array_equal(array[:, 0], np.arange(len(array))):
-        return array[:, 1:], names[1:]  # the number of the row, which pandas writes under no name
-    return array, names
-
-
-def _is_header(cells: list[str]) -> bool:
-    """Return whether a first line names the columns: by text, or 0, 1, 2, ... as pandas does of its own accord."""
-    numbered = [str(i) for i in range(len(cells))]
-    stripped = list(map(str.strip, cells))
-    return not any(_is_number(cell) for cell in cells) or (
-        len(cells) > 2 and (stripped == numbered or stripped == ["", *numbered[:-1]])
-    )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_images(folder: Path) -> np.ndarray:
-    """Return images (N, height, width), or (N, 3, height, width) if there are colours, of 0 to 255."""
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
-    if not paths:
-        raise ValueError(f"expected images ({', '.join(IMAGES)}) in {folder}, got none; name another folder")
-    images = [_read_image(path) for path in paths]
-    for path, image in zip(paths, images, strict=True):
-        if image.shape[:2] != images[0].shape[:2]:
-            raise ValueError(
-                f"expected images of one size in {folder}, got {_size(images[0])} for {paths[0].name} and "
-                f"{_size(image)} for {path.name}; resize or crop them first"
-            )
-    if all(image.ndim == 2 for image in images):
-        return np.stack(images)
-    channels = [np.stack([image] * 3) if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
-    return np.stack(channels)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError  # here, since few read images
-
-    check_regular(path)
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_image(image, path)
-            if image.mode in ("1", "L", "LA"):
-                return np.asarray(image.convert("L"))
-            colours = np.asarray(image.convert("RGB"))
-            return colours if (colours != colours[..., :1]).any() else colours[..., 0]
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {path}: {error}; crop it") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"expected an image, {' or '.join(FORMATS)}, got {path}: {error}; remove it, or make it anew"
-        ) from error
-    except OSError as error:
-        raise OSError(error.errno, f"expected a whole image, got {os.fspath(path)}: {error}; make it anew") from error
-    except _WrongImageError as error:
-        raise ValueError(str(error)) from None
-    except Exception as error:  # whatever Pillow's readers raise for what is damaged
-        raise ValueError(f"expected a whole image, got {path}: {error}; make it anew") from error
-
-
-class _WrongImageError(Exception):
-    """Raised for an image that is whole, and can't be used."""
-
-
-def _check_image(image: Any, path: Path) -> None:
-    width, height = image.size
-    if width * height > MOST_PIXELS:
-        raise _WrongImageError(
-            f"expected an image of up to {MOST_PIXELS} pixels, got {width}x{height} in {path}; crop or resize it"
-        )
-    if image.mode not in MODES:
-        raise _WrongImageError(f"expected an image of 8 bits a channel, got {path} of mode {image.mode}; convert it")
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+    return tuple(shape)

@@ -15,6 +15,7 @@ id, constant   a name for each row; one and the same cell     none: left out
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,14 +49,13 @@ class Column:
     scale: float = 1.0
     levels: tuple[str, ...] = ()
 
-    def numbers(self, cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+    def numbers(self, cells: Sequence[Cell] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of cells, 0 where one is missing, and which are there, (N,) each.
 
         Raises:
             ValueError: for a cell that isn't of the column's kind.
         """
-        observed = np.array([not is_missing(cell) for cell in cells], dtype=bool)
-        there = [cell for cell, seen in zip(cells, observed, strict=True) if seen]
+        observed, there = present(cells)
         values = np.zeros(len(cells), dtype=np.float64)
         values[observed] = self._leveled(there) if self.levels else self._measured(there)
         return values, observed
@@ -65,12 +65,15 @@ class Column:
         if self.levels:
             last = len(self.levels) - 1
             return [None if math.isnan(v) else self.levels[min(max(round(v), 0), last)] for v in values.tolist()]
+        as_whole = self.kind == "count"
+        return [None if math.isnan(v) else round(v) if as_whole else v for v in self.raw(values).tolist()]
+
+    def raw(self, values: np.ndarray) -> np.ndarray:
+        """Return numbers of any shape in the units of the cells; the places of levels, and counts, as they are."""
         values = np.asarray(values, dtype=np.float64)
         if self.kind in ("real", "positive"):
             values = values * self.scale + self.loc
-        values = np.exp(values) if self.kind == "positive" else values
-        as_whole = self.kind == "count"
-        return [None if math.isnan(v) else round(v) if as_whole else v for v in values.tolist()]
+        return np.exp(values) if self.kind == "positive" else values
 
     def log_scale(self, values: np.ndarray) -> np.ndarray:
         """Return log |d number / d cell| of numbers (N,): what is added to their log density for that of the cells."""
@@ -78,7 +81,7 @@ class Column:
             return -math.log(self.scale) - (np.asarray(values) * self.scale + self.loc)
         return np.full(len(values), -math.log(self.scale) if self.kind == "real" else 0.0)
 
-    def _leveled(self, cells: list[Cell]) -> list[float]:
+    def _leveled(self, cells: Sequence[Cell] | np.ndarray) -> list[float]:
         place = {level: float(i) for i, level in enumerate(self.levels)}
         written = [as_text(cell) for cell in cells]
         if unknown := sorted({text for text in written if text not in place}):
@@ -88,7 +91,9 @@ class Column:
             )
         return [place[text] for text in written]
 
-    def _measured(self, cells: list[Cell]) -> np.ndarray:
+    def _measured(self, cells: Sequence[Cell] | np.ndarray) -> np.ndarray:
+        if isinstance(cells, np.ndarray) and self.kind == "real" and np.isfinite(cells).all():
+            return (cells - self.loc) / self.scale
         found = [as_number(cell) for cell in cells]
         for cell, value in zip(cells, found, strict=True):
             self._check(cell, value)
@@ -111,7 +116,7 @@ class Column:
             )
 
 
-def make_column(name: str, cells: Sequence[Cell], kind: str | None = None) -> Column:
+def make_column(name: str, cells: Sequence[Cell] | np.ndarray, kind: str | None = None) -> Column:
     """Return a column by its cells; the kind is found by them if it isn't said.
 
     Args:
@@ -126,11 +131,13 @@ def make_column(name: str, cells: Sequence[Cell], kind: str | None = None) -> Co
     >>> make_column("smokes", ["no", "yes", "NA", "no"])
     Column(name='smokes', kind='binary', loc=0.0, scale=1.0, levels=('no', 'yes'))
     """
-    there = [cell for cell in cells if not is_missing(cell)]
+    _, there = present(cells)
     if kind is None:
         kind = kind_of(name, there, len(cells))
     if kind not in KINDS:
-        raise ValueError(f"expected a kind out of {list(KINDS)} for column {name!r}, got {kind!r}")
+        close = difflib.get_close_matches(kind, KINDS, 1, 0.6)
+        remedy = f"did you mean {close[0]!r}?" if close else "choose one"
+        raise ValueError(f"expected a kind out of {list(KINDS)} for column {name!r}, got {kind!r}; {remedy}")
     if kind in ("binary", "categorical", "ordered"):
         levels = _levels(there)
         if len(levels) < 2 or (kind == "binary" and len(levels) > 2):
@@ -150,7 +157,7 @@ def make_column(name: str, cells: Sequence[Cell], kind: str | None = None) -> Co
     return Column(name, kind, float(values.mean()), float(values.std()))
 
 
-def kind_of(name: str, cells: Sequence[Cell], num_rows: int) -> str:
+def kind_of(name: str, cells: Sequence[Cell] | np.ndarray, num_rows: int) -> str:
     """Return what a column seems to be, by the cells of it that are there.
 
     Whole numbers that go up by one from row to row, and text that is another in each row, name the rows.
@@ -179,6 +186,16 @@ def kind_of(name: str, cells: Sequence[Cell], num_rows: int) -> str:
     return "positive" if _is_skewed(values) else "real"
 
 
+def present(cells: Sequence[Cell] | np.ndarray) -> tuple[np.ndarray, Sequence[Cell] | np.ndarray]:
+    """Return which of N cells are there, (N,), and those; an array of numbers stays one."""
+    if isinstance(cells, np.ndarray):
+        values = cells.astype(np.float64)
+        observed = ~np.isnan(values)
+        return observed, values[observed]
+    observed = np.array([not is_missing(cell) for cell in cells], dtype=bool)
+    return observed, [cell for cell, seen in zip(cells, observed, strict=True) if seen]
+
+
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is missing, however that is written: empty, NaN, ``None``, "n/a", "?", ..."""
     if cell is None:
@@ -204,7 +221,7 @@ def as_text(cell: Cell) -> str:
     return str(cell).strip()
 
 
-def _levels(cells: Sequence[Cell]) -> tuple[str, ...]:
+def _levels(cells: Sequence[Cell] | np.ndarray) -> tuple[str, ...]:
     """Return the levels of cells, numbers by size and text by the alphabet."""
     found = {as_text(cell) for cell in cells}
     values = {text: as_number(text) for text in found}

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_aevb.datasets.array_files import separator_of
-from pyro_aevb.datasets.columns import LEFT_OUT, Cell, Column, as_number, is_missing, make_column
+from pyro_aevb.datasets.columns import KINDS, LEFT_OUT, Cell, Column, as_number, is_missing, make_column, present
+from pyro_aevb.datasets.number_tables import DELIMITED, TABLES, is_header, read_parquet, separator_of
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
-
-DELIMITED = (".csv", ".tsv", ".txt")
-TABLES = (*DELIMITED, ".parquet")
 
 
 class Table:
     """N rows of columns, each of a kind; ``x`` (N, D) and ``observed`` (N, D) are what a model is trained on.
 
     Args:
-        cells: {name: N cells}: numbers, text, ``None``; a frame of pandas or polars, an Arrow table.
+        cells: {name: N cells}: numbers, text, ``None``, arrays of numbers; a frame of pandas or polars, an Arrow table.
         kinds: {name: kind} of columns that are known better than by their look.
         columns: those of an earlier table, by which this one is read; columns of other names are left out.
 
@@ -67,7 +66,9 @@ class Table:
             raise ValueError(f"expected columns of one length, got {lengths}; cut them, or fill them with None")
         kinds = dict(kinds or {})
         if unknown := sorted(kinds.keys() - lengths.keys()):
-            raise ValueError(f"expected kinds of columns out of {list(lengths)}, got {unknown}")
+            close = difflib.get_close_matches(unknown[0], lengths, 1, 0.6)
+            remedy = f"did you mean {close[0]!r}?" if close else "name these"
+            raise ValueError(f"expected kinds of columns out of {list(lengths)}, got {unknown}; {remedy}")
         if columns is None:
             columns = [make_column(name, column, kinds.get(name)) for name, column in self.cells.items()]
         elif missing := [c.name for c in columns if c.kind not in LEFT_OUT and c.name not in self.cells]:
@@ -121,6 +122,19 @@ class Table:
     def __repr__(self) -> str:
         return f"<Table: {len(self)} rows; {', '.join(f'{c.name}: {c.kind}' for c in self.columns)}>"
 
+    def take(self, places: Any) -> Table:
+        """Return the table of some rows, read by the same columns.
+
+        Args:
+            places: whatever indexes an array of N: a slice, or whole numbers.
+
+        >>> from pyro_aevb.datasets import Table
+        >>> Table({"age": [31, 43, None, 28]}).take(slice(1, 3)).cells
+        {'age': [43, None]}
+        """
+        some = np.arange(len(self))[places].tolist()
+        return Table({name: _at(column, some) for name, column in self.cells.items()}, columns=self.columns)
+
     def rows(self, values: np.ndarray, observed: np.ndarray | None = None) -> dict[str, list[Cell]]:
         """Return a whole table's cells from numbers (N, D): in raw units, with the columns that are left out.
 
@@ -137,9 +151,9 @@ class Table:
         found: dict[str, list[Cell]] = {}
         place = {column.name: d for d, column in enumerate(self.modelled)}
         for column in self.columns:
-            own = self.cells.get(column.name, [None] * len(self))
+            own = _at(self.cells.get(column.name, [None] * len(self)), range(len(self)))
             if column.name not in place:
-                found[column.name] = list(own)
+                found[column.name] = own
                 continue
             d = place[column.name]
             made = column.cells(values[:, d])
@@ -156,13 +170,14 @@ class Table:
         if column.kind == "id":
             return "left out"
         cells = self.cells.get(column.name, [])
-        missing = sum(map(is_missing, cells))
+        observed, there = present(cells)
+        missing = int((~observed).sum())
         tail = f", {missing} missing" if missing else ""
         if column.kind == "constant":
             return f"left out: {column.levels[0] if column.levels else 'no cell'}{tail}"
         if column.levels:
             return ", ".join(column.levels[:6]) + ", ..." * (len(column.levels) > 6) + tail
-        values = [value for cell in cells if not is_missing(cell) and (value := as_number(cell)) is not None]
+        values = [value for cell in there if (value := as_number(cell)) is not None]
         return f"{min(values):.6g} to {max(values):.6g}{tail}"
 
 
@@ -189,7 +204,10 @@ def read_columns(path: str | Path) -> tuple[Column, ...]:
     """
     try:
         found = json.loads(Path(path).read_text())
-        return tuple(Column(**{**each, "levels": tuple(each["levels"])}) for each in found)
+        columns = tuple(Column(**{**each, "levels": tuple(map(str, each["levels"]))}) for each in found)
+        if not columns or not all(c.kind in KINDS and math.isfinite(c.loc) and 0 < c.scale < math.inf for c in columns):
+            raise ValueError("a kind, a loc or a scale that there isn't")
+        return columns
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"expected columns as write_columns writes them, got {path}: {error}; train anew") from error
 
@@ -199,7 +217,7 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
     path = Path(path)
     check_regular(path)
     if path.suffix == ".parquet":
-        return _read_parquet(path)
+        return read_parquet(path)
     if path.suffix not in DELIMITED:
         raise ValueError(f"expected a table in a file that ends in {', '.join(TABLES)}, got {path}; convert it first")
     content = path.read_bytes()
@@ -210,9 +228,13 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
     separator = separator_of(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]
-    if len(rows) < 2:
-        raise ValueError(f"expected names and rows in {path}, got {len(rows)} lines; write the names in the first one")
-    names = [name or ("row" if place == 0 else f"column {place}") for place, name in enumerate(rows.pop(0)[1])]
+    names = _names(rows[0][1], path) if rows else []
+    if names is None:
+        names = [f"x{place}" for place in range(len(rows[0][1]))]
+    else:
+        rows = rows[1:]
+    if not rows:
+        raise ValueError(f"expected names and rows in {path}, got none; write the names in the first line")
     if len(set(names)) < len(names):
         raise ValueError(f"expected different names of columns in {path}, got {names}; rename them")
     for line, row in rows:
@@ -222,16 +244,23 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
     return {name: _with_points(column) for name, column in columns.items()} if separator == ";" else columns
 
 
-def _read_parquet(path: Path) -> dict[str, list[Cell]]:
-    try:
-        from pyarrow import ArrowException, parquet  # here, since it is an extra
-    except ImportError as error:
-        raise ImportError(f"expected pyarrow to read {path}, got none; pip install 'pyro-aevb[parquet]'") from error
-    try:
-        found: dict[str, list[Cell]] = parquet.read_table(path).to_pydict()
-    except ArrowException as error:
-        raise ValueError(f"expected a whole .parquet file, got {path}: {error}; make it anew") from error
-    return found
+def _names(first: list[str], path: Path) -> list[str] | None:
+    """Return the names of columns in a first line, ``None`` if it has numbers alone, as rows do; raise for some."""
+    numbers = [cell for cell in first if cell and as_number(cell) is not None]
+    if len(numbers) == len(first) and not is_header(first):
+        return None
+    if numbers and not is_header(first):
+        raise ValueError(
+            f"expected names in the first line of {path}, got the number {numbers[0]!r} beside text; write a line of "
+            "names, none of them a number alone"
+        )
+    return [name or ("row" if place == 0 else f"column {place}") for place, name in enumerate(first)]
+
+
+def _at(column: Sequence[Cell] | np.ndarray, places: Sequence[int]) -> list[Cell]:
+    """Return some cells of a column, as Python has them."""
+    cells: list[Cell] = [column[place] for place in places]
+    return np.asarray(cells).tolist() if isinstance(column, np.ndarray) else cells
 
 
 def _with_points(column: list[Cell]) -> list[Cell]:
@@ -240,12 +269,15 @@ def _with_points(column: list[Cell]) -> list[Cell]:
     return column if any(as_number(cell) is None for cell in pointed if not is_missing(cell)) else pointed
 
 
-def _as_cells(table: Any) -> dict[str, list[Cell]]:
+def _as_cells(table: Any) -> dict[str, Any]:
     """Return columns by name: of a mapping, of a frame of pandas or polars, of an Arrow table."""
     if hasattr(table, "to_pydict"):
         table = table.to_pydict()
     if isinstance(table, Mapping):
-        return {str(name): list(column) for name, column in table.items()}
+        return {
+            str(name): column if isinstance(column, np.ndarray) and column.dtype.kind in "biuf" else list(column)
+            for name, column in table.items()
+        }
     if not hasattr(table, "columns"):
         raise TypeError(
             f"expected columns by name or a frame, got {type(table).__name__}; write Table({{'age': [31, 43], ...}}), "

@@ -134,7 +134,17 @@ def anomaly_score(
         options["seed"] = None if seed is None else seed + 1  # other noise than that of the data
         others = log_marginal_likelihood(model, guide, *data, **options, **kwargs)
         reference = AnomalyScore(-others.value, others.standard_error, None, None, others)
-    usual = reference.score.to(score)
+    return among(found, reference.score)
+
+
+def among(found: AnomalyScore, usual: Tensor) -> AnomalyScore:
+    """Return scores with their place among those of reference data.
+
+    Args:
+        found: the scores.
+        usual: the reference's, (R,).
+    """
+    score, usual = found.score, usual.to(found.score)
     middle = usual.median()
     typicality = _share((score - middle).abs(), (usual - middle).abs())
     return dataclasses.replace(found, tail=_share(score, usual), typicality=typicality)

@@ -59,6 +59,7 @@ def reach(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.uniform(size=(20, 4, 8)))
     np.save(tmp_path / "other.npy", rng.uniform(size=(30, 4, 8)))
+    (tmp_path / "visits.csv").write_text("visits\n" + "\n".join(map(str, rng.poisson(2, 20))) + "\n")
     np.savez(tmp_path / "two.npz", a=np.zeros((20, 32)), b=np.ones((20, 32)))
     monkeypatch.chdir(tmp_path)
     vaes, learners = [], []
@@ -87,7 +88,8 @@ def reach(tmp_path, monkeypatch):
             fields["learners"] = fields.pop("learner", "aevb")
         args = [command, fields.pop("data"), "--out", str(tmp_path / f"{len(list(tmp_path.iterdir()))}.png")]
         for name, value in fields.items():
-            args += [f"--{name.replace('_', '-')}"] + ([] if value == "true" else [value])
+            option = "column" if name == "columns" else name.replace("_", "-")
+            args += [f"--{option}"] + ([] if value == "true" else [value])
         result = CliRunner().invoke(app, args)
         assert isinstance(result.exception, Reached), result.stderr
         return result.exception
@@ -164,7 +166,8 @@ CASES = [
     Case("latent_dim", "3", part("latent_dim"), 10, 3),
     Case("hidden_dims", "7,6", part("hidden_dims"), (500,), (7, 6)),
     Case("prior", "laplace", part("prior"), "normal", "laplace"),
-    Case("likelihood", "beta", part("likelihood"), "bernoulli", "beta"),
+    Case("likelihood", "beta", part("likelihood"), "continuous-bernoulli", "beta"),
+    Case("columns", "visits=real", part("likelihood"), "negative-binomial", "gaussian", {"data": "visits.csv"}),
     Case("posterior", "full", part("posterior"), "normal", "full"),
     Case("convolutions", "true", part("image_shape"), None, (1, 4, 8)),
     Case("image_shape", "8,4", part("image_shape"), (1, 4, 8), (1, 8, 4), {"convolutions": "true"}),

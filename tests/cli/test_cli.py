@@ -125,7 +125,7 @@ def test_what_train_writes(trained, data):
     config = TrainingConfig.read(out / "config.toml")
     assert config == TrainingConfig(
         data=str(data), hidden_dims=(8,), latent_dim=2, batch_size=20, epochs=5, validation="0.2", keep_best=True,
-        image_shape=(4, 4),
+        image_shape=(4, 4), likelihood="bernoulli",
     )  # fmt: skip
 
 
@@ -341,6 +341,7 @@ OTHER = {
     "data": "y.npz", "key": "y", "pixels": "static", "learner": "mcem", "prior": "laplace", "likelihood": "beta",
     "posterior": "full", "init": "paper", "samples": "1e3", "optimizer": "adagrad", "validation": "0.5",
     "precision": "bf16", "compile": "never", "device": "cuda", "image_shape": "1,4,4", "hidden_dims": "7,6",
+    "columns": "age=count",
 }  # fmt: skip
 
 
@@ -355,7 +356,7 @@ def other_value(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_every_option_is_a_key_and_back(name, tmp_path):
     text = other_value(name)
-    option = f"--{name.replace('_', '-')}"
+    option = "--column" if name == "columns" else f"--{name.replace('_', '-')}"
     args = {"data": [text]}.get(name, [option] if text == "true" else [option, text])
     needed = {"validation": "0.2"} if name in ("patience", "keep_best") else {}
     args += ["--validation", "0.2"] if needed else []
@@ -393,6 +394,12 @@ def test_options_win_over_the_file(tmp_path):
         (["train", "digits", "--learner", "mcem", "--objective", "iwae", "--out", "{out}"], "no objective for mcem"),
         (["train", "digits", "--patience", "2", "--out", "{out}"], "data for patience and keep_best, got none"),
         (["train", "digits", "--colour", "red", "--out", "{out}"], "No such option: --colour"),
+        (["train", "t.csv", "--column", "age", "--out", "{out}"], "expected --column as NAME=KIND, got ['age']"),
+        (["train", "t.csv", "--column", "age=cuont", "--out", "{out}"], "got 'cuont'; did you mean 'count'?"),
+        (
+            ["train", "t.csv", "--column", "age=count", "--likelihood", "beta", "--out", "{out}"],
+            "kinds of columns or a likelihood of all of them",
+        ),
         (["train", "--config", "{out}.toml", "--out", "{out}"], "No such file"),
         (
             ["evaluate", "{out}", "digits", "--method", "magic"],
@@ -438,11 +445,19 @@ def test_a_file_that_is_no_configuration(text, message, tmp_path):
         (["train", "missing.npy"], "got missing.npy, which isn't there"),
         (["train", "MINST"], "a file or a folder, got MINST, which isn't there; did you mean mnist?"),
         (["train", "{bad}/pickle.npy"], "expected an array of numbers"),
-        (["train", "{bad}/words.csv"], "got 'red' in line 3; fill in what is missing"),
-        (["train", "{bad}/x.txt"], "expected .npy, .npz, .csv, .tsv or a folder of images"),
-        (["train", "{bad}/nan.csv"], "expected finite data, got 1 NaN or infinite value"),
-        (["train", "{bad}/negative.csv"], "the options for it are --pixels and --likelihood"),
-        (["train", "digits", "--pixels", "grey"], "grey pixels are made binary"),
+        (["train", "{bad}/words.csv", "--likelihood", "gaussian"], "got 'red' in line 3; fill in what is missing"),
+        (["train", "{bad}/x.doc"], "expected .npy, .npz, .csv, .tsv, .txt, .parquet or a folder of images"),
+        (["train", "{bad}/x.txt"], "expected names and rows in"),
+        (["train", "{bad}/nan.csv", "--likelihood", "gaussian"], "expected finite data, got 1 NaN or infinite value"),
+        (["train", "{bad}/nan.npy"], "expected finite data in {bad}/nan.npy, got 1 NaN or infinite values; fill them"),
+        (["train", "{bad}/scans.npy"], "expected images between 0 and 1, of 8 bits or of counts, got values from -1"),
+        (
+            ["train", "{bad}/negative.csv", "--likelihood", "bernoulli"],
+            "the options for it are --pixels and --likelihood",
+        ),
+        (["train", "digits", "--pixels", "grey", "--likelihood", "bernoulli"], "grey pixels are made binary"),
+        (["train", "{data}", "--column", "age=real"], "expected --column for a table (.csv, .tsv, .txt, .parquet)"),
+        (["train", "{bad}/words.csv", "--column", "aa=real"], "got ['aa']"),
         (["train", "{data}", "--prior", "gamma"], "expected prior and posterior with one support"),
         (["train", "{data}", "--validation", "2"], "expected a fraction of the data to validate on"),
         (["train", "{data}", "--validation", "digits"], "expected validation data of 16 columns, got 64"),
@@ -454,7 +469,10 @@ def test_a_file_that_is_no_configuration(text, message, tmp_path):
 def test_what_can_not_be_trained_is_told_before(args, message, data, tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "words.csv").write_text("a,b\n1,2\nred,3\n")
-    (tmp_path / "x.txt").write_text("")
+    for name in ("x.txt", "x.doc"):
+        (tmp_path / name).write_text("")
+    np.save(tmp_path / "nan.npy", np.array([[0.0, 1.0], [np.nan, 1.0]]))
+    np.save(tmp_path / "scans.npy", np.full((3, 2, 2), -1.0))
     (tmp_path / "nan.csv").write_text("1,2\nnan,3\n")
     (tmp_path / "negative.csv").write_text("1,2\n-1,3\n")
     out = tmp_path / "out"
@@ -463,7 +481,7 @@ def test_what_can_not_be_trained_is_told_before(args, message, data, tmp_path):
     *read, line = result.stderr.splitlines()
     assert all(each.startswith("read ") for each in read)
     assert line.startswith("error: expected")
-    assert message in line
+    assert message.format(bad=tmp_path) in line
     assert not result.stdout
     assert not out.exists()
 

@@ -18,7 +18,10 @@ def numbered(tmp_path, n=50):
 def test_a_held_out_part_is_not_trained_on(tmp_path):
     """A fifth at random, the rest to train on; the seed says which."""
     path = numbered(tmp_path)
-    parts = [training_data(TrainingConfig(data=path, validation="0.2", seed=seed)) for seed in (0, 0, 1)]
+    parts = [
+        training_data(TrainingConfig(data=path, likelihood="gaussian", validation="0.2", seed=seed))
+        for seed in (0, 0, 1)
+    ]
     for data in parts:
         held_out, train = set(data.validation[:, 0].tolist()), set(data.train[:, 0].tolist())
         assert (len(held_out), len(train)) == (10, 40)
@@ -30,7 +33,7 @@ def test_a_held_out_part_is_not_trained_on(tmp_path):
 
 
 def test_without_validation_everything_is_trained_on_in_order(tmp_path):
-    data = training_data(TrainingConfig(data=numbered(tmp_path)))
+    data = training_data(TrainingConfig(data=numbered(tmp_path), likelihood="gaussian"))
     assert data.train[:, 0].tolist() == list(map(float, range(50)))
     assert data.validation is None
 
@@ -116,7 +119,7 @@ def test_every_likelihood_of_whole_numbers_is_known():
 
 def test_a_run_remembers_which_rows_it_held_out(tmp_path):
     path = numbered(tmp_path)
-    config = TrainingConfig(data=path, validation="0.2")
+    config = TrainingConfig(data=path, likelihood="gaussian", validation="0.2")
     data = training_data(config)
     write_splits(data.splits, tmp_path)
     for part in ("train", "validation"):
@@ -133,6 +136,6 @@ def test_a_run_remembers_which_rows_it_held_out(tmp_path):
     assert part_of_file(other, None, config, tmp_path, 51) == (slice(None), "")
     with pytest.raises(ValueError, match=r"expected --part for a named data set, .*; leave it out for all rows"):
         part_of_file(other, "validation", config, tmp_path, 51)
-    whole = TrainingConfig(data=path)
+    whole = TrainingConfig(data=path, likelihood="gaussian")
     assert training_data(whole).splits is None
     assert part_of_file(path, None, whole, tmp_path / "none", 50) == (slice(None), "; all of them were trained on")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
+from pyro_aevb.datasets import array_files
 from pyro_aevb.datasets.array_files import read_array, read_contents, write_array
 
 ARRAY = np.array([[0.1, -2.0, 3e10], [1.0, 5e-8, 7.0]], dtype=np.float32)
@@ -169,6 +170,58 @@ def test_images(tmp_path):
         read_array(tmp_path)
 
 
+def test_images_in_folders_of_a_class_each(tmp_path):
+    for n, name in enumerate(["cat/a.png", "cat/b.tif", "dog/a.jpeg", ".hidden/a.png", "empty"]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if name == "empty":
+            (tmp_path / name).mkdir()
+            continue
+        Image.fromarray(np.full((3, 4), 50 * n, np.uint8)).save(tmp_path / name)
+    found = read_contents(tmp_path)
+    assert found.values[:, 0, 0].tolist() == [0, 50, 100]
+    assert found.classes == ("cat", "cat", "dog")
+    assert found.said == f"read {tmp_path}: 3 images of 4x3, grey, of 2 classes by their folders"
+    Image.fromarray(np.full((3, 4), 9, np.uint8)).save(tmp_path / "a.png")
+    found = read_contents(tmp_path)
+    assert (found.values[:, 0, 0].tolist(), found.classes) == ([9], ())
+    assert found.said == f"read {tmp_path}: 1 images of 4x3, grey; left out: images in cat, dog"
+
+
+def test_a_tiff_of_several_pages_or_of_16_bits_is_refused(tmp_path):
+    pages = [Image.fromarray(np.full((3, 4), value, np.uint8)) for value in (1, 2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=r"expected one image a file, got 2 pages in .*a\.tif; save each by itself"):
+        read_array(tmp_path)
+    Image.fromarray(np.zeros((3, 4), np.uint16)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="8 bits a channel"):
+        read_array(tmp_path)
+
+
+def test_a_large_array_stays_on_the_disk(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.arange(100, dtype=np.uint8).reshape(25, 4))
+    assert not isinstance(read_contents(tmp_path / "x.npy").values, np.memmap)
+    monkeypatch.setattr(array_files, "IN_MEMORY", 399)
+    found = read_contents(tmp_path / "x.npy").values
+    assert isinstance(found, np.memmap)
+    assert found.dtype == np.uint8
+    assert not isinstance(read_array(tmp_path / "x.npy"), np.memmap)
+    assert np.array_equal(read_array(tmp_path / "x.npy"), np.arange(100.0).reshape(25, 4))
+
+
+def test_parquet_and_text_of_numbers(tmp_path):
+    (tmp_path / "x.txt").write_text("a\tb\n1\t2.5\n")
+    assert read_array(tmp_path / "x.txt").tolist() == [[1, 2.5]]
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"a": [1, 2], "b": [0.5, None]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"expected numbers in .*, got 'None' in column 'b', row 1; fill in what is"):
+        read_array(tmp_path / "x.parquet")
+    found = read_contents(tmp_path / "x.parquet", holes=True)
+    np.testing.assert_array_equal(found.values, [[1, 0.5], [2, np.nan]])
+    assert found.names == ("a", "b")
+
+
 def test_folders_and_arrays_that_hold_nothing(tmp_path):
     with pytest.raises(ValueError, match="expected images"):
         read_array(tmp_path)
@@ -257,7 +310,7 @@ BOMBS = {
     "a long cell": ("x.csv", b"1,2\n1," + b"a" * 10**5, "got 'a{60}' in line 2"),
     "bytes that aren't text": ("x.csv", b"1,2\n\xff\xfe", "whole .csv file, got .*codec can't decode"),
     "zero bytes": ("x.csv", b"1,2\n1,\x00\n", "got '.x00' in line 2|NUL"),
-    "PostScript": ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "an image, PNG or JPEG, got"),
+    "PostScript": ("x.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "an image, PNG, JPEG or TIFF, got"),
     "a header of 10^10 pixels": ("x.png", png(10**5, 10**5), "an image of up to 33554432 pixels"),
     "a header of 90 million pixels": ("x.png", png(10**4, 9 * 10**3), "an image of up to 33554432 pixels"),
     "a header of 40 million pixels": ("x.png", png(8000, 5000), "33554432 pixels, got 8000x5000 in"),

@@ -117,9 +117,11 @@ def test_a_later_table_is_read_by_the_columns_of_the_first(tmp_path):
     with pytest.raises(ValueError, match=r"a level out of \['north', 'south', 'west'\] in column 'region', got 'moon'"):
         Table(few | {"region": ["moon"] * 7}, columns=columns)
     assert not Table(few | {"region": [None] * 7}, columns=columns).observed[:, -1].any()  # the remedy
-    (tmp_path / "columns.json").write_text("[1]")
-    with pytest.raises(ValueError, match="expected columns as write_columns writes them"):
-        read_columns(tmp_path / "columns.json")
+    good = (tmp_path / "columns.json").read_text()
+    for text in ("[1]", "{}", good.replace('"count"', '"float"'), good.replace('"scale": 1.0', '"scale": 0.0')):
+        (tmp_path / "columns.json").write_text(text)
+        with pytest.raises(ValueError, match="expected columns as write_columns writes them"):
+            read_columns(tmp_path / "columns.json")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,43 @@ def test_frames_and_arrow_tables_are_tables():
         Table(3)
 
 
+def test_frames_of_pandas_and_polars_and_arrow_are_tables():
+    pandas, polars, pyarrow = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
+    cells = MIXED | {"height": [None, *MIXED["height"][1:]], "smokes": [*MIXED["smokes"][:-1], None]}
+    plain = Table(cells)
+    for frame in (pandas.DataFrame(cells), polars.DataFrame(cells), pyarrow.table(cells)):
+        table = Table(frame)
+        assert np.array_equal(table.x, plain.x)
+        assert np.array_equal(table.observed, plain.observed)
+        assert table.columns == plain.columns
+
+
+def test_arrays_of_numbers_are_columns():
+    x = np.array([[1.5, 2], [np.nan, 2], [2.5, 2]], dtype=np.float32)
+    table = Table({"a": x[:, 0], "b": x[:, 1]}, {"a": "real"})
+    same = Table({"a": [1.5, None, 2.5], "b": [2.0, 2.0, 2.0]}, {"a": "real"})
+    assert (table.columns, table.x.tolist()) == (same.columns, same.x.tolist())
+    assert table.observed[:, 0].tolist() == [True, False, True]
+    assert table.rows(table.x, table.observed) == {"a": [1.5, 2.0, 2.5], "b": [2.0, 2.0, 2.0]}
+    with pytest.raises(ValueError, match=r"expected a number in column 'a', which is real, got .*inf"):
+        Table({"a": np.array([1.0, np.inf, 2.0])}, {"a": "real"})
+
+
+def test_some_rows_are_a_table_of_their_own():
+    table = Table(MIXED)
+    some = table.take(np.array([7, 3]))
+    assert np.array_equal(some.x, table.x[[7, 3]])
+    assert some.cells["patient"] == ["p007", "p003"]
+    assert some.columns == table.columns
+
+
+def test_a_file_without_names_is_read_whole(tmp_path):
+    (tmp_path / "x.csv").write_text("1.5,2\n2.5,\n3.7,9\n4.5,4\n")
+    table = Table.read(tmp_path / "x.csv")
+    assert [column.name for column in table.columns] == ["x0", "x1"]
+    assert table.observed[:, 1].tolist() == [True, False, True, True]
+
+
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -182,7 +221,9 @@ def test_parquet(tmp_path):
         ({}, {}, "one row or more, got an empty one"),
         ({"a": [1.5, 2], "b": [1]}, {}, r"columns of one length, got \{'a': 2, 'b': 1\}"),
         ({"a": [1.5, 2]}, {"b": "real"}, r"columns out of \['a'\], got \['b'\]"),
-        ({"a": [1.5, 2]}, {"a": "float"}, "a kind out of .* for column 'a', got 'float'"),
+        ({"a": [1.5, 2]}, {"a": "float"}, "a kind out of .* for column 'a', got 'float'; choose one"),
+        ({"a": [1.5, 2]}, {"a": "catgory"}, "for column 'a', got 'catgory'; did you mean 'categorical'"),
+        ({"age": [1.5, 2]}, {"aeg": "real"}, r"columns out of \['age'\], got \['aeg'\]; did you mean 'age'"),
         ({"a": ["x", "y"]}, {"a": "real"}, "a number in column 'a', which is real, got 'x'; leave the cell empty"),
         ({"a": [1.5, -2]}, {"a": "positive"}, "a number above 0 in column 'a', which is positive, got -2"),
         ({"a": [1.5, 2]}, {"a": "count"}, r"a whole number from 0 in column 'a', which is count, got 1\.5"),
@@ -202,6 +243,7 @@ def test_what_is_no_table_is_refused(cells, said, message):
     ("name", "content", "message"),
     [
         ("x.csv", "a,b\n", "expected names and rows in"),
+        ("x.csv", "ann,31\nbob,43\n", "expected names in the first line of .*, got the number '31' beside text"),
         ("x.csv", "a,a\n1,2\n", "expected different names of columns"),
         ("x.csv", "a,b\n1,2\n3\n", "expected 2 cells in each line of .*, got 1 in line 3"),
         ("x.xls", "a,b\n1,2\n", "expected a table in a file that ends in"),

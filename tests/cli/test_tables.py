@@ -1,0 +1,449 @@
+"""Tables from the command line: raw files in, the numbers of the library out, in the units and names of the file."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import distributions as td
+from typer.testing import CliRunner
+
+from pyro_aevb import load, log_marginal_likelihood
+from pyro_aevb.cli import app
+from pyro_aevb.cli.table_numbers import central_numbers
+from pyro_aevb.datasets import Table
+from pyro_aevb.datasets.columns import Column
+from pyro_aevb.datasets.table import read_columns, write_cells
+from pyro_aevb.evidence import elbo
+from pyro_aevb.vae.columns import likelihood_of
+
+# Networks that were hardly trained have the wrong posterior.
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{words}") for words in ("the draws of", "pareto_k is above")]
+
+N = 60
+TINY = ["--hidden-dims", "6", "--latent-dim", "2", "--batch-size", "20", "--quiet"]
+QUICK = ["--method", "importance", "--quiet"]
+KINDS = {
+    "patient": "id",
+    "height": "real",
+    "income": "positive",
+    "visits": "count",
+    "smokes": "binary",
+    "region": "categorical",
+    "country": "constant",
+}
+
+
+def cells():
+    """A table of every kind, with holes in several spellings."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, N))
+    found = {
+        "patient": [f"p{n:03d}" for n in range(N)],
+        "height": (170 + 8 * a).round(1).tolist(),
+        "income": np.exp(8 + 2 * b).round(2).tolist(),
+        "visits": rng.poisson(np.exp(0.5 + 0.6 * a)).tolist(),
+        "smokes": np.where(b > 0, "yes", "no").tolist(),
+        "region": np.array(["north", "south", "west"])[rng.integers(0, 3, N)].tolist(),
+        "country": ["here"] * N,
+    }
+    for name, place, spelling in (("height", 3, ""), ("income", 4, "NA"), ("visits", 5, "?"), ("smokes", 6, "")):
+        found[name][place] = spelling
+    found["region"][3] = "n/a"
+    return found
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def succeed(*args):
+    result = invoke(*args)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return result
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A folder with a table and a run on it; what ``train`` said."""
+    folder = tmp_path_factory.mktemp("people")
+    write_cells(folder / "people.csv", cells())
+    args = [each for each in TINY if each != "--quiet"]
+    said = succeed("train", folder / "people.csv", "--out", folder / "run", *args, "--epochs", "2").stderr
+    return folder, said, load(folder / "run").eval(), Table(cells())
+
+
+def tensors(table):
+    return torch.from_numpy(table.x), torch.from_numpy(table.observed)
+
+
+def test_a_table_is_trained_on_as_typed(people):
+    folder, said, vae, table = people
+    line = said.splitlines()[0]
+    assert line.startswith(f"read {folder / 'people.csv'}: 60 rows, 5 columns to model (height: real, income: positive")
+    assert ", 5 of 300 cells missing; left out: patient (id), country (constant); p(x|z) by the kinds: " in line
+    assert "2 Gaussian, 1 NegativeBinomial, 1 Bernoulli, 1 Categorical; nats in training are those of stand" in line
+    columns = read_columns(folder / "run" / "columns.json")
+    assert {column.name: column.kind for column in columns} == KINDS
+    assert columns == table.columns
+    assert vae.likelihood.outputs_per_dim == likelihood_of(table.modelled).outputs_per_dim
+
+
+def test_kinds_that_are_said_win(people, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text('[columns]\nvisits = "ordered"\nregion = "id"\n')
+    said = ["--column", "visits=real", "--column", "smokes=categorical", "--config", config]
+    succeed("train", people[0] / "people.csv", "--out", tmp_path / "run", *TINY, "--epochs", "1", *said)
+    found = {column.name: column.kind for column in read_columns(tmp_path / "run" / "columns.json")}
+    assert found == KINDS | {"visits": "real", "smokes": "categorical", "region": "id"}
+    result = invoke("train", people[0] / "people.csv", "--out", tmp_path / "no", "--column", "heigth=real")
+    assert result.exit_code == 1
+    assert "got ['heigth']; did you mean 'height'?" in result.stderr
+    assert not (tmp_path / "no").exists()
+
+
+# -- Numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_log_p_is_that_of_the_observed_cells_in_their_units(people, tmp_path):
+    folder, _, vae, table = people
+    args = ["--particles", "20", "--per-row", tmp_path / "p.csv", "--json", *QUICK]
+    found = succeed("evaluate", folder / "run", folder / "people.csv", *args)
+    options = {"method": "importance", "num_particles": 20, "seed": 0, "progress": False}
+    expected = (
+        log_marginal_likelihood(vae.model, vae.guide, *tensors(table), **options).value.numpy() + table.log_scale()
+    )
+    assert [float(row["value"]) for row in rows_of(tmp_path / "p.csv")] == pytest.approx(expected.tolist(), rel=1e-5)
+    assert [row["patient"] for row in rows_of(tmp_path / "p.csv")] == cells()["patient"]
+    printed = json.loads(found.stdout)
+    assert printed["value"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    bound = elbo(vae.model, vae.guide, *tensors(table), seed=0).value.numpy() + table.log_scale()
+    assert printed["bound"]["value"] == pytest.approx(bound.mean().item(), rel=1e-5)
+    assert "in the units of the file" in found.stderr
+
+
+def test_another_unit_adds_its_logarithm(tmp_path):
+    """The same heights in cm and in m: log p of a cell in m is larger by log(100)."""
+    cm = {"height": cells()["height"], "income": cells()["income"]}
+    metres = {name: [c if c in ("", "NA") else c / 100 for c in column] for name, column in cm.items()}
+    values = []
+    for name, columns in (("cm", cm), ("m", metres)):
+        write_cells(tmp_path / f"{name}.csv", columns)
+        succeed("train", tmp_path / f"{name}.csv", "--out", tmp_path / name, *TINY, "--epochs", "2")
+        args = ["--particles", "10", "--per-row", tmp_path / f"{name}-p.csv", *QUICK]
+        succeed("evaluate", tmp_path / name, tmp_path / f"{name}.csv", *args)
+        values.append([float(row["value"]) for row in rows_of(tmp_path / f"{name}-p.csv")])
+    cells_there = Table(cm).observed.sum(1)
+    assert np.subtract(values[1], values[0]) == pytest.approx(math.log(100) * cells_there, abs=2e-3)
+
+
+def test_scores_are_in_these_units_and_among_those_of_a_reference(people, tmp_path):
+    folder, _, vae, table = people
+    args = ["--particles", "20", "--reference", folder / "people.csv", *QUICK]
+    succeed("score", folder / "run", folder / "people.csv", "--out", tmp_path / "s.csv", *args)
+    options = {"method": "importance", "num_particles": 20, "progress": False}
+    scores, usual = (
+        -(log_marginal_likelihood(vae.model, vae.guide, *tensors(table), seed=seed, **options).value.numpy())
+        - table.log_scale()
+        for seed in (0, 1)
+    )
+    rows = rows_of(tmp_path / "s.csv")
+    assert [float(row["score"]) for row in rows] == pytest.approx(scores, rel=1e-5)
+    tail = [(1 + (usual >= score).sum()) / (1 + N) for score in scores]
+    assert [float(row["tail"]) for row in rows] == pytest.approx(tail, abs=1.1 / (1 + N))
+    assert rows[7]["patient"] == "p007"
+
+
+def test_central_numbers_are_means_in_the_units_of_the_cells_and_most_probable_levels():
+    columns = [
+        Column("height", "real", 170.0, 8.0),
+        Column("income", "positive", 8.0, 1.5),
+        Column("visits", "count"),
+        Column("smokes", "binary", levels=("no", "yes")),
+        Column("region", "categorical", levels=("a", "b", "c")),
+        Column("stage", "ordered", levels=("I", "II", "III", "IV")),
+    ]
+    torch.manual_seed(0)
+    likelihood = likelihood_of(columns)
+    outputs = torch.randn(7, sum(likelihood.outputs_per_dim))
+    fn = likelihood(outputs)
+    found = central_numbers(fn, columns).numpy()
+    height, income, visits, smokes, region, stage = fn.columns
+    assert columns[0].raw(found[:, 0]) == pytest.approx(170 + 8 * height.mean[:, 0].numpy())
+    exact = td.LogNormal(8 + 1.5 * income.mean[:, 0], 1.5 * income.stddev[:, 0]).mean
+    assert columns[1].raw(found[:, 1]) == pytest.approx(exact.numpy(), rel=1e-4)
+    assert found[:, 2] == pytest.approx(visits.mean[:, 0].numpy())
+    assert found[:, 3].tolist() == (outputs[:, 6] > 0).float().tolist()
+    assert found[:, 4].tolist() == region.base_dist.probs[:, 0].argmax(-1).tolist()
+    levels = torch.stack([stage.log_prob(torch.full((7, 1), float(level))) for level in range(4)])
+    assert found[:, 5].tolist() == levels.argmax(0).tolist()
+    assert smokes.event_shape == (1,)
+
+
+def test_reconstructions_and_codes_have_the_names_of_the_rows(people, tmp_path):
+    folder, _, vae, table = people
+    for name in ("z.csv", "z.npz", "z.npy"):
+        succeed("encode", folder / "run", folder / "people.csv", "--out", tmp_path / name)
+    codes = vae.encode(*tensors(table)).detach()
+    rows = rows_of(tmp_path / "z.csv")
+    assert list(rows[0]) == ["patient", "z0", "z1"]
+    assert [float(row["z1"]) for row in rows] == pytest.approx(codes[:, 1].tolist(), rel=1e-5)
+    with np.load(tmp_path / "z.npz", allow_pickle=False) as file:
+        assert file["patient"].tolist() == cells()["patient"]
+        assert np.array_equal(file["z"], np.load(tmp_path / "z.npy"))
+    succeed("reconstruct", folder / "run", folder / "people.csv", "--out", tmp_path / "r.csv")
+    fn = vae.likelihood(vae.decoder(codes))
+    expected = table.rows(central_numbers(fn, table.modelled).detach().numpy())
+    rows = rows_of(tmp_path / "r.csv")
+    assert list(rows[0]) == list(KINDS)
+    for name, column in expected.items():
+        exact = KINDS[name] not in ("real", "positive")
+        assert [row[name] if exact else float(row[name]) for row in rows] == (
+            list(map(str, column)) if exact else pytest.approx(column, rel=1e-4)
+        )
+    succeed("reconstruct", folder / "run", folder / "people.csv", "--out", tmp_path / "r.npy")
+    assert np.load(tmp_path / "r.npy")[:, 0] == pytest.approx(expected["height"], rel=1e-4)
+
+
+def test_samples_are_rows_of_the_table(people, tmp_path):
+    folder = people[0]
+    for more in ([], ["--mean"]):
+        succeed("sample", folder / "run", "-n", "30", "--out", tmp_path / "s.csv", *more)
+        rows = rows_of(tmp_path / "s.csv")
+        assert list(rows[0]) == [name for name in KINDS if name != "patient"]
+        assert len(rows) == 30
+        assert {row["country"] for row in rows} == {"here"}
+        assert {row["smokes"] for row in rows} <= {"no", "yes"}
+        assert {row["region"] for row in rows} <= {"north", "south", "west"}
+        assert all(int(row["visits"]) >= 0 and float(row["income"]) > 0 for row in rows)
+        assert 120 < np.mean([float(row["height"]) for row in rows]) < 220
+
+
+def test_holes_are_filled_in_and_the_rest_stays(people, tmp_path):
+    folder, _, vae, table = people
+    args = ["--interval", "0.8", *QUICK]
+    succeed("impute", folder / "run", folder / "people.csv", "--out", tmp_path / "f.csv", *args)
+    rows, before = rows_of(tmp_path / "f.csv"), cells()
+    assert list(rows[0]) == [
+        *KINDS, "height low", "income low", "visits low", "height high", "income high", "visits high"
+    ]  # fmt: skip
+    place = {column.name: d for d, column in enumerate(table.modelled)}
+    for name, column in before.items():
+        for n, row in enumerate(rows):
+            if name not in place or table.observed[n, place[name]]:
+                assert row[name] == str(column[n])
+                assert row.get(f"{name} low", row[name]) == row.get(f"{name} high", row[name]) == row[name]
+    found = vae.impute(*tensors(table), method="importance", num_draws=100, seed=0, progress=False)
+    height, income = table.modelled[:2]
+    assert float(rows[3]["height"]) == pytest.approx(float(height.raw(found.mean[3, 0].numpy())), rel=1e-5)
+    draws = np.exp(found.draws[:, 4, 1].numpy().astype(float) * income.scale + income.loc)
+    assert float(rows[4]["income"]) == pytest.approx(draws.mean(), rel=1e-5)
+    assert float(rows[4]["income low"]) == pytest.approx(np.quantile(draws, 0.1), rel=0.05)
+    assert rows[5]["visits"] == str(round(found.mean[5, 2].item()))
+    assert rows[6]["smokes"] == ["no", "yes"][int(found.mode[6, 3])]
+    assert rows[3]["region"] == ["north", "south", "west"][int(found.mode[3, 4])]
+    succeed("impute", folder / "run", folder / "people.csv", "--out", tmp_path / "f.npz", "--draws", "4", *args)
+    with np.load(tmp_path / "f.npz") as file:
+        assert file["draws"].shape == (4, N, 5)
+        assert file["draws"][:, 4, 1] == pytest.approx(draws[:4], rel=1e-5)
+        assert file["x"][4, 1] == pytest.approx(draws.mean(), rel=1e-5)
+        assert file["x"][0, :2] == pytest.approx([before["height"][0], before["income"][0]], rel=1e-5)
+        ess = found.posterior.effective_sample_size[4].item()
+        assert file["standard_error"][4, 1] == pytest.approx(draws.std(ddof=1) / ess**0.5, rel=1e-5)
+        assert file["standard_error"][3, 0] == pytest.approx(found.standard_error[3, 0].item() * height.scale, rel=1e-5)
+        assert np.isnan(file["low"][3, 4])
+    # What was filled in is read again without a hole.
+    succeed("encode", folder / "run", tmp_path / "f.csv", "--out", tmp_path / "z.csv")
+    for fill in ("mode", "draw"):
+        succeed("impute", folder / "run", folder / "people.csv", "--out", tmp_path / "m.csv", "--fill", fill, *QUICK)
+        assert Table.read(tmp_path / "m.csv", columns=table.columns).observed.all()
+
+
+def test_a_table_is_freed_of_noise_in_the_units_of_its_cells(tmp_path):
+    whole = {name: [c for c in cells()[name] if isinstance(c, float)][:50] for name in ("height",)}
+    whole["weight"] = [0.4 * c + n % 7 for n, c in enumerate(whole["height"])]
+    write_cells(tmp_path / "x.csv", whole)
+    succeed("train", tmp_path / "x.csv", "--out", tmp_path / "run", *TINY, "--epochs", "2")
+    args = ["--noise", "gaussian:4", *QUICK]
+    succeed("denoise", tmp_path / "run", tmp_path / "x.csv", "--out", tmp_path / "d.csv", *args)
+    vae, table = load(tmp_path / "run").eval(), Table(whole)
+    scale = torch.tensor([4 / column.scale for column in table.modelled])
+    law = lambda clean: td.Independent(td.Normal(clean, scale), 1)  # noqa: E731
+    found = vae.denoise(torch.from_numpy(table.x), law, method="importance", seed=0, progress=False)
+    expected = table.modelled[1].raw(found.mean[:, 1].numpy())
+    assert [float(row["weight"]) for row in rows_of(tmp_path / "d.csv")] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_array_of_real_numbers_is_a_table_without_names(tmp_path):
+    rng = np.random.default_rng(0)
+    x = np.stack([1000 + 50 * rng.standard_normal(N), rng.standard_normal(N) / 100, np.full(N, 7.0)], 1)
+    x[4, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    args = ["--epochs", "2", "--validation", "0.2", *[each for each in TINY if each != "--quiet"]]
+    said = succeed("train", tmp_path / "x.npy", "--out", tmp_path / "run", *args).stderr
+    assert "; real numbers, 1 of 120 cells missing; p(x|z) by the kinds: gaussian; nats in training" in said
+    table = Table({f"x{d}": x[:, d] for d in range(3)}, {"x0": "real", "x1": "real"})
+    assert read_columns(tmp_path / "run" / "columns.json") == table.columns
+    per_row = ["--part", "all", "--particles", "10", "--per-row", tmp_path / "p.csv", *QUICK]
+    succeed("evaluate", tmp_path / "run", tmp_path / "x.npy", *per_row)
+    vae = load(tmp_path / "run").eval()
+    options = {"method": "importance", "num_particles": 10, "seed": 0, "progress": False}
+    expected = (
+        log_marginal_likelihood(vae.model, vae.guide, *tensors(table), **options).value.numpy() + table.log_scale()
+    )
+    assert [float(row["value"]) for row in rows_of(tmp_path / "p.csv")] == pytest.approx(expected.tolist(), rel=1e-4)
+    succeed("impute", tmp_path / "run", tmp_path / "x.npy", "--out", tmp_path / "f.csv", *QUICK)
+    rows = rows_of(tmp_path / "f.csv")
+    assert list(rows[0]) == ["x0", "x1", "x2"]
+    assert [float(row["x0"]) for row in rows] == x[:, 0].tolist()
+    assert rows[0]["x2"] == "7.0"
+    np.save(tmp_path / "y.npy", x[:, :2])
+    result = invoke("encode", tmp_path / "run", tmp_path / "y.npy", "--out", tmp_path / "z.npy")
+    assert "expected 3 columns, as the model has, got 2" in result.stderr
+    np.savetxt(tmp_path / "x.csv", x, delimiter=",")  # without names
+    codes = []
+    for name in ("x.npy", "x.csv"):
+        succeed("encode", tmp_path / "run", tmp_path / name, "--out", tmp_path / "z.npy")
+        codes.append(np.load(tmp_path / "z.npy"))
+    np.testing.assert_allclose(*codes, rtol=1e-5)
+
+
+# -- Other files -------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_and_the_format_of_a_file_do_not_matter(people, tmp_path):
+    folder, _, vae, table = people
+    codes = vae.encode(*tensors(table)).detach().numpy()
+    turned = dict(reversed(cells().items())) | {"new": list(range(N))}
+    names = ["x.csv", "x.tsv"]
+    for name in names:
+        write_cells(tmp_path / name, turned)
+    (tmp_path / "x.txt").write_text((tmp_path / "x.tsv").read_text())
+    names.append("x.txt")
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        pass
+    else:
+        plain = {name: [None if c in ("", "NA", "?", "n/a") else c for c in column] for name, column in turned.items()}
+        parquet.write_table(pyarrow.table(plain), tmp_path / "x.parquet")
+        names.append("x.parquet")
+    for name in names:
+        result = succeed("encode", folder / "run", tmp_path / name, "--out", tmp_path / "z.npy")
+        np.testing.assert_allclose(np.load(tmp_path / "z.npy"), codes, rtol=1e-4, atol=1e-6)
+        assert "60 rows; left out, since the model doesn't know it: new" in result.stderr
+    some = {name: column[5:7] for name, column in turned.items() if name not in ("patient", "country")}
+    write_cells(tmp_path / "few.csv", some)
+    succeed("encode", folder / "run", tmp_path / "few.csv", "--out", tmp_path / "z.csv")
+    assert list(rows_of(tmp_path / "z.csv")[0]) == ["z0", "z1"]
+
+
+REFUSED = {
+    "a column less": (lambda c: c.pop("visits"), "expected a table with the columns ['visits'], got one with"),
+    "an unknown level": (
+        lambda c: c.update(region=["moon"] * N),
+        "expected a level out of ['north', 'south', 'west'] in column 'region', got 'moon'",
+    ),
+    "no number": (lambda c: c.update(height=["tall"] * N), "expected a number in column 'height', which is real"),
+    "no count": (lambda c: c.update(visits=[1.5] * N), "expected a whole number from 0 in column 'visits'"),
+    "below 0": (lambda c: c.update(income=[-1] * N), "expected a number above 0 in column 'income'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_file_that_does_not_fit_is_one_sentence(name, people, tmp_path):
+    change, message = REFUSED[name]
+    changed = cells()
+    change(changed)
+    write_cells(tmp_path / "x.csv", changed)
+    for command, *args in (["encode", "--out"], ["evaluate", "--per-row"], ["impute", "--out"], ["score", "--out"]):
+        result = invoke(command, people[0] / "run", tmp_path / "x.csv", *args, tmp_path / "z.csv")
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.csv"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["encode", "{f}/x.npy", "--out", "{t}/z.csv"], "expected a table (.csv, .tsv, .txt, .parquet) with the col"),
+        (["encode", "digits", "--out", "{t}/z.csv"], "with the columns ['patient', 'height'"),
+        (["impute", "{f}/people.csv", "--observed", "{f}/x.npy", "--out", "{t}/z.csv"], "whose missing cells are emp"),
+        (
+            ["impute", "{f}/people.csv", "--out", "{t}/z.png"],
+            "expected images to make a picture of, got a table; write",
+        ),
+        (["denoise", "{f}/people.csv", "--noise", "flips:0.1", "--out", "{t}/z.csv"], "without missing cells to deno"),
+        (["denoise", "{t}/w.csv", "--noise", "gaussian:1", "--out", "{t}/z.csv"], "expected real columns alone for"),
+        (["encode", "{f}/people.csv", "--pixels", "static", "--out", "{t}/z.csv"], "expected no --pixels for a table"),
+        (["reconstruct", "{f}/people.csv", "--out", "{t}/z.png"], "expected images to make a picture of, got a table"),
+        (["encode", "{t}/none.csv", "--out", "{t}/z.csv"], "which isn't there"),
+    ],
+)
+def test_what_a_table_can_not_be_used_for_is_one_sentence(args, message, people, tmp_path):
+    folder = people[0]
+    np.save(folder / "x.npy", np.ones((2, 5)))
+    whole = cells()
+    for name, column in whole.items():
+        whole[name] = [column[0] if cell in ("", "NA", "?", "n/a") else cell for cell in column]
+    write_cells(tmp_path / "w.csv", whole)
+    command, *rest = (each.format(f=folder, t=tmp_path) for each in args)
+    result = invoke(command, folder / "run", *rest)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: expected")
+    assert message in result.stderr.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"w.csv"}
+
+
+def test_simulated_rows_have_no_units(people):
+    result = invoke("evaluate", people[0] / "run", people[0] / "people.csv", "--method", "bdmc")
+    assert result.exit_code == 2
+    assert "expected --chain beside --method bdmc for a table" in " ".join(result.stderr.split())
+
+
+def test_columns_that_were_tampered_with_are_refused(people, tmp_path):
+    import shutil
+
+    shutil.copytree(people[0] / "run", tmp_path / "run")
+    path = tmp_path / "run" / "columns.json"
+    path.write_text(path.read_text().replace('"real"', '"unreal"'))
+    result = invoke("encode", tmp_path / "run", people[0] / "people.csv", "--out", tmp_path / "z.csv")
+    assert "error: expected columns as write_columns writes them" in result.stderr
+
+
+# -- Other runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_table_holds_rows_out_and_goes_on(people, tmp_path):
+    data = people[0] / "people.csv"
+    more = ["--validation", "0.25", "--keep-best", "--epochs"]
+    succeed("train", data, "--out", tmp_path / "run", *TINY, *more, "2")
+    succeed("train", "--out", tmp_path / "part", data, *TINY, *more, "1")
+    succeed("train", "--out", tmp_path / "part", "--resume", "--epochs", "2", "--quiet")
+    parts = [next((tmp_path / name).glob("weights-*")).name for name in ("run", "part")]
+    assert parts[0] == parts[1]
+    found = succeed("evaluate", tmp_path / "run", data, "--particles", "5", "--json", *QUICK)
+    assert json.loads(found.stdout)["datapoints"] == 15
+    assert "60 rows; of these the 15 that were held out" in found.stderr
+    succeed("train", data, "--out", tmp_path / "file", *TINY, "--validation", data, "--epochs", "1")
+
+
+@pytest.mark.parametrize("more", [["--learner", "wake-sleep"], ["--learner", "mcem"], ["--full-vb"]])
+def test_other_learners_train_on_a_table_with_holes(more, people, tmp_path):
+    data = people[0] / "people.csv"
+    succeed("train", data, "--out", tmp_path / "run", *TINY, "--epochs", "1", *more)
+    succeed("evaluate", tmp_path / "run", data, "--particles", "3", "--limit", "5", *QUICK)
+    succeed("reconstruct", tmp_path / "run", data, "--out", tmp_path / "r.csv")
+
+
+def test_compare_takes_a_table(people, tmp_path):
+    args = ["--epochs", "1", "--learners", "aevb,wake-sleep", "--out", tmp_path / "c.png"]
+    assert "wake-sleep" in succeed("compare", people[0] / "people.csv", *TINY, *args).stdout
