@@ -1522,6 +1522,18 @@ MUTATIONS = [
         "module.out_features**-0.5",
         ("tests/vae/test_vae.py::test_initialisation",),
     ),
+    Mutation(
+        "training/saved_pair.py",
+        'if metadata.get("sha256") != _checksum(record, tensors):',
+        "if False:",
+        ("tests/training/test_saved_pair.py::test_a_damaged_file_is_refused",),
+    ),
+    Mutation(
+        "training/saved_pair.py",
+        "*module.named_parameters(recurse=False)",
+        "*()",
+        ("tests/training/test_saved_pair.py::test_modules_come_back_with_buffers_and_what_is_not_trained",),
+    ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
         "cli/data.py",
