@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.cli.trained_run import Run
 
 METHODS = choices("posterior.gate", "METHODS")
 EVIDENCE = choices("evidence.marginal_likelihood", "METHODS")
@@ -95,7 +95,7 @@ def impute_command(
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.vae.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
+    found = run.verbs.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
     filled = {"mean": found.mean, "draw": found.draws[0], "mode": found.mode}[fill]
     if filled is None:
         raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
@@ -161,7 +161,7 @@ def denoise_command(
     _tell_of_theta(run)
     law = run.noise(kind, size, x)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
+    found = run.verbs.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
     if out.suffix in PICTURE:
         _write_pairs(run, x, found.mean.cpu().numpy(), out, image_shape)
     else:
@@ -213,7 +213,7 @@ def score_command(
     usual = None
     if reference is not None:
         _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
-    found = run.vae.anomaly_score(
+    found = run.verbs.anomaly_score(
         x,
         reference=usual,
         regret=regret,
@@ -248,14 +248,14 @@ class _Cells:
 
 def _opened(
     model: Path, device: str, data: str, part: str | None, limit: int | None, **changes: str | None
-) -> tuple[TrainedRun, _Cells]:
+) -> tuple[Run, _Cells]:
     """Return a trained run, and datapoints with holes."""
     if part is not None:
         one_of("--part", part, (*PARTS, "all"))
     from pyro_aevb.cli.options import given
-    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.cli.own_run import open_run
 
-    run = TrainedRun(model, device)
+    run = open_run(model, device)
     rows = run.rows(data, part, limit, given(changes), every=True, holes=True)
     if rows.said:
         tell(rows.said)
@@ -290,7 +290,7 @@ def _tell_of_rows(there: Tensor) -> None:
         tell(f"{empty} of {len(there)} rows have no observed cell: these are answered from the prior")
 
 
-def _tell_of_theta(run: TrainedRun) -> None:
+def _tell_of_theta(run: Run) -> None:
     if run.full is not None:
         tell("theta is the middle of q(theta)")
 
@@ -329,9 +329,9 @@ def _write(out: Path, x: np.ndarray, more: dict[str, np.ndarray], names: tuple[s
         write_array(out, x, names=names)
 
 
-def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, image_shape: str | None) -> None:
+def _write_pairs(run: Run, x: Tensor, found: np.ndarray, out: Path, image_shape: str | None) -> None:
     import torch
 
-    from pyro_aevb.plots import pairs, white_of, write_image
+    from pyro_aevb.plots import pairs, write_image
 
-    write_image(pairs(x.cpu(), torch.from_numpy(found), run.image_shape(image_shape), white=white_of(run.vae)), out)
+    write_image(pairs(x.cpu(), torch.from_numpy(found), run.image_shape(image_shape), white=run.white), out)
