@@ -181,22 +181,17 @@ def evaluate_command(
     from pyro_aevb.cli.reports import print_evidence
     from pyro_aevb.cli.tables import PER_ROW, evidence_columns, write_columns
     from pyro_aevb.datasets.array_files import check_output
-    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto, elbo, log_marginal_likelihood
+    from pyro_aevb.evidence import elbo, log_marginal_likelihood
 
     if per_row is not None:
         check_output(per_row, PER_ROW)
     run, x = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     draws = run.theta_draws(theta_draws)
     bound = elbo(*run.pair, x, num_particles=draws, vectorize=run.full is None, seed=seed).mean()
-    sizes = given({"num_temperatures": temperatures, "num_leapfrog": leapfrog})
-    annealing = AIS(**sizes)
-    methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": SMC(**sizes)}
-    if method == "bdmc":
-        methods["bdmc"] = BDMC(annealing, chain=chain)
     evidence = log_marginal_likelihood(
         *run.pair,
         x,
-        method=methods.get(method, method),
+        method=_estimator(method, temperatures, leapfrog, chain),
         num_particles=particles,
         num_global_draws=draws,
         seed=seed,
@@ -205,6 +200,16 @@ def evaluate_command(
     if per_row is not None:
         write_columns(per_row, evidence_columns(evidence, method))
     print_evidence(bound, evidence, method, seed, json, None if run.full is None else draws)
+
+
+def _estimator(method: str, temperatures: int | None, leapfrog: int | None, chain: int | None) -> Any:
+    """Return the estimator of a name with its options."""
+    from pyro_aevb.evidence import AIS, BDMC, SMC, Auto
+
+    sizes = given({"num_temperatures": temperatures, "num_leapfrog": leapfrog})
+    annealing = AIS(**sizes)
+    methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": SMC(**sizes)}
+    return BDMC(annealing, chain=chain) if method == "bdmc" else methods.get(method, method)
 
 
 @app.command("encode", short_help="Write codes, the means of q(z|x).")
