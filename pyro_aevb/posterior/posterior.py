@@ -271,7 +271,7 @@ def posterior(
     Raises:
         ValueError, TypeError: for data, options or a pair that can't be used.
 
-    >>> from pyro_aevb.posterior import posterior
+    >>> from pyro_aevb.posterior.posterior import posterior
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
