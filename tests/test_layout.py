@@ -37,6 +37,7 @@ FLOORS = (
         "one_thread": "Pyro's stack",
         "warning": "a line",
         "param_site": "a parameter",
+        "short_repr": "a line",
         "arguments": "what a function is called with, as tensors",
         "data_parts": "what gives datapoints for their indices",
     },

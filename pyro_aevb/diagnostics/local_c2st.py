@@ -35,6 +35,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.posterior import Options
+from pyro_aevb.short_repr import short_repr
 
 LARGEST_LAYER = 100  # hidden units; ten for each input, if that is less
 EPOCHS = 50  # as many for all classifiers: early stopping, each at its own, makes T vary more and tells less
@@ -56,6 +57,9 @@ class LocalTest:
     statistic: Tensor
     null: Tensor
     p_value: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def adjusted(self) -> Tensor:
         """Return p-values for all N datapoints together, (N,): that some right q(z|x_n) is below 0.05 has this chance.

@@ -33,6 +33,7 @@ from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
+from pyro_aevb.short_repr import short_repr
 
 # A distribution of either has properties for both; one of them is enough to make it again.
 FIRST_OF = (("scale_tril", "covariance_matrix", "precision_matrix"), ("logits", "probs"))
@@ -47,6 +48,9 @@ class EvidenceGap(NamedTuple):
     total: Estimate
     approximation: Estimate
     amortization: Estimate
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @one_thread

@@ -26,6 +26,7 @@ from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request
 from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.short_repr import short_repr
 from pyro_aevb.warning import warn
 
 FEWEST_PARTICLES = 1000
@@ -53,6 +54,9 @@ class Posterior:
     effective_sample_size: Tensor
     pareto_k: Tensor
     r_hat: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def mean(self, site: str) -> Tensor:
         """Return the mean over the draws of a latent, (N, ...)."""
