@@ -1534,6 +1534,18 @@ MUTATIONS = [
         "*()",
         ("tests/training/test_saved_pair.py::test_modules_come_back_with_buffers_and_what_is_not_trained",),
     ),
+    Mutation(
+        "progress_bar.py",
+        "sys.stderr.isatty() or in_notebook()",
+        "sys.stderr.isatty()",
+        ("tests/test_progress_bar.py::test_a_bar_moves_in_terminals_and_notebooks",),
+    ),
+    Mutation(
+        "short_repr.py",
+        "len(text) <= MOST",
+        "len(text) >= 0",
+        ("tests/test_short_repr.py::test_a_value_in_a_few_words",),
+    ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
         "cli/data.py",

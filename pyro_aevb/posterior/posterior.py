@@ -6,14 +6,12 @@ Shapes: N datapoints, L draws, M of a minibatch.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
@@ -26,6 +24,7 @@ from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request
 from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.progress_bar import DATAPOINTS, progress_bar
 from pyro_aevb.short_repr import short_repr
 from pyro_aevb.warning import warn
 
@@ -174,11 +173,9 @@ def visit_minibatches(
     request = options.request(guide)
     for batch in batches:
         _check_pair(model, guide, batch)
-    bar = tqdm(
-        total=float(batches.num_data), desc="p(z|x)", delay=1, disable=not options.progress, leave=False,
-        bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]", dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 60,
-    )  # fmt: skip
+    bar = progress_bar(
+        show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
+    )
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng(), bar:
         gate, done = None, 0
         for batch in batches:
