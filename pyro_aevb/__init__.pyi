@@ -63,6 +63,7 @@ from .posterior.impute import Imputed as Imputed, impute as impute
 from .posterior.posterior import Posterior as Posterior
 from .training.fit import fit as fit
 from .training.history import History as History
+from .training.saved_pair import load_pair as load_pair, save_pair as save_pair
 from .vae.saving import load as load, save as save
 from .vae.vae import VAE as VAE
 from .version import __version__ as __version__

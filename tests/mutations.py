@@ -1541,6 +1541,30 @@ MUTATIONS = [
         "module.out_features**-0.5",
         ("tests/vae/test_vae.py::test_initialisation",),
     ),
+    Mutation(
+        "training/saved_pair.py",
+        'if metadata.get("sha256") != _checksum(record, tensors):',
+        "if False:",
+        ("tests/training/test_saved_pair.py::test_a_damaged_file_is_refused",),
+    ),
+    Mutation(
+        "training/saved_pair.py",
+        "*module.named_parameters(recurse=False)",
+        "*()",
+        ("tests/training/test_saved_pair.py::test_modules_come_back_with_buffers_and_what_is_not_trained",),
+    ),
+    Mutation(
+        "progress_bar.py",
+        "sys.stderr.isatty() or in_notebook()",
+        "sys.stderr.isatty()",
+        ("tests/test_progress_bar.py::test_a_bar_moves_in_terminals_and_notebooks",),
+    ),
+    Mutation(
+        "short_repr.py",
+        "len(text) <= MOST",
+        "len(text) >= 0",
+        ("tests/test_short_repr.py::test_a_value_in_a_few_words",),
+    ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
         "cli/tables.py",
@@ -1598,7 +1622,7 @@ MUTATIONS = [
     ),
     Mutation(
         "cli/train.py",
-        "self.full.put_middle()",
+        "full.put_middle()",
         "pass",
         ("tests/cli/test_full_vb.py::test_a_run_is_that_of_the_library",),
     ),
@@ -1610,8 +1634,8 @@ MUTATIONS = [
     ),
     Mutation(
         "cli/build.py",
-        "make(particles, vectorize=False)",
-        "make(particles)",
+        "make(particles, **options, vectorize=False)",
+        "make(particles, **options)",
         ("tests/cli/test_full_vb.py::test_every_objective_trains_q_theta",),
     ),
     Mutation(
@@ -1679,6 +1703,30 @@ MUTATIONS = [
         "(code if code < 1 << 31 else code - (1 << 32)) >> 2",
         "code >> 2",
         ("tests/datasets/test_uci_tables.py::test_a_workbook_of_every_kind_of_number",),
+    ),
+    Mutation(
+        "cli/options.py",
+        'if settings.model is not None and "model" not in used:',
+        "if False:",
+        ("tests/cli/test_own_pair.py::test_code_runs_only_where_it_is_named",),
+    ),
+    Mutation(
+        "cli/options.py",
+        "        _check_same(base, settings, earlier)",
+        "        pass",
+        ("tests/cli/test_cli.py::test_another_model_can_not_resume",),
+    ),
+    Mutation(
+        "cli/own_run.py",
+        "load_pair(*self._pair, self.folder, whole if len(whole) else self._drawn())",
+        "pass",
+        ("tests/cli/test_own_pair.py::test_log_p_of_a_trained_pair_is_that_of_the_closed_form",),
+    ),
+    Mutation(
+        "cli/config.py",
+        "self._with_paths(lambda name: os.path.relpath(name, folder))",
+        "self",
+        ("tests/cli/test_cli.py::test_a_relative_path_is_found_again_from_another_folder",),
     ),
     Mutation(
         "cli/app.py",

@@ -37,6 +37,8 @@ FLOORS = (
         "one_thread": "Pyro's stack",
         "warning": "a line",
         "param_site": "a parameter",
+        "short_repr": "a line",
+        "progress_bar": "a line",
         "arguments": "what a function is called with, as tensors",
         "data_parts": "what gives datapoints for their indices",
     },

@@ -43,6 +43,7 @@ from pyro_aevb.cli.options import (
     given,
     one_of,
     settings_from,
+    several_of,
     tell,
 )
 from pyro_aevb.version import __version__
@@ -52,7 +53,6 @@ CODES = choices("posterior.gate", "METHODS")
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -138,6 +138,9 @@ def evaluate_command(
     temperatures: Annotated[
         int | None, typer.Option(help="Of ais, auto and bdmc, by default 1000, and of smc, 100.", min=1)
     ] = None,
+    leapfrog: Annotated[
+        int | None, typer.Option(help="Steps of ais, auto, bdmc and smc at each temperature.", min=1)
+    ] = None,
     chain: Annotated[
         int | None,
         typer.Option(help="Of bdmc: HMC steps before it anneals back, for DATA and not simulated ones.", min=1),
@@ -190,7 +193,7 @@ def evaluate_command(
     evidence = log_marginal_likelihood(
         *run.pair,
         *rows.args,
-        method=_estimator(method, temperatures, chain),
+        method=_estimator(method, temperatures, leapfrog, chain),
         num_particles=particles,
         num_global_draws=draws,
         seed=seed,
@@ -202,13 +205,14 @@ def evaluate_command(
     print_evidence(bound.mean(), evidence, method, seed, json, None if run.full is None else draws)
 
 
-def _estimator(method: str, temperatures: int | None, chain: int | None) -> Any:
-    """Return the estimator of log p(x) with this name and these options."""
+def _estimator(method: str, temperatures: int | None, leapfrog: int | None, chain: int | None) -> Any:
+    """Return the estimator of a name with its options."""
     from pyro_aevb.evidence import AIS, BDMC, SMC, Auto
 
-    annealing, smc = (AIS(), SMC()) if temperatures is None else (AIS(temperatures), SMC(temperatures))
-    made = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": smc, "bdmc": BDMC(annealing, chain=chain)}
-    return made.get(method, method)
+    sizes = given({"num_temperatures": temperatures, "num_leapfrog": leapfrog})
+    annealing = AIS(**sizes)
+    methods = {"ais": annealing, "auto": Auto(annealing=annealing), "smc": SMC(**sizes)}
+    return BDMC(annealing, chain=chain) if method == "bdmc" else methods.get(method, method)
 
 
 @app.command("encode", short_help="Write codes, the means of q(z|x).")
@@ -245,7 +249,8 @@ def encode_command(
 
     check_output(out, WRITABLE)
     run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
-    codes = run.vae.encode(*rows.args, method=method, seed=seed, progress=not quiet)
+    codes = run.verbs.encode(*rows.args, method=method, seed=seed, progress=not quiet)
+    codes = codes.reshape(len(codes), -1)
     write_codes(out, codes.cpu().numpy(), rows.labels)
     print_file(out, codes, json)
 
@@ -271,21 +276,18 @@ def sample_command(
       pyro-aevb sample run -n 1000 --out x.npy
       pyro-aevb sample run -n 100 --mean --out x.png
     """
-    import pyro
-
+    from pyro_aevb.cli.own_run import open_run
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.cli.tables import write_table
-    from pyro_aevb.cli.trained_run import TrainedRun
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
-    from pyro_aevb.plots import image_grid, white_of, write_image
+    from pyro_aevb.plots import image_grid, write_image
 
     check_output(out, (*WRITABLE, *PICTURE))
-    run = TrainedRun(model, device)
+    run = open_run(model, device)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    pyro.set_rng_seed(seed)
-    x = run.sample(number, mean)
+    x = run.sample(number, mean, seed)
     if shape is not None:
-        write_image(image_grid(x, shape, white=white_of(run.vae)), out)
+        write_image(image_grid(x, shape, white=run.white), out)
     elif run.columns:
         write_table(out, run.empty_table(number), x.cpu().numpy())
     else:
@@ -321,7 +323,7 @@ def reconstruct_command(
     from pyro_aevb.cli.reports import print_file
     from pyro_aevb.cli.tables import write_table
     from pyro_aevb.datasets.array_files import WRITABLE, check_output, write_array
-    from pyro_aevb.plots import pairs, white_of, write_image
+    from pyro_aevb.plots import pairs, write_image
 
     check_output(out, (*WRITABLE, *PICTURE))
     if out.suffix in PICTURE and limit is None:
@@ -330,7 +332,7 @@ def reconstruct_command(
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     means = run.reconstruct(rows, seed)
     if shape is not None:
-        write_image(pairs(rows.x, means, shape, white=white_of(run.vae)), out)
+        write_image(pairs(rows.x, means, shape, white=run.white), out)
     elif rows.table is not None:
         write_table(out, rows.table, means.cpu().numpy())
     else:
@@ -356,14 +358,14 @@ def manifold_command(
     Examples:
       pyro-aevb manifold run --out manifold.png
     """
+    from pyro_aevb.cli.own_run import open_run
     from pyro_aevb.cli.reports import print_file
-    from pyro_aevb.cli.trained_run import TrainedRun
     from pyro_aevb.datasets.array_files import check_output
-    from pyro_aevb.plots import manifold, write_image
+    from pyro_aevb.plots import image_grid, write_image
 
     check_output(out, PICTURE)
-    run = TrainedRun(model, device)
-    image = manifold(run.vae, run.image_shape(image_shape), side)
+    run = open_run(model, device)
+    image = image_grid(run.verbs.manifold(side), run.image_shape(image_shape), side, run.white)
     write_image(image, out)
     print_file(out, image, json)
 
@@ -375,7 +377,9 @@ uses.register(app)
 @configured(without=["learner", "checkpoint_every"])
 def compare_command(
     data: Data,
-    learners: Annotated[str, typer.Option(help="Which.")] = "aevb,wake-sleep,mcem",
+    learners: Annotated[
+        str, typer.Option(help=f"Which, with commas or spaces: {', '.join(LEARNERS)}.")
+    ] = "aevb,wake-sleep,mcem",
     out: Annotated[Path, typer.Option(help="The picture to write.", metavar="FILE")] = Path("compare.png"),
     config: Config = None,
     json: Json = False,
@@ -391,9 +395,7 @@ def compare_command(
     Examples:
       pyro-aevb compare digits --latent-dim 3 --hidden-dims 100 --samples 1e5 --out compare.png
     """
-    names = learners.split(",")
-    for name in names:
-        one_of("--learners", name, LEARNERS)
+    names = several_of("--learners", learners, LEARNERS)
     settings = settings_from(config, None, given(options) | {"data": data})
     from pyro_aevb.cli.reports import print_comparison
     from pyro_aevb.cli.train import compare

@@ -9,8 +9,9 @@ from typing import Any, Literal, cast
 import pyro.distributions as dist
 import torch
 
-from pyro_aevb.cli.config import COMPILE, EPOCHS, OPTIMIZERS, TrainingConfig
+from pyro_aevb.cli.config import COMPILE, EPOCHS, OBJECTIVE_OPTIONS, OPTIMIZERS, TrainingConfig
 from pyro_aevb.cli.objectives import OBJECTIVES, SEVERAL
+from pyro_aevb.cli.own_pair import Pair
 from pyro_aevb.learners.aevb import AEVB
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.mcem import MCEM
@@ -52,8 +53,8 @@ def make_vae(
     ).to(config.device)
 
 
-def make_learner(config: TrainingConfig, pair: VAE | Bayesian) -> Learner:
-    """Return the learner over the VAE, or over one whose theta is global latents."""
+def make_learner(config: TrainingConfig, pair: VAE | Bayesian | Pair) -> Learner:
+    """Return the learner over the VAE, over one whose theta is global latents, or over a pair of one's own."""
     optimizer = make_optimizer(config)
     prior = None
     if config.theta_prior is not None:
@@ -71,10 +72,11 @@ def make_learner(config: TrainingConfig, pair: VAE | Bayesian) -> Learner:
         return MCEM(pair.model, optimizer, pair.guide, optimizer, theta_prior=prior)
     make, particles = OBJECTIVES[config.objective or "sgvb-b"]
     particles = particles if config.num_particles is None else config.num_particles
-    objective = make(particles)
+    options = {name: value for name in OBJECTIVE_OPTIONS if (value := getattr(config, name)) is not None}
+    objective = make(particles, **options)
     if isinstance(pair, Bayesian) and particles > 1 and not objective.one_global_draw:
         # Each particle has its own draw of the weights, and a network takes one at a time.
-        objective = make(particles, vectorize=False)
+        objective = make(particles, **options, vectorize=False)
     return AEVB(pair.model, pair.guide, optimizer, objective, theta_prior=prior)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ FULL_VB = ("aevb", "reweighted-wake-sleep")  # the learners that take global lat
 COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 COLUMN_KINDS = choices("datasets.columns", "KINDS")
 COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out of {', '.join(COLUMN_KINDS)}"
+SGVB = ("sgvb-a", "sgvb-b")
+OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": SGVB, "free_bits": SGVB, "weighs": SGVB}  # and who takes them
+# What says how the VAE is made: a run that goes on has the same, and a pair of one's own has none of it.
+ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "init")
 OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad"}  # of torch.optim
 
 
@@ -58,11 +63,20 @@ class TrainingConfig:
         "what to do with pixels in [0, 1]; 'dynamic' draws binary ones anew at each visit",
         choices("datasets.pixels", "PIXELS"),
     )
+    model: str | None = _option(
+        None, "FILE.py:FACTORY, a function that returns (model, guide), in place of the VAE that the options describe"
+    )
     learner: str = _option("aevb", "how to learn", LEARNERS)
     objective: str | None = _option(
         None, "AEVB's bound and gradient; sgvb-b by default", choices("cli.objectives", "OBJECTIVES")
     )
     num_particles: int | None = _option(None, "draws from the guide a datapoint; by default what suits the objective")
+    alpha: float | None = _option(None, "of renyi, 0 or more: 1 is the ELBO, and 0 IWAE's bound")
+    beta: float | None = _option(None, "weight of the KL in sgvb-a and sgvb-b; 1 by default")
+    free_bits: float | None = _option(None, "nats of the KL that cost nothing in sgvb-a and sgvb-b; 0 by default")
+    weighs: str | None = _option(
+        None, "which KLs beta and kl_warm_up weigh under full_vb; both by default", ("both", "local", "global")
+    )
     latent_dim: int = _option(10, "latent dimensions")
     hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
     prior: str = _option("normal", "p(z)", choices("vae.priors", "PRIORS"))
@@ -121,6 +135,8 @@ class TrainingConfig:
             raise ValueError("expected validation data for patience and keep_best, got none; say what to validate on")
         if self.objective is not None and self.learner != "aevb":
             raise ValueError(f"expected no objective for {self.learner}, got {self.objective!r}; it is AEVB's")
+        self._check_objective()
+        self._check_model()
         if self.num_particles is not None and self.learner not in ("aevb", "reweighted-wake-sleep"):
             raise ValueError(f"expected no num_particles for {self.learner}, got {self.num_particles}; leave it out")
         if self.full_vb and self.learner not in FULL_VB:
@@ -133,6 +149,28 @@ class TrainingConfig:
                 f"expected one of full_vb and theta_prior, got theta_prior {self.theta_prior} beside full_vb, whose "
                 "p(theta) is N(0, 1); drop one"
             )
+
+    def _check_objective(self) -> None:
+        objective = self.objective or "sgvb-b"
+        for name, objectives in OBJECTIVE_OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None and (self.learner != "aevb" or objective not in objectives):
+                got = f"objective {objective}" if self.learner == "aevb" else f"learner {self.learner}"
+                raise ValueError(
+                    f"expected no {name} for {got}, got {value}; it is for {' and '.join(objectives)}, leave it out"
+                )
+        if objective == "renyi" and self.alpha is None:
+            raise ValueError("expected alpha for objective renyi, got none; pass one, such as 0.5")
+
+    def _check_model(self) -> None:
+        if self.model is None:
+            return
+        for field in dataclasses.fields(self):
+            if field.name in (*ARCHITECTURE, "full_vb") and (value := getattr(self, field.name)) != field.default:
+                raise ValueError(
+                    f"expected no {field.name} beside model, got {value}; {self.model} says how the model is made, "
+                    "leave it out"
+                )
 
     def but(self, changes: Mapping[str, Any]) -> TrainingConfig:
         """Return a configuration with other values, given as text or as TOML has them.
@@ -158,6 +196,17 @@ class TrainingConfig:
                 document.add(field.name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
         return tomlkit.dumps(document)
 
+    def relative_to(self, folder: str | Path) -> TrainingConfig:
+        """Return the configuration as a file in ``folder`` has it: relative paths are relative to that."""
+        return self._with_paths(lambda name: os.path.relpath(name, folder))
+
+    def _with_paths(self, moved: Callable[[str], str]) -> TrainingConfig:
+        """Return the configuration with other relative paths; absolute ones and names stay."""
+        named = {"data": choices("datasets.image_datasets", "DATASETS"), "validation": PARTS, "model": ()}
+        values = {name: getattr(self, name) for name in named}
+        paths = {name: str(v) for name, v in values.items() if v is not None and v not in named[name] and _is_path(v)}
+        return dataclasses.replace(self, **dict[str, Any]({name: moved(path) for name, path in paths.items()}))
+
     @staticmethod
     def from_toml(text: str) -> TrainingConfig:
         """Return the configuration that a TOML text holds; what it leaves out is as by default."""
@@ -169,11 +218,21 @@ class TrainingConfig:
 
     @staticmethod
     def read(path: str | Path) -> TrainingConfig:
-        """Return the configuration in a file."""
+        """Return the configuration in a file, whose relative paths are relative to its folder."""
         try:
-            return TrainingConfig.from_toml(Path(path).read_text(encoding="utf-8"))
+            config = TrainingConfig.from_toml(Path(path).read_text(encoding="utf-8"))
+            return config._with_paths(lambda name: os.path.relpath(Path(path).parent / name))
         except UnicodeDecodeError as error:
             raise ValueError(f"expected a configuration as TOML, got {path}: {error}") from error
+
+
+def _is_path(value: str) -> bool:
+    """Return whether text that isn't a known name is a relative path, and no fraction."""
+    try:
+        float(value)
+    except ValueError:
+        return not os.path.isabs(value)
+    return False
 
 
 KINDS = {name: hint for name, hint in get_type_hints(TrainingConfig).items()}

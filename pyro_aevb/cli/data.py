@@ -127,7 +127,8 @@ def training_data(config: TrainingConfig) -> TrainingData:
     """
     if config.data is None:
         raise ValueError("expected data to train on, got none; name a data set or a file")
-    if is_table(config):
+    own = config.model is not None  # which takes the numbers of a file as they are
+    if not own and is_table(config):
         return _table_data(config, read_table(config))
     if config.columns:
         raise ValueError(
@@ -136,7 +137,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
         )
     generator = torch.Generator().manual_seed(config.seed)
     found, contents = _images(config.data, "train", config)
-    if config.likelihood is None:
+    if config.likelihood is None and not own:
         followed = follow(config, found.x, contents)
         if followed is None:  # real numbers
             assert contents is not None

@@ -13,11 +13,19 @@ from pyro_aevb.cli.options import given, one_of, tell
 
 if TYPE_CHECKING:
     from pyro_aevb.cli.data import Rows
-    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.cli.trained_run import Run
 
 PICTURE = (".png", ".pdf", ".svg", ".jpg")  # plots.PICTURE, which takes long to import
 
-Model = Annotated[Path, typer.Argument(help="The folder that train wrote.", metavar="MODEL", show_default=False)]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder that train wrote; or FILE.py:FACTORY@FOLDER, a function of yours that returns (model, guide) "
+        "and the folder of their weights.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
 DATASETS = choices("datasets.image_datasets", "DATASETS")
 FILES = ", ".join(choices("datasets.array_files", "READABLE"))
 KINDS_OF_DATA = f"A data set's name ({', '.join(DATASETS)}), a file ({FILES}) or a folder of images."
@@ -33,7 +41,12 @@ Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoin
 Seed = Annotated[int, typer.Option(help="For the noise.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 ImageShape = Annotated[str | None, typer.Option(help="[channels,]height,width; as in training by default.")]
-Config = Annotated[Path | None, typer.Option(help="Options from a TOML file; those given here win.", metavar="FILE")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="Options from a TOML file, whose paths are relative to it; those given here win.", metavar="FILE"
+    ),
+]
 Out = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE", show_default=False)]
 
 
@@ -47,7 +60,7 @@ def run_and_rows(
     every: bool = False,
     holes: bool = False,
     **changes: str | None,
-) -> tuple[TrainedRun, Rows]:
+) -> tuple[Run, Rows]:
     """Return a trained run, and datapoints prepared as in its training but for ``changes``.
 
     Of the file that it was trained on, what was held out, or ``every`` row.  With ``holes`` cells may be missing from
@@ -55,9 +68,9 @@ def run_and_rows(
     """
     if part is not None:
         one_of("--part", part, (*PARTS, "all"))
-    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.cli.own_run import open_run
 
-    run = TrainedRun(model, device)
+    run = open_run(model, device)
     rows = run.rows(data, part, limit, given(changes), every=every, holes=holes)
     if rows.said:
         tell(rows.said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pyro_aevb.cli.config import CONFIG, TrainingConfig, kind_of
+from pyro_aevb.cli.config import ARCHITECTURE, CONFIG, TrainingConfig, kind_of
 
 INTERRUPTED = 130
 HINTS = {  # what the library says in terms of Python, in terms of options
@@ -133,15 +134,46 @@ def settings_from(config: Path | None, earlier: Path | None, used: dict[str, Any
     except (ValueError, OSError) as error:
         raise typer.BadParameter(f"{error}", param_hint=f"{path}") from None
     try:
-        return base.but(used)
+        settings = base.but(used)
     except ValueError as error:
         raise typer.BadParameter(_as_option(str(error))) from None
+    if settings.model is not None and "model" not in used:
+        raise typer.BadParameter(
+            f"expected --model on the command line, got it from {path} alone; a file whose code is to run is one "
+            f"that you name: --model {settings.model}"
+        )
+    if earlier is not None and path == earlier / CONFIG and path.exists():
+        _check_same(base, settings, earlier)
+    return settings
+
+
+def _check_same(before: TrainingConfig, now: TrainingConfig, folder: Path) -> None:
+    """Raise ``typer.BadParameter`` for a run that goes on with another architecture."""
+    for name in ARCHITECTURE:
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            raise typer.BadParameter(
+                f"expected --{name.replace('_', '-')} {_text(old)}, as the run in {folder} has, got {_text(new)}; "
+                "leave it out to go on, or begin another run in another --out"
+            )
 
 
 def one_of(option: str, value: str, choices: Sequence[str]) -> None:
     """Raise ``typer.BadParameter`` for another value."""
     if value not in choices:
-        raise typer.BadParameter(f"expected {option} out of {', '.join(choices)}, got {value!r}")
+        close = difflib.get_close_matches(value, choices, 1)
+        remedy = f"; did you mean {close[0]!r}?" if close else ""
+        raise typer.BadParameter(f"expected {option} out of {', '.join(choices)}, got {value!r}{remedy}")
+
+
+def several_of(option: str, text: str, choices: Sequence[str]) -> list[str]:
+    """Return the values of a list with commas or spaces; raise ``typer.BadParameter`` for another one, and for two."""
+    values = text.replace(",", " ").split() or [""]
+    for value in values:
+        one_of(option, value, choices)
+        if values.count(value) > 1:
+            raise typer.BadParameter(f"expected each of {option} once, got {value} twice")
+    return values
 
 
 def _as_option(text: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,10 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae
-from pyro_aevb.cli.config import CONFIG, TrainingConfig
+from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
+from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.datasets.table import write_columns
@@ -28,12 +29,13 @@ from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History
 from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.training.saved_pair import save_pair
 from pyro_aevb.training.signals import HeldSignals
 from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae.saving import save
-from pyro_aevb.vae.vae import VAE
 
 CHECKPOINTS = "checkpoints"
+FIRST = 1000  # datapoints that a pair is tried on
 
 
 def train(
@@ -114,31 +116,42 @@ def train(
 
 
 class Built(NamedTuple):
-    """The VAE of a run, q(theta) over it if ``full_vb`` says so, and the learner of both."""
+    """The learner of a run, and what writes the model that it trains into a folder."""
 
-    vae: VAE
-    full: Bayesian | None
     learner: Learner
-
-    def save(self, folder: Path) -> None:
-        """Write the VAE; with q(theta) beside it, whose middle is then theta."""
-        if self.full is None:
-            save(self.vae, folder)
-            return
-        self.full.put_middle()
-        save(self.vae, folder, beside=self.full.state_dict())
+    save: Callable[[Path], None]
 
 
 def build(config: TrainingConfig, data: TrainingData) -> Built:
-    """Return VAE, q(theta) and learner, from the configuration's seed, tried on the first datapoints."""
+    """Return the learner of a VAE or of a pair of one's own, from the seed, tried on the first datapoints."""
     pyro.set_rng_seed(config.seed)
-    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood)
+    built = _with_vae(config, data) if config.model is None else _with_own(config, config.model, data)
     with torch.random.fork_rng():
-        args = data.first(1000, config.device)
-        full = Bayesian(vae.model, vae.guide, *(arg[:2] for arg in args)) if config.full_vb else None
-        learner = make_learner(config, vae if full is None else full)
-        learner.prepare(*args)
-    return Built(vae, full, learner)
+        built.learner.prepare(*data.first(FIRST, config.device))
+    return built
+
+
+def _with_vae(config: TrainingConfig, data: TrainingData) -> Built:
+    """Return the learner of a VAE; ``full_vb`` saves q(theta) beside it, whose middle is then theta."""
+    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood)
+    if not config.full_vb:
+        return Built(make_learner(config, vae), lambda folder: save(vae, folder))
+    with torch.random.fork_rng():
+        full = Bayesian(vae.model, vae.guide, *data.first(2, config.device))
+
+    def save_both(folder: Path) -> None:
+        full.put_middle()
+        save(vae, folder, beside=full.state_dict())
+
+    return Built(make_learner(config, full), save_both)
+
+
+def _with_own(config: TrainingConfig, name: str, data: TrainingData) -> Built:
+    pyro.clear_param_store()  # of another learner's, in compare
+    pair = own_pair(name)
+    with torch.random.fork_rng():
+        args = data.first(FIRST, config.device)
+    return Built(make_learner(config, pair), lambda folder: save_pair(*pair, folder, *args))
 
 
 def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool = True) -> dict[str, History]:
@@ -166,7 +179,7 @@ def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool =
 
 def write_config(config: TrainingConfig, folder: Path) -> None:
     """Write config.toml."""
-    write_atomically(folder / CONFIG, config.to_toml().encode())
+    write_atomically(folder / CONFIG, config.relative_to(folder).to_toml().encode())
 
 
 def write_history(history: History, folder: Path) -> None:
@@ -216,7 +229,10 @@ def _check_new(folder: Path, config: TrainingConfig) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     before = folder / CONFIG
-    if not before.is_file() or before.read_text(encoding="utf-8", errors="replace") != config.to_toml():
+    if (
+        not before.is_file()
+        or before.read_text(encoding="utf-8", errors="replace") != config.relative_to(folder).to_toml()
+    ):
         raise ValueError(
             f"expected a new folder or an empty one to write a run to, got {folder}, which has files of something else "
             "in it; pass another --out"
@@ -224,6 +240,6 @@ def _check_new(folder: Path, config: TrainingConfig) -> None:
 
 
 def _for_learner(config: TrainingConfig, learner: str) -> TrainingConfig:
-    objective = config.objective if learner == "aevb" else None
     particles = config.num_particles if learner in ("aevb", "reweighted-wake-sleep") else None
-    return dataclasses.replace(config, learner=learner, objective=objective, num_particles=particles)
+    without = {} if learner == "aevb" else dict.fromkeys(("objective", *OBJECTIVE_OPTIONS))
+    return dataclasses.replace(config, learner=learner, num_particles=particles, **dict[str, Any](without))

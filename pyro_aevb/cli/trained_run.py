@@ -1,6 +1,7 @@
 """The folder of a training run, opened again: the model, and what its config.toml says about the data.
 
-A run of full VB has q(theta) beside the VAE, whose theta is then the middle of q(theta).
+A run of full VB has q(theta) beside the VAE, whose theta is then the middle of q(theta).  A pair of one's own is opened
+by :mod:`.own_run`.
 
 Shapes: N datapoints, D data dimensions, J latent dimensions.
 """
@@ -8,6 +9,7 @@ Shapes: N datapoints, D data dimensions, J latent dimensions.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,15 @@ from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
 from pyro_aevb.cli.table_files import COLUMNS, read_again
 from pyro_aevb.cli.table_numbers import central_numbers, modelled_columns, noise_of_columns
 from pyro_aevb.cli.train import check_device
+from pyro_aevb.datasets.columns import Column
 from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import Table, read_columns
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.plots import white_of
+from pyro_aevb.training.saved_pair import PAIR
 from pyro_aevb.vae.saving import load_beside
 from pyro_aevb.vae.vae import VAE
 
@@ -38,52 +43,48 @@ CHUNK = 1000  # datapoints at a time
 THETA_DRAWS = 20
 
 
-class TrainedRun:
-    """The VAE in a folder, and the configuration it was trained with; defaults, where :func:`save` alone wrote it.
+class Run(ABC):
+    """A model and a guide to use, and the configuration they were trained with.
 
     Args:
-        folder: what ``train`` or :func:`~pyro_aevb.save` wrote.
-        device: where to put the VAE.
+        folder: of the run; ``None`` for a pair whose weights are its own.
+        device: where the data go.
 
     Attributes:
-        vae: p(x, z) and q(z|x), at the middle of q(theta) where there is one.
-        full: the VAE with theta as global latents, after full VB; else ``None``.
+        full: the pair with theta as global latents, after full VB; else ``None``.
         columns: of the table that it was trained on, ids and constants among them; else empty.
+        white: the value of the brightest pixel.
+        verbs: ``encode``, ``reconstruct``, ``impute``, ... of the pair, as methods.
     """
 
-    def __init__(self, folder: Path, device: str) -> None:
-        check_device(device)
-        vae, beside = load_beside(folder, device=device)
-        self.vae: VAE = vae.eval()
-        self.folder, self.device = folder, device
-        columns = folder / COLUMNS
-        self.columns = read_columns(columns) if columns.exists() else ()
-        path = folder / CONFIG
-        self.config = TrainingConfig.read(path) if path.exists() else TrainingConfig()
-        if self.config.full_vb and not beside:
-            raise ValueError(
-                f"expected q(theta) beside the VAE in {folder}, as its {CONFIG} says full_vb, got the VAE alone; save "
-                "it with beside=full.state_dict(), or set full_vb = false for theta as it is"
-            )
-        self.full = self._with_q_theta(beside) if beside else None
+    full: Bayesian | None = None
+    columns: tuple[Column, ...] = ()
+    white: float = 1.0
+    verbs: Any
 
-    @torch.no_grad()
-    def _with_q_theta(self, state: dict[str, Tensor]) -> Bayesian:
-        """Return the pair with q(theta) as it was saved; ``ValueError`` for tensors that aren't that."""
-        with torch.random.fork_rng():
-            nodes: Any = poutine.trace(poutine.uncondition(self.vae.model)).get_trace(self._zeros(2)).nodes
-            full = Bayesian(self.vae.model, self.vae.guide, nodes["x"]["value"])  # on data inside of any support
-        try:
-            full.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"expected q(theta) of this VAE beside it, got: {error}; save both again") from error
-        return full
+    def __init__(self, folder: Path | None, device: str) -> None:
+        check_device(device)
+        self.folder, self.device = folder, device
+        path = None if folder is None else folder / CONFIG
+        self.config = TrainingConfig() if path is None or not path.exists() else TrainingConfig.read(path)
 
     @property
-    def pair(self) -> tuple[PyroCallable, PyroCallable]:
+    @abstractmethod
+    def pair(self) -> tuple[PyroCallable, Any]:
         """Model and guide: theta is among their latents after full VB."""
-        pair = self.vae if self.full is None else self.full
-        return pair.model, pair.guide
+
+    @property
+    @abstractmethod
+    def x_dim(self) -> int | None:
+        """D; ``None`` if nothing says."""
+
+    @abstractmethod
+    def sample(self, number: int, mean: bool, seed: int) -> Tensor:
+        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means."""
+
+    @abstractmethod
+    def put_weights(self, x: Tensor) -> None:
+        """Put the saved weights in their place, if that takes data (N, D)."""
 
     def theta_draws(self, number: int | None) -> int:
         """Return how many draws of theta an estimate takes: as given or 20 after full VB, and else the one theta."""
@@ -103,7 +104,7 @@ class TrainedRun:
         every: bool = False,
         holes: bool = False,
     ) -> Rows:
-        """Return datapoints (N, D) for the VAE; ``options`` are fields that take the place of the training's.
+        """Return datapoints (N, D); ``options`` are fields that take the place of the training's.
 
         Without a ``part`` what was held out of the file that the run was trained on, or ``every`` row.  With ``holes``
         cells may be empty or NaN; those of a table may be in any case.  Raises ``ValueError`` for other than D columns,
@@ -113,7 +114,7 @@ class TrainedRun:
             return self._table_rows(data, part, limit, options, every)
         found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test", holes=holes)
         x, said, values, classes = found.x, found.said, found.values, found.classes
-        if data not in DATASETS:
+        if data not in DATASETS and self.folder is not None:
             part = "all" if part is None and every else part
             some, which = part_of_file(data, part, self.config, self.folder, len(x))
             x, said = x.at(some) if isinstance(x, ScaledRows) else x[some], said + which
@@ -121,22 +122,27 @@ class TrainedRun:
             classes = tuple(np.array(classes)[some]) if classes else ()
         x = x[torch.arange(len(x))[:limit]] if isinstance(x, ScaledRows) else x[:limit]
         values, classes = None if values is None else values[:limit], classes[:limit]
-        if x.shape[1] != self.vae.x_dim:
-            raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
-        return Rows(x.to(self.device), found.image_shape, said, values, found.names, classes=classes)
+        self._check_width(data, x)
+        x = x.to(self.device)
+        self.put_weights(x)
+        return Rows(x, found.image_shape, said, values, found.names, classes=classes)
 
     def _table_rows(self, data: str, part: str | None, limit: int | None, options: dict[str, Any], every: bool) -> Rows:
         if options.get("pixels") not in (None, "grey"):
             raise ValueError(f"expected no --pixels for a table, got {options['pixels']!r}; leave it out")
+        assert self.folder is not None
         found = read_again(data, self.columns, options.get("key", self.config.key))
         part = "all" if part is None and every else part
         some, which = part_of_file(data, part, self.config, self.folder, len(found.table))
         table = found.table.take(some).take(slice(limit))
         x, observed = (torch.from_numpy(each).to(self.device) for each in (table.x, table.observed))
-        if x.shape[1] != self.vae.x_dim:
-            raise ValueError(f"expected {self.vae.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
+        self._check_width(data, x)
         whole = bool(observed.all())
         return Rows(x, None, found.said + which, table=table, observed=None if whole else observed)
+
+    def _check_width(self, data: str, x: Any) -> None:
+        if self.x_dim is not None and x.shape[1] != self.x_dim:
+            raise ValueError(f"expected {self.x_dim} columns, as the model has, got {x.shape[1]} in {data}")
 
     def empty_table(self, number: int) -> Table:
         """Return a table of so many rows without ids, to write draws in."""
@@ -144,16 +150,20 @@ class TrainedRun:
         cells = {c.name: [c.levels[0] if c.kind == "constant" and c.levels else None] * number for c in kept}
         return Table(cells, columns=kept)
 
+    def reconstruct(self, rows: Rows, seed: int) -> Tensor:
+        """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
+        return self.verbs.reconstruct(rows.x, seed=seed)
+
     def image_shape(self, text: str | None) -> tuple[int, ...]:
         """Return the shape of an image, as given or as in training; ``ValueError`` if neither says, or for a table."""
         if self.columns:
             raise ValueError("expected images to make a picture of, got a table; write .csv, .npy or .npz")
-        shape: ImageShape = self.config.image_shape or self.vae.image_shape
+        shape: ImageShape = self.config.image_shape
         if text is not None:
             shape = TrainingConfig().but({"image_shape": text}).image_shape
         if shape is None:
             raise ValueError(
-                f"expected the shape of an image of {self.vae.x_dim} pixels, got data without; pass --image-shape, "
+                f"expected the shape of an image of {self.x_dim} pixels, got data without; pass --image-shape, "
                 "such as 28,28, or write .npy or .csv"
             )
         return shape
@@ -173,22 +183,107 @@ class TrainedRun:
             return noise_of_columns(kind, size, modelled_columns(self.columns), x)
         if kind == "gaussian":
             return lambda clean: dist.Normal(clean, size).to_event(1)
-        with torch.no_grad():
-            likelihood = self.vae.likelihood(self.vae.decoder(torch.zeros(1, self.vae.latent_dim).to(x)))
-        if not isinstance(innermost(likelihood).support, type(constraints.boolean)) or not ((x == 0) | (x == 1)).all():
+        likelihood = innermost(observed_site(self.pair[0], x[:2])["fn"])
+        if not isinstance(likelihood.support, type(constraints.boolean)) or not ((x == 0) | (x == 1)).all():
             raise ValueError(
-                f"expected binary cells, modelled as such, for flips, got {type(innermost(likelihood)).__name__} and "
-                f"values from {x.min():.4g} to {x.max():.4g}; use --noise gaussian:S, or --pixels static"
+                f"expected binary cells, modelled as such, for flips, got {type(likelihood).__name__} and values from "
+                f"{x.min():.4g} to {x.max():.4g}; use --noise gaussian:S, or --pixels static"
             )
         return lambda clean: dist.Bernoulli(size + (1 - 2 * size) * clean).to_event(1)
 
+
+@torch.no_grad()
+def observed_site(model: PyroCallable, x: Tensor) -> Any:
+    """Return the node of the site that observes x, (N, D), in a run of the model.
+
+    Raises:
+        ValueError: for a model without one.
+    """
+    with torch.random.fork_rng():
+        nodes: Any = poutine.trace(model).get_trace(x).nodes
+    for node in nodes.values():
+        if node["type"] == "sample" and node["is_observed"] and getattr(node["value"], "shape", None) == x.shape:
+            return node
+    raise ValueError(
+        f"expected a model with a site that observes x, of shape {tuple(x.shape)}, got none; observe it with obs=x"
+    )
+
+
+@torch.no_grad()
+def drawn_at(site: str, model: PyroCallable, x: Tensor) -> Tensor:
+    """Return what the model draws at a site in place of x: data inside of any support."""
+    with torch.random.fork_rng():
+        nodes: Any = poutine.trace(poutine.uncondition(model)).get_trace(x).nodes
+    return nodes[site]["value"]
+
+
+class TrainedRun(Run):
+    """The VAE in a folder, and the configuration it was trained with; defaults, where :func:`save` alone wrote it.
+
+    Args:
+        folder: what ``train`` or :func:`~pyro_aevb.save` wrote.
+        device: where to put the VAE.
+
+    Attributes:
+        vae: p(x, z) and q(z|x), at the middle of q(theta) where there is one.
+        full: the VAE with theta as global latents, after full VB; else ``None``.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        super().__init__(folder, device)
+        if (folder / PAIR).exists() and not (folder / "vae.json").exists():
+            raise ValueError(
+                f"expected the folder of a VAE, got {folder}, which has the weights of a pair of one's own; say "
+                f"which code makes it: FILE.py:FACTORY@{folder}"
+            )
+        vae, beside = load_beside(folder, device=device)
+        self.vae: VAE = vae.eval()
+        self.verbs, self.white = self.vae, white_of(self.vae)
+        columns = folder / COLUMNS
+        self.columns = read_columns(columns) if columns.exists() else ()
+        if self.config.image_shape is None:
+            self.config = dataclasses.replace(self.config, image_shape=self.vae.image_shape)
+        if self.config.full_vb and not beside:
+            raise ValueError(
+                f"expected q(theta) beside the VAE in {folder}, as its {CONFIG} says full_vb, got the VAE alone; save "
+                "it with beside=full.state_dict(), or set full_vb = false for theta as it is"
+            )
+        self.full = self._with_q_theta(beside) if beside else None
+
     @torch.no_grad()
-    def sample(self, number: int, mean: bool) -> Tensor:
+    def _with_q_theta(self, state: dict[str, Tensor]) -> Bayesian:
+        """Return the pair with q(theta) as it was saved; ``ValueError`` for tensors that aren't that."""
+        x = drawn_at("x", self.vae.model, self._zeros(2))
+        with torch.random.fork_rng():
+            full = Bayesian(self.vae.model, self.vae.guide, x)
+        try:
+            full.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"expected q(theta) of this VAE beside it, got: {error}; save both again") from error
+        return full
+
+    @property
+    def pair(self) -> tuple[PyroCallable, Any]:
+        """Model and guide: theta is among their latents after full VB."""
+        pair = self.vae if self.full is None else self.full
+        return pair.model, pair.guide
+
+    @property
+    def x_dim(self) -> int:
+        """D."""
+        return self.vae.x_dim
+
+    def put_weights(self, x: Tensor) -> None:
+        """Do nothing: they are the VAE's already."""
+
+    @torch.no_grad()
+    def sample(self, number: int, mean: bool, seed: int) -> Tensor:
         """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means, which of a table are central numbers.
 
         After full VB each x has a theta ~ q(theta) of its own: they are draws of the posterior predictive.
         """
         modelled = modelled_columns(self.columns)
+        pyro.set_rng_seed(seed)
 
         def draws(x: Tensor) -> Tensor:
             theta = {} if self.full is None else {name: q.sample() for name, q in self.full.posterior().items()}
@@ -203,7 +298,7 @@ class TrainedRun:
     def reconstruct(self, rows: Rows, seed: int) -> Tensor:
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
         if not self.columns:
-            return self.vae.reconstruct(rows.x, seed=seed)
+            return super().reconstruct(rows, seed)
         codes = self.vae.encode(*rows.args, seed=seed)
         found = []
         for x, z in zip(rows.x.split(CHUNK), codes.split(CHUNK), strict=True):

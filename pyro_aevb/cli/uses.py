@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyro_aevb.cli.data import Rows
-    from pyro_aevb.cli.trained_run import TrainedRun
+    from pyro_aevb.cli.trained_run import Run
     from pyro_aevb.posterior import Imputed
 
 METHODS = choices("posterior.gate", "METHODS")
@@ -97,7 +97,7 @@ def impute_command(
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.vae.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
+    found = run.verbs.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
     if fill == "mode" and found.mode is None:
         raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
     if rows.table is not None:
@@ -160,7 +160,7 @@ def denoise_command(
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     law = run.noise(kind, size, x)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.vae.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
+    found = run.verbs.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
     if rows.table is not None:
         write_denoised(out, rows.table, found, draws)
         print_file(out, found.mean, json)
@@ -215,10 +215,10 @@ def score_command(
     run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels)
     _tell_of_theta(run)
     options: dict[str, Any] = {"method": method, "num_particles": particles, "progress": not quiet}
-    found = scores_of_cells(rows.table, run.vae.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
+    found = scores_of_cells(rows.table, run.verbs.anomaly_score(*rows.args, regret=regret, seed=seed, **options))
     if reference is not None:
         _, usual = run_and_rows(model, device, reference, None, None, key=key, pixels=pixels)
-        others = run.vae.anomaly_score(*usual.args, seed=seed + 1, **options)  # other noise than that of the data
+        others = run.verbs.anomaly_score(*usual.args, seed=seed + 1, **options)  # other noise than that of the data
         found = among(found, scores_of_cells(usual.table, others).score)
     if rows.table is not None:
         tell("scores are -log p(x) of the observed cells of a row, in the units of the file")
@@ -266,7 +266,7 @@ def _there(observed: str | None, rows: Rows) -> Tensor:
 
 def _write_filled(
     out: Path,
-    run: TrainedRun,
+    run: Run,
     rows: Rows,
     there: Tensor,
     found: Imputed,
@@ -306,7 +306,7 @@ def _tell_of_rows(there: Tensor) -> None:
         tell(f"{empty} of {len(there)} rows have no observed cell: these are answered from the prior")
 
 
-def _tell_of_theta(run: TrainedRun) -> None:
+def _tell_of_theta(run: Run) -> None:
     if run.full is not None:
         tell("theta is the middle of q(theta)")
 
@@ -345,9 +345,9 @@ def _write(out: Path, x: np.ndarray, more: dict[str, np.ndarray], names: tuple[s
         write_array(out, x, names=names)
 
 
-def _write_pairs(run: TrainedRun, x: Tensor, found: np.ndarray, out: Path, shape: tuple[int, ...]) -> None:
+def _write_pairs(run: Run, x: Tensor, found: np.ndarray, out: Path, shape: tuple[int, ...]) -> None:
     import torch
 
-    from pyro_aevb.plots import pairs, white_of, write_image
+    from pyro_aevb.plots import pairs, write_image
 
-    write_image(pairs(x.cpu(), torch.from_numpy(found), shape, white=white_of(run.vae)), out)
+    write_image(pairs(x.cpu(), torch.from_numpy(found), shape, white=run.white), out)

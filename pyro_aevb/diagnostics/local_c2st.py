@@ -16,7 +16,6 @@ Shapes: N datapoints, L draws for each, S simulated pairs, H classifiers of exch
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.diagnostics.simulations import Posteriors, Simulations, given_of, side_by_side, unit_scale
@@ -35,6 +33,8 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.posterior import Options
+from pyro_aevb.progress_bar import progress_bar
+from pyro_aevb.short_repr import short_repr
 
 LARGEST_LAYER = 100  # hidden units; ten for each input, if that is less
 EPOCHS = 50  # as many for all classifiers: early stopping, each at its own, makes T vary more and tells less
@@ -56,6 +56,9 @@ class LocalTest:
     statistic: Tensor
     null: Tensor
     p_value: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def adjusted(self) -> Tensor:
         """Return p-values for all N datapoints together, (N,): that some right q(z|x_n) is below 0.05 has this chance.
@@ -184,10 +187,7 @@ def l_c2st(
     tested = pairs(z_of_data.flatten(0, 1), x.repeat(num_draws, 1))
     make = classifier or perceptron(one.shape[1])
     random = np.random.default_rng(at_pairs.seed("classifiers"))
-    bar = tqdm(
-        total=num_null + 1, desc="classifiers", delay=1, disable=not progress, leave=False, dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 60,
-    )  # fmt: skip
+    bar = progress_bar(show=progress, total=num_null + 1, desc="classifiers", delay=1)
     found = []
     with bar:
         for number in range(num_null + 1):

@@ -32,6 +32,7 @@ from pyro_aevb.objectives.score_function import ScoreFunction
 from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import seeded
+from pyro_aevb.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +84,9 @@ class Report:
     evidence: Evidence
     method: str
     gap: EvidenceGap | None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def pareto_k_counts(self) -> dict[str, int]:
         """Return how many datapoints have a pareto_k below 0.5, up to 0.7, up to 1, and above, and how many have none.

@@ -29,6 +29,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.posterior import Options
+from pyro_aevb.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +50,9 @@ class RankStatistics:
     ranks: Mapping[str, Tensor]
     num_draws: int
     p_value: Mapping[str, Tensor]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def smallest(self) -> float:
         """Return the smallest p-value times the number of them (Bonferroni), 1 at most: one for all entries together.

@@ -7,14 +7,12 @@ Shapes: N pairs, L draws, M of a minibatch, J entries of all latents together.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_aevb.data_source import minibatches
 from pyro_aevb.diagnostics.passes import guide_draws, layouts_of
@@ -30,6 +28,7 @@ from pyro_aevb.posterior.gate import Draws, Gate
 from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.progress_bar import progress_bar
 from pyro_aevb.warning import warn
 
 AT_ONCE = 100  # pairs that are made in one run, whatever batch_size is: the noise depends on it
@@ -200,10 +199,7 @@ class Simulations:
     def _visit_guide(self, args: tuple[Tensor, ...], visit: Visit) -> None:
         """Draw from the guide, as many datapoints in a run as are simulated at once."""
         options, batches, done = self._options, minibatches(args, self._at_once), 0
-        bar = tqdm(
-            total=batches.num_data, desc="q(z|x)", unit=" datapoints", delay=1, disable=not options.progress,
-            leave=False, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,
-        )  # fmt: skip
+        bar = progress_bar(show=options.progress, total=batches.num_data, desc="q(z|x)", unit=" datapoints", delay=1)
         with evaluated(self._model, self._guide) as (model, guide, _), torch.random.fork_rng(), poutine.block(), bar:
             for batch in batches:
                 reading = self._reading(batch)

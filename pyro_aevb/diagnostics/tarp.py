@@ -32,6 +32,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.posterior import Options
+from pyro_aevb.short_repr import short_repr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +53,9 @@ class Coverage:
     ranks: Tensor
     num_draws: int
     p_value: float
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def credibility(self) -> Tensor:

@@ -30,6 +30,9 @@ class Estimate(NamedTuple):
     value: Tensor
     standard_error: Tensor
 
+    def __repr__(self) -> str:
+        return f"Estimate({_in_words(self)})"
+
     def mean(self) -> MeanEstimate:
         """Return the mean over datapoints; its standard error covers the noise and the choice of datapoints alike."""
         n = len(self.value)
@@ -55,6 +58,10 @@ class BoundEstimate(NamedTuple):
     standard_error: Tensor
     global_kl: Tensor
     total_error: Tensor
+
+    def __repr__(self) -> str:
+        cost = f", global KL {self.global_kl.item():.4g}" if self.global_kl != 0 else ""
+        return f"BoundEstimate({_in_words(self)}{cost})"
 
     def mean(self) -> MeanEstimate:
         """Return the mean of ``value``, as :meth:`Estimate.mean`; its error covers the draws of global latents too."""
@@ -118,6 +125,13 @@ class Evidence:
     data: Mapping[str, Tensor] | None = None
     method: tuple[str, ...] | None = None
 
+    def __repr__(self) -> str:
+        tail = (
+            "" if self.pareto_k is None else f", pareto_k up to {self.pareto_k.nan_to_num(-torch.inf).max().item():.2f}"
+        )
+        upper = "" if self.upper is None else f", upper={self.upper!r}"
+        return f"Evidence({_in_words(self)}, direction={self.direction!r}{tail}{upper})"
+
     def mean(self) -> MeanEstimate:
         """Return the mean over datapoints; its standard error covers the noise and the choice of datapoints alike.
 
@@ -136,6 +150,14 @@ class Evidence:
             raise ValueError("expected evidence with an upper side, got none; use method='bdmc'")
         error = torch.hypot(self.standard_error, self.upper.standard_error)
         return Estimate(self.upper.value - self.value, error)
+
+
+def _in_words(estimate: Estimate | BoundEstimate | Evidence) -> str:
+    """Return how many datapoints there are, and their mean with its error."""
+    if estimate.value.dim() != 1 or not len(estimate.value):
+        return f"shape {tuple(estimate.value.shape)}"
+    value, error = estimate.mean()
+    return f"N={len(estimate.value)}, mean {value:.4f} ± {error:.2g} nats"
 
 
 def concatenate(parts: Sequence[Evidence]) -> Evidence:

@@ -11,7 +11,6 @@ Shapes: N data, M minibatch, K particles.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +20,6 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
-from tqdm import tqdm
 
 from pyro_aevb.evidence.elbo import elbo
 from pyro_aevb.evidence.estimates import Estimate, Evidence
@@ -32,7 +30,9 @@ from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.progress_bar import progress_bar
 from pyro_aevb.random_state import seeded
+from pyro_aevb.short_repr import short_repr
 
 # A distribution of either has properties for both; one of them is enough to make it again.
 FIRST_OF = (("scale_tril", "covariance_matrix", "precision_matrix"), ("logits", "probs"))
@@ -47,6 +47,9 @@ class EvidenceGap(NamedTuple):
     total: Estimate
     approximation: Estimate
     amortization: Estimate
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @one_thread
@@ -116,10 +119,7 @@ def evidence_gap(
     batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, given_options)
     if len(evidence.value) != batches.num_data:
         raise ValueError(f"expected evidence of the same {batches.num_data} datapoints, got {len(evidence.value)}")
-    bar = tqdm(
-        total=len(batches) * num_steps, desc="evidence gap", unit=" steps", delay=1, disable=not progress, leave=False,
-        dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,
-    )  # fmt: skip
+    bar = progress_bar(show=progress, total=len(batches) * num_steps, desc="evidence gap", unit=" steps", delay=1)
     bounds: list[tuple[Estimate, Estimate]] = []
     with seeded(seed), bar:
         for batch in batches:

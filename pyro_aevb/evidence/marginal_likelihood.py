@@ -5,13 +5,11 @@ Each estimator has a file of its own; checks, minibatches, seeds, progress and t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.annealing import AIS, BDMC
@@ -31,6 +29,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.progress_bar import DATAPOINTS, progress_bar
 from pyro_aevb.random_state import seeded
 from pyro_aevb.warning import warn
 
@@ -166,16 +165,7 @@ def log_marginal_likelihood(
 
 
 def _bar(num_data: int, progress: bool) -> Any:
-    return tqdm(
-        total=float(num_data),
-        desc="log p(x)",
-        bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]",
-        delay=1,
-        disable=not progress,
-        leave=False,
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 60,  # a log gets a line a minute
-    )
+    return progress_bar(show=progress, total=float(num_data), desc="log p(x)", bar_format=DATAPOINTS, delay=1)
 
 
 def _advance(bar: Any, num_data: float) -> Callable[[float], None]:

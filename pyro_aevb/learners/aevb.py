@@ -21,6 +21,7 @@ from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.sgvb import SGVB
+from pyro_aevb.short_repr import short_repr
 
 
 class AEVBInfo(NamedTuple):
@@ -34,6 +35,9 @@ class AEVBInfo(NamedTuple):
     loss: Tensor
     elbo: Tensor
     terms: Terms | tuple[()] = ()
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @final

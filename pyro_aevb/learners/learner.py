@@ -40,6 +40,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import set_torch_state, torch_state
+from pyro_aevb.short_repr import settings_repr
 
 
 class Stateful(Protocol):
@@ -117,6 +118,9 @@ class Learner(ABC):
         self._families: dict[str, str] = {}
         self._prepared, self._first = False, FirstUpdates()
         self._pending: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return settings_repr(self)
 
     # -- What a subclass says ---------------------------------------------------------------------------------------
 

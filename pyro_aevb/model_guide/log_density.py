@@ -32,6 +32,7 @@ from pyro_aevb.model_guide.sites import Particles
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, trace_pair
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.short_repr import short_repr
 
 
 class LogDensity(NamedTuple):
@@ -48,6 +49,9 @@ class LogDensity(NamedTuple):
     log_q: Tensor
     global_log_weight: Tensor
     log_share: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def log_weight(self) -> Tensor:

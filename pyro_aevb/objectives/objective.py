@@ -27,6 +27,7 @@ from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
 from pyro_aevb.objectives.draws import Flow, draw
 from pyro_aevb.objectives.particles import Particles, with_gradient
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.short_repr import settings_repr, short_repr
 
 
 class Terms(NamedTuple):
@@ -46,6 +47,9 @@ class Terms(NamedTuple):
     kl: dict[str, Tensor]
     log_weight: Tensor
     global_kl: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class Objective(ELBO, ABC):
@@ -92,6 +96,9 @@ class Objective(ELBO, ABC):
     one_global_draw: bool = True
     by_entry: bool = False
     sums_values: bool = False
+
+    def __repr__(self) -> str:
+        return settings_repr(self)
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
         if num_particles < self.least_particles:

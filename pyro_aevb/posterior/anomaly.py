@@ -34,6 +34,7 @@ from pyro_aevb.evidence.evidence_gap import evidence_gap
 from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.model_guide.contract import check_callables
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.short_repr import short_repr
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ class AnomalyScore:
     evidence: Evidence
     regret: Tensor | None = None
     regret_error: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def anomaly_score(

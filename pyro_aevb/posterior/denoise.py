@@ -38,6 +38,7 @@ from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells,
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.short_repr import short_repr
 
 EXAMPLE = "lambda clean: dist.Normal(clean, 0.3).to_event(1)"
 
@@ -57,6 +58,9 @@ class Denoised:
     standard_error: Tensor
     draws: Tensor
     posterior: Posterior
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class _Clean(Messenger):

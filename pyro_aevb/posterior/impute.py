@@ -39,6 +39,7 @@ from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.short_repr import short_repr
 
 GIBBS = "gibbs"
 METHODS: tuple[str, ...] = (*POSTERIOR_METHODS, GIBBS)
@@ -62,6 +63,9 @@ class Imputed:
     standard_error: Tensor
     mode: Tensor | None
     posterior: Posterior
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def interval(self, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
         """Return the ends of the central interval of each cell, (N, ...) each.

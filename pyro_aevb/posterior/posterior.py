@@ -6,14 +6,12 @@ Shapes: N datapoints, L draws, M of a minibatch.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
@@ -26,6 +24,8 @@ from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler
 from pyro_aevb.posterior.noise import Streams
+from pyro_aevb.progress_bar import DATAPOINTS, progress_bar
+from pyro_aevb.short_repr import short_repr
 from pyro_aevb.warning import warn
 
 FEWEST_PARTICLES = 1000
@@ -54,6 +54,9 @@ class Posterior:
     effective_sample_size: Tensor
     pareto_k: Tensor
     r_hat: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def mean(self, site: str) -> Tensor:
         """Return the mean over the draws of a latent, (N, ...)."""
@@ -174,11 +177,9 @@ def visit_minibatches(
     request = options.request(guide, (*METHODS, *others))
     for batch in batches:
         _check_pair(model, guide, batch)
-    bar = tqdm(
-        total=float(batches.num_data), desc="p(z|x)", delay=1, disable=not options.progress, leave=False,
-        bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} datapoints [{elapsed}<{remaining}]", dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 60,
-    )  # fmt: skip
+    bar = progress_bar(
+        show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
+    )
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng(), bar:
         gate: Sampler | None = None
         done = 0
@@ -276,7 +277,7 @@ def posterior(
     Raises:
         ValueError, TypeError: for data, options or a pair that can't be used.
 
-    >>> from pyro_aevb.posterior import posterior
+    >>> from pyro_aevb.posterior.posterior import posterior
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
     ...         z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))

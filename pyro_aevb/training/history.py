@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyro_aevb.short_repr import short_repr
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -23,6 +25,9 @@ class Record(NamedTuple):
     seconds: float
     values: dict[str, float]
     training: float = math.nan
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclass
@@ -48,6 +53,9 @@ class History:
     interrupted: bool = False
     stopped_early: bool = False
     best: Record | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def table(self) -> dict[str, list[float]]:
         """Return the records as columns of one length: samples, seconds, training, and each value (NaN where missing).

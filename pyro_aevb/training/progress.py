@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
+from pyro_aevb.progress_bar import progress_bar
 from pyro_aevb.training.history import ERROR
 
 
@@ -27,10 +26,9 @@ class Progress:
     interval = 0.5  # seconds
 
     def __init__(self, total: int | None, done: int, show: bool, label: str, position: int | None) -> None:
-        self.bar = tqdm(
-            total=total, initial=done, desc=label, unit=" samples", unit_scale=True, disable=not show, leave=False,
-            position=position, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else 60,
-        )  # fmt: skip  # a log gets a line a minute
+        self.bar = progress_bar(
+            show=show, total=total, initial=done, desc=label, unit=" samples", unit_scale=True, position=position
+        )
         self.evaluation = ""
         self.sum: Tensor | float = 0.0
         self.count, self.written = 0, time.perf_counter()

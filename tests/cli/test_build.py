@@ -28,7 +28,7 @@ class Reached(Exception):
 
     def __init__(self, vae, learners, arguments):
         self.vae, made = vae
-        self.weights = next(made.parameters())
+        self.weights = None if made is None else next(made.parameters())
         self.learners, self.arguments = learners, arguments
 
     @property
@@ -61,6 +61,7 @@ def reach(tmp_path, monkeypatch):
     np.save(tmp_path / "other.npy", rng.uniform(size=(30, 4, 8)))
     (tmp_path / "visits.csv").write_text("visits\n" + "\n".join(map(str, rng.poisson(2, 20))) + "\n")
     np.savez(tmp_path / "two.npz", a=np.zeros((20, 32)), b=np.ones((20, 32)))
+    (tmp_path / "own.py").write_text("def model(x): ...\ndef guide(x): ...\ndef pair(): return model, guide\n")
     monkeypatch.chdir(tmp_path)
     vaes, learners = [], []
 
@@ -74,7 +75,9 @@ def reach(tmp_path, monkeypatch):
         return learners[-1]
 
     def spy(*args, **kwargs):
-        raise Reached(vaes.pop(), learners.copy(), inspect.signature(fit).bind(*args, **kwargs).arguments)
+        raise Reached(
+            vaes.pop() if vaes else ({}, None), learners.copy(), inspect.signature(fit).bind(*args, **kwargs).arguments
+        )
 
     monkeypatch.setattr(build, "VAE", vae)
     for name in BUILT:
@@ -145,6 +148,10 @@ def trained(call):
     return {type(call.learner.arguments[half].__self__) for half in ("model", "guide")}
 
 
+def functions(call):
+    return [getattr(call.learner.arguments[half], "__module__", None) for half in ("model", "guide")]
+
+
 VALIDATED = {"validation": "0.5"}
 CASES = [
     Case("data", "other.npy", lambda call: len(call.arguments["train"]), 20, 30, {"validation": "other.npy"}),
@@ -157,6 +164,11 @@ CASES = [
         "pixels", "threshold", lambda call: len(call.arguments["validation"].unique()) == 2, False, True,
         {"validation": "other.npy"},
     ),
+    Case("model", "own.py:pair", functions, ["pyro_aevb.vae.vae"] * 2, ["own_own"] * 2),
+    Case("alpha", "0.25", lambda call: objective(call).alpha, 0.5, 0.25, {"objective": "renyi", "alpha": "0.5"}),
+    Case("beta", "4", lambda call: objective(call).beta, 1.0, 4.0),
+    Case("free_bits", "0.25", lambda call: objective(call).free_bits, 0.0, 0.25, {"objective": "sgvb-a"}),
+    Case("weighs", "local", lambda call: objective(call).weighs, "both", "local"),
     Case("objective", "iwae", lambda call: type(objective(call)), SGVB, IWAE),
     Case("num_particles", "3", lambda call: objective(call).num_particles, SEVERAL, 3, {"objective": "iwae"}),
     Case(

@@ -204,9 +204,10 @@ def test_evaluate_by_other_methods(method, direction, trained, data):
         (["--method", "smc"], SMC()),
         (["--method", "smc", "--temperatures", "7"], SMC(7)),
         (["--method", "posterior-density"], "posterior-density"),
+        (["--method", "ais", "--leapfrog", "3"], AIS(num_leapfrog=3)),
         ([], Auto()),
     ],
-    ids=["bdmc", "bdmc with a chain", "smc", "smc with temperatures", "posterior-density", "by default"],
+    ids=["bdmc", "bdmc with a chain", "smc", "smc with temperatures", "posterior-density", "leapfrog", "by default"],
 )
 def test_evaluate_asks_for_the_method_with_its_options(options, right, trained, data, monkeypatch):
     asked = []
@@ -330,9 +331,42 @@ def test_compare_is_a_table_and_a_picture(data, tmp_path):
     assert all(re.search(r"-\d+\.\d\d ± \d\.\d\d +200 ", row) for row in rows)
     assert "nats per datapoint" in note
     assert size_of(out) == (900, 600)
-    printed = json.loads(invoke(*args, "--learners", "mcem,aevb", "--json").stdout)["learners"]
+    printed = json.loads(invoke(*args, "--learners", " mcem, aevb", "--json").stdout)["learners"]
     assert list(printed) == ["mcem", "aevb"]
     assert all(f"{printed[row.split()[0]]['validation']:.2f}" in row for row in (rows[0], rows[2]))
+
+
+@pytest.mark.parametrize(
+    ("learners", "words"),
+    [
+        ("aevb,wake_sleep", "expected --learners out of aevb, .*got 'wake_sleep'; did you mean 'wake-sleep'?"),
+        ("aevb;mcem", "got 'aevb;mcem'"),
+        ("mcem aevb mcem", "expected each of --learners once, got mcem twice"),
+        (" , ", "expected --learners out of aevb"),
+    ],
+)
+def test_learners_are_a_list_each_of_which_is_checked(learners, words, data, tmp_path):
+    result = invoke("compare", data, "--out", tmp_path / "c.png", *SMALL, "--learners", learners)
+    assert result.exit_code == 2
+    assert re.search(words, " ".join(result.stderr.split()))
+
+
+def test_a_relative_path_is_found_again_from_another_folder(x, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    np.save(tmp_path / "a" / "x.npy", x.numpy())
+    monkeypatch.chdir(tmp_path / "a")
+    args = [*SMALL, "--epochs", "1", "--validation", "x.npy"]
+    assert invoke("train", "x.npy", "--out", "../runs/one", *args).exit_code == 0
+    written = (tmp_path / "runs" / "one" / "config.toml").read_text()
+    assert 'data = "../../a/x.npy"' in written
+    assert str(tmp_path) not in written
+    monkeypatch.chdir(tmp_path / "b")
+    result = invoke("train", "--out", "../runs/one", "--resume", "--epochs", "2")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "runs" / "one" / "config.toml").read_text() == written.replace("epochs = 1", "epochs = 2")
+    result = invoke("evaluate", "../runs/one", "../a/x.npy", "--method", "importance", "--limit", "5", "--quiet")
+    assert "all of them were trained on" in result.stderr
 
 
 # -- Configurations ----------------------------------------------------------------------------------------------------
@@ -341,8 +375,13 @@ OTHER = {
     "data": "y.npz", "key": "y", "pixels": "static", "learner": "mcem", "prior": "laplace", "likelihood": "beta",
     "posterior": "full", "init": "paper", "samples": "1e3", "optimizer": "adagrad", "validation": "0.5",
     "precision": "bf16", "compile": "never", "device": "cuda", "image_shape": "1,4,4", "hidden_dims": "7,6",
-    "columns": "age=count",
+    "columns": "age=count", "model": "own.py:pair", "weighs": "local",
 }  # fmt: skip
+NEEDED = {
+    "patience": {"validation": "0.2"},
+    "keep_best": {"validation": "0.2"},
+    "alpha": {"objective": "renyi"},
+}
 
 
 def other_value(name):
@@ -354,12 +393,13 @@ def other_value(name):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_option_is_a_key_and_back(name, tmp_path):
+def test_every_option_is_a_key_and_back(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what a path in the file is relative to
     text = other_value(name)
     option = "--column" if name == "columns" else f"--{name.replace('_', '-')}"
     args = {"data": [text]}.get(name, [option] if text == "true" else [option, text])
-    needed = {"validation": "0.2"} if name in ("patience", "keep_best") else {}
-    args += ["--validation", "0.2"] if needed else []
+    needed = NEEDED.get(name, {})
+    args += [each for other, value in needed.items() for each in (f"--{other}", value)]
     shown = invoke("train", *args, "--print-config")
     assert shown.exit_code == 0, shown.stderr
     config = TrainingConfig.from_toml(shown.stdout)
@@ -367,7 +407,8 @@ def test_every_option_is_a_key_and_back(name, tmp_path):
     assert config == TrainingConfig().but({name: True if text == "true" else text, **needed})
     path = tmp_path / "c.toml"
     path.write_text(shown.stdout)
-    assert invoke("train", "--config", path, "--print-config").stdout == shown.stdout
+    named = ["--model", text] if name == "model" else []  # as code is, each time
+    assert invoke("train", "--config", path, *named, "--print-config").stdout == shown.stdout
 
 
 def test_options_win_over_the_file(tmp_path):
@@ -570,9 +611,15 @@ def test_another_model_can_not_resume(data, tmp_path):
     out = tmp_path / "run"
     assert invoke("train", data, "--out", out, *SMALL, "--epochs", "1").exit_code == 0
     before = (out / "config.toml").read_text()
-    result = invoke("train", "--out", out, "--resume", "--epochs", "2", "--latent-dim", "3")
-    assert result.exit_code == 1
-    assert "expected a checkpoint of this run" in result.stderr
+    for option, value, was in (
+        ("--latent-dim", "3", "2"),
+        ("--hidden-dims", "8,8", "8"),
+        ("--init", "paper", "modern"),
+    ):
+        result = invoke("train", "--out", out, "--resume", "--epochs", "2", option, value)
+        assert result.exit_code == 2
+        told = " ".join(result.stderr.replace("│", " ").split())
+        assert f"expected {option} {was}, as the run in {out} has, got {value}; leave it out to go on" in told
     assert (out / "config.toml").read_text() == before
 
 
@@ -625,10 +672,11 @@ def test_every_learner_trains_and_resumes(learner, data, tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_can_be_named(objective, x):
-    config = TrainingConfig(objective=objective, latent_dim=2, hidden_dims=(4,))
+    needed = {"alpha": 0.5} if objective == "renyi" else {}
+    config = TrainingConfig(objective=objective, latent_dim=2, hidden_dims=(4,), **needed)
     vae = make_vae(config, 16, 200, None)
     assert torch.isfinite(make_learner(config, vae).step(x[:10]).elbo)
-    several = make_learner(TrainingConfig(objective=objective, num_particles=3), vae)
+    several = make_learner(TrainingConfig(objective=objective, num_particles=3, **needed), vae)
     assert several.objective.num_particles == 3
 
 

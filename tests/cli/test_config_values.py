@@ -42,6 +42,25 @@ def test_a_value_of_another_type_is_refused(name, given, kind):
         TrainingConfig().but({name: given})
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 0.5}, "expected no alpha for objective sgvb-b, got 0.5; it is for renyi, leave it out"),
+        (
+            {"objective": "iwae", "beta": 2.0},
+            "expected no beta for objective iwae, got 2.0; it is for sgvb-a and sgvb-b",
+        ),
+        ({"learner": "mcem", "free_bits": 2.0}, "expected no free_bits for learner mcem"),
+        ({"objective": "renyi"}, "expected alpha for objective renyi, got none"),
+        ({"model": "m.py:pair", "prior": "laplace"}, "expected no prior beside model, got laplace; m.py:pair says how"),
+        ({"model": "m.py:pair", "full_vb": True}, "expected no full_vb beside model"),
+    ],
+)
+def test_options_that_do_not_go_together(values, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TrainingConfig(**values)
+
+
 def test_samples_and_epochs_take_each_others_place():
     assert TrainingConfig(samples=100).but({"epochs": "2"}) == TrainingConfig(epochs=2)
     assert TrainingConfig(epochs=2).but({"samples": "100"}) == TrainingConfig(samples=100)

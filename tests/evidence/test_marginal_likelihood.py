@@ -739,7 +739,7 @@ def test_ctrl_c_returns_nothing(monkeypatch):
 )
 def test_progress_comes_to_its_end(method):
     lg = LinearGaussian(50, 2, 4)
-    with mock.patch("pyro_aevb.evidence.marginal_likelihood.tqdm") as bar, warnings.catch_warnings():
+    with mock.patch("pyro_aevb.evidence.marginal_likelihood.progress_bar") as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimate(posterior_pair(lg), lg.x, method=method, num_particles=20, batch_size=20, progress=True)
     updates = bar.return_value.__enter__.return_value.update.call_args_list
