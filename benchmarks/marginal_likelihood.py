@@ -37,7 +37,7 @@ import harness
 import numpy as np
 import pyro
 import torch
-from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner
+from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner, settings_of
 from curves import Line
 from harness import Benchmark, Plan, Task, aligned, positive
 
@@ -79,6 +79,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(train)),
+        schedule=settings_of(name, args.preset).schedule,
         evaluate=evaluation(vae, guide, {"train": train, "test": data.test}, args),
         evaluate_at=sorted({int(p) for p in np.geomspace(first, args.samples, args.evaluations)}),
         seed=seed,

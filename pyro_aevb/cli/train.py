@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 
-from pyro_aevb.cli.build import fit_options, make_learner, make_vae
+from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
@@ -65,7 +65,7 @@ def train(
         )
     check_device(config.device)
     data = training_data(config)
-    config = dataclasses.replace(config, image_shape=data.image_shape)
+    config = with_preset(dataclasses.replace(config, image_shape=data.image_shape))
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
     built = build(config, data)
@@ -222,4 +222,7 @@ def _check_new(folder: Path, config: TrainingConfig) -> None:
 def _for_learner(config: TrainingConfig, learner: str) -> TrainingConfig:
     objective = config.objective if learner == "aevb" else None
     particles = config.num_particles if learner in ("aevb", "reweighted-wake-sleep") else None
-    return dataclasses.replace(config, learner=learner, objective=objective, num_particles=particles)
+    guides = None if learner == "aevb" else config.guide_learning_rate
+    return dataclasses.replace(
+        config, learner=learner, objective=objective, num_particles=particles, guide_learning_rate=guides
+    )

@@ -15,6 +15,7 @@ TABLES = [
     ("vae.posteriors", "POSTERIORS"),
     ("vae.networks", "INITIALIZATIONS"),
     ("capture.precision", "PRECISIONS"),
+    ("learners.schedules", "SHAPES"),
     ("evidence.marginal_likelihood", "METHODS"),
 ]
 
