@@ -185,7 +185,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add this benchmark's options."""
     parser.add_argument("--dataset", choices=sorted(DATASETS), default="digits")
     parser.add_argument("--pixels", help="as load_dataset has them (default: dynamic, and grey for frey-face)")
-    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["aevb", "wake-sleep", "mcem"])
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["aevb", "wake-sleep"])
     parser.add_argument("--latent-dim", type=positive, default=10)
     parser.add_argument("--samples", type=positive, default=100_000, help="training samples a run (default: 1e5)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="the preset, and what begins with one of these words")

@@ -112,29 +112,26 @@ def watch(job: Job, limit: float) -> tuple[list[dict[str, Any]], str]:
     """Run a job; return its reports, with seconds from the command that started it, and its last words if it failed."""
     path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", "import bound_rivals; bound_rivals.main()", json.dumps(job._asdict())]
+    environment = {**os.environ, "PYTHONPATH": path}
+    reports = []
     with tempfile.TemporaryFile("w+") as words:
         start = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=words, text=True, env={**os.environ, "PYTHONPATH": path}
-        )
-        timer = threading.Timer(limit, process.kill)
-        timer.start()
-        reports = []
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if not line.startswith("{"):
-                    continue
-                report = json.loads(line)
-                seconds = time.perf_counter() - start - report.pop("evaluating")
-                reports.append(report | {"seconds": round(seconds, 2)})
-            process.wait()
-        finally:
-            timer.cancel()
-            process.kill()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, text=True, env=environment) as process:
+            timer = threading.Timer(limit, process.kill)
+            timer.start()
+            try:
+                for line in process.stdout or ():
+                    if line.startswith("{"):
+                        report = json.loads(line)
+                        seconds = time.perf_counter() - start - report.pop("evaluating")
+                        reports.append(report | {"seconds": round(seconds, 2)})
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                timer.cancel()
         words.seek(0)
-        failed = process.returncode > 0
-        return reports, words.read()[-300:] if failed else ""
+        return reports, words.read()[-300:] if process.returncode > 0 else ""
 
 
 # -- Results ----------------------------------------------------------------------------------------------------------

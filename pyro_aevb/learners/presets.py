@@ -53,7 +53,7 @@ PRESETS = {
     "aevb": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
     "wake-sleep": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
     "reweighted-wake-sleep": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
-    "mcem": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
+    "mcem": Preset("Adam", 2e-3, 6e-3, beta1=0.9, schedule=_DECAY),  # five updates of theta a visit
 }
 # The paper's Adagrad, with a rate out of its {0.01, 0.02, 0.1}, by the first 1.5e6 samples of MNIST at N_z=20: 0.1
 # diverges, and the sleep phase wants the smaller one (wake-sleep's test bound is -119.8; -127.8 with 0.01 for both
