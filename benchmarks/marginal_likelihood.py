@@ -177,10 +177,10 @@ def figure(result: dict[str, Any], path: Path) -> None:
                 lines.append(Line(f"{LABELS[r['learner']].split(' (')[0]}, {part}", x, y, color, style))
                 y = [p[f"{part}_log_p"] - p[f"{part}_excess"] for p in r["curve"]]
                 lines.append(Line(f"less its excess on {result['exact']} points", x, y, color, "x"))
-        for name, color in (("AEVB", "tab:red"), ("WS", "tab:green"), ("MCEM", "tab:blue")):
+        for name, learner in (("AEVB", "aevb-b"), ("WS", "wake-sleep"), ("MCEM", "mcem")):
             if curve := published(result["dataset"], size).get(f"{name} test"):
                 label = f"{name.replace('WS', 'Wake-sleep')} test, paper"
-                lines.append(Line(label, *zip(*curve, strict=True), color, published=True))
+                lines.append(Line(label, *zip(*curve, strict=True), COLORS[learner], published=True))
     title = f"Marginal likelihood by Appendix D, and exactly: {result['dataset']}, {result['preset']} preset"
     curves.draw(panels, title, "log p(x) (nats per datapoint)", path)
 
