@@ -3,14 +3,15 @@
 Start-up and compilation count, evaluations don't.  Each run is a process of its own, one after the other, in turns.
 All have the same networks and data, with this library's tuned settings ("tuned") and with each one's own ("own").
 
-    python benchmarks/time_to_bound.py --quick     # two minutes
+    python benchmarks/time_to_bound.py --problem digits     # five minutes
+    samples of ours, tuned: at most 30000
+
+    python benchmarks/time_to_bound.py --quick              # two minutes on busy cores
+    samples of ours, tuned: at most 30000
     seconds of ours, tuned: at most 120 seconds
 
-The measurement wants a quiet machine and takes 20 minutes; more rounds, for medians, are added to what is there:
-
-    for problem in mnist frey-face; do for rounds in 1 2 3; do
-        python benchmarks/time_to_bound.py --problem $problem --rounds $rounds --resume --out out/time_$problem
-    done; done
+The measurements that count, `--problem mnist` and `--problem frey-face`, want a quiet machine and take about 20 minutes
+a round, and `--settings tuned` half of that.  `--rounds 3 --resume` adds rounds, for medians, to what is there.
 
 The bounds are -99.4 nats (MNIST, pixels drawn at each visit, N_z = 20), the paper's last one, and 900 (Frey Face,
 N_z = 2).  A schedule is stretched over a budget of samples; a run that doesn't get there in its samples or in `--limit`
@@ -162,11 +163,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
-    """Return the median seconds of those that reached the bound in every round."""
+    """Return the median seconds and samples of those that reached the bound in every round."""
     return {
-        f"seconds of {rival}, {settings}": median(r["seconds"] for r in runs)
+        f"{what} of {rival}, {settings}": median(r[what] for r in runs)
         for (rival, settings), runs in groups(result).items()
         if all(r["reached"] for r in runs)
+        for what in ("seconds", "samples")
     }
 
 
