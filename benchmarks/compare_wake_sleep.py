@@ -25,8 +25,8 @@ model (AEVB's gradient for phi, theta untouched), which MCEM itself never sees.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,13 +46,14 @@ from pyro_aevb import AEVB, MCEM, VAE, WakeSleep
 from pyro_aevb.capture import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
+from pyro_aevb.learners import PAPER, PRESETS, Preset
 from pyro_aevb.training import fit
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 LONGEST_FIRST = ("mcem", "wake-sleep", "aevb-a", "aevb-b")
 LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
 LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
-COLORS = {"aevb-a": "tab:orange", "aevb-b": "tab:red", "wake-sleep": "tab:green", "mcem": "tab:blue"}
+COLORS = {"aevb-a": "tab:orange", "aevb-b": "#b24502", "wake-sleep": "tab:blue", "mcem": "tab:gray"}
 PUBLISHED = {"mnist": "MNIST", "frey-face": "Frey"}  # names of the paper's panels
 BATCH_SIZE = 100
 EVALUATION_SHARE = 0.03
@@ -66,30 +67,32 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {"digits": Setting(hidden=100), "frey-face": Setting(hidden=200, likelihood="sigmoid-gaussian")}
-# Adagrad's step, out of the paper's {0.01, 0.02, 0.1}, by the first 1.5e6 samples of MNIST at N_z=20: 0.1 diverges, and
-# the sleep phase wants the smaller one (test bound of wake-sleep -119.8; -127.8 with 0.01, -140 with 0.02 for both).
-ADAGRAD, ADAGRAD_SLEEP = 0.02, 0.01
+NAMES = {"aevb-a": "aevb", "aevb-b": "aevb"}  # of learners in the library's presets
 
 
 def make_learner(
     name: str, vae: VAE, preset: str, learning_rate: float | None = None, *, guide_beside_mcem: bool = True
 ) -> AEVB | WakeSleep | MCEM:
     """Return the learner over ``vae`` with the optimizers and the prior on theta of a preset."""
-    if preset == "paper":
-        step, prior = functools.partial(torch.optim.Adagrad, fused=True), dist.Normal(0.0, 1.0)
-        optim = functools.partial(step, lr=learning_rate or ADAGRAD)
-        sleep_optim = functools.partial(step, lr=learning_rate or ADAGRAD_SLEEP)
-    else:
-        optim, prior = functools.partial(torch.optim.Adam, lr=learning_rate or 1e-3, fused=True), None
-        sleep_optim = optim
+    settings = settings_of(name, preset, learning_rate)
+    optim, guide_optim = settings.factory(), settings.factory(guide=True)
+    prior = dist.Normal(0.0, 1.0) if preset == "paper" else None
     if name == "wake-sleep":
-        return WakeSleep(vae.model, vae.guide, optim, sleep_optim, theta_prior=prior)
+        return WakeSleep(vae.model, vae.guide, optim, guide_optim, theta_prior=prior)
     if name == "mcem":
         if not guide_beside_mcem:
             return MCEM(vae.model, optim, theta_prior=prior)
-        return MCEM(vae.model, optim, vae.guide, optim, guide_objective=TraceMeanField_ELBO(), theta_prior=prior)
+        return MCEM(vae.model, optim, vae.guide, guide_optim, guide_objective=TraceMeanField_ELBO(), theta_prior=prior)
     objective = Trace_ELBO() if name == "aevb-a" else TraceMeanField_ELBO()
     return AEVB(vae.model, vae.guide, optim, objective, theta_prior=prior)
+
+
+def settings_of(name: str, preset: str, learning_rate: float | None = None) -> Preset:
+    """Return the library's settings of a learner, with another learning rate for both halves if there is one."""
+    settings = (PAPER if preset == "paper" else PRESETS)[NAMES.get(name, name)]
+    if learning_rate is None:
+        return settings
+    return settings._replace(learning_rate=learning_rate, guide_learning_rate=None)
 
 
 def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str, Any] | None:
@@ -111,7 +114,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         data.train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(data.train)),
-        schedule=(lambda done: 0.5 * (1 + math.cos(math.pi * done))) if args.preset == "modern" else None,
+        schedule=settings_of(learner, args.preset).schedule,
         evaluate=evaluation(vae, data),
         evaluate_at=evaluation_points(args.samples, data),
         seed=seed,
@@ -211,7 +214,7 @@ def figure(result: dict[str, Any], path: Path) -> None:
             for part, style in (("test", "-"), ("train", "--")):
                 y = [p[f"{part}_elbo"] for p in r["curve"]]
                 lines.append(Line(f"{LABELS[r['learner']]}, {part}", x, y, COLORS[r["learner"]], style))
-        for name, color in (("AEVB test", "tab:red"), ("WS test", "tab:green")):
+        for name, color in (("AEVB test", COLORS["aevb-b"]), ("WS test", COLORS["wake-sleep"])):
             if curve := published(result["dataset"], dim).get(name):
                 label = f"{name.replace('WS', 'Wake-sleep')}, paper"
                 lines.append(Line(label, *zip(*curve, strict=True), color, published=True))
@@ -234,7 +237,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=("paper", "modern"),
         default="paper",
-        help="Adagrad, N(0, 0.01) initialisation, MAP of theta | Adam with cosine decay, fan-in initialisation, ML",
+        help="Adagrad, N(0, 0.01) initialisation, MAP of theta | what the library takes by default, ML",
     )
     parser.add_argument("--pixels", choices=PIXELS, help="default: static, and grey for frey-face and binarized-mnist")
     parser.add_argument("--learning-rate", type=rate, help="instead of the preset's")
@@ -265,6 +268,12 @@ def plan(args: argparse.Namespace) -> Plan:
         "pixels": args.pixels or ("grey" if args.dataset in ("frey-face", "binarized-mnist") else "static"),
         "samples": args.samples,
         "learning_rate": args.learning_rate,
+        "optimizers": {
+            name: dataclasses.asdict(settings.schedule)
+            | {k: v for k, v in settings._asdict().items() if k != "schedule"}
+            for name in args.learners
+            for settings in [settings_of(name, args.preset, args.learning_rate)]
+        },
         "compile": args.compile,
         "precision": args.precision,
     }

@@ -43,7 +43,7 @@ def at(curve: list[list[float]], samples: float) -> float:
 
 
 class Line(NamedTuple):
-    """A line of a figure; the paper's are ``published``, broad and pale, and don't set the scale."""
+    """A line of a figure; the paper's are ``published``, broad and pale, and are seen where ours end."""
 
     label: str
     x: Sequence[float]
@@ -53,6 +53,13 @@ class Line(NamedTuple):
     published: bool = False
 
 
+def _within(x: np.ndarray, y: np.ndarray, start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return a curve between two sample counts, cut where it crosses them."""
+    edges = [each for each in (start, end) if x[0] <= each <= x[-1]]
+    inside = np.array(sorted({*x[(x >= start) & (x <= end)], *edges}))
+    return inside, np.interp(np.log(inside), np.log(x), y)
+
+
 def draw(panels: dict[str, list[Line]], title: str, quantity: str, path: Path) -> None:
     """Draw lines against training samples, a panel for each title of ``panels``, with one legend."""
     size = (1.5 + 4 * max(2, len(panels)), 4.6)  # one panel alone is as wide as two: title and legend need it
@@ -60,15 +67,19 @@ def draw(panels: dict[str, list[Line]], title: str, quantity: str, path: Path) -
     handles: dict[str, Any] = {}
     for ax, (name, lines) in zip(axes[0], panels.items(), strict=True):
         ours = [line for line in lines if not line.published]
-        start, end = min(min(line.x) for line in ours), max(max(line.x) for line in ours)
+        end = max(max(line.x) for line in ours)
         low = min(y for line in ours for x, y in zip(line.x, line.y, strict=True) if x >= end / 30)
-        high = max(max(line.y) for line in ours)
+        late = [
+            at(list(zip(line.x, line.y, strict=True)), end) for line in lines if line.published and line.x[0] <= end
+        ]
+        low, high = min([low, *late]), max(max(line.y) for line in ours)
+        start = min(x for line in ours for x, y in zip(line.x, line.y, strict=True) if y >= low)
         for line in lines:
             x, y = np.array(line.x), np.array(line.y)
             if line.published:
-                near = (x >= start) & (x <= 1.3 * end)
-                if (near & (y > low)).sum() > 1:
-                    (handles[line.label],) = ax.plot(x[near], y[near], color=line.color, lw=3.5, alpha=0.3)
+                x, y = _within(x, y, start, 1.3 * end)
+                if (y >= low).any():
+                    (handles[line.label],) = ax.plot(x, y, color=line.color, lw=3.5, alpha=0.3)
             else:
                 style = line.style if len(x) > 5 or line.style == "x" else "." + line.style
                 (handles[line.label],) = ax.plot(x, y, style, color=line.color, lw=1.6, ms=6)

@@ -37,7 +37,7 @@ import harness
 import numpy as np
 import pyro
 import torch
-from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner
+from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner, settings_of
 from curves import Line
 from harness import Benchmark, Plan, Task, aligned, positive
 
@@ -79,6 +79,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(train)),
+        schedule=settings_of(name, args.preset).schedule,
         evaluate=evaluation(vae, guide, {"train": train, "test": data.test}, args),
         evaluate_at=sorted({int(p) for p in np.geomspace(first, args.samples, args.evaluations)}),
         seed=seed,
@@ -176,10 +177,10 @@ def figure(result: dict[str, Any], path: Path) -> None:
                 lines.append(Line(f"{LABELS[r['learner']].split(' (')[0]}, {part}", x, y, color, style))
                 y = [p[f"{part}_log_p"] - p[f"{part}_excess"] for p in r["curve"]]
                 lines.append(Line(f"less its excess on {result['exact']} points", x, y, color, "x"))
-        for name, color in (("AEVB", "tab:red"), ("WS", "tab:green"), ("MCEM", "tab:blue")):
+        for name, learner in (("AEVB", "aevb-b"), ("WS", "wake-sleep"), ("MCEM", "mcem")):
             if curve := published(result["dataset"], size).get(f"{name} test"):
                 label = f"{name.replace('WS', 'Wake-sleep')} test, paper"
-                lines.append(Line(label, *zip(*curve, strict=True), color, published=True))
+                lines.append(Line(label, *zip(*curve, strict=True), COLORS[learner], published=True))
     title = f"Marginal likelihood by Appendix D, and exactly: {result['dataset']}, {result['preset']} preset"
     curves.draw(panels, title, "log p(x) (nats per datapoint)", path)
 

@@ -596,6 +596,36 @@ MUTATIONS = [
         ("tests/learners/test_optimizer.py::test_a_leaf_with_two_names_is_updated_once[optimizer1]",),
     ),
     Mutation(
+        "learners/presets.py",
+        "if guide and self.guide_learning_rate is not None",
+        "if self.guide_learning_rate is not None",
+        ("tests/learners/test_presets.py::test_a_learner_without_optimizers_has_those_of_its_preset[mcem]",),
+    ),
+    Mutation(
+        "learners/presets.py",
+        "    if chosen:\n",
+        "    if False:\n",
+        ("tests/learners/test_presets.py::test_one_tuned_optimizer_beside_ones_own_is_refused",),
+    ),
+    Mutation(
+        "learners/schedules.py",
+        "((1 - done) / (1 - self.warm_up))",
+        "(1 - done)",
+        ("tests/learners/test_presets.py::test_a_schedule_is_what_it_says",),
+    ),
+    Mutation(
+        "training/fit.py",
+        "learner.schedule if chosen is None else chosen",
+        "chosen",
+        ("tests/learners/test_presets.py::test_the_presets_schedule_is_fits_unless_told_otherwise[aevb]",),
+    ),
+    Mutation(
+        "cli/build.py",
+        "rate, guide_rate = config.learning_rate, None",
+        "rate = config.learning_rate",
+        ("tests/cli/test_build.py::test_a_fields_value_reaches_what_it_configures[learning_rate-0.25-mcem-train]",),
+    ),
+    Mutation(
         "learners/wake_sleep.py",
         "(log_joint - reading.sum_log_prob(",
         "(log_joint + reading.sum_log_prob(",

@@ -33,7 +33,7 @@ SGVB = ("sgvb-a", "sgvb-b")
 OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": SGVB, "free_bits": SGVB, "weighs": SGVB}  # and who takes them
 # What says how the VAE is made: a run that goes on has the same, and a pair of one's own has none of it.
 ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "init")
-OPTIMIZERS = {"adam": "Adam", "adagrad": "Adagrad"}  # of torch.optim
+OPTIMIZERS = ("adam", "adagrad")
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
@@ -90,9 +90,16 @@ class TrainingConfig:
     samples: int | None = _option(None, "datapoints to visit in all, in place of epochs")
     epochs: int | None = _option(None, f"passes over the data; {EPOCHS} by default")
     batch_size: int = _option(100, "datapoints a step")
-    optimizer: str = _option("adam", "how to step", tuple(OPTIMIZERS))
-    learning_rate: float = _option(1e-3, "the optimizer's")
-    cosine: bool = _option(False, "lower the learning rate to 0 along a cosine")
+    optimizer: str = _option("adam", "how to step; adagrad as in the paper", OPTIMIZERS)
+    learning_rate: float | None = _option(
+        None, "the optimizer's; what isn't given of these is as tuned for the learner"
+    )
+    guide_learning_rate: float | None = _option(None, "for q(z|x), where it has an optimizer of its own")
+    beta1: float | None = _option(None, "Adam's momentum")
+    schedule: str | None = _option(
+        None, "how the learning rate falls over the run", choices("learners.schedules", "SHAPES")
+    )
+    warm_up: float | None = _option(None, "the fraction of the run over which the learning rate rises first")
     clip_norm: float | None = _option(None, "largest norm of a datapoint's share of the gradient")
     kl_warm_up: int | None = _option(None, "samples over which the KL's weight grows to 1")
     theta_prior: float | None = _option(None, "scale of a Gaussian prior on theta (MAP); the paper's is 1")
@@ -139,6 +146,8 @@ class TrainingConfig:
         self._check_model()
         if self.num_particles is not None and self.learner not in ("aevb", "reweighted-wake-sleep"):
             raise ValueError(f"expected no num_particles for {self.learner}, got {self.num_particles}; leave it out")
+        if self.beta1 is not None and self.optimizer != "adam":
+            raise ValueError(f"expected no beta1 for {self.optimizer}, got {self.beta1}; it is Adam's: leave it out")
         if self.full_vb and self.learner not in FULL_VB:
             raise ValueError(
                 f"expected a learner with global latents for full_vb, got {self.learner}, which is for one theta; use "

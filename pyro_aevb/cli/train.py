@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 
-from pyro_aevb.cli.build import fit_options, make_learner, make_vae
+from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
@@ -69,7 +69,7 @@ def train(
         )
     check_device(config.device)
     data = training_data(config)
-    config = data.config
+    config = with_preset(data.config)
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
     built = build(config, data)
@@ -241,5 +241,7 @@ def _check_new(folder: Path, config: TrainingConfig) -> None:
 
 def _for_learner(config: TrainingConfig, learner: str) -> TrainingConfig:
     particles = config.num_particles if learner in ("aevb", "reweighted-wake-sleep") else None
-    without = {} if learner == "aevb" else dict.fromkeys(("objective", *OBJECTIVE_OPTIONS))
-    return dataclasses.replace(config, learner=learner, num_particles=particles, **dict[str, Any](without))
+    if learner == "aevb":
+        return dataclasses.replace(config, learner=learner, num_particles=particles, guide_learning_rate=None)
+    without: dict[str, Any] = dict.fromkeys(("objective", *OBJECTIVE_OPTIONS))
+    return dataclasses.replace(config, learner=learner, num_particles=particles, **without)

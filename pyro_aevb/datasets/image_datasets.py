@@ -39,6 +39,21 @@ AMAT_BITS_SHA256 = {
     "valid": "a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
     "test": "9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
 }
+# Addresses and checksums as in torchvision, whose import takes a second.
+MNIST_URLS = ["https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"]
+MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+FASHION_URLS = ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"]
+FASHION_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
 # Debian's dataset-fashion-mnist holds the same images, compressed anew.
 DEBIAN_FASHION_MD5 = {
     "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
@@ -139,9 +154,7 @@ def _mnist(folder: Path, seed: int) -> _Images:
 
 
 def _mnist_files(folder: Path) -> tuple[Path, list[str], list[dict[str, str]]]:
-    from torchvision.datasets import MNIST  # here, since it takes a second to import
-
-    return folder / "MNIST" / "raw", MNIST.mirrors, [dict(MNIST.resources)]
+    return folder / "MNIST" / "raw", MNIST_URLS, [MNIST_MD5]
 
 
 def _fashion_mnist(folder: Path, seed: int) -> _Images:
@@ -149,9 +162,7 @@ def _fashion_mnist(folder: Path, seed: int) -> _Images:
 
 
 def _fashion_mnist_files(folder: Path) -> tuple[Path, list[str], list[dict[str, str]]]:
-    from torchvision.datasets import FashionMNIST
-
-    return folder / "FashionMNIST" / "raw", FashionMNIST.mirrors, [dict(FashionMNIST.resources), DEBIAN_FASHION_MD5]
+    return folder / "FashionMNIST" / "raw", FASHION_URLS, [FASHION_MD5, DEBIAN_FASHION_MD5]
 
 
 def _digits_labels(folder: Path, seed: int) -> tuple[Tensor, Tensor]:

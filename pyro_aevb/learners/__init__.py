@@ -6,13 +6,17 @@ from pyro_aevb.learners.learner import Learner, Stateful
 from pyro_aevb.learners.mcem import MCEM, MCEMInfo
 from pyro_aevb.learners.minibatch_share import Share
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, PyroOptimizer, TorchOptimizer
+from pyro_aevb.learners.presets import PAPER, PRESETS, Preset
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
+from pyro_aevb.learners.schedules import Schedule
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.wake_sleep import WakeSleep, WakeSleepInfo
 
 __all__ = [
     "AEVB",
     "MCEM",
+    "PAPER",
+    "PRESETS",
     "AEVBInfo",
     "AnyOptimizer",
     "FastPath",
@@ -20,9 +24,11 @@ __all__ = [
     "MCEMInfo",
     "Minibatch",
     "Optimizer",
+    "Preset",
     "PyroOptimizer",
     "ReweightedWakeSleep",
     "ReweightedWakeSleepInfo",
+    "Schedule",
     "Share",
     "Stateful",
     "StepInfo",

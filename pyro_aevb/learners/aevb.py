@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
 from pyro_aevb.model_guide.supports import Inside
@@ -55,7 +56,8 @@ class AEVB(Learner):
     Args:
         model: p(x, z).
         guide: q(z|x).
-        optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one.
+        optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one; by default
+            that of ``PRESETS["aevb"]``, with whose schedule ``fit`` then trains.
         objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.IWAE`.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper:
             the steps of ``Bayesian(..., guide_for="delta")``, where :class:`~pyro_aevb.Bayesian` says how the two
@@ -88,7 +90,7 @@ class AEVB(Learner):
         self,
         model: PyroCallable,
         guide: PyroCallable,
-        optim: AnyOptimizer,
+        optim: AnyOptimizer | None = None,
         objective: ELBO | None = None,
         *,
         theta_prior: Distribution | None = None,
@@ -98,10 +100,12 @@ class AEVB(Learner):
         if update not in ("both", "model", "guide"):
             raise ValueError(f"expected update to be 'both', 'model' or 'guide', got {update!r}")
         _check_objective(objective)
+        optimizers, schedule = optimizers_or_preset("aevb", optim=optim)
         super().__init__(
             model,
             guide,
-            {"optim": optim},
+            optimizers,
+            schedule=schedule,
             objective=Trace_ELBO() if objective is None else objective,
             theta_prior=theta_prior,
             compile=compile,

@@ -24,6 +24,7 @@ from pyro_aevb.learners.checks import FirstUpdates, check_different, check_names
 from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.losses import Losses
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
+from pyro_aevb.learners.schedules import Schedule
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
 from pyro_aevb.model_guide.contract import (
@@ -70,6 +71,7 @@ class Learner(ABC):
             one.
         objective: the ELBO object that is maximized, if there is one; its KL counts ``StepSettings.kl_weight`` times.
         theta_prior: p(theta), each element's distribution.
+        schedule: that of the learning rates, for ``fit`` to take where it isn't told another; by default they stay.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         inspect: called with the tensors that the pair was checked on, before the first update, with modules in
             evaluation mode and random numbers that are given back: to see what a learner must know of its pair.  It is
@@ -94,6 +96,7 @@ class Learner(ABC):
         *,
         objective: ELBO | None = None,
         theta_prior: Distribution | None = None,
+        schedule: Schedule | None = None,
         compile: Compile = "auto",
         inspect: Callable[..., Any] | None = None,
         kept: Mapping[str, Stateful] | None = None,
@@ -106,6 +109,7 @@ class Learner(ABC):
         check_different(optimizers)
         self.model, self.guide, self.objective, self.theta_prior = model, guide, objective, theta_prior
         self.optimizers: dict[str, Optimizer] = {name: as_optimizer(each) for name, each in optimizers.items()}
+        self._schedule = schedule
         self._inspect, self._kept = inspect, dict(kept or {})
         self._computation = Computation(compile)
         self._pair = TrainedPair(model, guide, [part for part in (model, guide, objective) if part is not None])
@@ -259,6 +263,11 @@ class Learner(ABC):
     def families(self) -> dict[str, str]:
         """The families of the distributions by "model.SITE" and "guide.SITE"; empty before the first step."""
         return dict(self._families)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule that belongs to the optimizers; ``None`` for those that were given without one."""
+        return self._schedule
 
     @property
     def captures(self) -> list[Capture]:

@@ -14,6 +14,7 @@ from pyro_aevb.learners.aevb import bound_gradients
 from pyro_aevb.learners.chains import Chains
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import read_traces
@@ -55,7 +56,8 @@ class MCEM(Learner):
         model: p(x, z), its latents continuous and local.
         optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or a Pyro optimizer.
         guide: q(z|x), if one is wanted.
-        guide_optim: for phi, with a guide.
+        guide_optim: for phi, with a guide; by default both are of ``PRESETS["mcem"]``, with whose schedule ``fit`` then
+            trains.
         guide_objective: the bound that phi maximizes; by default ``SGVB(kl="analytic")``.
         theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
         num_leapfrog: leapfrog steps a transition; the paper's 10.
@@ -81,7 +83,7 @@ class MCEM(Learner):
     def __init__(
         self,
         model: PyroCallable,
-        optim: AnyOptimizer,
+        optim: AnyOptimizer | None = None,
         guide: PyroCallable | None = None,
         guide_optim: AnyOptimizer | None = None,
         *,
@@ -95,7 +97,9 @@ class MCEM(Learner):
         compile: Compile = "auto",
     ) -> None:
         _check_numbers(num_leapfrog, num_transitions, num_updates, target_acceptance, step_size)
+        given = {"optim": optim} if guide is None else {"optim": optim, "guide_optim": guide_optim}
         _check_guide(guide, guide_optim, guide_objective)
+        optimizers, schedule = optimizers_or_preset("mcem", **given)
         self.num_leapfrog, self.num_transitions, self.num_updates = num_leapfrog, num_transitions, num_updates
         self.target_acceptance, self.step_size = target_acceptance, step_size
         self.guide_objective = None if guide is None else guide_objective or SGVB(kl="analytic")
@@ -103,7 +107,8 @@ class MCEM(Learner):
         super().__init__(
             model,
             guide,
-            {"optim": optim} | ({} if guide_optim is None else {"guide_optim": guide_optim}),
+            optimizers,
+            schedule=schedule,
             theta_prior=theta_prior,
             compile=compile,
             inspect=self._see_latents,
@@ -222,11 +227,8 @@ def _check_numbers(
 
 
 def _check_guide(guide: object, guide_optim: object, guide_objective: object) -> None:
-    if (guide is None) != (guide_optim is None):
-        raise ValueError(
-            f"expected guide and guide_optim, or neither, got {'guide_optim' if guide is None else 'guide'} alone; "
-            "pass MCEM(model, optim, guide, guide_optim)"
-        )
+    if guide is None and guide_optim is not None:
+        raise ValueError("expected a guide for guide_optim, got none; pass MCEM(model, optim, guide, guide_optim)")
     if guide_objective is not None and not isinstance(guide_objective, ELBO):
         raise TypeError(f"expected a Pyro ELBO object, got {guide_objective!r}; for example SGVB(kl='analytic')")
     if guide_objective is not None and guide is None:

@@ -12,6 +12,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dependence import Structure, structure
@@ -61,7 +62,8 @@ class ReweightedWakeSleep(Learner):
         model: p(x, z).
         guide: q(z|x).
         model_optim: for theta: a factory such as ``partial(torch.optim.Adam, lr=1e-3)``, a torch or Pyro optimizer.
-        guide_optim: for phi, another one.
+        guide_optim: for phi, another one; by default both are those of ``PRESETS["reweighted-wake-sleep"]``, with whose
+            schedule ``fit`` then trains.
         num_particles: K, two or more.
         insomnia: the part of wake-phi in phi's objective; the rest is sleep-phi.
         theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
@@ -94,8 +96,8 @@ class ReweightedWakeSleep(Learner):
         self,
         model: PyroCallable,
         guide: PyroCallable,
-        model_optim: AnyOptimizer,
-        guide_optim: AnyOptimizer,
+        model_optim: AnyOptimizer | None = None,
+        guide_optim: AnyOptimizer | None = None,
         *,
         num_particles: int = 10,
         insomnia: float = 1.0,
@@ -111,8 +113,17 @@ class ReweightedWakeSleep(Learner):
             )
         if not 0 <= insomnia <= 1:
             raise ValueError(f"expected insomnia between 0 (sleep-phi) and 1 (wake-phi), got {insomnia}")
-        optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
-        super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_pair)
+        given = {"model_optim": model_optim, "guide_optim": guide_optim}
+        optimizers, schedule = optimizers_or_preset("reweighted-wake-sleep", **given)
+        super().__init__(
+            model,
+            guide,
+            optimizers,
+            schedule=schedule,
+            theta_prior=theta_prior,
+            compile=compile,
+            inspect=self._see_pair,
+        )
         self.num_particles, self.insomnia, self.vectorize = num_particles, insomnia, vectorize
         self.dream_arguments = dream_arguments
         self._gradients = self.capture(self._phases, watched=[dream_arguments])

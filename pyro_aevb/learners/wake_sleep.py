@@ -13,6 +13,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
+from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import read_traces
@@ -46,7 +47,8 @@ class WakeSleep(Learner):
         model: p(x, z).
         guide: q(z|x).
         model_optim: for theta: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch or Pyro optimizer.
-        guide_optim: for phi, another one.
+        guide_optim: for phi, another one; by default both are those of ``PRESETS["wake-sleep"]``, with whose
+            schedule ``fit`` then trains.
         theta_prior: p(theta), as for :class:`~pyro_aevb.learners.AEVB`.
         dream_arguments: ``dream_arguments(sites, *args)`` makes the arguments of model and guide for a dream, from
             {observed site: dreamed value} and the minibatch's arguments.  Without it an argument, or the view of one,
@@ -75,15 +77,23 @@ class WakeSleep(Learner):
         self,
         model: PyroCallable,
         guide: PyroCallable,
-        model_optim: AnyOptimizer,
-        guide_optim: AnyOptimizer,
+        model_optim: AnyOptimizer | None = None,
+        guide_optim: AnyOptimizer | None = None,
         *,
         theta_prior: Distribution | None = None,
         dream_arguments: DreamArguments | None = None,
         compile: Compile = "auto",
     ) -> None:
-        optimizers = {"model_optim": model_optim, "guide_optim": guide_optim}
-        super().__init__(model, guide, optimizers, theta_prior=theta_prior, compile=compile, inspect=self._see_dreams)
+        optimizers, schedule = optimizers_or_preset("wake-sleep", model_optim=model_optim, guide_optim=guide_optim)
+        super().__init__(
+            model,
+            guide,
+            optimizers,
+            schedule=schedule,
+            theta_prior=theta_prior,
+            compile=compile,
+            inspect=self._see_dreams,
+        )
         self.dream_arguments = dream_arguments
         self._wake = self.capture(self._wake_gradients)
         self._sleep = self.capture(self._sleep_gradients, watched=[dream_arguments])

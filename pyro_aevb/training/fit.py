@@ -15,6 +15,7 @@ from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import Data, DataSet, Stream, check_integers, data_source
 from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
+from pyro_aevb.learners.schedules import CONSTANT, Schedule
 from pyro_aevb.model_guide.contract import named
 from pyro_aevb.objectives.sgvb import SGVB
 from pyro_aevb.one_thread import one_thread
@@ -45,7 +46,7 @@ def fit(
     drop_last: bool = False,
     dataset_size: int | None = None,
     device: torch.device | str | None = None,
-    schedule: Callable[[float], float] | None = None,
+    schedule: str | Callable[[float], float] | None = None,
     clip_norm: float | None = None,
     kl_warm_up: int | None = None,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
@@ -103,7 +104,9 @@ def fit(
         dataset_size: N of a stream, if that is known: for the progress bar, ``schedule`` and ``evaluate_every``.  What
             Eq. (8) weighs with is the N of the model's plate.
         device: where minibatches go; model and guide are there already.
-        schedule: learning-rate factor as a function of the fraction of the run that is done, in [0, 1).
+        schedule: learning-rate factor: ``"constant"``, ``"linear"`` or ``"cosine"``, a
+            :class:`~pyro_aevb.learners.Schedule` with a warm-up too, or any function of the fraction of the run that is
+            done, in [0, 1).  By default the learner's own: that of its preset, and constant for an optimizer of yours.
         clip_norm: the largest norm of the gradient of ``loss`` / N, a datapoint's share, over one optimizer's
             parameters; longer ones are scaled down.
         kl_warm_up: samples over which the weight of the KL grows from 0 to what it is; the learner's objective is an
@@ -154,14 +157,14 @@ def fit(
     with ranks.together():
         source = data_source(named(learner.model, train), batch_size, device)
         length = length_of(source, samples, epochs, batch_size, dataset_size, drop_last)
-        _check_options(learner, source, ranks, length.total, schedule, clip_norm, kl_warm_up)
+        factor = _checked(learner, source, ranks, length.total, schedule, clip_norm, kl_warm_up)
         feed = minibatches(source, batch_size, seed, length.passes, drop_last)
         bound = _bound(learner, validation, num_particles=validation_particles, device=device, compile=compile)
         best = Best(monitor or ("validation" if bound else None), patience, keep_best)
         sums = dry_run(learner, feed, ranks, length.total)
         _warn_of_other_minibatches(feed, checkpoints)
         evaluations = Evaluations(evaluate_every, evaluate_at, length.one_pass)
-    plan = StepPlan(length.total, schedule, clip_norm, kl_warm_up, device=device, ranks=ranks, sums=sums)
+    plan = StepPlan(length.total, factor, clip_norm, kl_warm_up, device=device, ranks=ranks, sums=sums)
     with learner.configured(compile=compile, precision=precision, expected_steps=length.steps(batch_size)):
         same = feed.settings() | best.settings() | plan.options() | ({} if bound is None else bound.settings())
         settings = run_settings(learner, datapoints=length.one_pass, **same)
@@ -176,6 +179,24 @@ def fit(
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
+
+
+def _factor(
+    learner: Learner, schedule: str | Callable[[float], float] | None, total: int | None
+) -> Callable[[float], float] | None:
+    """Return the schedule as a function, ``None`` for learning rates that stay; refuse one that can't be kept."""
+    chosen: Callable[[float], float] | None = Schedule(schedule) if isinstance(schedule, str) else schedule
+    chosen = learner.schedule if chosen is None else chosen
+    if chosen is None or chosen == CONSTANT:
+        return None
+    if total is None:
+        raise ValueError(
+            "expected a run of known length for a schedule, got a stream; pass samples, dataset_size or "
+            "schedule='constant'"
+        )
+    for optimizer in learner.optimizers.values():
+        _ = optimizer.param_groups  # which a Pyro optimizer hasn't, and says so
+    return chosen
 
 
 def _bound(learner: Learner, validation: Data | None, **options: Any) -> ValidationBound | None:
@@ -209,20 +230,17 @@ def _warn_of_an_end(history: History, samples: int | None, source: DataSet | Str
         warn(f"expected a stream of {samples} samples, got {history.samples}: it ended")
 
 
-def _check_options(
+def _checked(
     learner: Learner,
     source: DataSet | Stream,
     ranks: Ranks,
     total: int | None,
-    schedule: object,
+    schedule: str | Callable[[float], float] | None,
     clip_norm: float | None,
     kl_warm_up: int | None,
-) -> None:
-    if schedule is not None and total is None:
-        raise ValueError("expected a run of known length for schedule=, got a stream; pass samples or dataset_size")
-    if schedule is not None:
-        for optimizer in learner.optimizers.values():
-            _ = optimizer.param_groups  # which a Pyro optimizer hasn't, and says so
+) -> Callable[[float], float] | None:
+    """Return the learning-rate factor of :func:`_factor`; refuse options that learner or data can't follow."""
+    factor = _factor(learner, schedule, total)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"expected a positive clip_norm, got {clip_norm}")
     check_integers(kl_warm_up=kl_warm_up)
@@ -250,3 +268,4 @@ def _check_options(
                 "expected a DataLoader with the same order in every process, got one that shuffles by the global "
                 "generator; pass DataLoader(..., generator=torch.Generator().manual_seed(0))"
             )
+    return factor

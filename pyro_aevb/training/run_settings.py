@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -120,6 +121,8 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
         parts = {"function": value.func, **dict(enumerate(value.args)), **value.keywords}
     elif isinstance(value, ELBO):
         parts = _public(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif isinstance(value, Distribution):
         parts = {key: getattr(value, key) for key in value.arg_constraints if key in vars(value)}
     else:

@@ -18,6 +18,7 @@ from pyro_aevb.cli import app, build, train
 from pyro_aevb.cli.config import COMPILE, EPOCHS, LEARNERS, TrainingConfig
 from pyro_aevb.cli.objectives import SEVERAL
 from pyro_aevb.datasets import Binarized
+from pyro_aevb.learners import PAPER, PRESETS
 from pyro_aevb.objectives import IWAE, SGVB
 
 BUILT = [name for name, value in vars(build).items() if isinstance(value, type) and hasattr(value, "prepare")]
@@ -143,6 +144,20 @@ def rates(call):
     return {made.keywords["lr"] for made in call.optimizers}
 
 
+def tuned_rates(learner, presets=PRESETS):
+    preset = presets[learner]
+    return {preset.learning_rate} | ({preset.guide_learning_rate} - {None})
+
+
+def momenta(call):
+    return {made.keywords["betas"][0] for made in call.optimizers}
+
+
+def curve_of(learner):
+    schedule = PRESETS[learner].schedule
+    return [round(schedule(done), 3) for done in (0.0, 0.5, 0.75, 1.0)]
+
+
 def trained(call):
     """Return the kind of what a learner has model and guide of."""
     return {type(call.learner.arguments[half].__self__) for half in ("model", "guide")}
@@ -188,7 +203,10 @@ CASES = [
     Case("samples", "1e3", option("epochs"), EPOCHS, None),
     Case("epochs", "3", option("epochs"), EPOCHS, 3),
     Case("batch_size", "7", option("batch_size"), 100, 7),
-    Case("cosine", "true", curve, None, [1.0, 0.5, 0.146, 0.0]),
+    Case("schedule", "constant", curve, curve_of("aevb"), [1.0] * 4),
+    Case("schedule", "cosine", curve, [1.0] * 4, [1.0, 0.5, 0.146, 0.0], {"optimizer": "adagrad"}),
+    Case("warm_up", "0", curve, curve_of("aevb"), [1.0, 0.5, 0.25, 0.0]),
+    Case("beta1", "0.5", momenta, {PRESETS["aevb"].beta1}, {0.5}),
     Case("clip_norm", "2.5", option("clip_norm"), None, 2.5),
     Case("kl_warm_up", "60", option("kl_warm_up"), None, 60),
     Case("validation", "0.2", lambda call: len(call.arguments["validation"]), 30, 4, {"validation": "other.npy"}),
@@ -208,9 +226,13 @@ for name in LEARNERS:
     learner = {"learner": name}
     CASES += [
         Case("optimizer", "adagrad", optimizers, {torch.optim.Adam}, {torch.optim.Adagrad}, learner),
-        Case("learning_rate", "0.25", rates, {1e-3}, {0.25}, learner),
+        Case("learning_rate", "0.25", rates, tuned_rates(name), {0.25}, learner),
+        Case("learning_rate", "0.25", rates, tuned_rates(name, PAPER), {0.25}, learner | {"optimizer": "adagrad"}),
         Case("theta_prior", "0.25", theta_priors, [], [(dist.Normal, 0.0, 0.25)], learner),
     ]
+for name in LEARNERS[1:]:
+    needs = {"learner": name, "learning_rate": "0.125"}
+    CASES.append(Case("guide_learning_rate", "0.25", rates, {0.125}, {0.125, 0.25}, needs))
 NAMES = {"wake-sleep": "WakeSleep", "reweighted-wake-sleep": "ReweightedWakeSleep", "mcem": "MCEM"}
 CASES += [Case("learner", name, lambda call: call.learner.name[:4], "AEVB", NAMES[name][:4]) for name in NAMES]
 
@@ -254,3 +276,30 @@ def test_the_prior_on_theta_is_on_the_device(reach):
 def test_a_step_is_fused_where_torch_has_a_kernel(optimizer, device, fused, reach):
     (made,) = reach("train", {"optimizer": optimizer, "device": device}).optimizers
     assert made.keywords["fused"] == fused
+
+
+def test_what_is_not_given_is_in_the_runs_configuration_as_numbers():
+    """So that a run goes on as it began, whatever the presets of a later version are."""
+    for name in LEARNERS:
+        filled = build.with_preset(TrainingConfig(learner=name))
+        preset = PRESETS[name]
+        assert (filled.learning_rate, filled.beta1) == (preset.learning_rate, preset.beta1)
+        assert (filled.schedule, filled.warm_up) == (preset.schedule.shape, preset.schedule.warm_up)
+        assert build.with_preset(TrainingConfig.from_toml(filled.to_toml())) == filled
+        assert build.preset_of(filled) == preset
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide_learning_rate": 0.1}, "expected no guide_learning_rate for aevb, got 0.1; pass learning_rate"),
+        ({"learner": "wake-sleep", "guide_learning_rate": -1.0}, "expected a guide_learning_rate above 0, got -1.0"),
+        ({"beta1": 1.0}, r"expected beta1 in \[0, 1\), got 1.0"),
+        ({"warm_up": 1.0}, r"expected warm_up, a fraction of the run, in \[0, 1\), got 1.0"),
+    ],
+)
+def test_what_no_optimizer_takes_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build.preset_of(TrainingConfig(**options))
+    with pytest.raises(ValueError, match="expected no beta1 for adagrad"):
+        TrainingConfig(optimizer="adagrad", beta1=0.9)

@@ -1,49 +1,38 @@
-"""What the command line can name is what the library has, and completion is there for who asks for it."""
+"""The names read from the source are those of the tables."""
 
-import inspect
+import importlib
 
-from typer.testing import CliRunner
+import pytest
 
-from pyro_aevb import evidence, objectives
-from pyro_aevb.cli import app
-from pyro_aevb.cli.app import METHODS
-from pyro_aevb.cli.config import OBJECTIVE_OPTIONS, TrainingConfig
-from pyro_aevb.cli.objectives import OBJECTIVES
-from pyro_aevb.cli.uses import EVIDENCE
-from pyro_aevb.evidence import Estimator
-from pyro_aevb.objectives import Objective
+from pyro_aevb.cli import choices as module
+from pyro_aevb.cli.choices import choices
 
-# What an objective's name says, or a field for all of them does.
-NAMED = {"num_particles", "kl", "baseline", "vectorize"}
-
-
-def concrete(room, base):
-    found = [getattr(room, name) for name in room.__all__]
-    return {each for each in found if inspect.isclass(each) and issubclass(each, base) and not inspect.isabstract(each)}
+TABLES = [
+    ("datasets.pixels", "PIXELS"),
+    ("cli.objectives", "OBJECTIVES"),
+    ("vae.priors", "PRIORS"),
+    ("vae.likelihoods", "LIKELIHOODS"),
+    ("vae.posteriors", "POSTERIORS"),
+    ("vae.networks", "INITIALIZATIONS"),
+    ("capture.precision", "PRECISIONS"),
+    ("learners.schedules", "SHAPES"),
+    ("evidence.marginal_likelihood", "METHODS"),
+]
 
 
-def test_every_objective_has_a_name():
-    options = {"renyi": {"alpha": 0.5}}
-    made = {type(make(3, **options.get(name, {}))) for name, (make, _) in OBJECTIVES.items()}
-    assert made == concrete(objectives, Objective)
+@pytest.mark.parametrize(("where", "table"), TABLES)
+def test_they_are_the_tables_keys_without_an_import(where, table, monkeypatch):
+    right = tuple(getattr(importlib.import_module(f"pyro_aevb.{where}"), table))
+    monkeypatch.setattr(module, "importlib", None)
+    assert choices(where, table) == right
 
 
-def test_every_option_of_an_objective_is_one_of_the_command_line():
-    options = {each for cls in concrete(objectives, Objective) for each in inspect.signature(cls).parameters}
-    assert options - NAMED == set(OBJECTIVE_OPTIONS)
-    assert {name for names in OBJECTIVE_OPTIONS.values() for name in names} <= set(OBJECTIVES)
-    assert set(OBJECTIVE_OPTIONS) <= {field for field in TrainingConfig.__dataclass_fields__}
-
-
-def test_every_estimator_has_a_name():
-    from pyro_aevb.evidence import marginal_likelihood
-
-    assert tuple(METHODS) == tuple(EVIDENCE) == tuple(marginal_likelihood.METHODS)
-    assert set(marginal_likelihood.METHODS.values()) == concrete(evidence, Estimator)
-
-
-def test_completion_is_installed_for_who_asks_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    shown = CliRunner().invoke(app, ["--help"])
-    assert "--install-completion" in shown.stdout
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    "source", [None, "", "OTHER = ('paper',)", "INITIALIZATIONS = make()", "INITIALIZATIONS = {**other, 'x': 1}"]
+)
+def test_what_the_source_does_not_say_is_imported(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PACKAGE", tmp_path)
+    if source is not None:
+        (tmp_path / "vae").mkdir()
+        (tmp_path / "vae" / "networks.py").write_text(source)
+    assert choices("vae.networks", "INITIALIZATIONS") == ("paper", "modern")

@@ -27,6 +27,7 @@ from pyro_aevb.cli.objectives import OBJECTIVES
 from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.reports import print_evidence
 from pyro_aevb.evidence import Evidence, elbo
+from pyro_aevb.learners import PRESETS
 
 COMMANDS = (
     "train", "evaluate", "encode", "sample", "reconstruct", "manifold", "impute", "denoise", "score", "compare", "info",
@@ -86,7 +87,7 @@ def data(x, tmp_path_factory):
     return path
 
 
-TRAIN = [*SMALL, "--epochs", "5", "--validation", "0.2", "--keep-best", "--json"]
+TRAIN = [*SMALL, "--learning-rate", "1e-3", "--epochs", "5", "--validation", "0.2", "--keep-best", "--json"]
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +124,11 @@ def test_what_train_writes(trained, data):
     assert size_of(out / "history.png") == (900, 600)
     assert load(out).hidden_dims == (8,)
     config = TrainingConfig.read(out / "config.toml")
+    preset = PRESETS["aevb"]
     assert config == TrainingConfig(
         data=str(data), hidden_dims=(8,), latent_dim=2, batch_size=20, epochs=5, validation="0.2", keep_best=True,
-        image_shape=(4, 4), likelihood="bernoulli",
+        image_shape=(4, 4), likelihood="bernoulli", learning_rate=1e-3, beta1=preset.beta1,
+        schedule=preset.schedule.shape, warm_up=preset.schedule.warm_up,
     )  # fmt: skip
 
 
@@ -375,7 +378,7 @@ OTHER = {
     "data": "y.npz", "key": "y", "pixels": "static", "learner": "mcem", "prior": "laplace", "likelihood": "beta",
     "posterior": "full", "init": "paper", "samples": "1e3", "optimizer": "adagrad", "validation": "0.5",
     "precision": "bf16", "compile": "never", "device": "cuda", "image_shape": "1,4,4", "hidden_dims": "7,6",
-    "columns": "age=count", "model": "own.py:pair", "weighs": "local",
+    "columns": "age=count", "model": "own.py:pair", "weighs": "local", "schedule": "cosine",
 }  # fmt: skip
 NEEDED = {
     "patience": {"validation": "0.2"},
@@ -413,9 +416,9 @@ def test_every_option_is_a_key_and_back(name, tmp_path, monkeypatch):
 
 def test_options_win_over_the_file(tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text('data = "digits"\nsamples = 1e4\nlatent_dim = 3\ncosine = true\n')
-    shown = invoke("train", "--config", path, "--latent-dim", "4", "--epochs", "2", "--no-cosine", "--print-config")
-    expected = TrainingConfig(data="digits", latent_dim=4, epochs=2, cosine=False)
+    path.write_text('data = "digits"\nsamples = 1e4\nlatent_dim = 3\nkeep_best = true\nvalidation = "0.1"\n')
+    shown = invoke("train", "--config", path, "--latent-dim", "4", "--epochs", "2", "--no-keep-best", "--print-config")
+    expected = TrainingConfig(data="digits", latent_dim=4, epochs=2, validation="0.1", keep_best=False)
     assert TrainingConfig.from_toml(shown.stdout) == expected
 
 
@@ -580,7 +583,7 @@ def test_another_process_than_the_first_says_which_it_is(monkeypatch, capsys):
 )
 def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path):
     out = tmp_path / "run"
-    options = [*SMALL, "--compile", "never", "--quiet"]
+    options = [*SMALL, "--compile", "never", "--quiet", "--schedule", "constant", "--learning-rate", "1e-3"]
     process = start("pyro_aevb", "train", data, "--out", out, *options, "--samples", "1e9")
     while not ((out / "history.csv").exists() and list(out.glob("checkpoints/checkpoint-*.safetensors"))):
         time.sleep(0.05)
@@ -660,7 +663,7 @@ def test_two_processes_train_one_model(data, tmp_path):
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_every_learner_trains_and_resumes(learner, data, tmp_path):
     options = [*SMALL, "--learner", learner, "--validation", "0.2", "--clip-norm", "10", "--theta-prior", "1"]
-    options += ["--pixels", "dynamic"]
+    options += ["--pixels", "dynamic", "--schedule", "constant"]  # by another the end decides about each step
     args = ["train", data, *options, "--quiet", "--json"]
     assert invoke(*args, "--epochs", "1", "--out", tmp_path / "a").exit_code == 0
     results = [invoke("train", "--out", tmp_path / "a", "--resume", "--epochs", "2", "--json")]
@@ -699,7 +702,7 @@ def test_named_data_with_convolutions_and_parts(tmp_path):
         "--kl-warm-up",
         "400",
     ]
-    result = invoke("train", "digits", "--out", tmp_path / "run", *options, "--samples", "500", "--cosine")
+    result = invoke("train", "digits", "--out", tmp_path / "run", *options, "--samples", "500")
     assert result.exit_code == 0, result.stderr
     assert load(tmp_path / "run").image_shape == (1, 8, 8)
     for part, size in (("test", 360), ("train", 1437)):

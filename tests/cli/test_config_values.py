@@ -15,7 +15,7 @@ from pyro_aevb.cli.config import TrainingConfig
         ("hidden_dims", 5, (5,)),
         ("learning_rate", "1e-3", 1e-3),
         ("clip_norm", 2, 2.0),
-        ("cosine", True, True),
+        ("keep_best", False, False),
         ("data", "digits", "digits"),
     ],
 )
@@ -33,7 +33,7 @@ def test_a_value_has_its_fields_type(name, given, value):
         ("latent_dim", True, "a whole number"),
         ("hidden_dims", "8,2.5", "whole numbers"),
         ("learning_rate", True, "a number"),
-        ("cosine", "yes", "true or false"),
+        ("keep_best", "yes", "true or false"),
         ("data", [1], "text"),
     ],
 )

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +211,21 @@ def test_unknown_names_are_listed():
         load_dataset("minst")
     with pytest.raises(ValueError, match=r"'grey', 'threshold', 'static', 'dynamic'.*'gray'"):
         load_dataset("digits", pixels="gray")
+
+
+def test_addresses_and_checksums_are_torchvisions():
+    from torchvision.datasets import MNIST, FashionMNIST
+
+    mine = (MNIST, datasets.MNIST_URLS, datasets.MNIST_MD5)
+    for theirs, urls, md5 in (mine, (FashionMNIST, datasets.FASHION_URLS, datasets.FASHION_MD5)):
+        assert (urls, md5) == (theirs.mirrors, dict(theirs.resources))
+
+
+def test_data_that_are_there_are_read_without_the_packages_of_downloads():
+    code = (
+        "import sys; from pyro_aevb.datasets import load_dataset; load_dataset('mnist'); "
+        "assert not {'torchvision', 'pooch', 'requests'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYRO_AEVB_DATA": str(require("mnist"))}
+    )

@@ -211,7 +211,7 @@ def test_bad_options_are_told_before_training(options, message):
 
 def test_a_stream_has_no_length_to_schedule_by():
     learner, x = learner_and_data()
-    with pytest.raises(ValueError, match="known length for schedule=, got a stream; pass samples or dataset_size"):
+    with pytest.raises(ValueError, match="known length for a schedule, got a stream; pass samples, dataset_size or"):
         fit(learner, iter(x.split(10)), schedule=lambda done: 1.0, progress=False)
 
 
