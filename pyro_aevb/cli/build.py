@@ -32,7 +32,7 @@ def make_vae(config: TrainingConfig, x_dim: int, dataset_size: int, image_shape:
         prior=config.prior,
         likelihood=config.likelihood,
         posterior=config.posterior,
-        image_shape=(1, *cast(Any, image_shape))[-3:] if config.convolutions else None,
+        convolutions=(1, *cast(Any, image_shape))[-3:] if config.convolutions else False,
         init=config.init,
         dataset_size=dataset_size,
     ).to(config.device)
