@@ -4,8 +4,8 @@ r"""A label that is known of some datapoints: M2 of Kingma et al. 2014, Eqs. (6)
 
 *Semi-supervised learning with deep generative models*.  Where the label is known it is data, and the bound is one of
 log p(x, y); elsewhere it is summed over, and the bound is one of log p(x).  A minibatch may have both.  q(y|x) is a
-classifier, which labels teach besides: ``weight`` times log q(y|x) is added to the bound (the paper's alpha), and to no
-estimate of log p(x).
+classifier, which labels teach besides: in training ``weight`` times log q(y|x) is added to the bound (the paper's
+alpha), and in evaluation nothing is.
 
 Shapes: M datapoints, C labels.
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.vae.networks import apply_network
 
-Y = "y"  # the site; of a label that is known for some, Pyro makes "y_observed" and "y_unobserved"
+Y = "y"  # the site; of a label that is known of some, the sites are "y_observed" and "y_unobserved"
 ENUMERATED: Any = {"enumerate": "parallel"}
 
 
@@ -61,7 +61,11 @@ class Labels(nn.Module):
         if label is None:
             return torch.as_tensor(pyro.sample(Y, p, infer=ENUMERATED))
         known: Any = label >= 0
-        return torch.as_tensor(pyro.sample(Y, p, obs=label.clamp(min=0), obs_mask=known, infer=ENUMERATED))
+        with poutine.mask(mask=known):
+            observed = pyro.sample(f"{Y}_observed", p, obs=label.clamp(min=0))
+        with poutine.mask(mask=~known):
+            drawn = pyro.sample(f"{Y}_unobserved", p, infer=ENUMERATED)
+        return torch.where(known, observed, drawn)
 
     def sample_posterior(self, rows: Tensor, label: Tensor | None) -> Tensor:
         """Sample y in the guide where it isn't known, and return it, (..., M).
@@ -79,15 +83,19 @@ class Labels(nn.Module):
         return torch.where(unknown, y, label)
 
     def teach(self, rows: Tensor, label: Tensor | None) -> None:
-        """Add ``weight`` log q(y|x) of known labels to the bound, in the model.
+        """Add ``weight`` log q(y|x) of known labels to the bound, in the model, in training mode.
 
         Args:
             rows: of the classifier, (M, inputs).
             label: as for :meth:`sample_prior`.
         """
-        if label is not None and self.weight:
+        if label is not None and self.weight and self.training:
             log_q = self._q(rows).log_prob(label.clamp(min=0))
             pyro.factor("taught", self.weight * torch.where(label < 0, 0.0, log_q))
+
+    def columns(self, y: Tensor) -> Tensor:
+        """Return a column for each label, (..., M, C), 1 for y (..., M) and 0 for the others."""
+        return (y[..., None] == torch.arange(self.number, device=y.device)).to(self.prior.logits.dtype)
 
     def _q(self, rows: Tensor) -> dist.TorchDistribution:
         return dist.Categorical(logits=apply_network("labels.classifier", self.classifier, rows))

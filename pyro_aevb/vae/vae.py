@@ -11,7 +11,6 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
@@ -63,7 +62,7 @@ class VAE(Verbs):
         labels: how many labels y there are, for a label that is known of some datapoints: p(y) p(z) p(x|z, y), with
             q(y|x) q(z|x, y) (:mod:`pyro_aevb.vae.labels`).  Model and guide take ``label``, below 0 where it isn't
             known: ``fit(learner, {"x": x, "label": label})``.
-        label_weight: nats that log q(y|x) of a known label counts in the bound.
+        label_weight: nats that log q(y|x) of a known label counts in the bound, in training.
         dataset_size: N of Eq. (8): a minibatch then counts N/M times; by default once.
         missingness: p(observed|x), for data missing not at random: a name out of
             ``pyro_aevb.vae.missingness.MISSINGNESS``, or a :class:`~pyro_aevb.vae.missingness.Missingness`.  Where
@@ -294,7 +293,7 @@ class VAE(Verbs):
     def _with_label(self, covariates: Tensor | None, y: Tensor) -> Tensor:
         """Return covariates with a column for each label beside them, (..., M, C)."""
         assert self.labels is not None
-        return beside(one_hot(y, self.labels.number).to(next(self.labels.parameters()).dtype), covariates)
+        return beside(self.labels.columns(y), covariates)
 
     def _flat(self, x: Tensor, observed: Tensor | None, columns: Tensor | None) -> Tensor:
         """Return what encoder and classifier see, (..., M, inputs)."""

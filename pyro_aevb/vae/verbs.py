@@ -119,12 +119,14 @@ class Verbs(nn.Module, ABC):
     def reconstruct(self, x: Any, *unnamed: Any, **options: Any) -> Any:
         """Return the mean of p(x|z) at the mean of q(z|x), (N, D); see :func:`.posterior.reconstruct`.
 
+        With ``labels`` it is E[x_new | x], by ``method="importance"``.
+
         Args:
             x: as for :meth:`encode`, likewise the others.
             unnamed: ``observed``.
             options: those of the function, and ``observed``, ``index``, ``covariates``, ``offset`` or ``label``.
         """
-        return self._given(verbs.reconstruct, x, unnamed, {"site": "x"} | options)
+        return self._given(verbs.reconstruct, x, unnamed, {"site": "x"} | self._by_weights() | options)
 
     def decode(self, z: Array, covariates: Any = None, *, label: Any = None, gradient: bool = False) -> Array:
         """Return the mean of p(x|z), (..., D), for z (..., J); see :func:`.posterior.decode`.
@@ -139,8 +141,8 @@ class Verbs(nn.Module, ABC):
             ValueError: for a VAE that has labels, and no label.
         """
         if self.labels is not None and label is None:
-            last = self.labels.number - 1
-            raise ValueError(f"expected the labels that x has beside z, got none; pass label=, 0 to {last}")
+            end = self.labels.number - 1
+            raise ValueError(f"expected the labels that x has beside z, got none; pass label=, from 0 to {end}")
         row = self._row()
         rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, self.latent_dims[0])
         if covariates is not None:
@@ -168,7 +170,7 @@ class Verbs(nn.Module, ABC):
             options: those of the function, and ``observed``, ``index``, ``covariates``, ``offset`` or ``label``.
         """
 
-        options = options if options.get("source") == "given" else {"site": "x"} | options
+        options = (self._by_weights() if options.get("source") == "given" else {"site": "x"}) | options
 
         def drawn(model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
             return verbs.sample(model, guide, number, *args, **kwargs)
@@ -198,6 +200,7 @@ class Verbs(nn.Module, ABC):
             observed: of bool, true for cells that are there.
             options: those of the function.
         """
+        options = self._by_weights() | options
         return _record(x, verbs.impute(self.model, self.guide, self._here(x, finite=False), observed, **options))
 
     def denoise(self, x: Data, noise: Callable[[Tensor], Any], **options: Any) -> Denoised:
@@ -208,6 +211,7 @@ class Verbs(nn.Module, ABC):
             noise: from a clean x to the distribution of a noisy one.
             options: those of the function.
         """
+        options = self._by_weights() | options
         return _record(x, verbs.denoise(self.model, self.guide, self._here(x), noise, **options))
 
     @overload
@@ -242,7 +246,14 @@ class Verbs(nn.Module, ABC):
 
     def manifold(self, side: int = 20) -> Tensor:
         """Return the means of p(x|z) on a grid of 2 latent dimensions, (side^2, D); see :func:`.posterior.manifold`."""
+        if self.labels is not None or len(self.latent_dims) > 1:
+            got = "layers of them" if self.labels is None else "a label beside it"
+            raise ValueError(f"expected one latent of 2 dimensions for a manifold, got {got}; decode a grid of z")
         return verbs.manifold(self.model, None, Arguments(**self._row()), side=side)
+
+    def _by_weights(self) -> dict[str, Any]:
+        """Return how latents are drawn, where there is a label among them: it has no mean, and chains can't move it."""
+        return {} if self.labels is None else {"method": "importance"}
 
     def anomaly_score(self, x: Data, *unnamed: Any, reference: Any = None, **options: Any) -> AnomalyScore:
         """Return -log p(x), and its place among reference data; see :func:`.posterior.anomaly_score`.
