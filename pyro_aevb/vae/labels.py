@@ -89,8 +89,10 @@ class Labels(nn.Module):
             rows: of the classifier, (M, inputs).
             label: as for :meth:`sample_prior`.
         """
-        if label is not None and self.weight and self.training:
-            log_q = self._q(rows).log_prob(label.clamp(min=0))
+        if label is None or not self.weight:
+            return
+        log_q = self._q(rows).log_prob(label.clamp(min=0))  # in evaluation too: the classifier is one of theta's parts
+        if self.training:
             pyro.factor("taught", self.weight * torch.where(label < 0, 0.0, log_q))
 
     def columns(self, y: Tensor) -> Tensor:
