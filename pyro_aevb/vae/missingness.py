@@ -29,6 +29,10 @@ from pyro_aevb.vae.networks import apply_network
 
 X, MASK = "x", "observed"  # sites
 MISSING = f"{X}_missing"
+NO_DREAM = (
+    "a dream has holes of its own, and x of the minibatch has others; train with AEVB, ReweightedWakeSleep or MCEM, or "
+    "leave missingness out"
+)
 
 
 class Missingness(nn.Module, ABC):
@@ -159,7 +163,8 @@ def observe_with_mask(
     whole = torch.where(observed, pyro.sample(X, of_observed, obs=x), drawn)
     dims = likelihood.event_dim
     logits = apply_network("missingness", missingness, whole.flatten(-dims)).reshape(whole.shape)
-    pyro.sample(MASK, dist.Bernoulli(logits=logits).to_event(dims), obs=observed.to(logits.dtype))
+    infer: Any = {"no_dream": NO_DREAM}
+    pyro.sample(MASK, dist.Bernoulli(logits=logits).to_event(dims), obs=observed.to(logits.dtype), infer=infer)
     return whole
 
 

@@ -41,13 +41,16 @@ class VAE(Verbs):
             p(z2) p(z|z2) p(x|z), with q(z2|x) q(z|z2, x) (:mod:`pyro_aevb.vae.hierarchy`).  ``prior`` is that of the
             topmost layer, and ``posterior`` that of z, which is real.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        prior: p(z): a name out of ``pyro_aevb.vae.priors.PRIORS``, a :class:`~pyro_aevb.vae.priors.Prior`, or any Pyro
-            distribution, of J dimensions or of one.
-        likelihood: p(x|z): a name out of ``pyro_aevb.vae.likelihoods.LIKELIHOODS``, a
-            :class:`~pyro_aevb.vae.likelihoods.Likelihood`, or a function from decoder outputs (..., D) to a Pyro
+        prior: p(z): "normal", "laplace", "student-t", "mixture", "vamp", "flow", "log-normal", "gamma", "exponential",
+            "beta" or "dirichlet"; a :class:`~pyro_aevb.vae.priors.Prior`; or any Pyro distribution, of J dimensions or
+            of one.
+        likelihood: p(x|z): "bernoulli", "continuous-bernoulli", "beta", "gaussian", "sigmoid-gaussian",
+            "fixed-gaussian", "shared-gaussian", "laplace", "student-t", "categorical", "discretized-logistic",
+            "poisson", "negative-binomial", "zero-inflated-poisson" or "zero-inflated-negative-binomial"; a
+            :class:`~pyro_aevb.vae.likelihoods.Likelihood`; or a function from decoder outputs (..., D) to a Pyro
             distribution of D dimensions.
-        posterior: q(z|x): a name out of ``pyro_aevb.vae.posteriors.POSTERIORS``, or a
-            :class:`~pyro_aevb.vae.posteriors.Posterior`.
+        posterior: q(z|x): "normal", "full", "low-rank", "mixture", "planar", "iaf", "spline", "log-normal", "gamma",
+            "weibull", "beta" or "dirichlet"; or a :class:`~pyro_aevb.vae.posteriors.Posterior`.
         encoder: a module from x (M, D) to the posterior's outputs (M, num_outputs), instead of the perceptron, which
             sees levels between -1 and 1 and the logarithm of counts, by the likelihood's ``values``.  x is of its
             shape (M, ...), or flat with columns for labels and covariates beside it, if there are any.
@@ -64,10 +67,10 @@ class VAE(Verbs):
             known: ``fit(learner, {"x": x, "label": label})``.
         label_weight: nats that log q(y|x) of a known label counts in the bound, in training.
         dataset_size: N of Eq. (8): a minibatch then counts N/M times; by default once.
-        missingness: p(observed|x), for data missing not at random: a name out of
-            ``pyro_aevb.vae.missingness.MISSINGNESS``, or a :class:`~pyro_aevb.vae.missingness.Missingness`.  Where
-            ``observed`` is given, it is data then, observed at the site "observed", and the missing entries are drawn
-            at the site "x_missing".  By default ``observed`` has no probability of its own.
+        missingness: p(observed|x), for data missing not at random: "self-masking", "self-masking-known" or "linear";
+            or a :class:`~pyro_aevb.vae.missingness.Missingness`.  Where ``observed`` is given, it is data then,
+            observed at the site "observed", and the missing entries are drawn at the site "x_missing".  By default
+            ``observed`` has no probability of its own.
 
     An encoder or decoder of your own is run in evaluation mode to check it, and stays as it is.  If it takes a leading
     particle dimension for something else, as ``nn.BatchNorm1d`` does, it is applied to (K * M, ...) rows.

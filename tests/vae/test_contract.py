@@ -131,12 +131,15 @@ def estimates(names, feature):
     vae, data = make(names)
     options = {"seed": 0, "progress": False, "compile": False}
     found = log_marginal_likelihood(vae.model, vae.guide, **data, **ESTIMATES[feature], **options)
+    if found.data is not None:  # simulated in the shape of x, which the values are then of
+        sites = {name: value.reshape(len(X), *value.shape[1:]) for name, value in found.data.items()}
+        data |= dreamed(sites, label=data.get("label"))
     exact = log_marginal_likelihood(vae.model, vae.guide, **data, method="quadrature", **options)
     if found.upper is None:
         assert ((found.value - exact.value).abs() < 5 * found.standard_error + 0.3).all()
     else:
-        assert (found.value < exact.value + 5 * found.standard_error).all()
-        assert (found.upper.value > exact.value - 5 * found.upper.standard_error).all()
+        assert (found.value < exact.value + 5 * found.standard_error + 0.05).all()
+        assert (found.upper.value > exact.value - 5 * found.upper.standard_error - 0.05).all()
     bound = elbo(vae.model, vae.guide, **data, num_particles=100, seed=0)
     assert (bound.value < exact.value + 5 * bound.standard_error).all()
 
