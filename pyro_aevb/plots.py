@@ -202,7 +202,7 @@ def manifold(vae: VAE, image_shape: Sequence[int], side: int = 20) -> Tensor:
     >>> manifold(vae, (8, 8), side=4).shape
     torch.Size([3, 96, 96])
     """
-    return image_grid(vae.manifold(side), image_shape, side, white_of(vae))
+    return image_grid(vae.manifold(side).flatten(1), image_shape, side, white_of(vae))
 
 
 def compare_histories(histories: Mapping[str, History], name: str = "validation") -> Figure:

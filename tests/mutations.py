@@ -1693,6 +1693,48 @@ MUTATIONS = [
         ("tests/vae/test_saving.py::test_tensors_beside_a_vae_are_those_that_were_saved_with_it",),
     ),
     Mutation(
+        "vae/labels.py",
+        "        unknown: Any = label < 0\n",
+        "        unknown: Any = label >= 0\n",
+        ("tests/vae/test_labels.py::test_one_minibatch_has_the_bounds_of_both_halves",),
+    ),
+    Mutation(
+        "vae/labels.py",
+        "torch.where(known, observed, drawn)",
+        "drawn",
+        ("tests/vae/test_labels.py::test_the_bound_is_the_papers",),
+    ),
+    Mutation(
+        "vae/hierarchy.py",
+        "heights[layer] + apply_network(",
+        "apply_network(",
+        ("tests/vae/test_hierarchy.py::test_it_is_the_model_written_by_hand",),
+    ),
+    Mutation(
+        "vae/likelihoods.py",
+        "movedim(-1 - len(x_shape), -2)",
+        "movedim(-1 - len(x_shape), -1)",
+        ("tests/vae/test_shapes.py::test_densities_are_those_of_the_flat_x",),
+    ),
+    Mutation(
+        "vae/checks.py",
+        "given not in (True, x_shape)",
+        "given is None",
+        ("tests/vae/test_shapes.py::test_what_is_refused",),
+    ),
+    Mutation(
+        "posterior/sample.py",
+        "Redrawn(likelihood.site if values else None)",
+        "Redrawn()",
+        ("tests/vae/test_labels.py::test_x_is_drawn_of_the_label_that_is_asked_for",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "if self._path is not None and (summed :=",
+        "if False and (summed :=",
+        ("tests/vae/test_labels.py::test_uses_that_need_one_continuous_latent_say_so",),
+    ),
+    Mutation(
         "vae/missingness.py",
         "torch.where(observed, pyro.sample(X, of_observed, obs=x), drawn)",
         "torch.where(observed, drawn, pyro.sample(X, of_observed, obs=x))",

@@ -48,7 +48,7 @@ def make_vae(
         prior=config.prior,
         likelihood=config.likelihood or likelihood or "bernoulli",
         posterior=config.posterior,
-        image_shape=(1, *cast(Any, image_shape))[-3:] if config.convolutions else None,
+        convolutions=(1, *cast(Any, image_shape))[-3:] if config.convolutions else False,
         init=config.init,
         dataset_size=dataset_size,
     ).to(config.device)

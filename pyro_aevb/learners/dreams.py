@@ -144,6 +144,8 @@ class Dreams:
             observed |= site.infer.get("parts", {name: nodes[name]})
         self._sites = list(observed)
         for name, node in observed.items():
+            if reason := (node["infer"] or {}).get("no_dream"):  # which the model's author gives
+                raise ValueError(f"expected observations that can be dreamed, got {name!r}: {reason}")
             if isinstance(innermost(node["fn"]), dist.Unit):
                 raise ValueError(
                     f"expected observations that can be dreamed, got pyro.factor({name!r}, ...); write "

@@ -111,6 +111,11 @@ class Gate:
                 model, None, *args, vectorize=request.vectorize, compile=request.compile, expected_calls=gradients
             )
         reading = read(model, guide, args)
+        if self._path is not None and (summed := list(reading.latents.keys() - read(model, None, args).latents.keys())):
+            raise ValueError(
+                f"expected latents that chains can move, got {summed}, which the guide draws and chains sum out; use "
+                "method='importance', or guide=None for the other latents"
+            )
         self.layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
 
     def __call__(self, places: Sequence[int], tick: Tick, *args: Tensor) -> Draws:

@@ -26,6 +26,10 @@ class Redrawn(Messenger):
 
     Latents that are marked for enumeration are drawn too.
 
+    Args:
+        only: the name of the one site that is drawn, where z is that of a datapoint and the others are as they were
+            observed; ``None`` for all.
+
     Attributes:
         observed: by the names of these sites, what they observed.
         fns: their distributions.
@@ -33,8 +37,9 @@ class Redrawn(Messenger):
         values: what was drawn, latents among it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, only: str | None = None) -> None:
         super().__init__()
+        self._only = only
         self.observed: dict[str, Any] = {}
         self.fns: dict[str, Any] = {}
         self.latent_fns: dict[str, Any] = {}
@@ -43,7 +48,12 @@ class Redrawn(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         infer = msg["infer"] or {}
         msg["infer"] = {key: value for key, value in infer.items() if key != "enumerate"}
-        if not msg["is_observed"] or infer.get("_deterministic") or isinstance(innermost(msg["fn"]), dist.Unit):
+        if (
+            not msg["is_observed"]
+            or self._only not in (None, msg["name"])
+            or infer.get("_deterministic")
+            or isinstance(innermost(msg["fn"]), dist.Unit)
+        ):
             return
         self.observed[msg["name"]] = msg["value"]
         msg["infer"] = {**msg["infer"], "dreamed": True}  # which is read as an observation
@@ -188,7 +198,8 @@ def check_drawn_from_latents(model: PyroCallable, args: tuple[Tensor, ...], draw
     place = drawn.observed[site].untyped_storage().data_ptr()
     new = [_changed(arg) if arg.untyped_storage().data_ptr() == place else arg for arg in args]
     given = {name: value for name, value in drawn.values.items() if name != site}
-    with poutine.block(), At(given), Redrawn() as again:
+    kept = None if set(drawn.observed) != {site} else site
+    with poutine.block(), At(given), Redrawn(kept) as again:
         model(*new)
     one, other = (each.fns[site].log_prob(drawn.values[site]) for each in (drawn, again))
     if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True):

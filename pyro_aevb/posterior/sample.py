@@ -192,7 +192,7 @@ def _drawn(
             block = tuple(row[some] for row in rows)
             at = likelihood.in_a_run({name: value[some] for name, value in values.items()})
             torch.manual_seed(streams.seed(place, "predictions"))
-            with poutine.block(), At(at), Redrawn() as run:
+            with poutine.block(), At(at), Redrawn(likelihood.site if values else None) as run:
                 its_model(*block)
             if not place:
                 check_drawn_from_latents(its_model, block, run, likelihood.site)

@@ -6,6 +6,7 @@ Shapes: M datapoints, K particles, J latent and D data dimensions.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,24 +19,67 @@ from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words
 from pyro_aevb.vae.posteriors import Posterior
-from pyro_aevb.vae.priors import Encode, Prior
+from pyro_aevb.vae.priors import Prior
 
 STACKS = ((3, 2), (2, 3))  # a module that mixes up dimensions may agree by chance with one of them
 
 
 def check_sizes(
-    x_dim: int, latent_dim: int, dataset_size: int | None, hidden_dims: Sequence[int], init: str, covariates: int
+    x_shape: Sequence[int],
+    latent_dims: Sequence[int],
+    dataset_size: int | None,
+    hidden_dims: Sequence[int],
+    init: str,
+    covariates: int,
 ) -> None:
     """Raise ``ValueError`` for sizes below 1, covariates below 0, and an unknown ``init``."""
     if covariates < 0:
         raise ValueError(f"expected covariates of 0 or more, how many columns they have, got {covariates}")
-    for name, size in (("x_dim", x_dim), ("latent_dim", latent_dim), ("dataset_size", dataset_size)):
-        if size is not None and size < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {size}")
+    for name, dims in (("x_dim", x_shape), ("latent_dim", latent_dims)):
+        if not dims or min(dims) < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {dims[0] if len(dims) == 1 else tuple(dims)}")
+    if dataset_size is not None and dataset_size < 1:
+        raise ValueError(f"expected dataset_size of 1 or more, got {dataset_size}")
     if not hidden_dims or min(hidden_dims) < 1:
         raise ValueError(f"expected one or more hidden layers of 1 or more units, got {tuple(hidden_dims)}")
     if init not in INITIALIZATIONS:
         raise ValueError(f"expected init out of {sorted(INITIALIZATIONS)}, got {init!r}")
+
+
+def check_labels(labels: int, label_weight: float, missingness: Any) -> None:
+    """Raise ``ValueError`` for a single label, a negative weight, and labels beside a missingness."""
+    if labels < 0 or labels == 1:
+        raise ValueError(f"expected labels of 2 or more, how many there are, or 0 for none, got {labels}")
+    if not 0 <= label_weight < math.inf:
+        raise ValueError(f"expected label_weight of 0 or more, got {label_weight}; it is nats a label")
+    if labels and missingness is not None:
+        raise ValueError(
+            "expected labels or missingness, got both, whose missing entries would be drawn for each label; leave one "
+            "out, or pass one-hot labels as covariates"
+        )
+
+
+def image_shape(convolutions: bool | Sequence[int], x_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape of the images that the networks are convolutions over, ``None`` for perceptrons.
+
+    Args:
+        convolutions: true for those over x of its shape, or the shape.
+        x_shape: of x.
+
+    Raises:
+        ValueError: for an x that has another shape.
+    """
+    if not convolutions:
+        return None
+    given = convolutions if convolutions is True else tuple(convolutions)
+    if given is not True and len(x_shape) == 1:
+        return given
+    if len(x_shape) != 3 or given not in (True, x_shape):
+        raise ValueError(
+            f"expected x_dim=(channels, height, width) for convolutions, got {x_shape} and convolutions={given}; pass "
+            "such an x_dim and convolutions=True, or, for a flat x, convolutions=(channels, height, width)"
+        )
+    return x_shape
 
 
 # -- Parts ------------------------------------------------------------------------------------------------------------
@@ -64,7 +108,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def takes_rows_only(name: str, network: nn.Module, rows: Tensor, out_dim: int) -> bool:
+def takes_rows_only(name: str, network: nn.Module, rows: Tensor, out_dim: int, *, any_shape: bool = False) -> bool:
     """Return whether a network must see one batch dimension: with more, it fails or gives each row another output.
 
     Layers such as ``nn.BatchNorm1d`` and ``nn.Conv1d`` take a leading particle dimension for something else.  The
@@ -73,8 +117,9 @@ def takes_rows_only(name: str, network: nn.Module, rows: Tensor, out_dim: int) -
     Args:
         name: ``"encoder"`` or ``"decoder"``, for the error.
         network: in evaluation mode.
-        rows: a batch of 6 different inputs, (6, inputs).
-        out_dim: the size that its outputs should have.
+        rows: a batch of 6 different inputs, (6, ...).
+        out_dim: how many outputs it should have.
+        any_shape: whether these may have any shape, as those of an x of several dimensions.
 
     Raises:
         ValueError: for a network that doesn't take these inputs, or makes outputs of another shape.
@@ -87,12 +132,13 @@ def takes_rows_only(name: str, network: nn.Module, rows: Tensor, out_dim: int) -
             raise ValueError(
                 f"expected the {name} to take inputs of shape {tuple(rows.shape)}, got: {error}; change its first layer"
             ) from error
-        if outputs.shape != (len(rows), out_dim):
+        expected = len(rows), out_dim
+        if outputs.shape != expected and not (any_shape and outputs.flatten(1).shape == expected):
             raise ValueError(
                 f"expected the {name} to make outputs of shape {(len(rows), out_dim)} from {tuple(rows.shape)}, got "
                 f"{tuple(outputs.shape)}; change its last layer, or flatten what comes out of it"
             )
-        return not all(_same(network, rows.reshape(*stack, -1), outputs) for stack in STACKS)
+        return not all(_same(network, rows.reshape(*stack, *rows.shape[1:]), outputs) for stack in STACKS)
 
 
 def different_rows(dim: int) -> Tensor:
@@ -112,32 +158,40 @@ def _same(network: nn.Module, stacked: Tensor, outputs: Tensor) -> bool:
         got = network(stacked)
     except Exception:
         return False
-    expected = outputs.reshape(*stacked.shape[:-1], -1)
+    expected = outputs.reshape(*stacked.shape[:2], *outputs.shape[1:])
     return got.shape == expected.shape and torch.allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def check_likelihood(made: dist.TorchDistribution, outputs: Tensor, x_dim: int) -> None:
-    """Raise ``ValueError`` unless the distribution made of outputs (M, ...) is one of M rows of D dimensions."""
+def check_likelihood(made: dist.TorchDistribution, outputs: Tensor, x_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless the distribution made of outputs (M, ...) is one of M datapoints of this shape."""
     num_rows = len(outputs)
-    if made.event_shape != (x_dim,) or made.batch_shape != (num_rows,):
+    if made.event_shape != x_shape or made.batch_shape != (num_rows,):
         raise ValueError(
             f"expected a likelihood that makes a distribution with batch shape ({num_rows},) and event shape "
-            f"({x_dim},) from outputs of shape {tuple(outputs.shape)}, got {tuple(made.batch_shape)} and "
+            f"{x_shape} from outputs of shape {tuple(outputs.shape)}, got {tuple(made.batch_shape)} and "
             f"{tuple(made.event_shape)}; end it with .to_event(1), or say how many outputs a dimension takes: "
             "CustomLikelihood(fn, outputs_per_dim=...)"
         )
 
 
-def check_prior(prior: Prior, posterior: Posterior, encode: Encode, inputs: tuple[Any, ...]) -> None:
+def check_layers(latent_dims: Sequence[int], q: Any, posterior: Posterior) -> None:
+    """Raise ``ValueError`` unless q(z|x) is of real numbers, if there are layers above z, whose p(z|z2) is Gaussian."""
+    if len(latent_dims) > 1 and (support := support_in_words(q.support)) != "real":
+        raise ValueError(
+            f"expected a posterior of real latents for layers of {tuple(latent_dims)} dimensions, in which p(z|z2) is "
+            f"Gaussian, got q(z|x) = {posterior.notation}, {support}; take posterior='normal', or one layer"
+        )
+
+
+def check_prior(prior: Prior, posterior: Posterior, q: Any, inputs: tuple[Any, ...]) -> None:
     """Raise ``ValueError`` unless p(z) has the support of q(z|x) and a density for its draws.
 
     Args:
-        prior: p(z).
-        posterior: makes q(z|x) of the encoder's outputs.
-        encode: q(z|x) as a function of x (M, D).
+        prior: p(z), of the topmost layer.
+        posterior: makes q(z|x) of the encoder's outputs, for the error.
+        q: q(z|x), of the topmost layer.
         inputs: of the prior.
     """
-    q = posterior(torch.zeros(2, posterior.num_outputs))
     try:
         p = prior(*inputs)
         supports = support_in_words(p.support), support_in_words(q.support)
@@ -157,10 +211,14 @@ def check_prior(prior: Prior, posterior: Posterior, encode: Encode, inputs: tupl
 # -- Minibatches ------------------------------------------------------------------------------------------------------
 
 
-def check_x(x: Tensor, x_dim: int, dtype: torch.dtype) -> None:
-    """Raise ``ValueError`` or ``TypeError`` unless x is (M, D) of this dtype."""
-    if x.dim() != 2 or x.shape[-1] != x_dim:
-        raise ValueError(f"expected x of shape (M, {x_dim}), got {tuple(x.shape)}; flatten with x.flatten(1)")
+def check_x(x: Tensor, x_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise ``ValueError`` or ``TypeError`` unless x is (M, *x_shape) of this dtype."""
+    if x.dim() != 1 + len(x_shape) or x.shape[1:] != x_shape:
+        shape = ", ".join(["M", *map(str, x_shape)])
+        remedy = "flatten with x.flatten(1)"
+        if len(x_shape) > 1:
+            remedy = f"reshape with x.reshape(-1, {shape[3:]}), or write VAE(x_dim={tuple(x.shape[1:])}, ...)"
+        raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
     if x.dtype != dtype:
         raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
 
@@ -169,16 +227,16 @@ def observed_entries(likelihood: Any, observed: Tensor) -> Any:
     """Return p(x_observed|z), the likelihood of those entries that are observed.
 
     Args:
-        likelihood: p(x|z), of independent entries: a ``ColumnsDistribution``, or one made by ``.to_event(1)``.
-        observed: (M, D) of bool.
+        likelihood: p(x|z), of independent entries: a ``ColumnsDistribution``, or one made by ``.to_event``.
+        observed: (M, D) of bool, or of x's shape.
 
     Raises:
         ValueError: for a likelihood whose entries depend on one another.
     """
     if isinstance(likelihood, ColumnsDistribution):
         return likelihood.where(observed)
-    if isinstance(likelihood, dist.Independent) and likelihood.reinterpreted_batch_ndims == 1:
-        return likelihood.base_dist.mask(observed).to_event(1)
+    if isinstance(likelihood, dist.Independent) and likelihood.reinterpreted_batch_ndims == likelihood.event_dim:
+        return likelihood.base_dist.mask(observed).to_event(likelihood.event_dim)
     raise ValueError(
         f"expected a likelihood of independent entries for observed=, made by .to_event(1), got "
         f"{type(likelihood).__name__}, of which single entries can't be left out; use another likelihood, or write a "
@@ -236,4 +294,17 @@ def check_offset(x: Tensor, offset: Tensor | None, likelihood: Any) -> None:
         raise ValueError(
             f"expected a likelihood of counts for offset=, with a log_mean among its outputs, got "
             f"{type(likelihood).__name__}; take 'poisson' or 'negative-binomial', or leave offset out"
+        )
+
+
+def check_label(x: Tensor, label: Tensor | None, number: int) -> None:
+    """Raise ``ValueError`` unless ``label`` is ``None`` or (M,) of int64, of a VAE that has labels."""
+    if label is None:
+        return
+    if number == 0:
+        raise ValueError("expected no label, got one: the VAE has none; write VAE(..., labels=C), or leave label out")
+    if label.dtype != torch.long or label.shape != (len(x),):
+        raise ValueError(
+            f"expected label of shape {(len(x),)} and of int64, from 0 to {number - 1}, and -1 where it isn't known, "
+            f"got {tuple(label.shape)} of {label.dtype}; one-hot rows become numbers with .argmax(1)"
         )

@@ -29,6 +29,10 @@ from pyro_aevb.vae.networks import apply_network
 
 X, MASK = "x", "observed"  # sites
 MISSING = f"{X}_missing"
+NO_DREAM = (
+    "a dream has holes of its own, and x of the minibatch has others; train with AEVB, ReweightedWakeSleep or MCEM, or "
+    "leave missingness out"
+)
 
 
 class Missingness(nn.Module, ABC):
@@ -149,16 +153,18 @@ def observe_with_mask(
     is a latent of one size for all datapoints, with a density in each of its dimensions.
 
     Args:
-        likelihood: p(x|z), (M,) of D dimensions.
+        likelihood: p(x|z), (M,) of x's shape.
         of_observed: that of the observed entries alone.
-        missingness: p(m|x).
-        x: (M, D).
-        observed: (M, D) of bool.
+        missingness: p(m|x), of the flat x.
+        x: (M, D), or of several dimensions.
+        observed: of x's shape and of bool.
     """
     drawn = pyro.sample(MISSING, likelihood)
     whole = torch.where(observed, pyro.sample(X, of_observed, obs=x), drawn)
-    logits = apply_network("missingness", missingness, whole)
-    pyro.sample(MASK, dist.Bernoulli(logits=logits).to_event(1), obs=observed.to(logits.dtype))
+    dims = likelihood.event_dim
+    logits = apply_network("missingness", missingness, whole.flatten(-dims)).reshape(whole.shape)
+    infer: Any = {"no_dream": NO_DREAM}
+    pyro.sample(MASK, dist.Bernoulli(logits=logits).to_event(dims), obs=observed.to(logits.dtype), infer=infer)
     return whole
 
 

@@ -105,7 +105,8 @@ def beside(rows: Tensor, covariates: Tensor | None) -> Tensor:
     """Return rows (..., J) with covariates (..., C) beside them, (..., J + C); the rows if there are none."""
     if covariates is None:
         return rows
-    return torch.cat([rows, covariates.expand(*rows.shape[:-1], covariates.shape[-1])], -1)
+    shape = torch.broadcast_shapes(rows.shape[:-1], covariates.shape[:-1])
+    return torch.cat([each.expand(*shape, each.shape[-1]) for each in (rows, covariates)], -1)
 
 
 @torch.no_grad()
@@ -148,27 +149,45 @@ def make_networks(
     Raises:
         ValueError: for images of other than D pixels, and outputs that are not as many for each pixel.
     """
-    made: tuple[nn.Module, nn.Module]
+    of_x = make_encoder(encoder, hidden_dims, image_shape, init, covariates)
+    of_z: nn.Module
     if image_shape is None:
-        hidden = list(hidden_dims)
-        made = (
-            mlp(encoder[0] + covariates, hidden, encoder[1]),
-            mlp(decoder[0] + covariates, hidden[::-1], decoder[1]),
-        )
+        of_z = mlp(decoder[0] + covariates, list(hidden_dims)[::-1], decoder[1])
     else:
         outputs_per_dim, left = divmod(decoder[1], encoder[0])
         if left:
             raise ValueError(
                 f"expected a likelihood with as many outputs for each pixel, got {decoder[1]} for {encoder[0]} pixels; "
-                "leave image_shape out, or pass decoder="
+                "leave convolutions out, or pass decoder="
             )
-        of_images = conv_encoder(image_shape, encoder[1])
-        made = (
-            _Beside(of_images, encoder[0], covariates, encoder[1]) if covariates else of_images,
-            conv_decoder(decoder[0] + covariates, image_shape, outputs_per_dim),
-        )
-    for network in made:
-        INITIALIZATIONS[init](network)
+        of_z = conv_decoder(decoder[0] + covariates, image_shape, outputs_per_dim)
+    INITIALIZATIONS[init](of_z)
+    return of_x, of_z
+
+
+def make_encoder(
+    sizes: tuple[int, int],
+    hidden_dims: Sequence[int],
+    image_shape: Sequence[int] | None,
+    init: str,
+    covariates: int = 0,
+) -> nn.Module:
+    """Return a network of flat x (..., D + C), initialised.
+
+    Args:
+        sizes: (D, outputs).
+        hidden_dims: as for :func:`make_networks`, likewise the others.
+        image_shape: (channels, height, width).
+        init: a name.
+        covariates: C.
+    """
+    made: nn.Module
+    if image_shape is None:
+        made = mlp(sizes[0] + covariates, hidden_dims, sizes[1])
+    else:
+        made = conv_encoder(image_shape, sizes[1])
+        made = _Beside(made, sizes[0], covariates, sizes[1]) if covariates else made
+    INITIALIZATIONS[init](made)
     return made
 
 

@@ -8,10 +8,6 @@ import torch
 from torch import nn
 from torch.distributions import constraints
 
-from pyro_aevb.vae.missingness import Missingness
-from pyro_aevb.vae.posteriors import Posterior
-from pyro_aevb.vae.priors import Prior
-
 SUPPORTS = {
     "real": (constraints.real, constraints.real_vector),
     "positive": (constraints.positive, constraints.nonnegative),
@@ -50,26 +46,41 @@ def network_in_words(network: nn.Module) -> str:
     return type(network).__name__.strip("_")
 
 
-def vae_in_words(
-    prior: Prior,
-    likelihood: Any,
-    posterior: Posterior,
-    encoder: nn.Module,
-    decoder: nn.Module,
-    latent_dim: int,
-    x_dim: int,
-    missingness: Missingness | None = None,
-    covariates: int = 0,
-) -> str:
-    """Return the parts of a VAE of J latent and D data dimensions and C covariates, line by line."""
-    given = (", c", f",  c of {covariates} covariates") if covariates else ("", "")
-    latent = "p(z|c)" if prior.conditional else "p(z)"
-    support = support_in_words(posterior(torch.zeros(1, posterior.num_outputs)).support)
+def vae_in_words(vae: Any) -> str:
+    """Return the parts of a :class:`~pyro_aevb.VAE`, line by line."""
+    likelihood, sites, dims = vae.likelihood, vae.hierarchy.sites, vae.latent_dims
+    columns = f",  c of {vae.covariates} covariates" if vae.covariates else ""
+    given = (", y" if vae.labels is not None else "") + (", c" if vae.covariates else "")
+    latent = f"p({sites[-1]}|c)" if vae.prior.conditional else f"p({sites[-1]})"
+    top = vae.hierarchy.top(vae.posterior, torch.zeros(1, vae.posterior.num_outputs).to(_like(vae)))
+    lines = [
+        f"{latent:6} = {vae.prior.notation},  {sites[-1]} of {dims[-1]} dimensions, {support_in_words(top.support)}"
+    ]
+    lines[0] += columns
+    for layer in reversed(range(len(sites) - 1)):
+        below, above = sites[layer], sites[layer + 1]
+        lines.append(
+            f"p({below}|{above}) = N({below}; m({above}), diag(s({above})^2)),  {below} of {dims[layer]} dimensions"
+        )
+    if vae.labels is not None:
+        lines.append(f"p(y)   = Categorical(pi),  y one of {vae.labels.number}")
+    shape = vae.x_shape[0] if len(vae.x_shape) == 1 else " x ".join(map(str, vae.x_shape))
     name = getattr(likelihood, "__name__", type(likelihood).__name__)
-    mask = "" if missingness is None else f"  p(observed|x) = Bernoulli(sigmoid({missingness.notation}))\n"
-    return (
-        f"VAE(\n  {latent:6} = {prior.notation},  z of {latent_dim} dimensions, {support}{given[1]}\n"
-        f"  p(x|z{given[0]}) = {name}(f(z{given[0]})),  x of {x_dim} dimensions\n{mask}"
-        f"  q(z|x{given[0]}) = {posterior.notation}\n"
-        f"  f: {network_in_words(decoder)}; encoder: {network_in_words(encoder)}\n)"
-    )
+    lines.append(f"p(x|z{given}) = {name}(f(z{given})),  x of {shape} dimensions")
+    if vae.missingness is not None:
+        lines.append(f"p(observed|x) = Bernoulli(sigmoid({vae.missingness.notation}))")
+    if vae.labels is not None:
+        lines.append(
+            f"q(y|x{', c' if vae.covariates else ''}) = Categorical({network_in_words(vae.labels.classifier)})"
+        )
+    for layer in reversed(range(len(sites))):
+        above = "" if layer + 1 == len(sites) else f"{sites[layer + 1]}, "
+        family = vae.posterior.notation if layer == 0 else "N(m(x), diag(s(x)^2))"
+        family = family.replace("(x)", f"({above}x)")
+        lines.append(f"q({sites[layer]}|{above}x{given}) = {family}")
+    lines.append(f"f: {network_in_words(vae.decoder)}; encoder: {network_in_words(vae.encoder)}")
+    return "VAE(\n" + "".join(f"  {line}\n" for line in lines) + ")"
+
+
+def _like(vae: Any) -> torch.Tensor:
+    return next(iter(vae.parameters()), torch.zeros(()))

@@ -43,6 +43,7 @@ from pyro_aevb.version import __version__
 
 FORMAT = 3
 PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder", "missingness")
+ARGUMENTS = {"image_shape": "convolutions"}  # those that files call otherwise than the VAE does
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 LARGEST_DESCRIPTION = 2**26  # bytes
 BESIDE = "beside/"  # before the names of tensors that aren't the VAE's own
@@ -87,8 +88,13 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
     weights = _weights(vae, {name for _, *others in tied for name in others}, beside or {})
     digest = hashlib.sha256(weights).hexdigest()
     dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
-    sizes = ["x_dim", "latent_dim", "hidden_dims", "image_shape", "init", "dataset_size"]
-    sizes += ["covariates"] if vae.covariates else []  # whose format is older than they are
+    sizes: dict[str, Any] = {
+        name: getattr(vae, name) for name in ("hidden_dims", "image_shape", "init", "dataset_size")
+    }
+    sizes |= {"x_dim": _one_or_several(vae.x_shape), "latent_dim": _one_or_several(vae.latent_dims)}
+    sizes |= {"covariates": vae.covariates} if vae.covariates else {}  # the format is older than these
+    if vae.labels is not None:
+        sizes |= {"labels": vae.labels.number, "label_weight": vae.labels.weight}
     parts = [name for name in PARTS if name != "missingness" or vae.missingness is not None]
     record = {
         "format": FORMAT,
@@ -96,7 +102,7 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
         "sha256": digest,
         "dtype": str(next(dtypes, torch.get_default_dtype())).removeprefix("torch."),
         "tied": tied,
-        "vae": {name: getattr(vae, name) for name in sizes} | {name: _describe_part(vae, name) for name in parts},
+        "vae": sizes | {name: _describe_part(vae, name) for name in parts},
     }
     record = json.loads(json.dumps(record, allow_nan=False, default=int))  # whole numbers of NumPy's are int's
     text = json.dumps(record | {"checksum": checksum(record)}, indent=1) + "\n"
@@ -178,6 +184,10 @@ def load_beside(
     return vae, beside
 
 
+def _one_or_several(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
 # -- Building ---------------------------------------------------------------------------------------------------------
 
 
@@ -224,7 +234,8 @@ def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.de
     try:
         with bounds:
             parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
-            return VAE(**described | parts).to(device, DTYPES[record["dtype"]])
+            options = {ARGUMENTS.get(name, name): value for name, value in described.items()} | parts
+            return VAE(**options).to(device, DTYPES[record["dtype"]])
     except Exception as error:  # anything, if the description was not written by `save`
         remedy = f"check {', '.join(f'{name}=' for name in custom)}, or else: {DAMAGED}" if custom else DAMAGED
         raise ValueError(
@@ -347,8 +358,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "vae": (dict,),
 }
 VAE_FIELDS: dict[str, tuple[type, ...]] = {
-    "x_dim": (int,), "latent_dim": (int,), "hidden_dims": (list,), "image_shape": (list, _NOTHING), "init": (str,),
-    "dataset_size": (int, _NOTHING), "prior": (dict,), "likelihood": (dict,), "posterior": (dict,),
+    "x_dim": (int, list), "latent_dim": (int, list), "hidden_dims": (list,), "image_shape": (list, _NOTHING),
+    "init": (str,), "dataset_size": (int, _NOTHING), "prior": (dict,), "likelihood": (dict,), "posterior": (dict,),
     "encoder": (dict, _NOTHING), "decoder": (dict, _NOTHING), "missingness": (dict, _NOTHING),
 }  # fmt: skip
 

@@ -145,7 +145,7 @@ def test_codes_and_images_see_them():
 def test_images_of_any_size_may_have_covariates(tmp_path):
     for shape in ((1, 7, 10), (3, 5, 5), (1, 1, 2), (1, 8, 8)):
         size = shape[0] * shape[1] * shape[2]
-        vae = VAE(size, 2, image_shape=shape, covariates=C)
+        vae = VAE(size, 2, convolutions=shape, covariates=C)
         x, c = torch.rand(6, size).round(), torch.rand(6, C)
         assert vae.decode(vae.encode(x, covariates=c), c).shape == (6, size)
         AEVB(vae.model, vae.guide, ADAM, compile=False).step(x, covariates=c)

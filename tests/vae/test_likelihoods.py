@@ -201,11 +201,11 @@ EIGHT_BITS = ("categorical", "discretized-logistic", "poisson", "negative-binomi
 def test_networks_made_here_train_on_eight_bits(likelihood, networks):
     """The bound of 20 steps is finite, and the encoder's outputs are of the size that they have for x near 0."""
     pyro.set_rng_seed(0)
-    shape = {"image_shape": (1, 8, 8)} if networks == "convolutions" else {"hidden_dims": (20,), "init": "modern"}
+    shape = {"convolutions": (1, 8, 8)} if networks == "convolutions" else {"hidden_dims": (20,), "init": "modern"}
     vae = VAE(64, 2, likelihood=likelihood, **shape)
     x = torch.randint(0, 256, (30, 64)).float()
     with torch.no_grad():
-        scale = vae._q(vae._encoder_input(x, None, None, None)).base_dist.scale
+        scale = vae._q(vae._flat(x, None, None)).base_dist.scale
         assert 0.05 < scale.min() < scale.max() < 20
     learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3), compile=False)
     assert all(learner.step(x).loss.isfinite() for _ in range(20))

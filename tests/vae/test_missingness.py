@@ -326,10 +326,11 @@ def test_learners_move_every_parameter(name):
         assert moved == (name != "MCEM" or not key.startswith("encoder")), key
 
 
-def test_wake_sleep_is_refused_for_the_mask_is_made_from_x():
+@pytest.mark.parametrize("dream", [None, lambda sites, x, observed: (sites["x"], sites["observed"].bool())])
+def test_wake_sleep_is_refused_for_a_dream_has_a_mask_of_its_own(dream):
     vae, x, observed = pca()
-    with pytest.raises(ValueError, match="to observe one of the arguments or a view of one, got 'observed'"):
-        WakeSleep(vae.model, vae.guide, ADAM, ADAM).step(x, observed)
+    with pytest.raises(ValueError, match=r"got 'observed': a dream has holes of its own.* train with AEVB, Reweighted"):
+        WakeSleep(vae.model, vae.guide, ADAM, ADAM, dream_arguments=dream).step(x, observed)
 
 
 @pytest.mark.filterwarnings("ignore:the draws of")

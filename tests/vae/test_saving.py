@@ -165,7 +165,7 @@ def test_with_every_likelihood(prior, posterior, likelihood, tmp_path):
         {"likelihood": "beta"},
         {"init": "paper", "hidden_dims": (4, 7), "dataset_size": None},
         {"x_dim": np.int64(D), "hidden_dims": [np.int64(6)], "prior": MixturePrior(np.int64(4))},
-        {"x_dim": 64, "image_shape": (1, 8, 8), "likelihood": "gaussian", "posterior": "iaf"},
+        {"x_dim": 64, "convolutions": (1, 8, 8), "likelihood": "gaussian", "posterior": "iaf"},
         {"prior": Factorised(reparameterization.LogNormal, loc=0, scale=2.5), "posterior": "weibull"},
         {"prior": "log-normal", "posterior": TwoPositive(reparameterization.Weibull, "scale", "concentration")},
         {"prior": VampPrior(3, pseudo_inputs=torch.rand(3, D)), "posterior": InverseAutoregressiveFlow(1, 9, 2)},

@@ -196,7 +196,7 @@ def test_a_posterior_per_datapoint_reaches_its_datapoints():
 
 def test_convolutions_and_networks_of_ones_own():
     x = (torch.rand(12, 64) < 0.3).float()
-    vae = VAE(64, 2, image_shape=(1, 8, 8), likelihood="gaussian", posterior="iaf", dataset_size=12)
+    vae = VAE(64, 2, convolutions=(1, 8, 8), likelihood="gaussian", posterior="iaf", dataset_size=12)
     learner = AEVB(vae.model, vae.guide, ADAM, IWAE(3))
     for _ in range(3):
         learner.step(x)
@@ -266,8 +266,8 @@ def test_conjugate_families_reach_the_evidence(family):
         ({"encoder": nn.Linear(D, 7)}, ValueError, r"encoder to make outputs of shape \(6, 6\) .* got \(6, 7\)"),
         ({"encoder": nn.Linear(D + 1, 6)}, ValueError, r"encoder to take inputs of shape \(6, 5\)"),
         ({"decoder": nn.Linear(J, D + 1)}, ValueError, r"decoder to make outputs of shape \(6, 5\) .* got \(6, 6\)"),
-        ({"image_shape": (1, 4, 4)}, ValueError, r"encoder to take inputs of shape \(6, 5\)"),
-        ({"image_shape": (1, 5)}, ValueError, r"expected image_shape \(channels, height, width\) of 1 or more"),
+        ({"convolutions": (1, 4, 4)}, ValueError, r"encoder to take inputs of shape \(6, 5\)"),
+        ({"convolutions": (1, 5)}, ValueError, r"expected image_shape \(channels, height, width\) of 1 or more"),
         ({"prior": VampPrior(4, torch.zeros(4, 2))}, ValueError, r"pseudo_inputs of shape \(4, 5\), got \(4, 2\)"),
         ({"posterior": PerDatapoint(dataset_size=4), "encoder": nn.Linear(D, 6)}, ValueError, "no encoder beside"),
     ],

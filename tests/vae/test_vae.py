@@ -1,6 +1,8 @@
 """The paper's VAE with stock Pyro: SVI, Predictive, handlers; and its closed-form KL."""
 
+import inspect
 import itertools
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -12,6 +14,10 @@ from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from statistics_tools import assert_mean
 
 from pyro_aevb import VAE
+from pyro_aevb.vae.likelihoods import LIKELIHOODS
+from pyro_aevb.vae.missingness import MISSINGNESS
+from pyro_aevb.vae.posteriors import POSTERIORS
+from pyro_aevb.vae.priors import PRIORS
 
 
 def data(likelihood, n=30):
@@ -139,3 +145,13 @@ def test_bad_arguments_are_refused(kwargs, message):
         make(**kwargs)
     with pytest.raises(ValueError, match="latent_dim of 1 or more, got 0"):
         VAE(6, 0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [("prior", PRIORS), ("likelihood", LIKELIHOODS), ("posterior", POSTERIORS), ("missingness", MISSINGNESS)],
+)
+def test_help_lists_the_names_of_parts(argument, names):
+    """Those of the registries, in their order, and no others."""
+    said = re.search(rf"^ {{4}}{argument}: (.*?;)", inspect.getdoc(VAE), re.MULTILINE | re.DOTALL)[1]
+    assert re.findall('"([^"]*)"', said) == list(names)
