@@ -20,7 +20,6 @@ from pyro_aevb.cli.data import training_data
 from pyro_aevb.datasets import Table, array_files, read_array
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import write_cells
-from pyro_aevb.training import fit
 from pyro_aevb.vae.columns import likelihood_of
 
 # Networks that were hardly trained have the wrong posterior.
