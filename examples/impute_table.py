@@ -1,9 +1,9 @@
 """A table of mixed columns with holes, from .csv to .csv by the command line alone, beside means and commonest values.
 
 1,000 people have a name, heights, incomes, visits, a membership and a region, all made from two hidden factors; a fifth
-of the cells is missing, in three spellings.  `pyro-aevb train people.csv --out run` and `pyro-aevb impute run people.csv --out
-filled.csv` know nothing but the file, and that incomes are positive.  Errors are squared ones, or wrong words, on the
-missing cells, over those of the column's mean or its commonest word.
+of the cells is missing, in three spellings.  `pyro-aevb train people.csv --out run` and then `pyro-aevb impute run
+people.csv --out filled.csv` know nothing but the file, and that incomes are positive.  Errors are squared ones, or
+wrong words, on the missing cells, over those of the column's mean or its commonest word.
 
     python examples/impute_table.py                # 40 seconds
     error of height over that of the mean: at most 0.55
