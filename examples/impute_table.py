@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     holes = {name: rng.random(N) < 0.2 for name in whole}
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
         with (out / "people.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["person", *whole])

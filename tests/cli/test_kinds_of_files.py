@@ -227,6 +227,22 @@ def test_flat_arrays_of_8_bits_are_pixels_if_they_are_bright(tmp_path):
         assert f"so that p(x|z) is {likelihood}: --likelihood says otherwise" in data.said
 
 
+def test_what_follows_the_data_stays_with_the_run(tmp_path):
+    """Darker images are divided by 255 as those were that were trained on; and the run goes on."""
+    path = trained("`.npy` of 8-bit pixels", tmp_path)
+    config = TrainingConfig.read(tmp_path / "run" / "config.toml")
+    assert (config.likelihood, config.pixels, config.image_shape) == ("continuous-bernoulli", "grey", (4, 4))
+    dark = LEVELS.reshape(N, -1) % 100
+    np.save(tmp_path / "dark.npy", dark)
+    assert invoke("encode", tmp_path / "run", tmp_path / "dark.npy", "--out", tmp_path / "z.npy").exit_code == 0
+    codes = load(tmp_path / "run").eval().encode(torch.from_numpy(dark / np.float32(255)))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), codes.detach(), rtol=1e-4, atol=1e-6)
+    result = invoke("train", path, "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert f"done after {2 * N} samples" in result.stdout
+    assert TrainingConfig.read(tmp_path / "run" / "config.toml").pixels == "grey"
+
+
 def test_classes_of_images_stand_beside_the_codes(tmp_path):
     path = trained("folder of classes", tmp_path)
     result = invoke("encode", tmp_path / "run", path, "--limit", "12", "--out", tmp_path / "z.csv")
