@@ -1531,6 +1531,12 @@ MUTATIONS = [
         ("tests/cli/test_kinds_of_files.py::test_flat_arrays_of_8_bits_are_pixels_if_they_are_bright",),
     ),
     Mutation(
+        "datasets/scaled_rows.py",
+        "two = ends is not None and len(ends) <= 2",
+        "two = True",
+        ("tests/cli/test_kinds_of_files.py::test_black_and_white_images_are_binary",),
+    ),
+    Mutation(
         "cli/follow.py",
         "if found.missing or found.infinite:",
         "if found.infinite:",

@@ -14,7 +14,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from pyro_aevb import load
-from pyro_aevb.cli import app
+from pyro_aevb.cli import app, follow
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import training_data
 from pyro_aevb.datasets import Table, array_files, read_array
@@ -241,6 +241,26 @@ def test_what_follows_the_data_stays_with_the_run(tmp_path):
     assert result.exit_code == 0, result.stderr
     assert f"done after {2 * N} samples" in result.stdout
     assert TrainingConfig.read(tmp_path / "run" / "config.toml").pixels == "grey"
+
+
+def test_black_and_white_images_are_binary(tmp_path):
+    images(tmp_path / "x", np.where(LEVELS > 99, 255, 0).astype(np.uint8), ".png")
+    Image.fromarray(LEVELS[0] > 99).save(tmp_path / "x" / "00.png")  # of one bit
+    data = training_data(TrainingConfig(data=str(tmp_path / "x")))
+    assert (data.likelihood, data.config.pixels) == ("bernoulli", "grey")
+    assert torch.equal(data.train, torch.from_numpy((LEVELS > 99).reshape(N, -1)).float())
+    Image.fromarray(LEVELS[0]).save(tmp_path / "x" / "00.png")
+    assert training_data(TrainingConfig(data=str(tmp_path / "x"))).likelihood == "continuous-bernoulli"
+
+
+def test_an_array_too_large_to_standardise_is_one_sentence(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", REALS)
+    monkeypatch.setattr(follow, "MOST_STANDARDISED", 100)
+    with pytest.raises(
+        ValueError, match=r"expected real numbers of up to 100 bytes .*; pass --likelihood gau"
+    ):
+        training_data(TrainingConfig(data=str(tmp_path / "x.npy")))
+    assert training_data(TrainingConfig(data=str(tmp_path / "x.npy"), likelihood="gaussian")).train.shape == (N, 4)
 
 
 def test_classes_of_images_stand_beside_the_codes(tmp_path):
