@@ -256,9 +256,7 @@ def test_black_and_white_images_are_binary(tmp_path):
 def test_an_array_too_large_to_standardise_is_one_sentence(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", REALS)
     monkeypatch.setattr(follow, "MOST_STANDARDISED", 100)
-    with pytest.raises(
-        ValueError, match=r"expected real numbers of up to 100 bytes .*; pass --likelihood gau"
-    ):
+    with pytest.raises(ValueError, match=r"expected real numbers of up to 100 bytes .*; pass --likelihood gau"):
         training_data(TrainingConfig(data=str(tmp_path / "x.npy")))
     assert training_data(TrainingConfig(data=str(tmp_path / "x.npy"), likelihood="gaussian")).train.shape == (N, 4)
 
