@@ -1525,6 +1525,12 @@ MUTATIONS = [
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
+        "datasets/number_tables.py",
+        "text = with_tabs(path, text)",
+        "text = text + ''",
+        ("tests/datasets/test_table.py::test_blanks_between_the_cells_of_a_txt",),
+    ),
+    Mutation(
         "datasets/scaled_rows.py",
         "(array.ndim > 2 or found.high > 127)",
         "array.ndim > 2",
