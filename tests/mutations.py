@@ -1597,6 +1597,30 @@ MUTATIONS = [
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
+        "datasets/number_tables.py",
+        "text = with_tabs(path, text)",
+        "text = text + ''",
+        ("tests/datasets/test_table.py::test_blanks_between_the_cells_of_a_txt",),
+    ),
+    Mutation(
+        "datasets/scaled_rows.py",
+        "(array.ndim > 2 or found.high > 127)",
+        "array.ndim > 2",
+        ("tests/cli/test_kinds_of_files.py::test_flat_arrays_of_8_bits_are_pixels_if_they_are_bright",),
+    ),
+    Mutation(
+        "datasets/scaled_rows.py",
+        "two = ends is not None and len(ends) <= 2",
+        "two = True",
+        ("tests/cli/test_kinds_of_files.py::test_black_and_white_images_are_binary",),
+    ),
+    Mutation(
+        "cli/follow.py",
+        "if found.missing or found.infinite:",
+        "if found.infinite:",
+        ("tests/cli/test_cli.py::test_what_can_not_be_trained_is_told_before",),
+    ),
+    Mutation(
         "cli/tables.py",
         "value=evidence.value + added, upper=upper",
         "value=evidence.value, upper=upper",

@@ -7,9 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from scripts import ROOT, SCRIPTS, broken, header_commands, load_script, printed_numbers, promise
 
 STEP_TIME = "benchmarks/step_time.py"
@@ -143,6 +146,22 @@ def test_a_model_of_ones_own_on_fewer_data(monkeypatch):
     results = script.main(["--epochs", "1"])
     assert set(results) == {"truth", "aevb", "wake-sleep", "mcem"}
     assert all(-100 < value < -10 for value in results.values())
+
+
+def test_counts_of_an_anndata_file(tmp_path, capsys):
+    anndata = pytest.importorskip("anndata")
+    rng = np.random.default_rng(0)
+    cells = anndata.AnnData(sparse.csr_matrix(rng.poisson(1.0, (40, 12)).astype(np.float32)))
+    cells.obs["batch"] = ["a", "b"] * 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        load_script("examples/count_matrix.py").main(["--data", str(tmp_path / "cells.h5ad"), "--epochs", "1"])
+    assert "cells encoded: 40, of 12 genes and 2 batches" in capsys.readouterr().out
+    with (tmp_path / "codes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["cell", "z0", "z1", "z2", "z3", "z4"]
+    assert [row["cell"] for row in rows] == list(cells.obs_names)
 
 
 def test_what_the_comparison_writes(tmp_path):

@@ -96,8 +96,9 @@ def train_command(
     \b
     Examples:
       pyro-aevb train digits --pixels dynamic --latent-dim 5 --epochs 50 --validation 0.1 --out run
-      pyro-aevb train table.csv --likelihood gaussian --hidden-dims 64,64 --keep-best --validation 0.2 --out run
-      pyro-aevb train scans/ --likelihood continuous-bernoulli --convolutions --out run
+      pyro-aevb train people.csv --column age=count --hidden-dims 64,64 --keep-best --validation 0.2 --out run
+      pyro-aevb train scans/ --convolutions --out run
+      pyro-aevb train scans/ --likelihood discretized-logistic --out run
       pyro-aevb train digits --pixels dynamic --full-vb --samples 4e5 --out run
       pyro-aevb train --out run --resume --epochs 100
       torchrun --nproc-per-node=2 -m pyro_aevb train mnist --pixels dynamic --out run

@@ -3,7 +3,7 @@
 ============== =========================================================== ======================
 kind           its numbers                                                 p(x|z)
 ============== =========================================================== ======================
-binary         0 and 1                                                     bernoulli
+binary         0 and 1; pixels of 8 bits that are 0 and 255                 bernoulli
 pixels         of 8 bits, made numbers between 0 and 1                     continuous-bernoulli
 grey           between 0 and 1                                             continuous-bernoulli
 counts         whole, from 0, below 100 in the mean                        negative-binomial
@@ -24,8 +24,10 @@ from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.datasets.array_files import Contents
 from pyro_aevb.datasets.scaled_rows import contained, kind_of_array
 
+MOST_STANDARDISED = 2**31  # bytes as float32 of an array that is made a table, in memory
 KINDS = {
     "binary": ("bernoulli", "ones and zeros"),
+    "black and white": ("bernoulli", "black and white pixels, 0 and 1"),
     "pixels": ("continuous-bernoulli", "pixels of 8 bits, between 0 and 1"),
     "grey": ("continuous-bernoulli", "numbers between 0 and 1"),
     "counts": ("negative-binomial", "counts"),
@@ -61,11 +63,17 @@ def follow(config: TrainingConfig, x: Any, contents: Contents | None) -> tuple[T
         )
     likelihood, words = KINDS[kind]
     said = f"; {words}, so that p(x|z) is {likelihood}: --likelihood says otherwise"
-    pixels = "grey" if kind == "pixels" else config.pixels
+    pixels = "grey" if kind in ("pixels", "black and white") else config.pixels
     return dataclasses.replace(config, likelihood=likelihood, pixels=pixels), said
 
 
 def _check_columns(config: TrainingConfig, contents: Contents) -> None:
+    if 4 * contents.values.size > MOST_STANDARDISED:
+        raise ValueError(
+            f"expected real numbers of up to {MOST_STANDARDISED} bytes as float32 to standardise their columns, got "
+            f"{contents.values.shape} of {contents.values.dtype} in {config.data}; pass --likelihood gaussian for the "
+            "values as they are"
+        )
     if contents.values.ndim > 2 or config.pixels is not None or config.image_shape is not None or config.convolutions:
         found = contained(contents.values)
         raise ValueError(

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_aevb.cli.table_files import COLUMNS, is_standardised
 from pyro_aevb.cli.train import summary
+from pyro_aevb.datasets.table import read_columns
 from pyro_aevb.environment import information, versions
 from pyro_aevb.evidence.estimates import Evidence, MeanEstimate
 from pyro_aevb.training.history import ERROR, History
@@ -50,6 +52,8 @@ def print_training(history: History, out: Path, as_json: bool) -> None:
         print(f"validation bound {bound} nats per datapoint{best}")
     elif numbers["training"] is not None and math.isfinite(numbers["training"]):
         print(f"training bound {numbers['training']:.2f} nats per datapoint, the mean since the evaluation before")
+    if (out / COLUMNS).exists() and is_standardised(read_columns(out / COLUMNS)):
+        print("these are nats of standardised numbers: evaluate gives those of the cells in the units of the file")
     print(f"written: {out}")
 
 

@@ -112,7 +112,9 @@ def _central(cells: Any, columns: Sequence[Column]) -> Tensor:
     """Return the central numbers of columns of one kind of distribution, (N, D)."""
     if columns[0].kind in LEVELED:
         levels = range(max(len(column.levels) for column in columns))
-        each = torch.stack([cells.log_prob(torch.full(cells.batch_shape, float(level))) for level in levels])
+        with torch.random.fork_rng():
+            like = cells.sample()  # on its device
+        each = torch.stack([cells.log_prob(torch.full_like(like, level)) for level in levels])
         return each.argmax(0).to(each)
     mean: Tensor = cells.mean
     above = torch.tensor([column.scale / 2 if column.kind == "positive" else 0.0 for column in columns]).to(mean)

@@ -70,6 +70,14 @@ def separator_of(path: Path, text: str) -> str:
     return "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
 
 
+def with_tabs(path: Path, text: str) -> str:
+    """Return a .txt whose cells have blanks between them, as NumPy writes them, with tabs; another text as it is."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if path.suffix != ".txt" or len(first.split()) < 2 or any(each in first for each in ",;\t"):
+        return text
+    return "\n".join("\t".join(line.removeprefix("# ").split()) for line in text.splitlines())
+
+
 def _read_delimited(path: Path, holes: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a table's numbers and the names of its columns, if its first line has them; empty cells are NaN."""
     content = path.read_bytes()
@@ -79,6 +87,7 @@ def _read_delimited(path: Path, holes: bool) -> tuple[np.ndarray, tuple[str, ...
         if not content.partition(b"\n")[2].isascii():
             raise
         text = content.decode("latin-1")  # the names of the columns, by another program
+    text = with_tabs(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(path, text))
     rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) or (holes and len(row) > 1)]
     names: tuple[str, ...] = ()

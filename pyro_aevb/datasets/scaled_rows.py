@@ -56,12 +56,13 @@ class ScaledRows:
 
 
 class Contained(NamedTuple):
-    """The range of an array's numbers, their mean, and whether all are whole; how many are NaN or infinite."""
+    """The range of numbers, their mean, whether all are whole, or one of two, and how many are NaN or infinite."""
 
     low: float
     high: float
     mean: float
     whole: bool
+    two: bool
     missing: int
     infinite: int
 
@@ -75,22 +76,29 @@ def contained(array: np.ndarray) -> Contained:
     >>> import numpy as np
     >>> from pyro_aevb.datasets.scaled_rows import contained
     >>> contained(np.array([[0.0, 3.0], [np.nan, 6.0]]))
-    Contained(low=0.0, high=6.0, mean=3.0, whole=True, missing=1, infinite=0)
+    Contained(low=0.0, high=6.0, mean=3.0, whole=True, two=False, missing=1, infinite=0)
     """
     low, high, total, count, whole, missing, infinite = math.inf, -math.inf, 0.0, 0, True, 0, 0
+    ends: set[float] | None = set()  # of the pieces, as long as these have nothing else
     for piece in _pieces(array):
         values = piece[np.isfinite(piece)]
         missing += int(np.isnan(piece).sum())
         infinite += int(np.isinf(piece).sum())
         if len(values):
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            least, most = float(values.min()), float(values.max())
+            low, high = min(low, least), max(high, most)
+            if ends is not None:
+                ends = ends | {least, most} if ((values == least) | (values == most)).all() else None
             total, count = total + float(values.sum(dtype=np.float64)), count + len(values)
             whole = whole and bool((values % 1 == 0).all())
-    return Contained(low, high, total / max(count, 1), whole, missing, infinite)
+    two = ends is not None and len(ends) <= 2
+    return Contained(low, high, total / max(count, 1), whole, two, missing, infinite)
 
 
 def kind_of_array(array: np.ndarray, found: Contained, *, images: bool = False) -> str:
-    """Return what an array seems to hold: "binary", "pixels" of 8 bits, "grey" in [0, 1], "counts" or "real" numbers.
+    """Return what an array seems to hold.
+
+    "binary" numbers, "pixels" of 8 bits, "black and white" ones, "grey" in [0, 1], "counts" or "real" numbers.
 
     Args:
         array: (N, ...).
@@ -104,7 +112,7 @@ def kind_of_array(array: np.ndarray, found: Contained, *, images: bool = False) 
     """
     between = found.low >= 0 and found.high <= 1
     if images or (array.dtype == np.uint8 and found.high > 1 and (array.ndim > 2 or found.high > 127)):
-        return "pixels"
+        return "black and white" if found.two and found.low in (0, 255) and found.high in (0, 255) else "pixels"
     if found.whole and between:
         return "binary"
     if found.whole and found.low >= 0 and found.mean < COUNTED:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pyro_aevb.datasets.columns import KINDS, LEFT_OUT, Cell, Column, as_number, is_missing, make_column, present
-from pyro_aevb.datasets.number_tables import DELIMITED, TABLES, is_header, read_parquet, separator_of
+from pyro_aevb.datasets.number_tables import DELIMITED, TABLES, is_header, read_parquet, separator_of, with_tabs
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 
@@ -225,6 +225,7 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
+    text = with_tabs(path, text)
     separator = separator_of(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]

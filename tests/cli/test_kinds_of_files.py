@@ -14,7 +14,7 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from pyro_aevb import load
-from pyro_aevb.cli import app
+from pyro_aevb.cli import app, follow
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import training_data
 from pyro_aevb.datasets import Table, array_files, read_array
@@ -225,6 +225,40 @@ def test_flat_arrays_of_8_bits_are_pixels_if_they_are_bright(tmp_path):
         assert data.likelihood == likelihood
         assert data.train.max() == (array / np.float32(255)).max() if likelihood.startswith("c") else array.max()
         assert f"so that p(x|z) is {likelihood}: --likelihood says otherwise" in data.said
+
+
+def test_what_follows_the_data_stays_with_the_run(tmp_path):
+    """Darker images are divided by 255 as those were that were trained on; and the run goes on."""
+    path = trained("`.npy` of 8-bit pixels", tmp_path)
+    config = TrainingConfig.read(tmp_path / "run" / "config.toml")
+    assert (config.likelihood, config.pixels, config.image_shape) == ("continuous-bernoulli", "grey", (4, 4))
+    dark = LEVELS.reshape(N, -1) % 100
+    np.save(tmp_path / "dark.npy", dark)
+    assert invoke("encode", tmp_path / "run", tmp_path / "dark.npy", "--out", tmp_path / "z.npy").exit_code == 0
+    codes = load(tmp_path / "run").eval().encode(torch.from_numpy(dark / np.float32(255)))
+    np.testing.assert_allclose(np.load(tmp_path / "z.npy"), codes.detach(), rtol=1e-4, atol=1e-6)
+    result = invoke("train", path, "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert f"done after {2 * N} samples" in result.stdout
+    assert TrainingConfig.read(tmp_path / "run" / "config.toml").pixels == "grey"
+
+
+def test_black_and_white_images_are_binary(tmp_path):
+    images(tmp_path / "x", np.where(LEVELS > 99, 255, 0).astype(np.uint8), ".png")
+    Image.fromarray(LEVELS[0] > 99).save(tmp_path / "x" / "00.png")  # of one bit
+    data = training_data(TrainingConfig(data=str(tmp_path / "x")))
+    assert (data.likelihood, data.config.pixels) == ("bernoulli", "grey")
+    assert torch.equal(data.train, torch.from_numpy((LEVELS > 99).reshape(N, -1)).float())
+    Image.fromarray(LEVELS[0]).save(tmp_path / "x" / "00.png")
+    assert training_data(TrainingConfig(data=str(tmp_path / "x"))).likelihood == "continuous-bernoulli"
+
+
+def test_an_array_too_large_to_standardise_is_one_sentence(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", REALS)
+    monkeypatch.setattr(follow, "MOST_STANDARDISED", 100)
+    with pytest.raises(ValueError, match=r"expected real numbers of up to 100 bytes .*; pass --likelihood gau"):
+        training_data(TrainingConfig(data=str(tmp_path / "x.npy")))
+    assert training_data(TrainingConfig(data=str(tmp_path / "x.npy"), likelihood="gaussian")).train.shape == (N, 4)
 
 
 def test_classes_of_images_stand_beside_the_codes(tmp_path):

@@ -76,7 +76,9 @@ def people(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
     write_cells(folder / "people.csv", cells())
     args = [each for each in TINY if each != "--quiet"]
-    said = succeed("train", folder / "people.csv", "--out", folder / "run", *args, "--epochs", "2").stderr
+    trained = succeed("train", folder / "people.csv", "--out", folder / "run", *args, "--epochs", "2")
+    assert "these are nats of standardised numbers: evaluate gives those of the cells" in trained.stdout
+    said = trained.stderr
     return folder, said, load(folder / "run").eval(), Table(cells())
 
 

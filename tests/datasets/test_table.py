@@ -7,7 +7,7 @@ import pytest
 import torch
 from frames import Frame
 
-from pyro_aevb.datasets import Table
+from pyro_aevb.datasets import Table, read_array
 from pyro_aevb.datasets.columns import Column, make_column
 from pyro_aevb.datasets.table import read_columns, write_cells, write_columns
 
@@ -194,6 +194,16 @@ def test_some_rows_are_a_table_of_their_own():
     assert np.array_equal(some.x, table.x[[7, 3]])
     assert some.cells["patient"] == ["p007", "p003"]
     assert some.columns == table.columns
+
+
+def test_blanks_between_the_cells_of_a_txt(tmp_path):
+    x = np.random.default_rng(0).standard_normal((9, 3))
+    np.savetxt(tmp_path / "x.txt", x)
+    assert pytest.approx(x) == np.array(list(Table.read(tmp_path / "x.txt").cells.values()), float).T
+    assert read_array(tmp_path / "x.txt") == pytest.approx(x, rel=1e-6)
+    np.savetxt(tmp_path / "x.txt", x, header="a b c", fmt="%12.8f")
+    assert Table.read(tmp_path / "x.txt").columns[2].name == "c"
+    assert read_array(tmp_path / "x.txt") == pytest.approx(x, abs=1e-6)
 
 
 def test_a_file_without_names_is_read_whole(tmp_path):
