@@ -30,7 +30,8 @@ def words_and_numbers(text):
     words = " ".join(re.sub(NUMBER, "#", text).split())
     numbers = re.findall(NUMBER, text)
     decimals = [len(number.partition(".")[2]) for number in numbers]
-    return words, [(float(n), max(0.02 * abs(float(n)), 2 * 10.0**-d if d else 0)) for n, d in zip(numbers, decimals)]
+    errors = [max(0.02 * abs(float(n)), 2 * 10.0**-d if d else 0) for n, d in zip(numbers, decimals, strict=True)]
+    return words, list(zip(map(float, numbers), errors, strict=True))
 
 
 def assert_printed(printed, promised):
