@@ -50,7 +50,7 @@ def print_training(history: History, out: Path, as_json: bool) -> None:
         print(f"validation bound {bound} nats per datapoint{best}")
     elif numbers["training"] is not None and math.isfinite(numbers["training"]):
         print(f"training bound {numbers['training']:.2f} nats per datapoint, the mean since the evaluation before")
-    print(f"written: {out}")
+    print(f"written: {out}" + ("; --resume goes on" if history.interrupted else ""))
 
 
 def print_evidence(

@@ -172,7 +172,8 @@ def fit(
             run.start(resume)
             show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
             loop = Loop(run, feed, plan, evaluations, checkpoint_every)
-            loop.train(show, HeldSignals(terminate=checkpoints is not None))
+            answer = _on_ctrl_c(checkpoints) if progress and ranks.rank == 0 else ""
+            loop.train(show, HeldSignals(terminate=checkpoints is not None, answer=answer))
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
@@ -180,6 +181,14 @@ def fit(
 
 def _bound(learner: Learner, validation: Data | None, **options: Any) -> ValidationBound | None:
     return None if validation is None else ValidationBound(learner, named(learner.model, validation), **options)
+
+
+def _on_ctrl_c(checkpoints: Checkpoints | None) -> str:
+    """Return what is answered to ctrl-C."""
+    kept = "keeps what there is"
+    if checkpoints is not None:
+        kept = f"writes a checkpoint to {checkpoints.folder}: resume=True, or pyro-aevb train --resume, goes on from it"
+    return f"ctrl-C: the run ends after the step in hand, which may be compiling, and {kept}; once more ends it at once"
 
 
 @contextmanager
