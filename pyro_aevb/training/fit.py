@@ -173,7 +173,8 @@ def fit(
             show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
             loop = Loop(run, feed, plan, evaluations, checkpoint_every)
             answer = _on_ctrl_c(checkpoints) if progress and ranks.rank == 0 else ""
-            loop.train(show, HeldSignals(terminate=checkpoints is not None, answer=answer))
+            with ranks.noticing():
+                loop.train(show, HeldSignals(terminate=checkpoints is not None, answer=answer))
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
