@@ -168,13 +168,11 @@ def fit(
         others = evaluations.settings() | feed.first() | {"samples": length.total, "patience": patience}
         ranks.check_same(settings | others)
         run = Run(learner, feed, bound, evaluate, best, callbacks, ranks, checkpoints, settings)
-        with _held(checkpoints, resume, ranks):
+        with _held(checkpoints, resume, ranks), ranks.noticing():
             run.start(resume)
             show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
             loop = Loop(run, feed, plan, evaluations, checkpoint_every)
-            answer = _on_ctrl_c(checkpoints) if progress and ranks.rank == 0 else ""
-            with ranks.noticing():
-                loop.train(show, HeldSignals(terminate=checkpoints is not None, answer=answer))
+            loop.train(show, HeldSignals(checkpoints is not None, "" if show.bar.disable else _on_ctrl_c(checkpoints)))
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
