@@ -1584,6 +1584,12 @@ MUTATIONS = [
         ("tests/training/test_saved_pair.py::test_modules_come_back_with_buffers_and_what_is_not_trained",),
     ),
     Mutation(
+        "training/signals.py",
+        "if self._answer and not self.interrupted:",
+        "if self._answer:",
+        ("tests/training/test_signals.py::test_ctrl_c_is_answered_at_once_and_says_how_to_go_on",),
+    ),
+    Mutation(
         "progress_bar.py",
         "sys.stderr.isatty() or in_notebook()",
         "sys.stderr.isatty()",

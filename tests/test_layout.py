@@ -422,3 +422,10 @@ def test_the_version_stands_in_one_place():
     config = (ROOT / "pyproject.toml").read_text()
     assert pyro_aevb.__version__ in (PACKAGE / "version.py").read_text()
     assert pyro_aevb.__version__ not in re.findall(r'^version = "(.*)"$', config, re.MULTILINE)
+
+
+def test_an_editable_install_is_a_path_that_type_checkers_follow():
+    """Without a package-dir setuptools installs an import hook, which neither mypy nor an editor looks into."""
+    config = (ROOT / "pyproject.toml").read_text()
+    assert re.search(r'^package-dir = \{ "" = "\." \}', config, re.MULTILINE)
+    assert (PACKAGE / "py.typed").exists()

@@ -100,6 +100,7 @@ def train_command(
       pyro-aevb train scans/ --convolutions --out run
       pyro-aevb train scans/ --likelihood discretized-logistic --out run
       pyro-aevb train digits --pixels dynamic --full-vb --samples 4e5 --out run
+      pyro-aevb train counts.npy --model counts.py:pair --objective renyi --alpha 0.5 --out own
       pyro-aevb train --out run --resume --epochs 100
       torchrun --nproc-per-node=2 -m pyro_aevb train mnist --pixels dynamic --out run
     """
@@ -171,6 +172,7 @@ def evaluate_command(
     \b
     Examples:
       pyro-aevb evaluate run digits --particles 1000 --per-row log_p.csv
+      pyro-aevb evaluate counts.py:pair@own counts.npy --method quadrature
       pyro-aevb evaluate run digits --method bdmc --chain 100 --limit 100
       pyro-aevb evaluate run digits --method ais --temperatures 200 --limit 100 --json
     """

@@ -9,7 +9,6 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,16 +25,6 @@ class Pair(NamedTuple):
 
     model: PyroCallable
     guide: Any
-
-
-def is_own(name: str | os.PathLike[str]) -> bool:
-    """Return whether a name says which code makes a model, and not which folder holds one.
-
-    >>> from pyro_aevb.cli.own_pair import is_own
-    >>> is_own("model.py:pair"), is_own("model.py"), is_own("runs/mnist")
-    (True, True, False)
-    """
-    return str(name).partition(":")[0].endswith(".py") and not Path(name).is_dir()
 
 
 def own_pair(name: str) -> Pair:

@@ -6,6 +6,7 @@ Shapes: N datapoints, D data dimensions.
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from pyro_aevb import posterior
-from pyro_aevb.cli.own_pair import is_own, own_pair
+from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.cli.trained_run import Run, TrainedRun, drawn_at, observed_site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.training.saved_pair import load_pair, read_pair
 
+OWN = re.compile(r"(.*?\.py(?::\w*)?)(?:@(.+))?")  # either path may have an @
 VERBS = ("encode", "reconstruct", "impute", "denoise", "anomaly_score")
 
 
@@ -29,9 +31,10 @@ def open_run(name: str | Path, device: str) -> Run:
         name: a folder, ``FILE.py:FACTORY`` or ``FILE.py:FACTORY@FOLDER``.
         device: where to put them.
     """
-    code, _, folder = str(name).partition("@")
-    if not is_own(code):
+    found = OWN.fullmatch(str(name))
+    if found is None or Path(name).is_dir():
         return TrainedRun(Path(name), device)
+    code, folder = found.groups()
     return OwnRun(code, Path(folder) if folder else None, device)
 
 

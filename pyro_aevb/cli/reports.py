@@ -54,7 +54,7 @@ def print_training(history: History, out: Path, as_json: bool) -> None:
         print(f"training bound {numbers['training']:.2f} nats per datapoint, the mean since the evaluation before")
     if (out / COLUMNS).exists() and is_standardised(read_columns(out / COLUMNS)):
         print("these are nats of standardised numbers: evaluate gives those of the cells in the units of the file")
-    print(f"written: {out}")
+    print(f"written: {out}" + ("; --resume goes on" if history.interrupted else ""))
 
 
 def print_evidence(

@@ -171,11 +171,11 @@ def fit(
         others = evaluations.settings() | feed.first() | {"samples": length.total, "patience": patience}
         ranks.check_same(settings | others)
         run = Run(learner, feed, bound, evaluate, best, callbacks, ranks, checkpoints, settings)
-        with _held(checkpoints, resume, ranks):
+        with _held(checkpoints, resume, ranks), ranks.noticing():
             run.start(resume)
             show = Progress(length.total, run.history.samples, progress and ranks.rank == 0, label, bar_position)
             loop = Loop(run, feed, plan, evaluations, checkpoint_every)
-            loop.train(show, HeldSignals(terminate=checkpoints is not None))
+            loop.train(show, HeldSignals(checkpoints is not None, "" if show.bar.disable else _on_ctrl_c(checkpoints)))
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
@@ -201,6 +201,14 @@ def _factor(
 
 def _bound(learner: Learner, validation: Data | None, **options: Any) -> ValidationBound | None:
     return None if validation is None else ValidationBound(learner, named(learner.model, validation), **options)
+
+
+def _on_ctrl_c(checkpoints: Checkpoints | None) -> str:
+    """Return what is answered to ctrl-C."""
+    kept = "keeps what there is"
+    if checkpoints is not None:
+        kept = f"writes a checkpoint to {checkpoints.folder}: resume=True, or pyro-aevb train --resume, goes on from it"
+    return f"ctrl-C: the run ends after the step in hand, which may be compiling, and {kept}; once more ends it at once"
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from torch import Tensor
 from pyro_aevb.learners.minibatch_share import Share
 
 HEARTBEAT = 2.0  # seconds between two signs of life of the first rank, while the others wait for it
+# In what gloo and NCCL say where a process that they talk to isn't there any more.
+GONE = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "remote process exited")
 
 
 class Ranks:
@@ -109,6 +111,20 @@ class Ranks:
         for rank, text in enumerate(told):
             if text is not None:
                 raise RuntimeError(f"expected every process to get here, got in process {rank} {text}")
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Raise ``ConnectionError`` with a sentence if the block fails because another process is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size == 1 or not any(words in str(error) for words in GONE):
+                raise
+            raise ConnectionError(
+                f"expected all {self.size} processes to train to the end, got one that is gone "
+                f"({str(error).splitlines()[0]}); its own output says why, and resume=True, or pyro-aevb train "
+                "--resume, goes on from the last checkpoint"
+            ) from error
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Check that every rank has the same settings.

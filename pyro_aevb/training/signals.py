@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +19,10 @@ class HeldSignals:
 
     Only what :meth:`call` runs is ended at once, by a second ctrl-C, a second later or more.
 
+    Args:
+        terminate: whether SIGTERM and SIGHUP are kept back too.
+        answer: a line to print at the first ctrl-C, for a step that is being compiled may take a minute.
+
     Attributes:
         interrupted: ctrl-C came.
         terminated: the number of the signal that is to end the process; 0 if none came.
@@ -24,9 +30,10 @@ class HeldSignals:
         again: a second ctrl-C came.
     """
 
-    def __init__(self, terminate: bool) -> None:
+    def __init__(self, terminate: bool, answer: str = "") -> None:
         self.interrupted = self.at_once = self.again = False
         self.terminated = 0
+        self._answer = answer
         self._since = math.inf
         self._kinds = [signal.SIGINT, *(ENDING if terminate else [])]
         self._previous: dict[signal.Signals, Any] = {}
@@ -65,6 +72,8 @@ class HeldSignals:
             self.terminated = self.terminated or kind
             self._end(self._by_termination)
             return
+        if self._answer and not self.interrupted:
+            _say(self._answer)
         # A terminal and a parent process may both send the first one.
         self.again = self.again or time.monotonic() > self._since + 1
         self.interrupted, self._since = True, min(self._since, time.monotonic())
@@ -74,3 +83,11 @@ class HeldSignals:
         if now:
             self._breakable = self._by_termination = False  # another one must not meet this one on its way up
             raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    """Print a line to stderr, from a signal's handler."""
+    try:
+        print(f"\n{text}", file=sys.stderr, flush=True)
+    except RuntimeError:  # it came in the middle of the bar's own writing, which can't be entered twice
+        os.write(2, f"\n{text}\n".encode())

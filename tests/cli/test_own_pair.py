@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 import textwrap
 
@@ -227,6 +228,19 @@ def test_code_runs_only_where_it_is_named(folder):
     assert json.loads(result.stdout)["samples"] == 4 * 80
     args = ["train", folder / "x.npy", "--model", own, "--latent-dim", "3", "--out", folder / "c"]
     refused(args, "expected --latent-dim|expected no latent_dim beside model, got 3")
+
+
+def test_an_at_sign_in_a_path_is_part_of_it(folder):
+    there = folder / "me@home.py"  # a folder
+    there.mkdir()
+    shutil.copy(folder / "own.py", there)
+    shutil.copytree(folder / "run", there / "run@1")
+    result = invoke("encode", f"{there}/own.py:pair@{there}/run@1", folder / "x.npy", "--out", folder / "at.npy")
+    assert result.exit_code == 0, result.output
+    slope = read_pair(there / "run@1").tensors["slope"].item()
+    expected = slope * np.load(folder / "x.npy").sum(1, keepdims=True)
+    np.testing.assert_allclose(np.load(folder / "at.npy"), expected, rtol=1e-5)
+    refused(["encode", there, folder / "x.npy", "--out", folder / "at.npy"], "expected vae.json in .*me@home.py")
 
 
 def test_the_files_folder_is_where_it_finds_its_neighbours(tmp_path):

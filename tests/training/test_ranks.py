@@ -324,6 +324,8 @@ def test_a_rank_that_is_killed_leaves_a_checkpoint(kind, victim, tmp_path):
     out, errors = process.communicate(timeout=120)
     codes = [int(code) for code in out.split()]
     assert codes == ([143, 143] if kind == signal.SIGTERM else [1, -9]), errors
+    said = "ConnectionError: expected all 2 processes to train to the end, got one that is gone"
+    assert (said in errors) == (kind == signal.SIGKILL)
     samples = Checkpoints(tmp_path / "c").newest()["parts"]["history"]["samples"]
     assert samples > 0
     long_run(tmp_path, 0, samples // N + 2)

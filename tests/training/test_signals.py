@@ -88,6 +88,28 @@ def test_ctrl_c_in_the_last_evaluation_waits_for_it_and_another_one_does_not(tmp
     assert newest(tmp_path / "twice")["samples"] == 80
 
 
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_ctrl_c_is_answered_at_once_and_says_how_to_go_on(checkpoints, tmp_path, capsys):
+    said = []
+
+    def evaluate():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # a terminal's and a parent's are one
+        said.append(capsys.readouterr().err)
+        return {}
+
+    vae, x = bernoulli_vae()
+    kept = {"checkpoint_dir": tmp_path} if checkpoints else {}
+    learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
+    fit(learner, x, samples=80, batch_size=8, evaluate=evaluate, evaluate_at=[40], **kept)
+    (text,) = said
+    assert text.count("ctrl-C: the run ends after the step in hand") == 1
+    assert ("resume=True, or pyro-aevb train --resume, goes on from it" in text) == checkpoints
+    capsys.readouterr()
+    fit(learner, x, samples=8, batch_size=8, evaluate=evaluate, evaluate_at=[8], progress=False)
+    assert not said[1]
+
+
 def test_a_second_ctrl_c_in_an_evaluation_does_not_begin_it_again(tmp_path):
     calls = []
     history = train(tmp_path, lambda: calls.append(1) or twice(signal.SIGINT), evaluate_at=[40])
