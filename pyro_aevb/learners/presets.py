@@ -52,7 +52,7 @@ _DECAY = Schedule("linear", warm_up=0.1)
 PRESETS = {
     "aevb": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
     "wake-sleep": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
-    "reweighted-wake-sleep": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
+    "reweighted-wake-sleep": Preset("Adam", 6e-3, beta1=0.9, schedule=_DECAY),
     "mcem": Preset("Adam", 2e-3, 6e-3, beta1=0.9, schedule=_DECAY),  # five updates of theta a visit
 }
 # The paper's Adagrad, with a rate out of its {0.01, 0.02, 0.1}, by the first 1.5e6 samples of MNIST at N_z=20: 0.1
