@@ -145,6 +145,7 @@ def test_stock_pyro_gives_the_same_loss():
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 def test_log_p_of_x_and_of_x_with_its_label():
     """log p(x, y) of a label that is known, log p(x) elsewhere: sums of each other, and all estimates agree."""
     vae = labelled()
