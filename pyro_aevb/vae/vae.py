@@ -16,12 +16,13 @@ from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.hierarchy import Hierarchy
 from pyro_aevb.vae.labels import Labels
-from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied, of_whole, outputs_in_shape
+from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied
 from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingness, draw_missing, observe_with_mask
 from pyro_aevb.vae.networks import INITIALIZATIONS, apply_network, beside, layers_of, make_encoder, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
 from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
+from pyro_aevb.vae.shapes import of_whole, outputs_in_shape
 from pyro_aevb.vae.verbs import Verbs
 
 
