@@ -1741,7 +1741,7 @@ MUTATIONS = [
         ("tests/vae/test_hierarchy.py::test_it_is_the_model_written_by_hand",),
     ),
     Mutation(
-        "vae/likelihoods.py",
+        "vae/shapes.py",
         "movedim(-1 - len(x_shape), -2)",
         "movedim(-1 - len(x_shape), -1)",
         ("tests/vae/test_shapes.py::test_densities_are_those_of_the_flat_x",),

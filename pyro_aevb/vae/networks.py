@@ -149,7 +149,7 @@ def make_networks(
     Raises:
         ValueError: for images of other than D pixels, and outputs that are not as many for each pixel.
     """
-    of_x = make_encoder(encoder, hidden_dims, image_shape, init, covariates)
+    of_x = make_encoder(encoder, hidden_dims, image_shape, covariates)
     of_z: nn.Module
     if image_shape is None:
         of_z = mlp(decoder[0] + covariates, list(hidden_dims)[::-1], decoder[1])
@@ -161,7 +161,8 @@ def make_networks(
                 "leave convolutions out, or pass decoder="
             )
         of_z = conv_decoder(decoder[0] + covariates, image_shape, outputs_per_dim)
-    INITIALIZATIONS[init](of_z)
+    for network in (of_x, of_z):
+        INITIALIZATIONS[init](network)
     return of_x, of_z
 
 
@@ -169,16 +170,14 @@ def make_encoder(
     sizes: tuple[int, int],
     hidden_dims: Sequence[int],
     image_shape: Sequence[int] | None,
-    init: str,
     covariates: int = 0,
 ) -> nn.Module:
-    """Return a network of flat x (..., D + C), initialised.
+    """Return a network of flat x (..., D + C).
 
     Args:
         sizes: (D, outputs).
         hidden_dims: as for :func:`make_networks`, likewise the others.
         image_shape: (channels, height, width).
-        init: a name.
         covariates: C.
     """
     made: nn.Module
@@ -187,7 +186,6 @@ def make_encoder(
     else:
         made = conv_encoder(image_shape, sizes[1])
         made = _Beside(made, sizes[0], covariates, sizes[1]) if covariates else made
-    INITIALIZATIONS[init](made)
     return made
 
 

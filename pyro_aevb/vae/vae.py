@@ -16,12 +16,13 @@ from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.hierarchy import Hierarchy
 from pyro_aevb.vae.labels import Labels
-from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied, of_whole, outputs_in_shape
+from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied
 from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingness, draw_missing, observe_with_mask
-from pyro_aevb.vae.networks import apply_network, beside, layers_of, make_encoder, make_networks
+from pyro_aevb.vae.networks import INITIALIZATIONS, apply_network, beside, layers_of, make_encoder, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
 from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
+from pyro_aevb.vae.shapes import of_whole, outputs_in_shape
 from pyro_aevb.vae.verbs import Verbs
 
 
@@ -151,7 +152,8 @@ class VAE(Verbs):
         self.labels: Labels | None = None
         if labels:
             ends = self.x_dim, labels
-            classifier = make_encoder(ends, self.hidden_dims, self.image_shape, self.init, self.covariates)
+            classifier = make_encoder(ends, self.hidden_dims, self.image_shape, self.covariates)
+            INITIALIZATIONS[self.init](classifier)
             self.labels = Labels(labels, classifier, label_weight)
         self.encoder = made[0] if encoder is None else encoder
         self._given_encoder = encoder is not None

@@ -24,6 +24,7 @@ from pyro_aevb import (
     log_marginal_likelihood,
     save,
 )
+from pyro_aevb.posterior import Chains
 from pyro_aevb.vae.likelihoods import FixedGaussian
 from pyro_aevb.vae.posteriors import Posterior
 
@@ -31,6 +32,7 @@ N, D, J, C = 9, 5, 2, 3
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
 KNOWN = torch.tensor([-1, 0, 1, 2, -1, -1, 0, 1, -1])
 X = (torch.rand(N, D, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+FEW = Chains(num_chains=2, num_temperatures=3, num_warmup=5, num_samples=5, num_leapfrog=1)
 QUIET = {"seed": 0, "progress": False, "compile": False}
 
 
@@ -145,6 +147,7 @@ def test_stock_pyro_gives_the_same_loss():
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 def test_log_p_of_x_and_of_x_with_its_label():
     """log p(x, y) of a label that is known, log p(x) elsewhere: sums of each other, and all estimates agree."""
     vae = labelled()
@@ -341,4 +344,4 @@ def test_uses_that_need_one_continuous_latent_say_so():
     with pytest.raises(ValueError, match="expected continuous latents"):
         vae.traverse(X)
     with pytest.raises(ValueError, match=r"latents that chains can move, got \['y'\], .*method='importance'"):
-        vae.impute(X, X > 0, method="auto", progress=False)
+        vae.impute(X[:1], X[:1] > 0, method="hmc", chains=FEW, num_draws=5, progress=False)

@@ -121,6 +121,7 @@ def test_every_learner_learns_what_it_learns_of_the_flat_x(name, compile):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9, msg=key)
 
 
+@pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 @pytest.mark.parametrize("method", ["quadrature", "importance", AIS(20, num_leapfrog=3)], ids=str)
 def test_every_estimate_is_that_of_the_flat_x(method):
     shaped, flat = alike()
