@@ -1748,6 +1748,12 @@ MUTATIONS = [
     ),
     Mutation(
         "vae/checks.py",
+        "label.is_floating_point() or label.min() < 0 or",
+        "label.is_floating_point() or",
+        ("tests/vae/test_labels.py::test_what_is_drawn_or_decoded_of_a_label_needs_a_label_that_there_is",),
+    ),
+    Mutation(
+        "vae/checks.py",
         "given not in (True, x_shape)",
         "given is None",
         ("tests/vae/test_shapes.py::test_what_is_refused",),

@@ -297,6 +297,17 @@ def check_offset(x: Tensor, offset: Tensor | None, likelihood: Any) -> None:
         )
 
 
+def check_made_of(label: Tensor, number: int) -> None:
+    """Raise ``ValueError`` unless x can be made of these labels: each is one of a VAE's, and known."""
+    if number == 0:
+        raise ValueError("expected no label, got one: the VAE has none; write VAE(..., labels=C), or leave label out")
+    if label.is_floating_point() or label.min() < 0 or label.max() >= number:
+        raise ValueError(
+            f"expected labels from 0 to {number - 1}, of whole numbers, got {label.unique().tolist()[:5]}; sample "
+            "without label draws it too"
+        )
+
+
 def check_label(x: Tensor, label: Tensor | None, number: int) -> None:
     """Raise ``ValueError`` unless ``label`` is ``None`` or (M,) of int64, of a VAE that has labels."""
     if label is None:

@@ -23,6 +23,7 @@ from pyro_aevb.arguments import Arguments
 from pyro_aevb.data_source import Data, Frame, data_source
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior import AnomalyScore, Denoised, Imputed
+from pyro_aevb.vae.checks import check_made_of
 from pyro_aevb.vae.hierarchy import Hierarchy
 from pyro_aevb.vae.labels import Labels, Y
 from pyro_aevb.vae.posteriors import PerDatapoint
@@ -149,7 +150,7 @@ class Verbs(nn.Module, ABC):
             given = torch.as_tensor(covariates).to(row["x"]).expand(*z.shape[:-1], -1).reshape(len(rows), -1)
             row = _expanded(row, len(rows)) | {"covariates": given}
         if label is not None:
-            labels = torch.as_tensor(label, device=rows.device).expand(z.shape[:-1]).reshape(-1)
+            labels = self._made_of(label).to(rows.device).expand(z.shape[:-1]).reshape(-1)
             row = _expanded(row, len(rows)) | {"label": labels}
         sizes = zip(self.hierarchy.sites, self.latent_dims, strict=True)
         # x is made of z and of what is given; the other latents stand for themselves.
@@ -181,7 +182,8 @@ class Verbs(nn.Module, ABC):
 
         if x is None:
             names = [name for name in ("covariates", "label") if options.get(name) is not None]
-            given = {name: torch.as_tensor(options.pop(name)) for name in names}
+            kinds: dict[str, Callable[[Any], Tensor]] = {"covariates": torch.as_tensor, "label": self._made_of}
+            given = {name: kinds[name](options.pop(name)) for name in names}
             rows = max([1, *map(len, given.values())])
             row = _expanded(self._row(), rows)
             for name, value in given.items():
@@ -250,6 +252,12 @@ class Verbs(nn.Module, ABC):
             got = "layers of them" if self.labels is None else "a label beside it"
             raise ValueError(f"expected one latent of 2 dimensions for a manifold, got {got}; decode a grid of z")
         return verbs.manifold(self.model, None, Arguments(**self._row()), side=side)
+
+    def _made_of(self, label: Any) -> Tensor:
+        """Return labels that x is to be made of, as a tensor."""
+        labels = torch.as_tensor(label)
+        check_made_of(labels, 0 if self.labels is None else self.labels.number)
+        return labels
 
     def _by_weights(self) -> dict[str, Any]:
         """Return how latents are drawn, where there is a label among them: it has no mean, and chains can't move it."""

@@ -345,3 +345,17 @@ def test_uses_that_need_one_continuous_latent_say_so():
         vae.traverse(X)
     with pytest.raises(ValueError, match=r"latents that chains can move, got \['y'\], .*method='importance'"):
         vae.impute(X[:1], X[:1] > 0, method="hmc", chains=FEW, num_draws=5, progress=False)
+
+
+@pytest.mark.parametrize("label", [torch.tensor([-1]), torch.tensor([C]), torch.tensor([0.5])])
+def test_what_is_drawn_or_decoded_of_a_label_needs_a_label_that_there_is(label):
+    """-1 would be a column of zeros: x of no label at all."""
+    vae = labelled()
+    with pytest.raises(ValueError, match="expected labels from 0 to 2, of whole numbers, got"):
+        vae.sample(4, label=label)
+    with pytest.raises(ValueError, match="expected labels from 0 to 2, of whole numbers, got"):
+        vae.decode(torch.zeros(1, J).double(), label=label)
+    with pytest.raises(ValueError, match="expected no label, got one: the VAE has none"):
+        VAE(D, J).sample(4, label=[0])
+    with pytest.raises(ValueError, match="expected no label, got one: the VAE has none"):
+        VAE(D, J).decode(torch.zeros(1, J), label=0)
