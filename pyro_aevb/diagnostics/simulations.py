@@ -24,7 +24,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.posterior.gate import Draws, Gate
+from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
@@ -180,7 +180,7 @@ class Simulations:
 
         trusted: list[Tensor] = []
 
-        def of_gate(model: PyroCallable, gate: Gate, draws: Draws, places: list[int], args: tuple[Tensor, ...]) -> None:
+        def of_gate(model: PyroCallable, gate: Sampler, draws: Draws, places: list[int], args: tuple[Tensor, ...]) -> None:
             trusted.append(draws.trusted)
             visit(Posteriors(model, gate.layouts, draws.values, slice(places[0], places[-1] + 1), args))
 
