@@ -12,7 +12,7 @@ installed.  The last columns are the mean difference to the first model, cell by
     held-out log p(x), by hand in Pyro: -142.0 ± 0.5
 
     python benchmarks/count_model.py --quick     # half a minute
-    held-out log p(x), VAE: at most -150
+    held-out log p(x), VAE: at least -150
 """
 
 from __future__ import annotations

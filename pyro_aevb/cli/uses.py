@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from pyro_aevb.posterior import Imputed
 
 METHODS = choices("posterior.gate", "METHODS")
+IMPUTE_METHODS = choices("posterior.impute", "METHODS")
 EVIDENCE = choices("evidence.marginal_likelihood", "METHODS")
 FILLS = ("mean", "mode", "draw")
 FEWEST_DRAWS = 100  # that a mean is of
 PICTURED = 50  # datapoints of a picture without --limit
 
 Method = Annotated[str, typer.Option(help=f"How to draw from p(z|x): {', '.join(METHODS)}.")]
+ImputeMethod = Annotated[str, typer.Option(help=f"How to draw from p(z|x): {', '.join(IMPUTE_METHODS)}.")]
 Draws = Annotated[int | None, typer.Option(help="How many draws to write too, to an .npz file.", min=2)]
 
 
@@ -55,7 +57,7 @@ def impute_command(
     interval: Annotated[
         float | None, typer.Option(help="Write the ends of the central interval of this probability too, such as 0.9.")
     ] = None,
-    method: Method = "auto",
+    method: ImputeMethod = "auto",
     limit: Limit = None,
     part: Part = None,
     key: Key = None,
@@ -80,7 +82,7 @@ def impute_command(
       pyro-aevb impute run holes.npy --draws 20 --out filled.npz
       pyro-aevb impute run digits --observed mask.npy --limit 30 --out filled.png
     """
-    one_of("--method", method, METHODS)
+    one_of("--method", method, IMPUTE_METHODS)
     one_of("--fill", fill, FILLS)
     if interval is not None and not 0 < interval < 1:
         raise typer.BadParameter(f"expected --interval between 0 and 1, got {interval}")

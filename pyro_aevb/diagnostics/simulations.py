@@ -180,7 +180,9 @@ class Simulations:
 
         trusted: list[Tensor] = []
 
-        def of_gate(model: PyroCallable, gate: Sampler, draws: Draws, places: list[int], args: tuple[Tensor, ...]) -> None:
+        def of_gate(
+            model: PyroCallable, gate: Sampler, draws: Draws, places: list[int], args: tuple[Tensor, ...]
+        ) -> None:
             trusted.append(draws.trusted)
             visit(Posteriors(model, gate.layouts, draws.values, slice(places[0], places[-1] + 1), args))
 

@@ -33,7 +33,6 @@ from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
-from pyro_aevb.posterior.gate import METHODS as POSTERIOR_METHODS
 from pyro_aevb.posterior.gibbs import Gibbs
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
@@ -42,7 +41,7 @@ from pyro_aevb.posterior.proposals import Layout
 from pyro_aevb.short_repr import short_repr
 
 GIBBS = "gibbs"
-METHODS: tuple[str, ...] = (*POSTERIOR_METHODS, GIBBS)
+METHODS: tuple[str, ...] = ("auto", "guide", "importance", "hmc", "gibbs")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from statistics_tools import SIGMAS
 
 from pyro_aevb import VAE, impute
 from pyro_aevb.posterior import Chains
+from pyro_aevb.posterior.gate import METHODS as POSTERIOR_METHODS
+from pyro_aevb.posterior.impute import GIBBS, METHODS
 
 N, D = 8, 4
 fill = functools.partial(impute, seed=0, progress=False, compile=False, method="gibbs")
@@ -121,3 +123,7 @@ def test_a_vae_and_what_is_refused():
     masked = VAE(4, 2, hidden_dims=(8,), likelihood="gaussian", missingness="self-masking")
     with pytest.raises(ValueError, match=r"expected a method out of \['auto', 'guide', 'importance', 'hmc'\]"):
         masked.impute(x, observed, method="gibbs", num_draws=10, chains=short)
+
+
+def test_the_methods_are_those_of_posterior_and_one_more():
+    assert (*POSTERIOR_METHODS, GIBBS) == METHODS
