@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             for n in range(N):
                 cells = [HOLES[n % 3] if holes[name][n] else column[n] for name, column in whole.items()]
                 writer.writerow([f"p{n:04}", *cells])
-        options = "--column income=positive --latent-dim 3 --hidden-dims 64,64 --learning-rate 3e-3 --cosine"
+        options = "--column income=positive --latent-dim 3 --hidden-dims 64,64 --learning-rate 3e-3 --schedule cosine"
         options += f" --epochs {args.epochs} --quiet --out run"
         pyro_aevb = [sys.executable, "-m", "pyro_aevb"]
         subprocess.run([*pyro_aevb, "train", "people.csv", *options.split()], cwd=out, check=True)

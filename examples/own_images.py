@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             words = [sys.executable, "-m", "pyro_aevb", *command.split()]
             return subprocess.run(words, cwd=out, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-        options = "--latent-dim 2 --hidden-dims 128,128 --learning-rate 3e-3 --cosine --batch-size 50 --quiet"
+        options = "--latent-dim 2 --hidden-dims 128,128 --learning-rate 3e-3 --schedule cosine --batch-size 50 --quiet"
         options += f" --epochs {args.epochs}"
         pyro_aevb(f"train scans --out run {options}")
         pyro_aevb("manifold run --side 12 --out manifold.png")
