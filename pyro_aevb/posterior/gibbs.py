@@ -19,10 +19,8 @@ Shapes: C chains, M datapoints of a minibatch, T draws of each chain, L draws ke
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -45,9 +43,8 @@ Values = dict[str, Tensor]  # of the latents: {site: (rows, ...)}
 
 
 class _Terms(NamedTuple):
-    """Values of the latents with log p(x_o, z), log p(z) and log q(z|x) of each row, (C M,)."""
+    """log p(x_o, z), log p(z) and log q(z|x) of each row, (C M,)."""
 
-    values: Values
     log_joint: Tensor
     log_prior: Tensor
     log_q: Tensor
@@ -118,7 +115,7 @@ class Gibbs:
         num_samples = max(chains.num_samples, -(-num_draws // chains.num_chains))
         datapoint = torch.arange(size, device=args[0].device).repeat(chains.num_chains)  # row c M + m is chain c of m
         rows = tuple(arg[datapoint] for arg in args)
-        values = self._terms(None, rows, rows).values
+        values = self._drawn(self._guide, rows)
         collection, kept = rows, []
         for step in range(chains.num_warmup + num_samples):
             own = self._filled(values, rows)
@@ -135,7 +132,7 @@ class Gibbs:
     def _transition(self, values: Values, rows: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> Values:
         """Return the latents after a transition that leaves p(z|rows) as it is; the guide sees ``seen``."""
         from_prior = torch.rand(len(rows[0]), device=rows[0].device) < SHARE_OF_PRIOR
-        proposed = _chosen(from_prior, self._prior_draw(rows), self._terms(None, rows, seen).values)
+        proposed = _chosen(from_prior, self._drawn(self._model, rows), self._drawn(self._guide, seen))
         new, old = self._terms(proposed, rows, seen), self._terms(values, rows, seen)
         log_ratio = new.log_joint - old.log_joint + old.log_proposal - new.log_proposal
         lost = ~old.log_joint.isfinite() & new.log_joint.isfinite()  # a start without any probability
@@ -152,38 +149,35 @@ class Gibbs:
         cells = self._layout.datapoints_second(predicted(fn, 1, self._layout.width - 1).draws, 1, len(rows[0]))[0]
         return torch.ones_like(rows[0]), torch.where(rows[0], rows[1], cells.to(rows[1])), *rows[2:]
 
-    def _prior_draw(self, rows: tuple[Tensor, ...]) -> Values:
-        values = drawn(self._model, rows, self.layouts)
-        return {name: self._by_row(name, value, len(rows[0])) for name, value in values.items()}
+    def _drawn(self, fn: PyroCallable, rows: tuple[Tensor, ...]) -> Values:
+        """Return draws of the prior, or of the guide."""
+        values, size = drawn(fn, rows, self.layouts), len(rows[0])
+        return {name: self.layouts[name].datapoints_second(value, 1, size)[0] for name, value in values.items()}
 
-    def _terms(self, values: Values | None, rows: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> _Terms:
-        """Return the log densities at ``values``, or at draws of the guide, which sees ``seen``."""
-        at = nullcontext() if values is None else At(self._in_a_run(values))
-        with at, Inside(self._unchecked) as inside:
+    def _terms(self, values: Values, rows: tuple[Tensor, ...], seen: tuple[Tensor, ...]) -> _Terms:
+        """Return the log densities at ``values``; the guide sees ``seen``."""
+        with At(self._in_a_run(values)), Inside(self._unchecked) as inside:
             guide_trace, model_trace = trace_pair(self._model, lambda *_: self._guide(*seen), rows)
             reading = read_traces(model_trace, guide_trace, len(rows[0]))
             log_prior = reading.sum_log_prob(reading.latents.values())
             log_joint = inside.or_nan(reading.sum_log_prob((reading.latents | reading.observations).values()))
             log_q = reading.sum_log_prob(reading.proposals.values())
-        found = {name: self._by_row(name, reading.latents[name].value, len(rows[0])) for name in self.layouts}
-        return _Terms(found, log_joint[0], log_prior[0], log_q[0])
+        return _Terms(log_joint[0], log_prior[0], log_q[0])
 
     def _in_a_run(self, values: Values) -> Values:
         return {name: self.layouts[name].in_a_run(value[None])[0] for name, value in values.items()}
 
-    def _by_row(self, name: str, value: Tensor, size: int) -> Tensor:
-        return self.layouts[name].datapoints_second(value, 1, size)[0]
-
     def _check_copies(self, args: tuple[Tensor, ...]) -> None:
         """Refuse a pair that knows more of a datapoint than its row, or wants a fixed number of rows."""
-        few = self._terms(None, args, args)
+        values = self._drawn(self._guide, args)
+        few = self._terms(values, args, args)
         twice = torch.arange(len(args[0]), device=args[0].device).repeat(2)
         copies = tuple(arg[twice] for arg in args)
         try:
-            found = self._terms({name: value[twice] for name, value in few.values.items()}, copies, copies)
+            found = self._terms({name: value[twice] for name, value in values.items()}, copies, copies)
             same = all(
                 torch.allclose(one[twice], two, rtol=1e-3, atol=1e-3, equal_nan=True)
-                for one, two in zip(few[1:], found[1:], strict=True)
+                for one, two in zip(few, found, strict=True)
             )
         except (ValueError, RuntimeError, IndexError):  # each pair says in its own way that it has other rows
             same = False
@@ -205,8 +199,7 @@ class Gibbs:
             each = each.reshape(len(kept), chains.num_chains, size, *each.shape[2:])
             values[name] = thinned(each, num_draws)
             flat = each.reshape(*each.shape[:3], -1).double()
-            constant = (flat == flat[:1, :1]).all(0).all(0) if name in self._discrete else torch.zeros(())
-            certain = constant.bool().expand(flat.shape[2:])  # a category that no chain leaves
+            certain = (flat == flat[:1, :1]).all(0).all(0) & (name in self._discrete)  # a category that no chain leaves
             largest = torch.maximum(largest, r_hat(flat).masked_fill(certain, 1.0).amax(-1))
             counting = effective_sample_size(flat).masked_fill(certain, torch.inf)
             fewest = torch.minimum(fewest, counting.amin(-1))
@@ -216,5 +209,5 @@ class Gibbs:
 
 def _chosen(first: Tensor, one: Values, other: Values) -> Values:
     """Return the values of ``one`` in rows where ``first`` is true, and those of ``other`` elsewhere."""
-    mask = functools.partial(lambda value: first.reshape(-1, *[1] * (value.dim() - 1)))
-    return {name: torch.where(mask(one[name]), one[name], other[name]) for name in one}
+    masks = {name: first.reshape(-1, *[1] * (value.dim() - 1)) for name, value in one.items()}
+    return {name: torch.where(mask, one[name], other[name]) for name, mask in masks.items()}
