@@ -14,7 +14,7 @@ import numpy as np
 
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.datasets.array_files import Contents, read_contents
-from pyro_aevb.datasets.columns import LEFT_OUT, Column
+from pyro_aevb.datasets.columns import LEFT_OUT, Column, modelled_columns
 from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.datasets.number_tables import TABLES
 from pyro_aevb.datasets.table import Table, read_cells
@@ -101,7 +101,7 @@ def read_again(name: str, columns: Sequence[Column], key: str | None) -> TableFi
 
 def likelihood_of_kinds(columns: Sequence[Column]) -> Any:
     """Return p(x|z) of columns: a name where one likelihood is that of all of them, else one for each."""
-    modelled = [column for column in columns if column.kind not in LEFT_OUT]
+    modelled = modelled_columns(columns)
     kinds = {column.kind for column in modelled}
     return next((name for name, alike in ALIKE.items() if kinds <= alike), None) or likelihood_of(modelled)
 

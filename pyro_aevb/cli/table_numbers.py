@@ -15,17 +15,12 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyro_aevb.datasets.columns import LEFT_OUT, Column
+from pyro_aevb.datasets.columns import Column
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.impute import Imputed
 
 LEVELED = ("binary", "categorical", "ordered")
-
-
-def modelled_columns(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Return the D columns that aren't left out."""
-    return tuple(column for column in columns if column.kind not in LEFT_OUT)
 
 
 def central_numbers(fn: Any, columns: Sequence[Column]) -> Tensor:

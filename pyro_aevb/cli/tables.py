@@ -5,7 +5,6 @@ Shapes: N datapoints, D data dimensions.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from pyro_aevb.datasets.array_files import write_array
 from pyro_aevb.datasets.table import Table, write_cells
 from pyro_aevb.evidence.estimates import BoundEstimate, Evidence
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.posterior import AnomalyScore
 
 PER_ROW = (".csv", ".npz")
@@ -45,7 +45,8 @@ def write_columns(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
         _write_npz(path, columns)
         return
-    _write_csv(path, list(columns), zip(*(column.tolist() for column in columns.values()), strict=True))
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    write_atomically(path, comma_separated(columns, rows))
 
 
 def write_beside(path: Path, x: np.ndarray, more: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
@@ -61,7 +62,7 @@ def write_beside(path: Path, x: np.ndarray, more: Mapping[str, np.ndarray], name
         _write_npz(path, {"x": x, **more})
         return
     header = [*names, *(f"{name} {each}" for each in more for name in names)]
-    _write_csv(path, header, np.concatenate([x, *more.values()], 1).tolist())
+    write_atomically(path, comma_separated(header, np.concatenate([x, *more.values()], 1).tolist()))
 
 
 def write_table(path: Path, table: Table, numbers: np.ndarray, observed: np.ndarray | None = None) -> None:
@@ -152,11 +153,3 @@ def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer, named = io.BytesIO(), dict[str, Any](arrays)
     np.savez_compressed(buffer, **named)
     write_atomically(path, buffer.getvalue())
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Any) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())

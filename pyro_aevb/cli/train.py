@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.datasets.table import write_columns
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.plots import write_figure
@@ -189,11 +188,8 @@ def write_history(history: History, folder: Path) -> None:
 
 
 def _write_table(history: History, folder: Path) -> None:
-    table, text = history.table(), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    write_atomically(folder / "history.csv", text.getvalue().encode())
+    table = history.table()
+    write_atomically(folder / "history.csv", comma_separated(table, zip(*table.values(), strict=True)))
 
 
 def summary(history: History) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from torch.distributions import constraints
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
 from pyro_aevb.cli.table_files import COLUMNS, read_again
-from pyro_aevb.cli.table_numbers import central_numbers, modelled_columns, noise_of_columns
+from pyro_aevb.cli.table_numbers import central_numbers, noise_of_columns
 from pyro_aevb.cli.train import check_device
-from pyro_aevb.datasets.columns import Column
+from pyro_aevb.datasets.columns import Column, modelled_columns
 from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import Table, read_columns

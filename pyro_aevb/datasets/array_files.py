@@ -24,6 +24,7 @@ import numpy as np
 from pyro_aevb.datasets.image_folders import read_images
 from pyro_aevb.datasets.number_tables import TABLES, read_numbers
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.files.regular import check_regular
 
 READABLE = (".npy", ".npz", ".csv", ".tsv", ".txt", ".parquet")
@@ -152,12 +153,7 @@ def write_array(path: str | Path, array: np.ndarray, *, key: str = "x", names: S
         named: dict[str, Any] = {key: array}
         np.savez_compressed(buffer, **named)
     elif path.suffix == ".csv":
-        text = io.TextIOWrapper(buffer, encoding="utf-8", newline="", write_through=True)
-        writer = csv.writer(text, lineterminator="\n")
-        if names:
-            writer.writerow(names)
-        writer.writerows(array.tolist())
-        text.detach()
+        buffer.write(comma_separated(names, array.tolist()))
     else:
         raise ValueError(f"expected a file that ends in {', '.join(WRITABLE)}, got {path}; name another")
     write_atomically(path, buffer.getvalue())

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,6 +194,11 @@ def present(cells: Sequence[Cell] | np.ndarray) -> tuple[np.ndarray, Sequence[Ce
         return observed, values[observed]
     observed = np.array([not is_missing(cell) for cell in cells], dtype=bool)
     return observed, [cell for cell, seen in zip(cells, observed, strict=True) if seen]
+
+
+def modelled_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
+    """Return the columns that aren't left out."""
+    return tuple(column for column in columns if column.kind not in LEFT_OUT)
 
 
 def is_missing(cell: Any) -> bool:

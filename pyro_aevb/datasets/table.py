@@ -17,9 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from pyro_aevb.datasets.columns import KINDS, LEFT_OUT, Cell, Column, as_number, is_missing, make_column, present
+from pyro_aevb.datasets.columns import (
+    KINDS,
+    LEFT_OUT,
+    Cell,
+    Column,
+    as_number,
+    is_missing,
+    make_column,
+    modelled_columns,
+    present,
+)
 from pyro_aevb.datasets.number_tables import DELIMITED, TABLES, is_header, read_parquet, separator_of, with_tabs
 from pyro_aevb.files.atomic import write_atomically
+from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.files.regular import check_regular
 
 
@@ -108,7 +119,7 @@ class Table:
     @property
     def modelled(self) -> tuple[Column, ...]:
         """The D columns that aren't left out."""
-        return tuple(column for column in self.columns if column.kind not in LEFT_OUT)
+        return modelled_columns(self.columns)
 
     def __str__(self) -> str:
         """Return a line a column: its name, its kind, its range or levels, and how many cells are missing."""
@@ -184,11 +195,8 @@ class Table:
 def write_cells(path: str | Path, cells: Mapping[str, Sequence[Cell]]) -> None:
     """Write columns as a .csv or .tsv with their names in the first line; the file is there whole or not at all."""
     path = Path(path)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n", delimiter="\t" if path.suffix == ".tsv" else ",")
-    writer.writerow(cells)
-    writer.writerows(["" if cell is None else cell for cell in row] for row in zip(*cells.values(), strict=True))
-    write_atomically(path, text.getvalue().encode())
+    rows = (["" if cell is None else cell for cell in row] for row in zip(*cells.values(), strict=True))
+    write_atomically(path, comma_separated(cells, rows, "\t" if path.suffix == ".tsv" else ","))
 
 
 def write_columns(path: str | Path, columns: Iterable[Column]) -> None:
