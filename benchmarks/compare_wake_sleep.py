@@ -108,16 +108,17 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         likelihood=setting.likelihood,
         init=args.preset,
         dataset_size=len(data.train),
-    )
+    ).to(args.device)
     history = fit(
         make_learner(learner, vae, args.preset, args.learning_rate),
         data.train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(data.train)),
         schedule=settings_of(learner, args.preset).schedule,
-        evaluate=evaluation(vae, data),
+        evaluate=evaluation(vae, data, args.device),
         evaluate_at=evaluation_points(args.samples, data),
         seed=seed,
+        device=args.device,
         compile=COMPILE[args.compile],
         precision=args.precision,
         progress=not args.quiet,
@@ -127,7 +128,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     return {"runs": [task.key | curves.record(history, "_elbo")]} if history.records else None
 
 
-def evaluation(vae: VAE, data: ImageData) -> Callable[[], dict[str, float]]:
+def evaluation(vae: VAE, data: ImageData, device: str) -> Callable[[], dict[str, float]]:
     """Return a function that gives the bounds on training, test and validation images, always with the same noise."""
     if isinstance(data.train, Binarized):
         generator = torch.Generator().manual_seed(0)
@@ -137,6 +138,7 @@ def evaluation(vae: VAE, data: ImageData) -> Callable[[], dict[str, float]]:
     parts = {"train": train, "test": data.test}
     if data.validation is not None:
         parts["validation"] = data.validation
+    parts = {name: x.to(device) for name, x in parts.items()}
     return lambda: {name: elbo(vae.model, vae.guide, x, seed=0).mean().value for name, x in parts.items()}
 
 
@@ -249,6 +251,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="the fast path: where it pays | from the first step | without a compiler | never",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the matrix products' factors")
+    parser.add_argument("--device", default="cpu")
 
 
 def plan(args: argparse.Namespace) -> Plan:
@@ -276,6 +279,7 @@ def plan(args: argparse.Namespace) -> Plan:
         },
         "compile": args.compile,
         "precision": args.precision,
+        "device": args.device if args.device == "cpu" else torch.cuda.get_device_name(args.device),
     }
     return Plan(settings, tasks)
 

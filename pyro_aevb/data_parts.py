@@ -46,6 +46,20 @@ class Drawn(Indexed, Protocol):
 
 
 @runtime_checkable
+class Placed(Indexed, Protocol):
+    """A data set that lies on a device, where its indices belong, and can be moved to another; a tensor is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        ...
+
+    def to(self, device: torch.device | str) -> Indexed:
+        """Return it on another device."""
+        ...
+
+
+@runtime_checkable
 class Frame(Protocol):
     """A table of numbers: a pandas or polars frame or series."""
 
@@ -145,7 +159,7 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
     Args:
         part: an array, a frame, a sparse matrix, a ``Dataset``, or anything :class:`Indexed`.
         place: its place among the arguments, for the error.
-        device: where it belongs if it is a tensor.
+        device: where it belongs if it is :class:`Placed`.
 
     Raises:
         TypeError, ValueError: for anything else.
@@ -161,10 +175,10 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
         part = _numbers(part)
     if isinstance(part, np.ndarray):
         part = torch.as_tensor(part)
-    if isinstance(part, Tensor):
-        return part if device is None else part.to(device)
     if isinstance(part, Dataset):
         return Items(part)
+    if isinstance(part, Placed):
+        return part if device is None else part.to(device)
     if not isinstance(part, Indexed):
         raise not_a_tensor(part, place)
     return part

@@ -22,6 +22,7 @@ from pyro_aevb.data_parts import (
     Indexed,
     Items,
     MemoryMapped,
+    Placed,
     SparseRows,
     as_numbers,
     check_unmasked,
@@ -51,6 +52,10 @@ class DataSet:
         data: all of it.
         device: where to put it; as it is by default.
         finite: whether to refuse NaN and infinite numbers.
+
+    Attributes:
+        index_device: where indices belong; ``None`` for anywhere.
+        draw: draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn.
     """
 
     def __init__(self, data: Data, device: torch.device | str | None = None, *, finite: bool = True) -> None:
@@ -65,6 +70,9 @@ class DataSet:
         self.parts = list(parts)
         if len(self.parts[0]) == 0:
             raise ValueError("expected at least one datapoint, got an empty data set")
+        self.index_device: torch.device | None = parts[0].device if isinstance(parts[0], Placed) else None
+        draws = tuple(part.draw if isinstance(part, Drawn) else None for part in parts)
+        self.draw: DrawParts | None = DrawParts(draws) if any(draws) else None
         self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
         self._checked_late = self.on_disk or any(isinstance(part, SparseRows) for part in self.parts)
         self._whole_items = any(isinstance(part, Items) for part in self.parts)
@@ -101,12 +109,6 @@ class DataSet:
             kwargs |= inner.kwargs
         return Arguments(*args, **kwargs)
 
-    @property
-    def draw(self) -> DrawParts | None:
-        """The function that draws a minibatch from ``at(index, drawn=False)``; ``None`` where nothing is drawn."""
-        draws = tuple(part.draw if isinstance(part, Drawn) else None for part in self.parts)
-        return DrawParts(draws) if any(draws) else None
-
     def in_order(self, batch_size: int) -> Iterator[Rows]:
         """Yield all of it once, from the first to the last."""
         for begin in range(0, len(self), batch_size):
@@ -116,11 +118,6 @@ class DataSet:
     def form(self) -> Form | None:
         """The form of the arguments that are made from the parts; ``None`` where these are the arguments."""
         return self._form
-
-    @property
-    def index_device(self) -> torch.device | None:
-        """Where indices belong."""
-        return self.parts[0].device if isinstance(self.parts[0], Tensor) else None
 
 
 @dataclass(frozen=True)

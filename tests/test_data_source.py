@@ -352,6 +352,13 @@ def test_drawing_ends_with_the_run(compile):
     assert torch.equal(torch.get_rng_state(), drawn), "more than the latents was drawn"
 
 
+def test_drawn_pixels_lie_where_they_are_sent_and_so_do_their_indices():
+    data = DataSet((Binarized(torch.rand(4, 3)), torch.rand(4)), "meta")
+    assert data.index_device == torch.device("meta")
+    rows = data.at(torch.arange(2, device="meta"), drawn=False).tensors
+    assert [(tuple(each.shape), each.device.type) for each in rows] == [((2, 3), "meta"), ((2,), "meta")]
+
+
 def test_a_step_alone_draws_before_it_checks():
     vae, x = bernoulli_vae()
     learner = AEVB(vae.model, vae.guide, ADAM)

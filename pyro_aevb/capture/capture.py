@@ -43,7 +43,7 @@ Compile = bool | Literal["auto", "graph"]
 LARGEST_CACHE = 8
 TRACES_ON_TRIAL, RUNS_A_TRACE = 32, 20  # after so many traces, each must have been run so many times on average
 # How many calls it takes until a trace (about 1 s) or a compilation (4 to 30 s) has paid for itself.
-CALLS_FOR_A_GRAPH, CALLS_FOR_INDUCTOR = 500, 10_000
+CALLS_FOR_A_GRAPH, CALLS_FOR_INDUCTOR = 500, 5_000
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
 

@@ -67,8 +67,6 @@ class Graph:
 
     def compile(self, args: tuple[Tensor, ...]) -> None:
         """Compile with Inductor; the random numbers stay those of the eager run.  On a GPU, make a CUDA graph of it."""
-        import torch._inductor  # here, since it takes a second to import
-
         inputs: list[Any] = [*self._inputs, *args]
         if all(tensor.is_cuda for tensor in inputs):
             put_constants_on(self.module, torch.device("cuda"))
@@ -76,7 +74,7 @@ class Graph:
             with torch.no_grad(), warnings.catch_warnings(), _no_word_of_cuda():
                 warnings.simplefilter("ignore")  # what Inductor says of itself
                 options = INDUCTOR | IN_ORDER if len(random_operations(self.module)) > 1 else INDUCTOR
-                self._run = torch._inductor.compile(self.module, inputs, options=options)
+                self._run = inductor(self.module, inputs, options)
         except Exception as error:
             logger.warning(
                 "the traced graph runs without Inductor, which can't compile it here: %s", _first_line(error)
@@ -92,6 +90,18 @@ class Graph:
             except Exception as error:
                 reason = _first_line(error)
                 logger.warning("the traced graph runs without a CUDA graph, which can't be made here: %s", reason)
+
+
+def inductor(module: GraphModule, inputs: list[Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """Compile a graph for its inputs' shapes, or take the kernels that an earlier process compiled from torch's cache."""
+    from torch._guards import TracingContext, tracing  # here, since these take a second to import
+    from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):  # torch._inductor.compile has none, nor a cache
+        compiled: Any = compile_fx(module, inputs, config_patches=options, ignore_shape_env=True)
+    return compiled
 
 
 @contextlib.contextmanager

@@ -29,6 +29,15 @@ class Binarized:
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.draw(self.rows(index))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie, and indices belong."""
+        return self.images.device
+
+    def to(self, device: torch.device | str) -> Binarized:
+        """Return the data set with its images on a device."""
+        return Binarized(self.images.to(device))
+
     def rows(self, index: Tensor) -> Tensor:
         """Return the grey pixels (M, D) that :meth:`draw` starts from."""
         return self.images.index_select(0, index)

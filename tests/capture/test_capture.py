@@ -619,12 +619,26 @@ def test_without_a_compiler_the_graph_runs(monkeypatch, caplog):
     def fail(*args, **kwargs):
         raise RuntimeError("no working C++ compiler found")
 
-    monkeypatch.setattr(torch._inductor, "compile", fail)
+    monkeypatch.setattr("pyro_aevb.capture.graph.inductor", fail)
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM, compile=True)
     train(learner, x, 5)
     assert "runs without Inductor, which can't compile it here: no working C++ compiler found" in caplog.text
     assert only(learner).obstacle is None
+
+
+def test_what_was_compiled_once_is_found_again():
+    """As by a later process: in torch's cache on disk, which it leaves alone for a graph without a shape environment."""
+    from torch._dynamo.utils import counters
+
+    found = []
+    for _ in range(2):
+        before = counters["inductor"]["fxgraph_cache_hit"]
+        capture = Capture(lambda x: (x.sin() * 0.731).sum(), compile=True)
+        for _ in range(2):
+            capture(torch.ones(7))
+        found.append(counters["inductor"]["fxgraph_cache_hit"] - before)
+    assert found[1] == 1
 
 
 def test_a_wrong_graph_is_refused(monkeypatch, caplog):
@@ -644,14 +658,14 @@ def test_a_wrong_graph_is_refused(monkeypatch, caplog):
 
 
 def test_a_graph_that_a_compiler_spoils_runs_without_it(monkeypatch, caplog):
-    def spoiling(module, inputs, **options):
+    def spoiling(module, inputs, options):
         def run(*inputs):
             first, *rest = module(*inputs)
             return [1.01 * first, *rest]
 
         return run
 
-    monkeypatch.setattr(torch._inductor, "compile", spoiling)
+    monkeypatch.setattr("pyro_aevb.capture.graph.inductor", spoiling)
     losses = []
     for compile in (False, True):
         with pyro.get_param_store().scope():
@@ -860,7 +874,7 @@ def test_compiling_says_nothing_of_a_missing_gpu_and_hides_nothing_else(caplog, 
         of_torch.warning("another line")
         return module
 
-    monkeypatch.setattr(torch._inductor, "compile", compile)
+    monkeypatch.setattr("pyro_aevb.capture.graph.inductor", compile)
     capture = Capture(lambda x: x.square().sum(), compile=True)
     with caplog.at_level(logging.WARNING):
         monkeypatch.setattr(of_torch, "propagate", True)
