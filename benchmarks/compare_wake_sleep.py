@@ -71,11 +71,17 @@ NAMES = {"aevb-a": "aevb", "aevb-b": "aevb"}  # of learners in the library's pre
 
 
 def make_learner(
-    name: str, vae: VAE, preset: str, learning_rate: float | None = None, *, guide_beside_mcem: bool = True
+    name: str,
+    vae: VAE,
+    preset: str,
+    learning_rate: float | None = None,
+    *,
+    fused: bool = True,
+    guide_beside_mcem: bool = True,
 ) -> AEVB | WakeSleep | MCEM:
     """Return the learner over ``vae`` with the optimizers and the prior on theta of a preset."""
     settings = settings_of(name, preset, learning_rate)
-    optim, guide_optim = settings.factory(), settings.factory(guide=True)
+    optim, guide_optim = settings.factory(fused=fused), settings.factory(guide=True, fused=fused)
     prior = dist.Normal(0.0, 1.0) if preset == "paper" else None
     if name == "wake-sleep":
         return WakeSleep(vae.model, vae.guide, optim, guide_optim, theta_prior=prior)
@@ -110,7 +116,9 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         dataset_size=len(data.train),
     ).to(args.device)
     history = fit(
-        make_learner(learner, vae, args.preset, args.learning_rate),
+        make_learner(
+            learner, vae, args.preset, args.learning_rate, fused=args.device == "cpu" or args.preset != "paper"
+        ),
         data.train,
         samples=args.samples,
         batch_size=min(BATCH_SIZE, len(data.train)),

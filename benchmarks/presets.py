@@ -105,6 +105,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     pyro.set_rng_seed(seed)
     x_dim, hidden = validation.shape[1], (setting.hidden,)
     vae = VAE(x_dim, args.latent_dim, hidden_dims=hidden, likelihood=setting.likelihood, dataset_size=len(train))
+    vae, validation = vae.to(args.device), validation.to(args.device)
     history = fit(
         make_learner(learner, vae, trial.preset),
         train,
@@ -114,6 +115,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         evaluate=lambda: {"bound": elbo(vae.model, vae.guide, validation, seed=0).mean().value},
         evaluate_at=[args.samples],
         seed=seed,
+        device=args.device,
         progress=not args.quiet,
         label=task.label,
         bar_position=position,
@@ -190,6 +192,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=positive, default=100_000, help="training samples a run (default: 1e5)")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="the preset, and what begins with one of these words")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--device", default="cpu")
 
 
 def plan(args: argparse.Namespace) -> Plan:
@@ -204,7 +207,7 @@ def plan(args: argparse.Namespace) -> Plan:
         if args.only is None or name == PRESET or name.startswith(tuple(args.only))
         for seed in dict.fromkeys(args.seeds)
     ]
-    settings = {name: getattr(args, name) for name in ("dataset", "pixels", "latent_dim", "samples")}
+    settings = {name: getattr(args, name) for name in ("dataset", "pixels", "latent_dim", "samples", "device")}
     return Plan(settings | {"held_out": HELD_OUT, "presets": {n: str(PRESETS[n]) for n in args.learners}}, tasks)
 
 

@@ -39,6 +39,8 @@ from pyro_aevb import (
     WakeSleep,
     log_marginal_likelihood,
 )
+from pyro_aevb.data_source import DataSet
+from pyro_aevb.datasets import Binarized
 from pyro_aevb.evidence import elbo, evidence_gap
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.training import fit
@@ -112,6 +114,14 @@ def test_a_step_is_that_of_eager_pyro(learner, make, compile):
 def gpu_vae(dtype=torch.float32):
     x = (torch.rand(N, 6, generator=torch.Generator().manual_seed(0)) < 0.4).to(dtype)
     return VAE(6, 2, hidden_dims=(20,), dataset_size=N).to("cuda", dtype), x
+
+
+def test_drawn_pixels_are_drawn_where_they_lie():
+    vae, x = gpu_vae()
+    data = DataSet(Binarized(0.8 * x + 0.1), "cuda")
+    assert data.index_device == data.at(torch.arange(3, device="cuda")).tensors[0].device
+    history = fit(AEVB(vae.model, vae.guide, FUSED), data, epochs=2, batch_size=10, compile=True, progress=False)
+    assert history.samples == 2 * N
 
 
 def test_a_graph_follows_parameters_that_moved():

@@ -93,7 +93,7 @@ class Graph:
 
 
 def inductor(module: GraphModule, inputs: list[Any], options: dict[str, Any]) -> Callable[..., Any]:
-    """Compile a graph for its inputs' shapes, or take the kernels that an earlier process compiled from torch's cache."""
+    """Compile a graph for its inputs' shapes; what an earlier process compiled comes from torch's cache."""
     from torch._guards import TracingContext, tracing  # here, since these take a second to import
     from torch._inductor.compile_fx import compile_fx
     from torch._subclasses import FakeTensorMode
@@ -137,7 +137,9 @@ class _CudaGraph:
         for static, tensor in zip(self._static, args, strict=True):
             static.copy_(tensor, non_blocking=True)
         self._graph.replay()
-        return [output.clone() for output in self._outputs]
+        copies = [torch.empty_like(output) for output in self._outputs]  # the next call writes to the same places
+        torch._foreach_copy_(copies, self._outputs)  # one launch, where clones take one each
+        return copies
 
     @torch.no_grad()
     def _record(self, kept: list[Tensor]) -> None:

@@ -628,7 +628,7 @@ def test_without_a_compiler_the_graph_runs(monkeypatch, caplog):
 
 
 def test_what_was_compiled_once_is_found_again():
-    """As by a later process: in torch's cache on disk, which it leaves alone for a graph without a shape environment."""
+    """As by a later process: in torch's cache on disk, which isn't used for a graph without a shape environment."""
     from torch._dynamo.utils import counters
 
     found = []
