@@ -215,15 +215,18 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
 
 
 def figure(result: dict[str, Any], path: Path) -> None:
-    """Draw bound against training samples, a panel a latent size: test solid, training dashed, the paper's broad."""
+    """Draw bound against training samples, a panel a latent size: test solid, training dashed, the paper's broad.
+
+    Several seeds are a mean and its band, from the lowest to the highest.
+    """
     panels: dict[str, list[Line]] = {}
     for dim in sorted({r["latent_dim"] for r in result["runs"]}):
         lines = panels[f"$N_z$ = {dim}"] = []
-        for r in (r for r in result["runs"] if r["latent_dim"] == dim):
-            x = [p["samples"] for p in r["curve"]]
-            for part, style in (("test", "-"), ("train", "--")):
-                y = [p[f"{part}_elbo"] for p in r["curve"]]
-                lines.append(Line(f"{LABELS[r['learner']]}, {part}", x, y, COLORS[r["learner"]], style))
+        for learner in LEARNERS:
+            runs = [r for r in result["runs"] if (r["latent_dim"], r["learner"]) == (dim, learner)]
+            for part, style in (("test", "-"), ("train", "--")) if runs else ():
+                label = f"{LABELS[learner]}, {part}"
+                lines.append(curves.mean(label, runs, f"{part}_elbo", COLORS[learner], style))
         for name, color in (("AEVB test", COLORS["aevb-b"]), ("WS test", COLORS["wake-sleep"])):
             if curve := published(result["dataset"], dim).get(name):
                 label = f"{name.replace('WS', 'Wake-sleep')}, paper"

@@ -43,7 +43,10 @@ def at(curve: list[list[float]], samples: float) -> float:
 
 
 class Line(NamedTuple):
-    """A line of a figure; the paper's are ``published``, broad and pale, and are seen where ours end."""
+    """A line of a figure; the paper's are ``published``, broad and pale, and are seen where ours end.
+
+    ``band`` is the lowest and the highest of several runs, whose mean the line is.
+    """
 
     label: str
     x: Sequence[float]
@@ -51,6 +54,15 @@ class Line(NamedTuple):
     color: str
     style: str = "-"
     published: bool = False
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+def mean(label: str, runs: list[dict[str, Any]], quantity: str, color: str, style: str) -> Line:
+    """Return the mean of several runs' curves, with their band, where all of them were evaluated."""
+    found = [{p["samples"]: p[quantity] for p in run["curve"]} for run in runs]
+    x = sorted(set.intersection(*map(set, found)))
+    y = np.array([[curve[samples] for samples in x] for curve in found])
+    return Line(label, x, y.mean(0), color, style, band=(y.min(0), y.max(0)) if len(runs) > 1 else None)
 
 
 def _within(x: np.ndarray, y: np.ndarray, start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
@@ -83,6 +95,8 @@ def draw(panels: dict[str, list[Line]], title: str, quantity: str, path: Path) -
             else:
                 style = line.style if len(x) > 5 or line.style == "x" else "." + line.style
                 (handles[line.label],) = ax.plot(x, y, style, color=line.color, lw=1.6, ms=6)
+                if line.band is not None:
+                    ax.fill_between(x, *line.band, color=line.color, alpha=0.25, lw=0)
         margin = 0.05 * (high - low) + 1e-6
         ax.set(xscale="log", xlim=(start * 0.95, end * 1.05), ylim=(low - margin, high + margin))
         ax.set_title(name)
