@@ -101,10 +101,13 @@ def settings_of(name: str, preset: str, learning_rate: float | None = None) -> P
     return settings._replace(learning_rate=learning_rate, guide_learning_rate=None)
 
 
+load = functools.lru_cache(maxsize=1)(load_dataset)  # for the plan and for each run of this process
+
+
 def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str, Any] | None:
     """Train and evaluate one task; return its record, curve and all, unless ctrl-C came before its first evaluation."""
     learner, latent_dim, seed = task.key.values()
-    data = load_dataset(args.dataset, pixels=args.pixels, root=args.data)
+    data = load(args.dataset, pixels=args.pixels, root=args.data)
     setting = SETTINGS.get(args.dataset, Setting())
     pyro.set_rng_seed(seed)
     vae = VAE(
@@ -267,7 +270,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def plan(args: argparse.Namespace) -> Plan:
     """Return the settings and a task for each learner, latent size and seed, the longest first."""
-    data = load_dataset(args.dataset, pixels=args.pixels, root=args.data)  # fetches what is missing, once
+    data = load(args.dataset, pixels=args.pixels, root=args.data)  # fetches what is missing, once
     if len(data.train) < BATCH_SIZE:
         tqdm.write(f"{args.dataset} has {len(data.train)} images: minibatches are all of them")
     tasks = [
