@@ -249,6 +249,17 @@ def test_fit(where, precision):
     assert {p.device.type for p in vae.parameters()} == {"cuda"}
 
 
+def test_pixels_are_drawn_where_the_images_lie():
+    images = torch.tensor([[0.0, 1.0], [1.0, 0.0]], device="cuda")
+    drawn = Binarized(images)[torch.tensor([1, 0, 1])]
+    assert drawn.is_cuda
+    assert drawn.tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
+    vae, x = gpu_vae()
+    learner = AEVB(vae.model, vae.guide, FUSED)
+    fit(learner, Binarized(x), epochs=3, batch_size=10, device="cuda", compile=True, progress=False)
+    assert all(capture.obstacle is None for capture in learner.captures)
+
+
 def test_a_resumed_run_is_the_same_run(tmp_path):
     ends = []
     for folder, stops in (("whole", (120,)), ("twice", (50, 120))):

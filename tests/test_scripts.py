@@ -85,6 +85,10 @@ SMALLER_STILL = {
         "--evaluation-particles", "20", "--draws", "10",
     ],
     "benchmarks/evidence_time.py": ["--images", "10", "--particles", "50", "--temperatures", "2", "--rounds", "1"],
+    "benchmarks/published_bounds.py": [
+        "--samples", "500", "--rows", "iwae-1", "vamp-dynamic", "--evaluate", "3", "--simulate", "2",
+        "--temperatures", "3", "--particles", "20",
+    ],
     "benchmarks/swaps.py": ["--samples", "1000", "--evaluate", "5", "--priors", "normal", "--posteriors", "normal"],
 }  # fmt: skip
 
