@@ -291,7 +291,19 @@ MUTATIONS = [
         "",
         ("tests/capture/test_capture.py::test_bfloat16_products[False]",),
     ),
+    Mutation(
+        "capture/graph.py",
+        "TracingContext(FakeTensorMode(shape_env=ShapeEnv()))",
+        "TracingContext(FakeTensorMode())",
+        ("tests/capture/test_capture.py::test_what_was_compiled_once_is_found_again",),
+    ),
     # -- datasets -----------------------------------------------------------------------------------------------------
+    Mutation(
+        "data_parts.py",
+        "if isinstance(part, Placed):",
+        "if isinstance(part, Tensor):",
+        ("tests/test_data_source.py::test_drawn_pixels_lie_where_they_are_sent_and_so_do_their_indices",),
+    ),
     Mutation(
         "datasets/pixels.py",
         "torch.rand_like(rows) < rows",
