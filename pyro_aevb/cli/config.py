@@ -77,7 +77,7 @@ class TrainingConfig:
     weighs: str | None = _option(
         None, "which KLs beta and kl_warm_up weigh under full_vb; both by default", ("both", "local", "global")
     )
-    latent_dim: int = _option(10, "latent dimensions")
+    latent_dim: int | tuple[int, ...] = _option(10, "latent dimensions; of several layers from the bottom: 20,10")
     hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
     prior: str = _option("normal", "p(z)", choices("vae.priors", "PRIORS"))
     likelihood: str | None = _option(
@@ -261,7 +261,8 @@ def _converted(name: str, value: Any) -> Any:
         close = difflib.get_close_matches(name, KINDS, 1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(KINDS)}"
         raise ValueError(f"expected keys of a configuration, got {name!r}; {remedy}")
-    kind = kind_of(name)
+    kind, kinds = kind_of(name), get_args(KINDS[name])
+    one_or_several = int in kinds and tuple[int, ...] in kinds
     words = {
         bool: "true or false",
         int: "a whole number",
@@ -271,9 +272,11 @@ def _converted(name: str, value: Any) -> Any:
         dict: "NAME=KIND",
     }
     try:
-        return _CONVERT[kind](value)
+        found = _CONVERT[kind](value)
+        return found[0] if one_or_several and len(found) == 1 else found
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"expected {name} as {words[kind]}, got {value!r}") from None
+        expected = "a whole number, or several: 20,10" if one_or_several else words[kind]
+        raise ValueError(f"expected {name} as {expected}, got {value!r}") from None
 
 
 def _whole(value: Any) -> int:

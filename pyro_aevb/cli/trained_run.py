@@ -299,10 +299,12 @@ class TrainedRun(Run):
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
         if not self.columns:
             return super().reconstruct(rows, seed)
-        codes = self.vae.encode(*rows.args, seed=seed)
+        codes = {site: self.vae.encode(*rows.args, site=site, seed=seed) for site in self.vae.hierarchy.sites}
         found = []
-        for x, z in zip(rows.x.split(CHUNK), codes.split(CHUNK), strict=True):
-            nodes: Any = poutine.trace(pyro.condition(self.vae.model, {"z": z})).get_trace(x).nodes
+        for place in range(0, len(rows.x), CHUNK):
+            some = slice(place, place + CHUNK)
+            model = pyro.condition(self.vae.model, {site: code[some] for site, code in codes.items()})
+            nodes: Any = poutine.trace(model).get_trace(rows.x[some]).nodes
             found.append(central_numbers(nodes["x"]["fn"], modelled_columns(self.columns)))
         return torch.cat(found)
 
