@@ -42,9 +42,9 @@ class VAE(Verbs):
             p(z2) p(z|z2) p(x|z), with q(z2|x) q(z|z2, x) (:mod:`pyro_aevb.vae.hierarchy`).  ``prior`` is that of the
             topmost layer, and ``posterior`` that of z, which is real.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        prior: p(z): "normal", "laplace", "student-t", "mixture", "vamp", "flow", "log-normal", "gamma", "exponential",
-            "beta" or "dirichlet"; a :class:`~pyro_aevb.vae.priors.Prior`; or any Pyro distribution, of J dimensions or
-            of one.
+        prior: p(z): "normal", "laplace", "student-t", "mixture", "vamp", "flow", "spline", "log-normal", "gamma",
+            "exponential", "beta" or "dirichlet"; a :class:`~pyro_aevb.vae.priors.Prior`; or any Pyro distribution, of J
+            dimensions or of one.
         likelihood: p(x|z): "bernoulli", "continuous-bernoulli", "beta", "gaussian", "sigmoid-gaussian",
             "fixed-gaussian", "shared-gaussian", "laplace", "student-t", "categorical", "discretized-logistic",
             "poisson", "negative-binomial", "zero-inflated-poisson" or "zero-inflated-negative-binomial"; a

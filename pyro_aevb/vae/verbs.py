@@ -170,7 +170,7 @@ class Verbs(nn.Module, ABC):
 
         options = (self._by_weights() if options.get("source") == "given" else {"site": "x"}) | options
 
-        def drawn(model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
+        def drawn(model: PyroCallable, guide: PyroCallable | None, *args: Any, **kwargs: Any) -> Tensor:
             return verbs.sample(model, guide, number, *args, **kwargs)
 
         def of_label(x: Tensor, label: Tensor, **known: Tensor) -> Tensor:
