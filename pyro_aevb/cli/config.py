@@ -32,7 +32,7 @@ COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out
 SGVB = ("sgvb-a", "sgvb-b")
 OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": SGVB, "free_bits": SGVB, "weighs": SGVB}  # and who takes them
 # What says how the VAE is made: a run that goes on has the same, and a pair of one's own has none of it.
-ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "init")
+ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "conditional", "init")
 OPTIMIZERS = ("adam", "adagrad")
 
 
@@ -86,6 +86,7 @@ class TrainingConfig:
     posterior: str = _option("normal", "q(z|x)", choices("vae.posteriors", "POSTERIORS"))
     convolutions: bool = _option(False, "convolutional networks, for images")
     image_shape: tuple[int, ...] | None = _option(None, "[channels,]height,width, where the data don't say")
+    conditional: bool = _option(False, "p(x|z, c) and q(z|x, c), with the folder that an image lies in as its class c")
     init: str = _option("modern", "how weights begin", choices("vae.networks", "INITIALIZATIONS"))
     samples: int | None = _option(None, "datapoints to visit in all, in place of epochs")
     epochs: int | None = _option(None, f"passes over the data; {EPOCHS} by default")
@@ -153,6 +154,8 @@ class TrainingConfig:
                 f"expected a learner with global latents for full_vb, got {self.learner}, which is for one theta; use "
                 f"{' or '.join(FULL_VB)}, or drop full_vb"
             )
+        if self.full_vb and self.conditional:
+            raise ValueError("expected one of full_vb and conditional, got both; drop one")
         if self.full_vb and self.theta_prior is not None:
             raise ValueError(
                 f"expected one of full_vb and theta_prior, got theta_prior {self.theta_prior} beside full_vb, whose "
