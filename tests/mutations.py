@@ -339,6 +339,42 @@ MUTATIONS = [
         (f"{LIKELIHOODS}::test_discretized_logistic",),
     ),
     Mutation(
+        "distributions/autoregressive_spline.py",
+        "Distribution._validate_args, Distribution.arg_constraints = before",
+        "pass",
+        ("tests/distributions/test_autoregressive_spline.py::test_distributions_are_validated_as_before",),
+    ),
+    Mutation(
+        "vae/labels.py",
+        "with poutine.condition(data={Y: label}):",
+        "with poutine.block(hide=[]):",
+        ("tests/vae/test_labels.py::test_a_manifold_of_one_label",),
+    ),
+    Mutation(
+        "vae/verbs.py",
+        "found = torch.where(label < 0, found, label)",
+        "found = label",
+        ("tests/vae/test_labels.py::test_x_is_traversed_and_interpolated_with_its_label",),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "reading = read(its_model, its_guide, first)",
+        "reading = read(its_model, None, first)",
+        ("tests/vae/test_labels.py::test_a_clean_x_is_that_of_all_labels_or_of_its_own",),
+    ),
+    Mutation(
+        "cli/trained_run.py",
+        "for site in self.vae.hierarchy.sites}",
+        'for site in ["z"]}',
+        ("tests/cli/test_tables.py::test_a_table_is_reconstructed_from_all_layers_of_latents",),
+    ),
+    Mutation(
+        "cli/trained_run.py",
+        "names = [of_class] if of_class is not None else self.classes",
+        "names = self.classes",
+        ("tests/cli/test_classes.py::test_draws_are_of_a_class_or_of_each_in_turn",),
+    ),
+    Mutation(
         "distributions/from_cdf.py",
         "(residual - residual.detach()) / density",
         "(residual - residual.detach()) * density",

@@ -2,10 +2,13 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
+from scipy import sparse
 from scripts import load_script
 
 ROOT = Path(__file__).parents[1]
@@ -13,6 +16,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 README = (ROOT / "README.md").read_text()
 EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 DIAGNOSTICS = (ROOT / "docs" / "DIAGNOSTICS.md").read_text()
+DATA = (ROOT / "docs" / "DATA.md").read_text()
 
 
 def blocks(page):
@@ -104,6 +108,22 @@ def test_the_page_of_diagnostics_runs(smaller, tmp_path, monkeypatch):
     assert scope["ranks"].smallest() < 0.01  # what the page says of its pair
     assert scope["coverage"].p_value < 0.01
     assert (tmp_path / "report.pdf").exists()
+
+
+def test_an_anndata_gets_the_codes_of_its_cells(tmp_path, monkeypatch):
+    anndata = pytest.importorskip("anndata")
+    monkeypatch.chdir(tmp_path)
+    counts = np.random.default_rng(0).poisson(1.0, (40, 12)).astype(np.float32)
+    cells = anndata.AnnData(sparse.csr_matrix(counts), obs={"batch": ["a", "b"] * 20})
+    (block,) = blocks(DATA)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # AnnData's own
+        cells.write_h5ad("cells.h5ad")
+        exec(compile(block, "docs/DATA.md", "exec"), {"__name__": "__main__"})
+        encoded = anndata.read_h5ad("encoded.h5ad")
+    assert list(encoded.obs_names) == list(cells.obs_names)
+    assert encoded.obsm["codes"].shape == (40, 5)
+    assert np.isfinite(encoded.obsm["codes"]).all()
 
 
 def test_the_commands_name_what_exists():

@@ -20,6 +20,7 @@ from pyro_aevb.cli.config import LEARNERS
 from pyro_aevb.cli.inputs import (
     KINDS_OF_DATA,
     PICTURE,
+    Class,
     Config,
     Data,
     Device,
@@ -98,6 +99,7 @@ def train_command(
       pyro-aevb train digits --pixels dynamic --latent-dim 5 --epochs 50 --validation 0.1 --out run
       pyro-aevb train people.csv --column age=count --hidden-dims 64,64 --keep-best --validation 0.2 --out run
       pyro-aevb train scans/ --convolutions --out run
+      pyro-aevb train classes/ --conditional --out run
       pyro-aevb train scans/ --likelihood discretized-logistic --out run
       pyro-aevb train digits --pixels dynamic --full-vb --samples 4e5 --out run
       pyro-aevb train counts.npy --model counts.py:pair --objective renyi --alpha 0.5 --out own
@@ -264,6 +266,7 @@ def sample_command(
     out: Out,
     number: Annotated[int, typer.Option("-n", "--number", help="How many.", min=1)] = 64,
     mean: Annotated[bool, typer.Option("--mean", help="Means of p(x|z) in place of draws from it.")] = False,
+    of_class: Class = None,
     image_shape: ImageShape = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -288,7 +291,7 @@ def sample_command(
     check_output(out, (*WRITABLE, *PICTURE))
     run = open_run(model, device)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    x = run.sample(number, mean, seed)
+    x = run.sample(number, mean, seed, of_class)
     if shape is not None:
         write_image(image_grid(x, shape, white=run.white), out)
     elif run.columns:
@@ -348,6 +351,7 @@ def manifold_command(
     model: Model,
     out: Out,
     side: Annotated[int, typer.Option(help="Images in a row.", min=1)] = 20,
+    of_class: Class = None,
     image_shape: ImageShape = None,
     device: Device = "cpu",
     json: Json = False,
@@ -368,7 +372,7 @@ def manifold_command(
 
     check_output(out, PICTURE)
     run = open_run(model, device)
-    image = image_grid(run.verbs.manifold(side), run.image_shape(image_shape), side, run.white)
+    image = image_grid(run.manifold(side, of_class), run.image_shape(image_shape), side, run.white)
     write_image(image, out)
     print_file(out, image, json)
 

@@ -29,6 +29,7 @@ def make_vae(
     dataset_size: int,
     image_shape: tuple[int, ...] | None,
     likelihood: Any = None,
+    covariates: int = 0,
 ) -> VAE:
     """Return the VAE, its weights drawn from torch's global generator; its likelihood, if the configuration has none.
 
@@ -38,6 +39,7 @@ def make_vae(
         dataset_size: N.
         image_shape: of the data, if they are images.
         likelihood: what the data ask for.
+        covariates: C.
     """
     if config.convolutions and image_shape is None:
         raise ValueError("expected an image_shape for convolutions, got none; pass image_shape, such as 28,28")
@@ -49,6 +51,7 @@ def make_vae(
         likelihood=config.likelihood or likelihood or "bernoulli",
         posterior=config.posterior,
         convolutions=(1, *cast(Any, image_shape))[-3:] if config.convolutions else False,
+        covariates=covariates,
         init=config.init,
         dataset_size=dataset_size,
     ).to(config.device)

@@ -32,7 +32,7 @@ COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out
 SGVB = ("sgvb-a", "sgvb-b")
 OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": SGVB, "free_bits": SGVB, "weighs": SGVB}  # and who takes them
 # What says how the VAE is made: a run that goes on has the same, and a pair of one's own has none of it.
-ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "init")
+ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "conditional", "init")
 OPTIMIZERS = ("adam", "adagrad")
 
 
@@ -77,7 +77,7 @@ class TrainingConfig:
     weighs: str | None = _option(
         None, "which KLs beta and kl_warm_up weigh under full_vb; both by default", ("both", "local", "global")
     )
-    latent_dim: int = _option(10, "latent dimensions")
+    latent_dim: int | tuple[int, ...] = _option(10, "latent dimensions; of several layers from the bottom: 20,10")
     hidden_dims: tuple[int, ...] = _option((500,), "units of the encoder's layers; the decoder has them in reverse")
     prior: str = _option("normal", "p(z)", choices("vae.priors", "PRIORS"))
     likelihood: str | None = _option(
@@ -86,6 +86,7 @@ class TrainingConfig:
     posterior: str = _option("normal", "q(z|x)", choices("vae.posteriors", "POSTERIORS"))
     convolutions: bool = _option(False, "convolutional networks, for images")
     image_shape: tuple[int, ...] | None = _option(None, "[channels,]height,width, where the data don't say")
+    conditional: bool = _option(False, "p(x|z, c) and q(z|x, c), with the folder that an image lies in as its class c")
     init: str = _option("modern", "how weights begin", choices("vae.networks", "INITIALIZATIONS"))
     samples: int | None = _option(None, "datapoints to visit in all, in place of epochs")
     epochs: int | None = _option(None, f"passes over the data; {EPOCHS} by default")
@@ -153,6 +154,8 @@ class TrainingConfig:
                 f"expected a learner with global latents for full_vb, got {self.learner}, which is for one theta; use "
                 f"{' or '.join(FULL_VB)}, or drop full_vb"
             )
+        if self.full_vb and self.conditional:
+            raise ValueError("expected one of full_vb and conditional, got both; drop one")
         if self.full_vb and self.theta_prior is not None:
             raise ValueError(
                 f"expected one of full_vb and theta_prior, got theta_prior {self.theta_prior} beside full_vb, whose "
@@ -261,7 +264,8 @@ def _converted(name: str, value: Any) -> Any:
         close = difflib.get_close_matches(name, KINDS, 1)
         remedy = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(KINDS)}"
         raise ValueError(f"expected keys of a configuration, got {name!r}; {remedy}")
-    kind = kind_of(name)
+    kind, kinds = kind_of(name), get_args(KINDS[name])
+    one_or_several = int in kinds and tuple[int, ...] in kinds
     words = {
         bool: "true or false",
         int: "a whole number",
@@ -271,9 +275,11 @@ def _converted(name: str, value: Any) -> Any:
         dict: "NAME=KIND",
     }
     try:
-        return _CONVERT[kind](value)
+        found = _CONVERT[kind](value)
+        return found[0] if one_or_several and len(found) == 1 else found
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"expected {name} as {words[kind]}, got {value!r}") from None
+        expected = "a whole number, or several: 20,10" if one_or_several else words[kind]
+        raise ValueError(f"expected {name} as {expected}, got {value!r}") from None
 
 
 def _whole(value: Any) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.cli.classes import covariates_of
 from pyro_aevb.cli.config import PARTS, TrainingConfig
 from pyro_aevb.cli.follow import follow
 from pyro_aevb.cli.table_files import (
@@ -48,7 +49,8 @@ class TrainingData(NamedTuple):
     ``config``: with the likelihood that the data ask for, and the shape of an image where they are images.  ``said``:
     what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that are trained
     on and those held out, by part.  ``observed``, ``validation_observed``: which cells are there, (N, D) each, if some
-    aren't.  ``columns``: of a table, whose likelihood is theirs.
+    aren't.  ``columns``: of a table, whose likelihood is theirs.  ``covariates``, ``validation_covariates``: (N, C), of
+    a conditional VAE, a column for each of ``classes``.
     """
 
     train: Tensor | Binarized | ScaledRows
@@ -59,6 +61,9 @@ class TrainingData(NamedTuple):
     observed: Tensor | None = None
     validation_observed: Tensor | None = None
     columns: tuple[Column, ...] = ()
+    covariates: Tensor | None = None
+    validation_covariates: Tensor | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> ImageShape:
@@ -78,16 +83,17 @@ class TrainingData(NamedTuple):
     @property
     def to_fit(self) -> tuple[Any, Any]:
         """The data to train on and those to validate on, as ``fit`` takes them."""
-        if self.observed is None:
-            return self.train, self.validation
-        held_out = None if self.validation is None else (self.validation, self.validation_observed)
-        return (self.train, self.observed), held_out
+        train = _args(self.train, self.observed, self.covariates)
+        held_out: Any = None
+        if self.validation is not None:
+            held_out = _args(self.validation, self.validation_observed, self.validation_covariates)
+        return _alone(train), _alone(held_out)
 
-    def first(self, number: int, device: str) -> tuple[Tensor, ...]:
+    def first(self, number: int, device: str) -> tuple[Any, ...]:
         """Return the arguments of model and guide for the first datapoints."""
         some = torch.arange(min(number, len(self.train)))
-        x = self.train[some].to(device)
-        return (x,) if self.observed is None else (x, self.observed[some].to(device))
+        beside = (None if each is None else each[some].to(device) for each in (self.observed, self.covariates))
+        return _args(self.train[some].to(device), *beside)
 
 
 class Rows(NamedTuple):
@@ -95,7 +101,7 @@ class Rows(NamedTuple):
 
     ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.  ``table``: the rows
     of a table, whose numbers x are; ``observed``: which cells are there, (N, D), if some aren't; ``classes``: of images
-    in several folders, (N,).
+    in several folders, (N,); ``covariates``: (N, C), for a conditional VAE.
     """
 
     x: Any
@@ -106,17 +112,35 @@ class Rows(NamedTuple):
     table: Table | None = None
     observed: Tensor | None = None
     classes: tuple[str, ...] = ()
+    covariates: Tensor | None = None
 
     @property
-    def args(self) -> tuple[Tensor, ...]:
+    def args(self) -> tuple[Any, ...]:
         """The arguments of model and guide."""
-        return (self.x,) if self.observed is None else (self.x, self.observed)
+        return _args(self.x, self.observed, self.covariates)
+
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """The arguments of model and guide beside x, by name."""
+        return {} if self.covariates is None else {"covariates": self.covariates}
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
         """The names of each row, text (N,) by what they are: the ids of a table, the classes of images."""
         found = {} if self.table is None else names_of_rows(self.table)
         return found | ({"class": np.array(self.classes)} if self.classes else {})
+
+
+def _args(x: Any, observed: Tensor | None, covariates: Tensor | None) -> tuple[Any, ...]:
+    """Return the arguments of a VAE's model and guide in their order, without those at the end that there aren't."""
+    if covariates is not None:
+        return x, observed, None, covariates
+    return (x,) if observed is None else (x, observed)
+
+
+def _alone(args: Any) -> Any:
+    """Return one argument as it is, in place of a tuple of it."""
+    return args[0] if args is not None and len(args) == 1 else args
 
 
 def training_data(config: TrainingConfig) -> TrainingData:
@@ -127,6 +151,8 @@ def training_data(config: TrainingConfig) -> TrainingData:
     """
     if config.data is None:
         raise ValueError("expected data to train on, got none; name a data set or a file")
+    if config.conditional and not Path(config.data).is_dir():
+        raise ValueError(f"expected a folder of folders of images for conditional, got {config.data}; leave it out")
     own = config.model is not None  # which takes the numbers of a file as they are
     if not own and is_table(config):
         return _table_data(config, read_table(config))
@@ -148,13 +174,21 @@ def training_data(config: TrainingConfig) -> TrainingData:
             found = found._replace(x=_in_units(contents, config))
     grey = found.x
     held_out, splits = None, None
+    classes = tuple(sorted(set(found.classes))) if config.conditional else ()
+    covariates = covariates_of(found.classes, classes, str(config.data)) if config.conditional else None
+    held_out_covariates = None
     if (fraction := _fraction(config.validation)) is not None:
         splits = _split(fraction, len(grey), generator)
         parts = {name: torch.from_numpy(places) for name, places in splits.items()}
         grey, held_out = _taken(grey, parts["train"]), _taken(grey, parts["validation"])
         held_out = _drawn(held_out, config.pixels, generator)
+        if covariates is not None:
+            held_out_covariates, covariates = (covariates[parts[part]] for part in ("validation", "train"))
     elif config.validation is not None:
-        held_out = _validation_rows(config)
+        others = _validation_rows(config)
+        held_out = others.x
+        if covariates is not None:
+            held_out_covariates = covariates_of(others.classes, classes, config.validation)
     _check_validation(held_out, grey.shape[1])
     train: Tensor | Binarized | ScaledRows
     if config.pixels == "dynamic":
@@ -164,7 +198,16 @@ def training_data(config: TrainingConfig) -> TrainingData:
         train = _drawn(grey, config.pixels, generator)
     shape = _checked_shape(config.image_shape or found.image_shape, grey.shape[1])
     config = dataclasses.replace(config, image_shape=shape)
-    return TrainingData(train, held_out, config, found.said, None if config.data in DATASETS else splits)
+    return TrainingData(
+        train,
+        held_out,
+        config,
+        found.said,
+        None if config.data in DATASETS else splits,
+        covariates=covariates,
+        validation_covariates=held_out_covariates,
+        classes=classes,
+    )
 
 
 def _table_data(config: TrainingConfig, found: TableFile) -> TrainingData:
@@ -274,12 +317,12 @@ def part_of_file(name: str, part: str | None, config: TrainingConfig, folder: Pa
     return torch.from_numpy(rows), f"; of these the {len(rows)} {words}"
 
 
-def _validation_rows(config: TrainingConfig) -> Any:
+def _validation_rows(config: TrainingConfig) -> Rows:
     assert config.validation is not None
     assert config.data is not None
     if config.data in DATASETS and config.validation in PARTS:
-        return rows(config.data, config, config.validation).x
-    return rows(config.validation, config).x
+        return rows(config.data, config, config.validation)
+    return rows(config.validation, config)
 
 
 def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -> tuple[Rows, Contents | None]:

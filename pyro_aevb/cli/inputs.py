@@ -40,6 +40,9 @@ Pixels = Annotated[str | None, typer.Option(help="What to do with pixels; as in 
 Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoints.", min=1)]
 Seed = Annotated[int, typer.Option(help="For the noise.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Class = Annotated[
+    str | None, typer.Option("--class", help="Of a model trained with --conditional: which class.", metavar="NAME")
+]
 ImageShape = Annotated[str | None, typer.Option(help="[channels,]height,width; as in training by default.")]
 Config = Annotated[
     Path | None,

@@ -85,8 +85,9 @@ class OwnRun(Run):
         whole = x[~x.isnan().any(1)]
         load_pair(*self._pair, self.folder, whole if len(whole) else self._drawn())
 
-    def sample(self, number: int, mean: bool, seed: int) -> Tensor:
-        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means."""
+    def sample(self, number: int, mean: bool, seed: int, of_class: str | None = None) -> Tensor:
+        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means; there are no classes."""
+        self.columns_of(number, of_class)
         x = self._drawn()
         self.put_weights(x)
         return posterior.sample(*self._pair, number, x, mean=mean, seed=seed, progress=False)

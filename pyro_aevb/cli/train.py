@@ -12,6 +12,7 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
+from pyro_aevb.cli.classes import write_classes
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
@@ -79,9 +80,7 @@ def train(
         check_folder(out)
         if not resume:
             write_config(config, out)
-            write_splits(data.splits, out)
-            if data.columns:
-                write_columns(out / COLUMNS, data.columns)
+            _write_kinds(data, out)
     events = TensorBoard(out / "tensorboard") if tensorboard and first else None
     table = functools.partial(_write_table, folder=out)
     try:
@@ -132,7 +131,7 @@ def build(config: TrainingConfig, data: TrainingData) -> Built:
 
 def _with_vae(config: TrainingConfig, data: TrainingData) -> Built:
     """Return the learner of a VAE; ``full_vb`` saves q(theta) beside it, whose middle is then theta."""
-    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood)
+    vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood, len(data.classes))
     if not config.full_vb:
         return Built(make_learner(config, vae), lambda folder: save(vae, folder))
     with torch.random.fork_rng():
@@ -179,6 +178,15 @@ def compare(config: TrainingConfig, learners: Sequence[str], *, progress: bool =
 def write_config(config: TrainingConfig, folder: Path) -> None:
     """Write config.toml."""
     write_atomically(folder / CONFIG, config.relative_to(folder).to_toml().encode())
+
+
+def _write_kinds(data: TrainingData, folder: Path) -> None:
+    """Write which rows are held out, and what a table's columns and the classes of images are."""
+    write_splits(data.splits, folder)
+    if data.columns:
+        write_columns(folder / COLUMNS, data.columns)
+    if data.classes:
+        write_classes(folder, data.classes)
 
 
 def write_history(history: History, folder: Path) -> None:

@@ -22,6 +22,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_aevb.cli.classes import covariates_of, read_classes
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
 from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
 from pyro_aevb.cli.table_files import COLUMNS, read_again
@@ -53,12 +54,14 @@ class Run(ABC):
     Attributes:
         full: the pair with theta as global latents, after full VB; else ``None``.
         columns: of the table that it was trained on, ids and constants among them; else empty.
+        classes: the names of those that a conditional VAE is conditioned on; else empty.
         white: the value of the brightest pixel.
         verbs: ``encode``, ``reconstruct``, ``impute``, ... of the pair, as methods.
     """
 
     full: Bayesian | None = None
     columns: tuple[Column, ...] = ()
+    classes: tuple[str, ...] = ()
     white: float = 1.0
     verbs: Any
 
@@ -79,8 +82,8 @@ class Run(ABC):
         """D; ``None`` if nothing says."""
 
     @abstractmethod
-    def sample(self, number: int, mean: bool, seed: int) -> Tensor:
-        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means."""
+    def sample(self, number: int, mean: bool, seed: int, of_class: str | None = None) -> Tensor:
+        """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means; of a class, or of each in turn."""
 
     @abstractmethod
     def put_weights(self, x: Tensor) -> None:
@@ -125,7 +128,8 @@ class Run(ABC):
         self._check_width(data, x)
         x = x.to(self.device)
         self.put_weights(x)
-        return Rows(x, found.image_shape, said, values, found.names, classes=classes)
+        covariates = covariates_of(classes, self.classes, data).to(self.device) if self.classes else None
+        return Rows(x, found.image_shape, said, values, found.names, classes=classes, covariates=covariates)
 
     def _table_rows(self, data: str, part: str | None, limit: int | None, options: dict[str, Any], every: bool) -> Rows:
         if options.get("pixels") not in (None, "grey"):
@@ -152,7 +156,24 @@ class Run(ABC):
 
     def reconstruct(self, rows: Rows, seed: int) -> Tensor:
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
-        return self.verbs.reconstruct(rows.x, seed=seed)
+        return self.verbs.reconstruct(*rows.args, seed=seed)
+
+    def manifold(self, side: int, of_class: str | None = None) -> Tensor:
+        """Return the means of p(x|z) on a grid of two latent dimensions, (side^2, D), of a class if there are any."""
+        if self.classes and of_class is None:
+            raise ValueError(f"expected --class out of {list(self.classes)} for a manifold, got none; pass one")
+        columns = self.columns_of(1, of_class)
+        found: Tensor = self.verbs.manifold(side) if columns is None else self.verbs.manifold(side, columns[0])
+        return found
+
+    def columns_of(self, number: int, of_class: str | None) -> Tensor | None:
+        """Return the covariates of so many x, (N, C): of a class, or of each in turn; ``None`` without classes."""
+        if not self.classes:
+            if of_class is not None:
+                raise ValueError(f"expected no --class for a model without classes, got {of_class}; leave it out")
+            return None
+        names = [of_class] if of_class is not None else self.classes
+        return covariates_of([names[n % len(names)] for n in range(number)], self.classes, "--class").to(self.device)
 
     def image_shape(self, text: str | None) -> tuple[int, ...]:
         """Return the shape of an image, as given or as in training; ``ValueError`` if neither says, or for a table."""
@@ -168,13 +189,14 @@ class Run(ABC):
             )
         return shape
 
-    def noise(self, kind: str, size: float, x: Tensor) -> Callable[[Tensor], Any]:
+    def noise(self, kind: str, size: float, x: Tensor, **known: Tensor) -> Callable[[Tensor], Any]:
         """Return the law of a noisy x given a clean one.
 
         Args:
             kind: "gaussian", of standard deviation ``size``; "flips" of binary cells, each with this probability.
             size: likewise.
             x: what is noisy, (N, D).
+            known: what the model takes besides, by name.
 
         Raises:
             ValueError: for flips of what isn't binary, and noise that columns of a table can't have.
@@ -183,7 +205,8 @@ class Run(ABC):
             return noise_of_columns(kind, size, modelled_columns(self.columns), x)
         if kind == "gaussian":
             return lambda clean: dist.Normal(clean, size).to_event(1)
-        likelihood = innermost(observed_site(self.pair[0], x[:2])["fn"])
+        beside = {name: value[:2] for name, value in known.items()}
+        likelihood = innermost(observed_site(self.pair[0], x[:2], **beside)["fn"])
         if not isinstance(likelihood.support, type(constraints.boolean)) or not ((x == 0) | (x == 1)).all():
             raise ValueError(
                 f"expected binary cells, modelled as such, for flips, got {type(likelihood).__name__} and values from "
@@ -193,14 +216,14 @@ class Run(ABC):
 
 
 @torch.no_grad()
-def observed_site(model: PyroCallable, x: Tensor) -> Any:
-    """Return the node of the site that observes x, (N, D), in a run of the model.
+def observed_site(model: PyroCallable, x: Tensor, **known: Tensor) -> Any:
+    """Return the node of the site that observes x, (N, D), in a run of the model on it and what is known besides.
 
     Raises:
         ValueError: for a model without one.
     """
     with torch.random.fork_rng():
-        nodes: Any = poutine.trace(model).get_trace(x).nodes
+        nodes: Any = poutine.trace(model).get_trace(x, **known).nodes
     for node in nodes.values():
         if node["type"] == "sample" and node["is_observed"] and getattr(node["value"], "shape", None) == x.shape:
             return node
@@ -241,6 +264,7 @@ class TrainedRun(Run):
         self.verbs, self.white = self.vae, white_of(self.vae)
         columns = folder / COLUMNS
         self.columns = read_columns(columns) if columns.exists() else ()
+        self.classes = read_classes(folder)
         if self.config.image_shape is None:
             self.config = dataclasses.replace(self.config, image_shape=self.vae.image_shape)
         if self.config.full_vb and not beside:
@@ -277,38 +301,42 @@ class TrainedRun(Run):
         """Do nothing: they are the VAE's already."""
 
     @torch.no_grad()
-    def sample(self, number: int, mean: bool, seed: int) -> Tensor:
+    def sample(self, number: int, mean: bool, seed: int, of_class: str | None = None) -> Tensor:
         """Return draws of x (N, D) for z ~ p(z): from p(x|z), or its means, which of a table are central numbers.
 
-        After full VB each x has a theta ~ q(theta) of its own: they are draws of the posterior predictive.
+        Those of a conditional VAE are of a class, or of each in turn.  After full VB each x has a theta ~ q(theta) of
+        its own: they are draws of the posterior predictive.
         """
         modelled = modelled_columns(self.columns)
         pyro.set_rng_seed(seed)
 
-        def draws(x: Tensor) -> Tensor:
+        columns = self.columns_of(number, of_class)
+
+        def draws(x: Tensor, some: slice) -> Tensor:
+            args = (x,) if columns is None else (x, None, None, columns[some])
             theta = {} if self.full is None else {name: q.sample() for name, q in self.full.posterior().items()}
             model = pyro.condition(poutine.uncondition(self.pair[0]), theta)
-            nodes: Any = poutine.trace(model).get_trace(x).nodes
+            nodes: Any = poutine.trace(model).get_trace(*args).nodes
             fn, drawn = nodes["x"]["fn"], nodes["x"]["value"]
             return drawn if not mean else central_numbers(fn, modelled) if modelled else fn.mean
 
-        return _in_chunks(draws, self._zeros(number), CHUNK if self.full is None else 1)
+        size, x = CHUNK if self.full is None else 1, self._zeros(number)
+        places = [slice(begin, begin + size) for begin in range(0, number, size)]
+        return torch.cat([draws(x[some], some) for some in places])
 
     @torch.no_grad()
     def reconstruct(self, rows: Rows, seed: int) -> Tensor:
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
         if not self.columns:
             return super().reconstruct(rows, seed)
-        codes = self.vae.encode(*rows.args, seed=seed)
+        codes = {site: self.vae.encode(*rows.args, site=site, seed=seed) for site in self.vae.hierarchy.sites}
         found = []
-        for x, z in zip(rows.x.split(CHUNK), codes.split(CHUNK), strict=True):
-            nodes: Any = poutine.trace(pyro.condition(self.vae.model, {"z": z})).get_trace(x).nodes
+        for place in range(0, len(rows.x), CHUNK):
+            some = slice(place, place + CHUNK)
+            model = pyro.condition(self.vae.model, {site: code[some] for site, code in codes.items()})
+            nodes: Any = poutine.trace(model).get_trace(rows.x[some]).nodes
             found.append(central_numbers(nodes["x"]["fn"], modelled_columns(self.columns)))
         return torch.cat(found)
 
     def _zeros(self, number: int) -> Tensor:
         return torch.zeros(number, self.vae.x_dim).to(next(self.vae.parameters()))
-
-
-def _in_chunks(fn: Callable[[Tensor], Tensor], x: Tensor, size: int = CHUNK) -> Tensor:
-    return torch.cat([fn(chunk) for chunk in x.split(size)])

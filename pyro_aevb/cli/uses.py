@@ -99,7 +99,8 @@ def impute_command(
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.verbs.impute(rows.x, there, method=method, num_draws=number, seed=seed, progress=not quiet)
+    options = {"method": method, "num_draws": number, "seed": seed, "progress": not quiet}
+    found = run.verbs.impute(rows.x, there, **options, **rows.known)
     if fill == "mode" and found.mode is None:
         raise ValueError("expected cells that are categories or counts for --fill mode, got none; use --fill mean")
     if rows.table is not None:
@@ -160,9 +161,10 @@ def denoise_command(
         raise ValueError("expected a table without missing cells to denoise, got some; fill them in first, by impute")
     _tell_of_theta(run)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    law = run.noise(kind, size, x)
+    law = run.noise(kind, size, x, **rows.known)
     number = max(FEWEST_DRAWS, draws or 0)
-    found = run.verbs.denoise(x, law, method=method, num_draws=number, seed=seed, progress=not quiet)
+    options = {"method": method, "num_draws": number, "seed": seed, "progress": not quiet}
+    found = run.verbs.denoise(x, law, **options, **rows.known)
     if rows.table is not None:
         write_denoised(out, rows.table, found, draws)
         print_file(out, found.mean, json)

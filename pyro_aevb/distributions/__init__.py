@@ -1,6 +1,7 @@
 """Distributions whose draws can be differentiated (Kingma & Welling 2013, Section 2.4), and others that Pyro lacks."""
 
 from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
+from pyro_aevb.distributions.autoregressive_spline import AutoregressiveSpline
 from pyro_aevb.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_aevb.distributions.families import FAMILIES, Erlang, Family
 from pyro_aevb.distributions.from_cdf import FromCDF
@@ -22,6 +23,7 @@ from pyro_aevb.distributions.table import ColumnsDistribution
 __all__ = [
     "FAMILIES",
     "AffineAutoregressive",
+    "AutoregressiveSpline",
     "Cauchy",
     "ColumnsDistribution",
     "DiscretizedLogistic",

@@ -165,7 +165,9 @@ def denoise(
     batches, its_model, its_guide = over_minibatches(
         of_clean, None if guide is None else proposal, (x, *args), kwargs, batch_size, {}
     )
-    reading = read(its_model, None, next(iter(batches)))
+    first = next(iter(batches))
+    read(its_model, None, first)  # whose run notes the sites
+    reading = read(its_model, its_guide, first)
     name = the_site(names, reading)
     if not latents:
         check_cells(noise, x[:1])

@@ -51,6 +51,7 @@ KNOWN: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
     "priors.MixturePrior": (priors.MixturePrior, _own("num_components")),
     "priors.VampPrior": (priors.VampPrior, _own("num_components")),  # the pseudo-inputs are among the weights
     "priors.FlowPrior": (priors.FlowPrior, _own("num_flows", "hidden_dim")),
+    "priors.SplinePrior": (priors.SplinePrior, _own("num_flows", "hidden_dim")),
     "likelihoods.FixedGaussian": (likelihoods.FixedGaussian, _own("scale")),
     "likelihoods.StudentT": (likelihoods.StudentT, _own("df")),
     "likelihoods.Categorical": (likelihoods.Categorical, _own("num_levels")),

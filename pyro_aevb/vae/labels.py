@@ -12,18 +12,53 @@ Shapes: M datapoints, C labels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_aevb.vae.networks import apply_network
 
 Y = "y"  # the site; of a label that is known of some, the sites are "y_observed" and "y_unobserved"
 ENUMERATED: Any = {"enumerate": "parallel"}
+
+
+class _NoSite(Messenger):
+    """Give y a value in the place of a draw, without a site."""
+
+    def __init__(self, y: Tensor) -> None:
+        super().__init__()
+        self._y = y
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == Y:
+            msg["value"], msg["done"], msg["stop"] = self._y, True, True
+
+
+def given_label(
+    model: Callable[..., Tensor], guide: Callable[..., Tensor]
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """Return a VAE's model and guide for datapoints whose labels are all known: z is then their one latent.
+
+    Args:
+        model: p(y) p(z) p(x|z, y), in which y will be observed.
+        guide: q(y|x) q(z|x, y), of which q(z|x, y) will be left.
+    """
+
+    def its_model(x: Tensor, *args: Any, label: Tensor, **known: Any) -> Tensor:
+        with poutine.condition(data={Y: label}):
+            return model(x, *args, **known)
+
+    def its_guide(x: Tensor, *args: Any, label: Tensor, **known: Any) -> Tensor:
+        with _NoSite(label):
+            return guide(x, *args, **known)
+
+    return its_model, its_guide
 
 
 class _LabelPrior(nn.Module):

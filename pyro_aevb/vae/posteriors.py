@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.distributions import families as reparameterization
 from pyro_aevb.distributions.affine_autoregressive import AffineAutoregressive
+from pyro_aevb.distributions.autoregressive_spline import AutoregressiveSpline
 
 SMALLEST = 1e-4  # added to a softplus that must not vanish
 
@@ -296,7 +297,7 @@ class InverseAutoregressiveFlow(AutoregressiveFlow):
 
 @final
 class SplineFlow(AutoregressiveFlow):
-    """A diagonal Gaussian through autoregressive rational splines (Durkan et al. 2019).
+    """A diagonal Gaussian through autoregressive rational-quadratic splines (Durkan et al. 2019), which takes zuko.
 
     Arguments as for :class:`AutoregressiveFlow`.
     """
@@ -305,13 +306,11 @@ class SplineFlow(AutoregressiveFlow):
 
     def make_map(self, latent_dim: int, hidden_dim: int) -> nn.Module:
         """Return a conditional spline."""
-        return dist.transforms.conditional_spline_autoregressive(
-            latent_dim, self.context_dim, hidden_dims=[hidden_dim], bound=5.0
-        )
+        return AutoregressiveSpline(latent_dim, self.context_dim, hidden_dim)
 
     def condition(self, network: Any, context: Tensor) -> Any:
         """Return the spline with this context."""
-        return network.condition(context)
+        return network(context)
 
 
 # -- Constrained latents ----------------------------------------------------------------------------------------------

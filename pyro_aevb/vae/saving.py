@@ -144,6 +144,7 @@ def load(
         FileNotFoundError: if the folder or one of its files doesn't exist.
         ValueError: for files that are damaged, of a newer version, or don't fit together, and for parts that are
             missing or superfluous.
+        ImportError: for splines without zuko.
 
     >>> vae = VAE(64, 5, encoder=torch.nn.Linear(64, 10))
     >>> save(vae, "saved")
@@ -236,6 +237,8 @@ def _build(record: Mapping[str, Any], given: Mapping[str, Any], device: torch.de
             parts = {name: given[name] if name in custom else restore(described[name]) for name in PARTS}
             options = {ARGUMENTS.get(name, name): value for name, value in described.items()} | parts
             return VAE(**options).to(device, DTYPES[record["dtype"]])
+    except ImportError:  # of a package that is optional
+        raise
     except Exception as error:  # anything, if the description was not written by `save`
         remedy = f"check {', '.join(f'{name}=' for name in custom)}, or else: {DAMAGED}" if custom else DAMAGED
         raise ValueError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_aevb.vae import checks
 from pyro_aevb.vae.columns import unit_scale
 from pyro_aevb.vae.hierarchy import Hierarchy
-from pyro_aevb.vae.labels import Labels
+from pyro_aevb.vae.labels import Labels, given_label
 from pyro_aevb.vae.likelihoods import LIKELIHOODS, Likelihood, count_outputs, multiplied
 from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingness, draw_missing, observe_with_mask
 from pyro_aevb.vae.networks import INITIALIZATIONS, apply_network, beside, layers_of, make_encoder, make_networks
@@ -42,9 +42,9 @@ class VAE(Verbs):
             p(z2) p(z|z2) p(x|z), with q(z2|x) q(z|z2, x) (:mod:`pyro_aevb.vae.hierarchy`).  ``prior`` is that of the
             topmost layer, and ``posterior`` that of z, which is real.
         hidden_dims: sizes of the tanh layers of the encoder; the decoder has them in reverse.
-        prior: p(z): "normal", "laplace", "student-t", "mixture", "vamp", "flow", "log-normal", "gamma", "exponential",
-            "beta" or "dirichlet"; a :class:`~pyro_aevb.vae.priors.Prior`; or any Pyro distribution, of J dimensions or
-            of one.
+        prior: p(z): "normal", "laplace", "student-t", "mixture", "vamp", "flow", "spline", "log-normal", "gamma",
+            "exponential", "beta" or "dirichlet"; a :class:`~pyro_aevb.vae.priors.Prior`; or any Pyro distribution, of J
+            dimensions or of one.
         likelihood: p(x|z): "bernoulli", "continuous-bernoulli", "beta", "gaussian", "sigmoid-gaussian",
             "fixed-gaussian", "shared-gaussian", "laplace", "student-t", "categorical", "discretized-logistic",
             "poisson", "negative-binomial", "zero-inflated-poisson" or "zero-inflated-negative-binomial"; a
@@ -256,6 +256,19 @@ class VAE(Verbs):
             if observed is not None and self.missingness is not None:
                 draw_missing(self._p(z, columns, offset))
             return z
+
+    def given_label(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+        """Return model and guide for datapoints whose labels are all known: p(y) p(z) p(x|z, y) and q(z|x, y).
+
+        Both take ``label`` (M,), from 0.  z is their one latent, so that chains can move it, and ``evidence_gap`` can
+        take the gap apart: ``posterior(*vae.given_label(), x, label=label, method="hmc")``.
+
+        Raises:
+            ValueError: for a VAE without labels.
+        """
+        if self.labels is None:
+            raise ValueError("expected a VAE with labels, got one without; write VAE(..., labels=C)")
+        return given_label(self.model, self.guide)
 
     def __repr__(self) -> str:
         """Return the model in the paper's notation."""

@@ -9,8 +9,9 @@ Shapes: N datapoints, D data dimensions, J latent dimensions, L draws, T steps.
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -69,6 +70,10 @@ class Verbs(nn.Module, ABC):
     ) -> Tensor:
         """Sample z ~ q(z|x)."""
 
+    @abstractmethod
+    def given_label(self) -> tuple[PyroCallable, PyroCallable]:
+        """Return model and guide for datapoints whose labels are all known."""
+
     @overload
     def encode(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...
     @overload
@@ -120,7 +125,7 @@ class Verbs(nn.Module, ABC):
     def reconstruct(self, x: Any, *unnamed: Any, **options: Any) -> Any:
         """Return the mean of p(x|z) at the mean of q(z|x), (N, D); see :func:`.posterior.reconstruct`.
 
-        With ``labels`` it is E[x_new | x], by ``method="importance"``.
+        With ``labels`` it is E[x_new | x], by ``method="importance"``; where all are known it may be any other too.
 
         Args:
             x: as for :meth:`encode`, likewise the others.
@@ -141,22 +146,14 @@ class Verbs(nn.Module, ABC):
         Raises:
             ValueError: for a VAE that has labels, and no label.
         """
-        if self.labels is not None and label is None:
-            end = self.labels.number - 1
-            raise ValueError(f"expected the labels that x has beside z, got none; pass label=, from 0 to {end}")
-        row = self._row()
+        self._require_label(label)
+        row = self._rows(z.shape[:-1], covariates, label)
         rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, self.latent_dims[0])
-        if covariates is not None:
-            given = torch.as_tensor(covariates).to(row["x"]).expand(*z.shape[:-1], -1).reshape(len(rows), -1)
-            row = _expanded(row, len(rows)) | {"covariates": given}
-        if label is not None:
-            labels = self._made_of(label).to(rows.device).expand(z.shape[:-1]).reshape(-1)
-            row = _expanded(row, len(rows)) | {"label": labels}
         sizes = zip(self.hierarchy.sites, self.latent_dims, strict=True)
         # x is made of z and of what is given; the other latents stand for themselves.
         values = {site: rows.new_zeros(len(rows), dim) for site, dim in sizes}
-        values |= {} if label is None else {f"{Y}_unobserved": row["label"]}
-        means = verbs.decode(self.model, None, values | {"z": rows}, Arguments(**row), site="x", gradient=gradient)
+        model, _ = self._pair({"label": label})
+        means = verbs.decode(model, None, values | {"z": rows}, Arguments(**row), site="x", gradient=gradient)
         found: Any = _as(z, means.reshape(*z.shape[:-1], *self.x_shape))
         return found
 
@@ -173,7 +170,7 @@ class Verbs(nn.Module, ABC):
 
         options = (self._by_weights() if options.get("source") == "given" else {"site": "x"}) | options
 
-        def drawn(model: PyroCallable, guide: PyroCallable, *args: Any, **kwargs: Any) -> Tensor:
+        def drawn(model: PyroCallable, guide: PyroCallable | None, *args: Any, **kwargs: Any) -> Tensor:
             return verbs.sample(model, guide, number, *args, **kwargs)
 
         def of_label(x: Tensor, label: Tensor, **known: Tensor) -> Tensor:
@@ -181,17 +178,12 @@ class Verbs(nn.Module, ABC):
                 return self.model(x, **known)
 
         if x is None:
-            names = [name for name in ("covariates", "label") if options.get(name) is not None]
-            kinds: dict[str, Callable[[Any], Tensor]] = {"covariates": torch.as_tensor, "label": self._made_of}
-            given = {name: kinds[name](options.pop(name)) for name in names}
-            rows = max([1, *map(len, given.values())])
-            row = _expanded(self._row(), rows)
-            for name, value in given.items():
-                kind = torch.long if name == "label" else row["x"].dtype
-                row[name] = value.to(row["x"].device, kind).expand(rows, *value.shape[1:])
+            known = {name: options.pop(name, None) for name in ("covariates", "label")}
+            number_of_rows = max([1, *(len(value) for value in known.values() if value is not None)])
+            row = self._rows((number_of_rows,), **known)
             return drawn(of_label if "label" in row else self.model, self.guide, Arguments(**row), **options)
         if options.get("source") == "given":
-            return _as(x, drawn(self.model, self.guide, self._here(x, finite=False), *unnamed, **options))
+            return _as(x, drawn(*self._pair(options), self._here(x, finite=False), *unnamed, **options))
         return self._given(drawn, x, unnamed, options)
 
     def impute(self, x: Data, observed: Any = None, **options: Any) -> Imputed:
@@ -203,7 +195,7 @@ class Verbs(nn.Module, ABC):
             options: those of the function.
         """
         options = self._by_weights() | options
-        return _record(x, verbs.impute(self.model, self.guide, self._here(x, finite=False), observed, **options))
+        return _record(x, verbs.impute(*self._pair(options), self._here(x, finite=False), observed, **options))
 
     def denoise(self, x: Data, noise: Callable[[Tensor], Any], **options: Any) -> Denoised:
         """Return the mean of the clean x behind a noisy one; see :func:`.posterior.denoise`.
@@ -214,7 +206,7 @@ class Verbs(nn.Module, ABC):
             options: those of the function.
         """
         options = self._by_weights() | options
-        return _record(x, verbs.denoise(self.model, self.guide, self._here(x), noise, **options))
+        return _record(x, verbs.denoise(*self._pair(options), self._here(x), noise, **options))
 
     @overload
     def interpolate(self, start: Array, end: Any, **options: Any) -> Array: ...
@@ -223,14 +215,19 @@ class Verbs(nn.Module, ABC):
     def interpolate(self, start: Any, end: Any, **options: Any) -> Any:
         """Return the means of p(x|z) between the codes of datapoints, (T, N, D); see :func:`.posterior.interpolate`.
 
+        With ``labels`` they are of p(x|z, y), with the label of the start: that of ``label``, which is then the end's
+        too, or the most probable one by q(y|x) of each end.
+
         Args:
             start: N datapoints.
             end: as many others.
-            options: those of the function.
+            options: those of the function, and ``index``, ``covariates``, ``offset`` or ``label`` of both ends.
         """
-        options = {"site": "x"} | options
-        found = verbs.interpolate(self.model, self.guide, self._here(start), self._here(end), **options)
-        return _as(start, found)
+        named = {name: options.pop(name) for name in NAMED if name in options}
+        ends = [self._known(x, (), named) for x in (start, end)]
+        pair = self._pair(ends[0][1] | options)
+        data = [Arguments(x, **known) if known else x for x, known in ends]
+        return _as(start, verbs.interpolate(*pair, *map(self._here, data), **({"site": "x"} | options)))
 
     @overload
     def traverse(self, x: Array, *unnamed: Any, **options: Any) -> Array: ...
@@ -239,29 +236,63 @@ class Verbs(nn.Module, ABC):
     def traverse(self, x: Any, *unnamed: Any, **options: Any) -> Any:
         """Return the means of p(x|z) along each latent dimension, (J, T, N, D); see :func:`.posterior.traverse`.
 
+        With ``labels`` they are of p(x|z, y), with the most probable y by q(y|x) where ``label`` doesn't say it.
+
         Args:
             x: as for :meth:`encode`, likewise the others.
             unnamed: ``observed``.
             options: those of the function, and ``observed``, ``index``, ``covariates``, ``offset`` or ``label``.
         """
+        x, options = self._known(x, unnamed, options)
         return self._given(verbs.traverse, x, unnamed, {"latent": "z", "site": "x"} | options)
 
-    def manifold(self, side: int = 20) -> Tensor:
-        """Return the means of p(x|z) on a grid of 2 latent dimensions, (side^2, D); see :func:`.posterior.manifold`."""
-        if self.labels is not None or len(self.latent_dims) > 1:
-            got = "layers of them" if self.labels is None else "a label beside it"
-            raise ValueError(f"expected one latent of 2 dimensions for a manifold, got {got}; decode a grid of z")
-        return verbs.manifold(self.model, None, Arguments(**self._row()), side=side)
+    def manifold(self, side: int = 20, covariates: Any = None, *, label: int | None = None) -> Tensor:
+        """Return the means of p(x|z) on a grid of 2 latent dimensions, (side^2, D); see :func:`.posterior.manifold`.
 
-    def _made_of(self, label: Any) -> Tensor:
-        """Return labels that x is to be made of, as a tensor."""
-        labels = torch.as_tensor(label)
-        check_made_of(labels, 0 if self.labels is None else self.labels.number)
-        return labels
+        Args:
+            side: of the grid.
+            covariates: (C,), of a VAE that has them.
+            label: of all x, of a VAE that has labels.
+
+        Raises:
+            ValueError: for latents in layers, labels and none that is given, and as for the function.
+        """
+        if len(self.latent_dims) > 1:
+            raise ValueError("expected one latent of 2 dimensions for a manifold, got layers; decode a grid of z")
+        self._require_label(label)
+        model, _ = self._pair({"label": label})
+        return verbs.manifold(model, None, Arguments(**self._rows((1,), covariates, label)), side=side, site="x")
+
+    def _require_label(self, label: Any) -> None:
+        if self.labels is not None and label is None:
+            end = self.labels.number - 1
+            raise ValueError(f"expected the labels that x has beside z, got none; pass label=, from 0 to {end}")
 
     def _by_weights(self) -> dict[str, Any]:
-        """Return how latents are drawn, where there is a label among them: it has no mean, and chains can't move it."""
+        """Return how latents are drawn, where there may be a label among them, which has no mean."""
         return {} if self.labels is None else {"method": "importance"}
+
+    def _known(self, x: Any, unnamed: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return x and named arguments, of a VAE that has labels with the most probable one where none is known."""
+        if self.labels is None:
+            return x, named
+        if isinstance(x, Mapping):  # as in training
+            x, named = x["x"], {name: value for name, value in x.items() if name != "x"} | named
+        seen = {name: named[name] for name in ("observed", "covariates") if name in named}
+        found = torch.as_tensor(self.classify(x, *unnamed, **seen)).argmax(-1)
+        if (label := named.get("label")) is not None:
+            label = torch.as_tensor(label, device=found.device)
+            found = torch.where(label < 0, found, label)
+        return x, named | {"label": found}
+
+    def _pair(self, options: dict[str, Any]) -> tuple[PyroCallable, PyroCallable | None]:
+        """Return model and guide for these options: a label that is known of all is data, and chains sum others out."""
+        label = options.get("label")
+        if self.labels is None:
+            return self.model, self.guide
+        if label is not None and (torch.as_tensor(label) >= 0).all():
+            return self.given_label()
+        return self.model, None if options.get("method") in ("auto", "hmc") else self.guide
 
     def anomaly_score(self, x: Data, *unnamed: Any, reference: Any = None, **options: Any) -> AnomalyScore:
         """Return -log p(x), and its place among reference data; see :func:`.posterior.anomaly_score`.
@@ -276,15 +307,24 @@ class Verbs(nn.Module, ABC):
             reference = self._here(reference)
         elif isinstance(reference, AnomalyScore):
             reference = dataclasses.replace(reference, score=torch.as_tensor(reference.score))
-        return _record(x, self._called(verbs.anomaly_score, x, unnamed, options | {"reference": reference}))
+        pair = self._pair({"label": options.get("label")})
+        return _record(x, self._called(verbs.anomaly_score, x, unnamed, options | {"reference": reference}, pair))
 
     def _given(self, verb: Callable[..., Any], x: Any, unnamed: tuple[Any, ...], options: dict[str, Any]) -> Any:
         return _as(x, self._called(verb, x, unnamed, options))
 
-    def _called(self, verb: Callable[..., Any], x: Any, unnamed: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def _called(
+        self,
+        verb: Callable[..., Any],
+        x: Any,
+        unnamed: tuple[Any, ...],
+        options: dict[str, Any],
+        pair: tuple[PyroCallable, PyroCallable | None] | None = None,
+    ) -> Any:
+        pair = pair or self._pair(options)
         named = {name: options.pop(name) for name in NAMED if name in options}
         data = self._here(x) if not (unnamed or named) else self._here(Arguments(x, *unnamed, **named))
-        return verb(self.model, self.guide, data, **options)
+        return verb(*pair, data, **options)
 
     def _here(self, data: Any, *, finite: bool = True) -> Any:
         """Return data on the VAE's device."""
@@ -301,10 +341,17 @@ class Verbs(nn.Module, ABC):
             row["index"] = torch.zeros(1, dtype=torch.long, device=like.device)
         return {name: value.detach() for name, value in row.items()}
 
-
-def _expanded(row: dict[str, Tensor], number: int) -> dict[str, Tensor]:
-    """Return as many datapoints as there are to be, of one."""
-    return {name: value.expand(number, *value.shape[1:]) for name, value in row.items()}
+    def _rows(self, lead: Sequence[int], covariates: Any, label: Any) -> dict[str, Tensor]:
+        """Return the arguments of datapoints that x is to be made of, as many as a shape has; check their labels."""
+        row, number = self._row(), math.prod(lead)
+        rows = {name: value.expand(number, *value.shape[1:]) for name, value in row.items()}
+        if covariates is not None:
+            rows["covariates"] = torch.as_tensor(covariates).to(row["x"]).expand(*lead, -1).reshape(number, -1)
+        if label is not None:
+            labels = torch.as_tensor(label)
+            check_made_of(labels, 0 if self.labels is None else self.labels.number)
+            rows["label"] = labels.to(row["x"].device, torch.long).expand(*lead).reshape(-1)
+        return rows
 
 
 def _is_array(x: Any) -> bool:

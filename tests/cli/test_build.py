@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from pyro_aevb import VAE, Bayesian, fit
@@ -50,7 +51,7 @@ class Built:
         self.name = cls.__name__
         self.arguments = inspect.signature(cls).bind(*args, **kwargs).arguments
 
-    def prepare(self, x):
+    def prepare(self, x, *beside):
         self.device = x.device
 
 
@@ -63,6 +64,10 @@ def reach(tmp_path, monkeypatch):
     (tmp_path / "visits.csv").write_text("visits\n" + "\n".join(map(str, rng.poisson(2, 20))) + "\n")
     np.savez(tmp_path / "two.npz", a=np.zeros((20, 32)), b=np.ones((20, 32)))
     (tmp_path / "own.py").write_text("def model(x): ...\ndef guide(x): ...\ndef pair(): return model, guide\n")
+    for n in range(4):
+        path = tmp_path / "classes" / "ab"[n % 2] / f"{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (4, 8), np.uint8)).save(path)
     monkeypatch.chdir(tmp_path)
     vaes, learners = [], []
 
@@ -198,6 +203,7 @@ CASES = [
     Case("posterior", "full", part("posterior"), "normal", "full"),
     Case("convolutions", "true", part("convolutions"), False, (1, 4, 8)),
     Case("image_shape", "8,4", part("convolutions"), (1, 4, 8), (1, 8, 4), {"convolutions": "true"}),
+    Case("conditional", "true", part("covariates"), 0, 2, {"data": "classes"}),
     Case("init", "paper", part("init"), "modern", "paper"),
     Case("samples", "1e3", option("samples"), None, 1000),
     Case("samples", "1e3", option("epochs"), EPOCHS, None),

@@ -427,8 +427,8 @@ def test_options_win_over_the_file(tmp_path):
     [
         (["train", "digits"], "expected a folder to write to, got none"),
         (["train", "--out", "{out}"], "expected data to train on, got none"),
-        (["train", "digits", "--latent-dim", "ten", "--out", "{out}"], "--latent-dim as a whole number, got 'ten'"),
-        (["train", "digits", "--latent-dim", "2.5", "--out", "{out}"], "--latent-dim as a whole number, got '2.5'"),
+        (["train", "digits", "--latent-dim", "ten", "--out", "{out}"], "--latent-dim as a whole number, or several"),
+        (["train", "digits", "--latent-dim", "2.5", "--out", "{out}"], "or several: 20,10, got '2.5'"),
         (["train", "digits", "--hidden-dims", "a,b", "--out", "{out}"], "expected --hidden-dims as whole numbers"),
         (["train", "digits", "--learner", "em", "--out", "{out}"], "--learner out of aevb, wake-sleep, reweighted-"),
         (

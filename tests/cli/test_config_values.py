@@ -11,6 +11,8 @@ from pyro_aevb.cli.config import TrainingConfig
         ("samples", "1e6", 1_000_000),
         ("samples", 1e6, 1_000_000),
         ("latent_dim", "3", 3),
+        ("latent_dim", "20,10", (20, 10)),
+        ("latent_dim", [20, 10], (20, 10)),
         ("hidden_dims", "28,7", (28, 7)),
         ("hidden_dims", 5, (5,)),
         ("learning_rate", "1e-3", 1e-3),

@@ -449,3 +449,18 @@ def test_other_learners_train_on_a_table_with_holes(more, people, tmp_path):
 def test_compare_takes_a_table(people, tmp_path):
     args = ["--epochs", "1", "--learners", "aevb,wake-sleep", "--out", tmp_path / "c.png"]
     assert "wake-sleep" in succeed("compare", people[0] / "people.csv", *TINY, *args).stdout
+
+
+def test_a_table_is_reconstructed_from_all_layers_of_latents(people, tmp_path):
+    """Each layer at its code, so that nothing is drawn: p(x|z) at E[z|x], whatever the random state."""
+    folder, _, _, table = people
+    args = [each for each in TINY if each not in ("--latent-dim", "2")]
+    succeed("train", folder / "people.csv", "--out", tmp_path / "run", *args, "--latent-dim", "2,1", "--epochs", "2")
+    vae = load(tmp_path / "run").eval()
+    assert vae.latent_dims == (2, 1)
+    state = torch.get_rng_state()
+    succeed("reconstruct", tmp_path / "run", folder / "people.csv", "--out", tmp_path / "r.npy")
+    assert torch.equal(torch.get_rng_state(), state)
+    codes = vae.encode(*tensors(table), seed=0)
+    expected = central_numbers(vae.likelihood(vae.decoder(codes)), table.modelled)[:, 0].detach().numpy()
+    assert np.load(tmp_path / "r.npy")[:, 0] == pytest.approx(table.modelled[0].raw(expected), rel=1e-5)

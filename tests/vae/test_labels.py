@@ -24,7 +24,7 @@ from pyro_aevb import (
     log_marginal_likelihood,
     save,
 )
-from pyro_aevb.posterior import Chains
+from pyro_aevb.posterior import Chains, posterior
 from pyro_aevb.vae.likelihoods import FixedGaussian
 from pyro_aevb.vae.posteriors import Posterior
 
@@ -333,18 +333,141 @@ def test_a_label_above_the_last_is_refused():
 
 def test_uses_that_need_one_continuous_latent_say_so():
     vae = labelled()
-    with pytest.raises(
-        ValueError, match=r"expected the labels that x has beside z, got none; pass label=, from 0 to 2"
-    ):
-        vae.decode(torch.zeros(1, J).double())
-    with pytest.raises(ValueError, match="expected one latent of 2 dimensions for a manifold, got a label beside it"):
-        vae.manifold()
+    for use in (vae.manifold, functools.partial(vae.decode, torch.zeros(1, J).double())):
+        with pytest.raises(
+            ValueError, match="expected the labels that x has beside z, got none; pass label=, from 0 to 2"
+        ):
+            use()
     with pytest.raises(ValueError, match="expected labels to tell, got a VAE without"):
         VAE(D, J).classify(X)
-    with pytest.raises(ValueError, match="expected continuous latents"):
-        vae.traverse(X)
-    with pytest.raises(ValueError, match=r"latents that chains can move, got \['y'\], .*method='importance'"):
-        vae.impute(X[:1], X[:1] > 0, method="hmc", chains=FEW, num_draws=5, progress=False)
+    with pytest.raises(ValueError, match="expected a VAE with labels, got one without"):
+        VAE(D, J).given_label()
+    hmc = {"method": "hmc", "chains": FEW, "num_draws": 5, "progress": False}
+    for use in (vae.reconstruct, functools.partial(vae.impute, observed=X[:1] > 0)):
+        for label in ({}, {"label": KNOWN[:1]}):
+            with pytest.raises(ValueError, match=r"latents that are drawn, got \['y.*'\], .*method='importance'"):
+                use(X[:1], **label, **hmc)
+    with pytest.raises(ValueError, match=r"latents that chains can move, got \['y'\], .*or guide=None"):
+        posterior(vae.model, vae.guide, X[:1], **hmc)
+    with pytest.raises(ValueError, match="expected data inside the support"):
+        elbo(*vae.given_label(), X, label=KNOWN)
+
+
+def code(vae, x, label):
+    return vae.encoder(torch.cat([x, one_hot(label, C).double()], -1))[:, :J].detach()
+
+
+def probable(vae, label=None):
+    """Return the label that is given, or else the most probable one."""
+    found = vae.labels.classifier(X).argmax(-1)
+    return found if label is None else torch.where(label < 0, found, label)
+
+
+EACH = torch.arange(N) % C
+
+
+@pytest.mark.parametrize("label", [None, KNOWN, EACH])
+def test_x_is_traversed_and_interpolated_with_its_label(label):
+    """The label that is given, and else the most probable one."""
+    vae, more = labelled(), {} if label is None else {"label": label}
+    y, end = probable(vae, label), X.flip(0)
+    z = code(vae, X, y).repeat(2, 3, 1, 1)
+    quantiles = dist.Normal(0.0, 1.0).icdf(torch.tensor([0.05, 0.5, 0.95])).double()
+    for dim in range(J):
+        z[dim, ..., dim] = quantiles[:, None]
+    torch.testing.assert_close(vae.traverse(X, num_steps=3, **more), vae.decode(z, label=y))
+    y_end = vae.labels.classifier(end).argmax(-1)
+    y_end = y_end if label is None else torch.where(label < 0, y_end, label)
+    ends = torch.stack([code(vae, X, y), code(vae, end, y_end)])
+    torch.testing.assert_close(vae.interpolate(X, end, num_steps=2, **more), vae.decode(ends, label=y))
+    torch.testing.assert_close(vae.traverse({"x": X, **more}, num_steps=3), vae.decode(z, label=y))
+
+
+def test_a_manifold_of_one_label():
+    vae = labelled(covariates=1)
+    u = dist.Normal(0.0, 1.0).icdf(torch.tensor([0.25, 0.75])).double()
+    z = torch.stack([u.repeat(2), u.flip(0).repeat_interleave(2)], -1)
+    for y in range(C):
+        expected = vae.decode(z, torch.tensor([0.5]), label=y)
+        torch.testing.assert_close(vae.manifold(2, torch.tensor([0.5]), label=y), expected)
+    assert not torch.allclose(vae.manifold(2, [0.5], label=0), vae.manifold(2, [0.5], label=1))
+
+
+def exact_means(vae, x):
+    """Return E[z|x, y] (M, C, J) and p(y|x) (M, C), by a sum over a grid of z."""
+    line = torch.linspace(-6, 6, 121).double()
+    z = torch.cartesian_prod(line, line)
+    means, log_p = [], []
+    for y in range(C):
+        row = torch.cat([z, one_hot(torch.tensor(y), C).double().expand(len(z), -1)], -1)
+        joint = dist.Bernoulli(logits=vae.decoder(row)).log_prob(x[:, None]).sum(-1) - z.square().sum(-1) / 2
+        means.append(joint.softmax(-1) @ z)
+        log_p.append(joint.logsumexp(-1) + vae.labels.prior.logits.log_softmax(-1)[y])
+    return torch.stack(means, 1).detach(), torch.stack(log_p, 1).softmax(-1).detach()
+
+
+@pytest.mark.filterwarnings("ignore:the draws of")  # of a guide that isn't trained
+@pytest.mark.parametrize("label", [None, KNOWN, EACH])
+def test_a_clean_x_is_that_of_all_labels_or_of_its_own(label):
+    """E[x|noisy x], summed over y and a grid of z."""
+    vae, flip, line = labelled(), 0.2, torch.linspace(-6, 6, 61).double()
+    z = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        vae.decoder[-1].weight.mul_(3)
+    found = vae.denoise(
+        X, lambda clean: dist.Bernoulli(flip + (1 - 2 * flip) * clean).to_event(1), seed=0, progress=False,
+        num_draws=1000, **({} if label is None else {"label": label}),
+    )  # fmt: skip
+    p = torch.stack([vae.decode(z, label=y) for y in range(C)])[:, :, None]  # (C, grid, 1, D)
+    seen = torch.where(X > 0, 1 - flip, flip)  # p(noisy|clean of 1)
+    noisy = p * seen + (1 - p) * (1 - seen)
+    log_p = (
+        noisy.log().sum(-1) - z.square().sum(-1)[:, None] / 2 + vae.labels.prior.logits.log_softmax(-1)[:, None, None]
+    )
+    if label is not None:
+        log_p = log_p.masked_fill(((label >= 0) & (label != torch.arange(C)[:, None]))[:, None], -torch.inf)
+    weights = log_p.flatten(0, 1).softmax(0).reshape(log_p.shape)
+    exact = (weights[..., None] * p * seen / noisy).sum((0, 1)).detach()
+    assert ((found.mean - exact).abs() < 5 * found.standard_error + 0.01).all()
+
+
+def test_chains_move_z_where_labels_are_known_and_sum_out_the_others():
+    vae = labelled()
+    with torch.no_grad():
+        vae.decoder[0].weight.mul_(2)
+        vae.decoder[-1].weight.mul_(3)
+    given, weights = exact_means(vae, X)
+    assert (given[torch.arange(N), EACH] - (weights[..., None] * given).sum(1)).abs().max() > 0.2
+    hmc = {
+        "method": "hmc", "num_draws": 2000, "seed": 0, "progress": False, "compile": False,
+        "chains": Chains(
+            num_chains=50, num_temperatures=10, num_warmup=30, num_samples=40, num_leapfrog=5, largest_r_hat=1.5
+        ),
+    }  # fmt: skip
+    found = posterior(*vae.given_label(), X, label=EACH, **hmc)
+    torch.testing.assert_close(found.mean("z"), given[torch.arange(N), EACH], rtol=0, atol=0.1)
+    torch.testing.assert_close(vae.encode(X, label=EACH, **hmc), given[torch.arange(N), EACH], rtol=0, atol=0.1)
+    torch.testing.assert_close(vae.encode(X, **hmc), (weights[..., None] * given).sum(1), rtol=0, atol=0.1)
+    of_known = given[torch.arange(N), KNOWN.clamp(min=0)]
+    some = torch.where(KNOWN[:, None] < 0, (weights[..., None] * given).sum(1), of_known)
+    torch.testing.assert_close(vae.encode(X, label=KNOWN, **hmc), some, rtol=0, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:the draws of")  # by few chains
+def test_a_known_label_is_data_of_its_own_pair():
+    """With log p(x, y), each number by itself, and of a guide whose gap can be taken apart."""
+    vae = labelled()
+    expected = log_marginal_likelihood(vae.model, vae.guide, X, label=EACH, method="quadrature", **QUIET)
+    found = log_marginal_likelihood(*vae.given_label(), X, label=EACH, method="quadrature", **QUIET)
+    torch.testing.assert_close(found.value, expected.value, rtol=0, atol=1e-4)
+    ais = {"method": AIS(10, num_leapfrog=2), "num_particles": 200}
+    score = vae.anomaly_score(X[:2], label=EACH[:2], regret=True, **ais, **QUIET)
+    assert ((score.score + expected.value[:2]).abs() < 5 * score.standard_error + 0.02).all()
+    assert score.regret.isfinite().all()
+    again = vae.reconstruct(X, label=EACH, method="guide")
+    torch.testing.assert_close(again, vae.decode(code(vae, X, EACH), label=EACH))
+    filled = vae.impute(X, X > 0, label=EACH, method="hmc", chains=FEW, num_draws=5, progress=False)
+    assert filled.mean.shape == X.shape
 
 
 @pytest.mark.parametrize("label", [torch.tensor([-1]), torch.tensor([C]), torch.tensor([0.5])])
