@@ -64,7 +64,7 @@ def reach(tmp_path, monkeypatch):
     (tmp_path / "visits.csv").write_text("visits\n" + "\n".join(map(str, rng.poisson(2, 20))) + "\n")
     np.savez(tmp_path / "two.npz", a=np.zeros((20, 32)), b=np.ones((20, 32)))
     (tmp_path / "own.py").write_text("def model(x): ...\ndef guide(x): ...\ndef pair(): return model, guide\n")
-    for n in range(4):
+    for n in range(20):
         path = tmp_path / "classes" / "ab"[n % 2] / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (4, 8), np.uint8)).save(path)

@@ -375,6 +375,7 @@ def test_a_relative_path_is_found_again_from_another_folder(x, tmp_path, monkeyp
 # -- Configurations ----------------------------------------------------------------------------------------------------
 
 OTHER = {
+    "latent_dim": "20,10",
     "data": "y.npz", "key": "y", "pixels": "static", "learner": "mcem", "prior": "laplace", "likelihood": "beta",
     "posterior": "full", "init": "paper", "samples": "1e3", "optimizer": "adagrad", "validation": "0.5",
     "precision": "bf16", "compile": "never", "device": "cuda", "image_shape": "1,4,4", "hidden_dims": "7,6",
