@@ -1566,8 +1566,8 @@ MUTATIONS = [
     ),
     Mutation(
         "data_source.py",
-        "return DrawParts(draws) if any(draws) else None",
-        "return (lambda *rows: DrawParts(draws)(*rows)) if any(draws) else None",
+        "DrawParts | None = DrawParts(draws) if any(draws) else None",
+        "DrawParts | None = (lambda *rows: DrawParts(draws)(*rows)) if any(draws) else None",
         ("tests/training/test_fit.py::test_several_runs_trace_a_step_once",),
     ),
     Mutation(

@@ -251,12 +251,12 @@ def test_fit(where, precision):
 
 def test_pixels_are_drawn_where_the_images_lie():
     images = torch.tensor([[0.0, 1.0], [1.0, 0.0]], device="cuda")
-    drawn = Binarized(images)[torch.tensor([1, 0, 1])]
+    drawn = Binarized(images)[torch.tensor([1, 0, 1], device="cuda")]
     assert drawn.is_cuda
     assert drawn.tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]
     vae, x = gpu_vae()
     learner = AEVB(vae.model, vae.guide, FUSED)
-    fit(learner, Binarized(x), epochs=3, batch_size=10, device="cuda", compile=True, progress=False)
+    fit(learner, Binarized(x.cpu()), epochs=3, batch_size=10, device="cuda", compile=True, progress=False)
     assert all(capture.obstacle is None for capture in learner.captures)
 
 

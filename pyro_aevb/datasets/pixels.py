@@ -12,7 +12,7 @@ class Binarized:
     """Images whose pixels are drawn from Bernoulli(pixel) anew at each visit.
 
     Args:
-        images: (N, D), in [0, 1]; on a GPU, pixels are drawn there.
+        images: (N, D), in [0, 1], a tensor or :class:`ScaledRows`; on a GPU, pixels are drawn there.
 
     >>> from pyro_aevb.datasets import Binarized
     >>> data = Binarized(torch.tensor([[0.0, 1.0, 0.5]]))
@@ -40,7 +40,7 @@ class Binarized:
 
     def rows(self, index: Tensor) -> Tensor:
         """Return the grey pixels (M, D) that :meth:`draw` starts from."""
-        return self.images.index_select(0, index.to(self.images.device))
+        return self.images.index_select(0, index)
 
     @staticmethod
     def draw(rows: Tensor) -> Tensor:
