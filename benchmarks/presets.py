@@ -85,11 +85,10 @@ def make_learner(name: str, vae: VAE, preset: Preset) -> Learner:
     return make[name]()
 
 
-def held_out(data: Any) -> tuple[Any, torch.Tensor]:
-    """Return the training data without their last tenth, and that, drawn once where pixels are drawn at each visit."""
-    train = data.train
+def held_out(train: torch.Tensor | Binarized, part: float) -> tuple[torch.Tensor | Binarized, torch.Tensor]:
+    """Return training data without their last part, and that, drawn once where pixels are drawn at each visit."""
     images = train.images if isinstance(train, Binarized) else train
-    cut = len(images) - int(HELD_OUT * len(images))
+    cut = len(images) - int(part * len(images))
     if not isinstance(train, Binarized):
         return images[:cut], images[cut:]
     last = torch.bernoulli(images[cut:], generator=torch.Generator().manual_seed(0))
@@ -100,7 +99,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     """Train with one trial's settings; what ctrl-C cuts short is dropped."""
     learner, name, seed = task.key.values()
     trial = trials(learner)[name]
-    train, validation = held_out(load_dataset(args.dataset, pixels=args.pixels, root=args.data))
+    train, validation = held_out(load_dataset(args.dataset, pixels=args.pixels, root=args.data).train, HELD_OUT)
     setting = SETTINGS.get(args.dataset, Setting())
     pyro.set_rng_seed(seed)
     x_dim, hidden = validation.shape[1], (setting.hidden,)

@@ -39,6 +39,7 @@ import harness
 import pyro
 import torch
 from harness import Benchmark, Plan, Task, aligned, positive, rate
+from presets import held_out
 from torch import Tensor, nn
 
 from pyro_aevb import AEVB, AIS, BDMC, IWAE, SGVB, VAE, DReG, Evidence, Importance, fit, log_marginal_likelihood
@@ -53,7 +54,7 @@ from pyro_aevb.vae.priors import VampPrior
 SAFE = 0.7  # above it k-hat says that neither value nor error can be relied on
 SCHEDULE = Schedule("linear", warm_up=0.02)
 WARM_UP_PASSES = 40  # of the VampPrior's KL, but at most a quarter of a run
-HELD_OUT = 6  # a part in so many of the training data, where there are no validation data and a row wants some
+HELD_OUT = 1 / 6  # of the training data, where there are no validation data and a row wants some
 SPARE = 0.001  # of a pixel's mean, for the decoder's biases
 ROWS_PER_PASS = {"cpu": 5000, "cuda": 20_000}  # draws of importance
 
@@ -109,14 +110,12 @@ def dataset(row: Row, args: argparse.Namespace) -> ImageData:
 def images(row: Row, args: argparse.Namespace) -> Images:
     """Return the row's data, on their device."""
     data = dataset(row, args)
-    grey = data.train.images if isinstance(data.train, Binarized) else data.train
-    validation = data.validation
+    train, validation = data.train, data.validation if row.vamp else None
     if row.vamp and validation is None:
-        grey, last = grey[: -(len(grey) // HELD_OUT)], grey[-(len(grey) // HELD_OUT) :]
-        validation = torch.bernoulli(last, generator=torch.Generator().manual_seed(0))
-    grey = grey.to(args.device)
-    held_out = validation.to(args.device) if row.vamp and validation is not None else None
-    return Images(grey if row.static else Binarized(grey), held_out, data.test.to(args.device))
+        train, validation = held_out(train, HELD_OUT)
+    if validation is not None:
+        validation = validation.to(args.device)
+    return Images(train.to(args.device), validation, data.test.to(args.device))
 
 
 def gated(sizes: Sequence[int]) -> nn.Sequential:
