@@ -6,28 +6,17 @@ import re
 import numpy as np
 import pytest
 import torch
+from cli_calls import invoke, succeed
 from PIL import Image
 from torch.nn.functional import one_hot
-from typer.testing import CliRunner
 
 from pyro_aevb import elbo, load
-from pyro_aevb.cli import app
 
 # Networks that were hardly trained have the wrong posterior.
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{words}") for words in ("the draws of", "pareto_k is above")]
 
 N, SIDE = 40, 4
 NAMES = ("dark", "light")
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(each) for each in args])
-
-
-def succeed(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    return result
 
 
 def write(folder, names, number, seed):

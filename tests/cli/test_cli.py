@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_calls import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
 from pyro_aevb import AIS, BDMC, SMC, Auto, __version__, load, log_marginal_likelihood
 from pyro_aevb import evidence as evidence_room
-from pyro_aevb.cli import app
 from pyro_aevb.cli.build import make_learner, make_vae
 from pyro_aevb.cli.config import KINDS, LEARNERS, TrainingConfig, kind_of
 from pyro_aevb.cli.objectives import OBJECTIVES
@@ -50,11 +49,6 @@ def run(*args, **kwargs):
     process = start("pyro_aevb", *args, **kwargs)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
-
-
-def invoke(*args):
-    """Run a command in this process."""
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 def size_of(path):

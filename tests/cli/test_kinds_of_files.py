@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cli_calls import invoke
 from PIL import Image
 from scipy import sparse
-from typer.testing import CliRunner
 
 from pyro_aevb import load
-from pyro_aevb.cli import app, follow
+from pyro_aevb.cli import follow
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import training_data
 from pyro_aevb.datasets import Table, array_files, read_array
@@ -132,10 +132,6 @@ def documented():
     return {
         row[0]: (row[2].strip("`"), dict(zip(names, (cell == "yes" for cell in row[3:]), strict=True))) for row in rows
     }
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 def trained(kind, folder):

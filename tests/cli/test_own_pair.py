@@ -11,10 +11,9 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from typer.testing import CliRunner
+from cli_calls import invoke
 
 from pyro_aevb import save_pair
-from pyro_aevb.cli import app
 from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.training.saved_pair import read_pair
 
@@ -61,10 +60,6 @@ def plane():
 
     return model, guide
 """
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from cli_calls import invoke
 
 from pyro_aevb import VAE, Bayesian, save
-from pyro_aevb.cli import app
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [*map(str, args)])
 
 
 @pytest.fixture

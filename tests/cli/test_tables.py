@@ -7,11 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from cli_calls import invoke, succeed
 from torch import distributions as td
-from typer.testing import CliRunner
 
 from pyro_aevb import load, log_marginal_likelihood
-from pyro_aevb.cli import app
 from pyro_aevb.cli.table_numbers import central_numbers
 from pyro_aevb.datasets import Table
 from pyro_aevb.datasets.columns import Column
@@ -53,16 +52,6 @@ def cells():
         found[name][place] = spelling
     found["region"][3] = "n/a"
     return found
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
-
-
-def succeed(*args):
-    result = invoke(*args)
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    return result
 
 
 def rows_of(path):

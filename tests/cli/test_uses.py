@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from cli_calls import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
 from pyro_aevb import VAE, elbo, log_marginal_likelihood, save
-from pyro_aevb.cli import app
 from pyro_aevb.datasets.array_files import read_contents
 from pyro_aevb.vae.likelihoods import FixedGaussian
 
@@ -19,10 +18,6 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore:{words}") for words in ("the d
 
 N, D = 12, 4
 QUICK = ["--method", "importance", "--quiet"]
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 @pytest.fixture(scope="module")
