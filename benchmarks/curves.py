@@ -45,7 +45,7 @@ def at(curve: list[list[float]], samples: float) -> float:
 class Line(NamedTuple):
     """A line of a figure; the paper's are ``published``, broad and pale, and are seen where ours end.
 
-    ``band`` is the lowest and the highest of several runs, whose mean the line is.
+    ``band`` is the lowest and the highest of several runs, whose mean the line is; ``error`` are standard errors.
     """
 
     label: str
@@ -55,6 +55,7 @@ class Line(NamedTuple):
     style: str = "-"
     published: bool = False
     band: tuple[Sequence[float], Sequence[float]] | None = None
+    error: Sequence[float] | None = None
 
 
 def mean(label: str, runs: list[dict[str, Any]], quantity: str, color: str, style: str) -> Line:
@@ -95,6 +96,8 @@ def draw(panels: dict[str, list[Line]], title: str, quantity: str, path: Path) -
             else:
                 style = line.style if len(x) > 5 or line.style == "x" else "." + line.style
                 (handles[line.label],) = ax.plot(x, y, style, color=line.color, lw=1.6, ms=6)
+                if line.error is not None:
+                    ax.errorbar(x, y, line.error, fmt="none", ecolor=line.color, alpha=0.4, capsize=2)
                 if line.band is not None:
                     ax.fill_between(x, *line.band, color=line.color, alpha=0.25, lw=0)
         margin = 0.05 * (high - low) + 1e-6

@@ -49,6 +49,7 @@ from pyro_aevb.training import fit
 LEARNERS = ("aevb-b", "wake-sleep", "mcem")
 PAPER = {"aevb-b": "AEVB", "wake-sleep": "WS", "mcem": "MCEM"}
 LATENT_DIM, HIDDEN = 3, 100
+FIRST = 100  # a curve begins at this part of its samples
 APPENDIX_D = PosteriorDensity(num_chains=10, num_leapfrog=4, num_warmup=20)
 
 
@@ -73,15 +74,16 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     vae = VAE(train.shape[1], LATENT_DIM, hidden_dims=(HIDDEN,), init=args.preset, dataset_size=len(train))
     learner = make_learner(name, vae, args.preset, guide_beside_mcem=False)
     guide = None if isinstance(learner, MCEM) else vae.guide
-    first = min(args.samples, max(10 * BATCH_SIZE, args.samples // 30))
+    samples = args.mcem_samples if name == "mcem" else args.samples
+    first = min(samples, max(10 * BATCH_SIZE, samples // FIRST))
     history = fit(
         learner,
         train,
-        samples=args.samples,
+        samples=samples,
         batch_size=min(BATCH_SIZE, len(train)),
         schedule=settings_of(name, args.preset).schedule,
         evaluate=evaluation(vae, guide, {"train": train, "test": data.test}, args),
-        evaluate_at=sorted({int(p) for p in np.geomspace(first, args.samples, args.evaluations)}),
+        evaluate_at=sorted({int(p) for p in np.geomspace(first, samples, args.evaluations)}),
         seed=seed,
         progress=not args.quiet,
         label=task.label,
@@ -95,8 +97,9 @@ def evaluation(
 ) -> Callable[[], dict[str, float]]:
     """Return a function that gives mean log p(x) of the first points, always with the same noise.
 
-    Keys, for each part: ``log_p`` by Appendix D, ``log_p_exact`` by quadrature on the first ``exact`` points,
-    ``excess`` of the one over the other on these, and the share of points with a ``high_pareto_k``, above 0.7.
+    Keys, for each part: ``log_p`` by Appendix D and its ``log_p_error``, which covers the choice of points;
+    ``log_p_exact`` by quadrature on the first ``exact`` points, ``excess`` of the one over the other on these, and the
+    share of points with a ``high_pareto_k``, above 0.7.
     """
 
     def estimate(x: torch.Tensor, **options: Any) -> Any:
@@ -111,7 +114,7 @@ def evaluation(
         for name, x in parts.items():
             upper = estimate(x[: args.evaluate], method=APPENDIX_D, num_particles=50)
             exact = estimate(x[: args.exact], method="quadrature")
-            values[f"{name}_log_p"] = upper.mean().value
+            values[f"{name}_log_p"], values[f"{name}_log_p_error"] = upper.mean()
             values[f"{name}_log_p_exact"] = exact.mean().value
             values[f"{name}_excess"] = (upper.value[: args.exact] - exact.value).mean().item()
             values[f"{name}_high_pareto_k"] = (upper.pareto_k > 0.7).double().mean().item()
@@ -145,7 +148,8 @@ def table(result: dict[str, Any]) -> str:
     for r in sorted(result["runs"], key=lambda r: (r["num_train"], LEARNERS.index(r["learner"]), r["seed"])):
         last = r["curve"][-1]
         row = [str(r["num_train"]), r["learner"], str(r["seed"]), f"{last['samples']:.3g}"]
-        row += [f"{last[f'{part}_{key}']:.2f}" for key in ("log_p", "log_p_exact") for part in ("train", "test")]
+        row += [f"{last[f'{part}_log_p']:.2f} ± {last[f'{part}_log_p_error']:.2f}" for part in ("train", "test")]
+        row += [f"{last[f'{part}_log_p_exact']:.2f}" for part in ("train", "test")]
         row += [f"{last[f'{part}_excess']:+.2f}" for part in ("train", "test")]
         if with_paper:
             values = [published_at(result["dataset"], r, part) for part in ("train", "test")]
@@ -165,7 +169,8 @@ def numbers(result: dict[str, Any]) -> dict[str, float]:
 def figure(result: dict[str, Any], path: Path) -> None:
     """Draw log p against training samples, a panel a training size: test solid, training dashed.
 
-    Crosses are Appendix D's values less their excess over quadrature, as far as that is known.
+    Bars are standard errors, of the choice of test points too.  Crosses are Appendix D's values less their excess over
+    quadrature, as far as that is known.
     """
     panels: dict[str, list[Line]] = {}
     for size in sorted({r["num_train"] for r in result["runs"]}):
@@ -174,7 +179,8 @@ def figure(result: dict[str, Any], path: Path) -> None:
             x, color = [p["samples"] for p in r["curve"]], COLORS[r["learner"]]
             for part, style in (("test", "-"), ("train", "--")):
                 y = [p[f"{part}_log_p"] for p in r["curve"]]
-                lines.append(Line(f"{LABELS[r['learner']].split(' (')[0]}, {part}", x, y, color, style))
+                error = [p[f"{part}_log_p_error"] for p in r["curve"]] if part == "test" else None
+                lines.append(Line(f"{LABELS[r['learner']].split(' (')[0]}, {part}", x, y, color, style, error=error))
                 y = [p[f"{part}_log_p"] - p[f"{part}_excess"] for p in r["curve"]]
                 lines.append(Line(f"less its excess on {result['exact']} points", x, y, color, "x"))
         for name, learner in (("AEVB", "aevb-b"), ("WS", "wake-sleep"), ("MCEM", "mcem")):
@@ -193,6 +199,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=sorted(SIZES), default="digits")
     parser.add_argument("--train-sizes", type=positive, nargs="+", metavar="N", help="default: 100 1000 | 1000 50000")
     parser.add_argument("--samples", type=positive, help="training samples evaluated, each run (default: 2e5 | 1e6)")
+    parser.add_argument(
+        "--mcem-samples", type=positive, help="those of MCEM, whose steps take longer (default: as many)"
+    )
     parser.add_argument("--evaluate", type=positive, default=1000, help="training and test points (default: 1000)")
     parser.add_argument("--exact", type=positive, help="of these, how many by quadrature too (default: 30 | 100)")
     parser.add_argument("--evaluations", type=positive, default=3, help="points of a curve (default: 3)")
@@ -205,6 +214,7 @@ def plan(args: argparse.Namespace) -> Plan:
     """Return the settings and a task for each learner, training size and seed, the longest first."""
     sizes = SIZES[args.dataset]
     args.train_sizes, args.samples = args.train_sizes or list(sizes.train), args.samples or sizes.samples
+    args.mcem_samples = args.mcem_samples or args.samples
     args.exact = min(args.exact or sizes.exact, args.evaluate)
     available = len(load_dataset(args.dataset, root=args.data).train)  # fetches what is missing, once
     if max(args.train_sizes) > available:
@@ -215,7 +225,7 @@ def plan(args: argparse.Namespace) -> Plan:
         for size in dict.fromkeys(args.train_sizes)
         for seed in dict.fromkeys(args.seeds)
     ]
-    names = ("dataset", "preset", "samples", "evaluate", "exact", "evaluations")
+    names = ("dataset", "preset", "samples", "mcem_samples", "evaluate", "exact", "evaluations")
     return Plan({name: getattr(args, name) for name in names}, tasks)
 
 
