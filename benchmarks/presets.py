@@ -25,6 +25,7 @@ import harness
 import matplotlib
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import torch
 from compare_wake_sleep import SETTINGS, Setting
 from harness import Benchmark, Plan, Task, aligned, positive
@@ -39,14 +40,16 @@ import matplotlib.pyplot as plt
 
 LEARNERS = tuple(PRESETS)
 BATCH_SIZE, HELD_OUT = 100, 0.1  # fit's default, and the part of the training data that the bound is of
+THETA_SCALES = (0.1, 0.3, 1.0)
 PRESET = "the preset"
 
 
 class Trial(NamedTuple):
-    """The settings of a run."""
+    """The settings of a run; ``theta_scale`` is that of a Gaussian prior on theta."""
 
     preset: Preset
     batch_size: int = BATCH_SIZE
+    theta_scale: float | None = None
 
 
 def trials(learner: str) -> dict[str, Trial]:
@@ -70,17 +73,22 @@ def trials(learner: str) -> dict[str, Trial]:
         found[f"warm-up {warm_up:g}"] = Trial(preset._replace(schedule=Schedule(schedule.shape, warm_up)))
     for batch_size in (50, 200):
         found[f"batch {batch_size}"] = Trial(preset, batch_size)
+    for scale in THETA_SCALES:
+        found[f"theta from N(0, {scale:g}^2)"] = Trial(preset, theta_scale=scale)
     return found
 
 
-def make_learner(name: str, vae: VAE, preset: Preset) -> Learner:
-    """Return a learner with the optimizers of these settings."""
-    optim, guide_optim = preset.factory(), preset.factory(guide=True)
+def make_learner(name: str, vae: VAE, trial: Trial) -> Learner:
+    """Return a learner with the optimizers and the prior of these settings."""
+    optim, guide_optim = trial.preset.factory(), trial.preset.factory(guide=True)
+    prior = None if trial.theta_scale is None else dist.Normal(0.0, trial.theta_scale)
     make: dict[str, Callable[[], Learner]] = {
-        "aevb": lambda: AEVB(vae.model, vae.guide, optim, SGVB(kl="analytic")),
-        "wake-sleep": lambda: WakeSleep(vae.model, vae.guide, optim, guide_optim),
-        "reweighted-wake-sleep": lambda: ReweightedWakeSleep(vae.model, vae.guide, optim, guide_optim),
-        "mcem": lambda: MCEM(vae.model, optim, vae.guide, guide_optim),
+        "aevb": lambda: AEVB(vae.model, vae.guide, optim, SGVB(kl="analytic"), theta_prior=prior),
+        "wake-sleep": lambda: WakeSleep(vae.model, vae.guide, optim, guide_optim, theta_prior=prior),
+        "reweighted-wake-sleep": lambda: ReweightedWakeSleep(
+            vae.model, vae.guide, optim, guide_optim, theta_prior=prior
+        ),
+        "mcem": lambda: MCEM(vae.model, optim, vae.guide, guide_optim, theta_prior=prior),
     }
     return make[name]()
 
@@ -106,7 +114,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     vae = VAE(x_dim, args.latent_dim, hidden_dims=hidden, likelihood=setting.likelihood, dataset_size=len(train))
     vae, validation = vae.to(args.device), validation.to(args.device)
     history = fit(
-        make_learner(learner, vae, trial.preset),
+        make_learner(learner, vae, trial),
         train,
         samples=args.samples,
         batch_size=trial.batch_size,
