@@ -1460,10 +1460,10 @@ MUTATIONS = [
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
     ),
     Mutation(
-        "datasets/number_tables.py",
+        "datasets/delimited.py",
         'newline=""), strict=True, delimiter',
         'newline=""), delimiter',
-        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+        ("tests/datasets/test_delimited.py::test_a_quote_that_is_not_closed_swallows_no_rows",),
     ),
     Mutation(
         "training/computed_permutation.py",
@@ -1651,9 +1651,9 @@ MUTATIONS = [
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
-        "datasets/number_tables.py",
-        "text = with_tabs(path, text)",
-        "text = text + ''",
+        "datasets/delimited.py",
+        "text = _with_tabs(path, _decoded(path))",
+        "text = _decoded(path)",
         ("tests/datasets/test_table.py::test_blanks_between_the_cells_of_a_txt",),
     ),
     Mutation(
@@ -1703,6 +1703,18 @@ MUTATIONS = [
         "size / column.scale for column in columns",
         "size for column in columns",
         (f"{TABLES}::test_a_table_is_freed_of_noise_in_the_units_of_its_cells",),
+    ),
+    Mutation(
+        "datasets/delimited.py",
+        "(other in decimal or ",
+        "(",
+        ("tests/datasets/test_delimited.py::test_a_mark_of_thousands_is_never_read_as_one_of_decimals",),
+    ),
+    Mutation(
+        "datasets/delimited.py",
+        """key=re.sub('"[^"]*"', "", first).count""",
+        "key=first.count",
+        ("tests/datasets/test_delimited.py::test_separators_inside_of_quotes_separate_nothing",),
     ),
     Mutation(
         "datasets/table.py",

@@ -339,7 +339,7 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
             f"expected a data set out of {sorted(DATASETS)}, a file or a folder, got {name}, which isn't there; did "
             f"you mean {close[0]}?"
         )
-    contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None, holes=holes)
+    contents = read_contents(name, config.key if Path(name).suffix.lower() == ".npz" else None, holes=holes)
     array = contents.values
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
