@@ -65,7 +65,7 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path):
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected text in .*; save it as CSV in UTF-8"):
+    with pytest.raises(ValueError, match=r"expected text in .*; save it as CSV in UTF-8"):
         table(tmp_path, TEXT, encoding="utf-16-le")  # without its mark
 
 
@@ -79,7 +79,7 @@ def test_digits_with_underscores_are_names(tmp_path):
     rows = [f"{n // 3 + 1}_{n % 3 + 1},{n / 7}" for n in range(9)]
     found = table(tmp_path, "\n".join(["well,dose", *rows]) + "\n")
     assert [column.kind for column in found.columns] == ["id", "real"]
-    with pytest.raises(ValueError, match="expected numbers in .*, got '1_1'"):
+    with pytest.raises(ValueError, match=r"expected numbers in .*, got '1_1'"):
         read_array(tmp_path / "x.csv")
 
 
@@ -123,7 +123,7 @@ def test_three_decimals_are_decimals_where_the_file_says_so(tmp_path):
 
 def test_a_few_words_among_numbers_do_not_leave_the_column_out(tmp_path):
     text = "\n".join(["dose", *(f"{n / 7:.3f}" for n in range(1, 30)), "<0.1"]) + "\n"
-    with pytest.raises(ValueError, match="expected numbers in column 'dose', got '<0.1' among 29 of them; leave such"):
+    with pytest.raises(ValueError, match=r"expected numbers in column 'dose', got '<0.1' among 29 of them; leave such"):
         table(tmp_path, text)
     assert table(tmp_path, text.replace("<0.1", "NA")).columns[0].kind == "real"
     (tmp_path / "x.csv").write_text(text)
