@@ -174,7 +174,7 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
     if isinstance(part, Frame):
         part = _numbers(part)
     if isinstance(part, np.ndarray):
-        part = torch.as_tensor(part)
+        part = as_tensor(part)
     if isinstance(part, Dataset):
         return Items(part)
     if isinstance(part, Placed):
@@ -182,6 +182,17 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
     if not isinstance(part, Indexed):
         raise not_a_tensor(part, place)
     return part
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor, which shares its memory unless it is turned around.
+
+    Raises:
+        TypeError: for an array of anything but numbers.
+    """
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"expected an array of numbers, got one of {array.dtype}; convert with array.astype('float32')")
+    return torch.as_tensor(np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array)
 
 
 def _numbers(frame: Frame) -> Tensor:

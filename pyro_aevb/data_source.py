@@ -25,6 +25,7 @@ from pyro_aevb.data_parts import (
     Placed,
     SparseRows,
     as_numbers,
+    as_tensor,
     check_unmasked,
     is_matrix,
     not_a_tensor,
@@ -315,7 +316,7 @@ def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
 def _tensor(item: Any, device: torch.device | str | None) -> Tensor:
     check_unmasked(item)
     if isinstance(item, np.ndarray):
-        item = torch.as_tensor(item)
+        item = as_tensor(item)
     if not isinstance(item, Tensor):
         raise _no_minibatch(item)
     return as_numbers(item if device is None else item.to(device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,9 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
-from pyro_aevb.cli.classes import write_classes
+from pyro_aevb.cli.classes import CLASSES, write_classes
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
-from pyro_aevb.cli.data import TrainingData, training_data, write_splits
+from pyro_aevb.cli.data import SPLITS, TrainingData, training_data, write_splits
 from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.cli.table_files import COLUMNS
@@ -34,7 +35,7 @@ from pyro_aevb.training.signals import HeldSignals
 from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae.saving import save
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, EVENTS = "checkpoints", "tensorboard"
 FIRST = 1000  # datapoints that a pair is tried on
 
 
@@ -73,7 +74,7 @@ def train(
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
     built = build(config, data)
-    first = ranks.rank == 0
+    first, there = ranks.rank == 0, out.exists()
     if first:
         if not resume:
             _check_new(out, config)
@@ -81,9 +82,10 @@ def train(
         if not resume:
             write_config(config, out)
             _write_kinds(data, out)
-    events = TensorBoard(out / "tensorboard") if tensorboard and first else None
+    events: TensorBoard | None = None
     table = functools.partial(_write_table, folder=out)
     try:
+        events = TensorBoard(out / EVENTS) if tensorboard and first else None
         history = fit(
             built.learner,
             *data.to_fit,
@@ -98,6 +100,10 @@ def train(
         if first:
             with HeldSignals(terminate=True):
                 built.save(out)
+        raise
+    except Exception:
+        if first and not resume:
+            _take_back(out, there)
         raise
     finally:
         if events is not None:
@@ -187,6 +193,18 @@ def _write_kinds(data: TrainingData, folder: Path) -> None:
         write_columns(folder / COLUMNS, data.columns)
     if data.classes:
         write_classes(folder, data.classes)
+
+
+def _take_back(folder: Path, there: bool) -> None:
+    """Remove what was written for a run that never began, and the folder unless it was there: both are free again."""
+    if len(Checkpoints(folder / CHECKPOINTS)):
+        return
+    for name in (CHECKPOINTS, EVENTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (CONFIG, COLUMNS, CLASSES, SPLITS):
+        (folder / name).unlink(missing_ok=True)
+    if not there and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_history(history: History, folder: Path) -> None:

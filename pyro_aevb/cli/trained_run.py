@@ -160,6 +160,8 @@ class Run(ABC):
 
     def manifold(self, side: int, of_class: str | None = None) -> Tensor:
         """Return the means of p(x|z) on a grid of two latent dimensions, (side^2, D), of a class if there are any."""
+        if self.columns:
+            raise ValueError("expected a model of images for a manifold, got one of a table; use encode, or sample")
         if self.classes and of_class is None:
             raise ValueError(f"expected --class out of {list(self.classes)} for a manifold, got none; pass one")
         columns = self.columns_of(1, of_class)

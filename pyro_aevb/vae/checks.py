@@ -211,16 +211,24 @@ def check_prior(prior: Prior, posterior: Posterior, q: Any, inputs: tuple[Any, .
 # -- Minibatches ------------------------------------------------------------------------------------------------------
 
 
-def check_x(x: Tensor, x_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise ``ValueError`` or ``TypeError`` unless x is (M, *x_shape) of this dtype."""
+def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    """Raise ``ValueError`` or ``TypeError`` unless x is (M, *x_shape) of this dtype, or of any."""
+    if not isinstance(x, Tensor):
+        got = f"{type(x).__name__} of {sorted(map(str, x))}" if isinstance(x, dict) else type(x).__name__
+        raise TypeError(
+            f"expected a tensor for x, got {got}; a VAE's arguments are x, observed, index, covariates, offset and label"
+        )
     if x.dim() != 1 + len(x_shape) or x.shape[1:] != x_shape:
         shape = ", ".join(["M", *map(str, x_shape)])
         remedy = "flatten with x.flatten(1)"
         if len(x_shape) > 1:
             remedy = f"reshape with x.reshape(-1, {shape[3:]}), or write VAE(x_dim={tuple(x.shape[1:])}, ...)"
         raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
-    if x.dtype != dtype:
-        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(
+            f"expected x of dtype {dtype}, got {x.dtype}; convert with torch.as_tensor(x, dtype={dtype}), or the VAE "
+            f"with vae.to({x.dtype})"
+        )
 
 
 def observed_entries(likelihood: Any, observed: Tensor) -> Any:

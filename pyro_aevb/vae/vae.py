@@ -337,7 +337,7 @@ class VAE(Verbs):
         offset: Tensor | None,
         label: Tensor | None,
     ) -> None:
-        checks.check_x(x, self.x_shape, next((parameter.dtype for parameter in self.parameters()), x.dtype))
+        checks.check_x(x, self.x_shape, next((parameter.dtype for parameter in self.parameters()), None))
         checks.check_observed(x, observed)
         checks.check_index(x, index, self._per_datapoint)
         checks.check_covariates(x, covariates, self.covariates)

@@ -453,3 +453,40 @@ def test_a_table_is_reconstructed_from_all_layers_of_latents(people, tmp_path):
     codes = vae.encode(*tensors(table), seed=0)
     expected = central_numbers(vae.likelihood(vae.decoder(codes)), table.modelled)[:, 0].detach().numpy()
     assert np.load(tmp_path / "r.npy")[:, 0] == pytest.approx(table.modelled[0].raw(expected), rel=1e-5)
+
+
+def test_a_manifold_of_a_table_is_refused_with_what_works_instead(people, tmp_path):
+    result = invoke("manifold", people[0] / "run", "--out", tmp_path / "m.png")
+    assert (
+        "error: expected a model of images for a manifold, got one of a table; use encode, or sample" in result.stderr
+    )
+    succeed("encode", people[0] / "run", people[0] / "people.csv", "--out", tmp_path / "z.csv")
+
+
+WRONG = [["--epochs", "0"], ["--batch-size", "0"], ["--clip-norm", "-1"], ["--evaluate-every", "0"]]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_run_that_never_began_leaves_its_folder_free(wrong, tmp_path):
+    """The line that is mended may be run as it is."""
+    write_cells(tmp_path / "people.csv", cells())
+    line = ["train", tmp_path / "people.csv", "--validation", "0.2", *TINY]
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "run", tmp_path / "empty"):
+        result = invoke(*line, *wrong, "--out", out)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith("error: expected ")
+    assert not (tmp_path / "run").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+    succeed(*line, "--out", tmp_path / "run", "--epochs", "1")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_that_numpy_has_not(seed, people, tmp_path):
+    out = tmp_path / "z.csv"
+    result = invoke("train", people[0] / "people.csv", "--out", tmp_path / "no", "--seed", seed)
+    assert f"expected a seed from 0 to 2^32 - 1, got {seed}; pass another" in result.stderr
+    for command in (["sample"], ["encode", people[0] / "people.csv"]):
+        result = invoke(command[0], people[0] / "run", *command[1:], "--out", out, "--seed", seed)
+        assert (result.exit_code, out.exists()) == (2, False)
+        assert "Invalid value for '--seed'" in result.stderr
