@@ -216,7 +216,7 @@ def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None
     if not isinstance(x, Tensor):
         got = f"{type(x).__name__} of {sorted(map(str, x))}" if isinstance(x, dict) else type(x).__name__
         raise TypeError(
-            f"expected a tensor for x, got {got}; a VAE's arguments are x, observed, index, covariates, offset and label"
+            f"expected a tensor for x, got {got}; a VAE takes x, observed, index, covariates, offset and label"
         )
     if x.dim() != 1 + len(x_shape) or x.shape[1:] != x_shape:
         shape = ", ".join(["M", *map(str, x_shape)])

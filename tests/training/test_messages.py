@@ -110,7 +110,7 @@ def test_a_value_of_an_evaluation_may_be_a_tensor():
 
 
 def test_x_by_another_name():
-    with pytest.raises(TypeError, match=r"expected a tensor for x, got dict of \['y'\]; a VAE's arguments are x"):
+    with pytest.raises(TypeError, match=r"expected a tensor for x, got dict of \['y'\]; a VAE takes x, observed"):
         train(lambda x: {"y": x}, epochs=1)
     assert train(lambda x: {"x": x}, epochs=1).samples == 40
 
