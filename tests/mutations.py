@@ -1856,6 +1856,12 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/impute.py",
+        "((size + 1) * (1 + side * coverage) / 2 - 1)",
+        "(size - 1) * ((1 + side * coverage) / 2)",
+        ("tests/posterior/test_impute.py::test_an_interval_of_few_draws_has_its_probability",),
+    ),
+    Mutation(
+        "posterior/impute.py",
         "latent not in reading.latents",
         "latent in reading.latents",
         ("tests/vae/test_missingness.py::test_missing_cells_given_the_mask",),

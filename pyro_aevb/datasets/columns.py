@@ -61,6 +61,13 @@ class Column:
         values[observed] = self._leveled(there) if self.levels else self._measured(there)
         return values, observed
 
+    def own(self, cells: Sequence[Cell] | np.ndarray) -> np.ndarray:
+        """Return cells as float64, (N,), not a bit of them lost: the places of levels, NaN where one is missing."""
+        observed, there = present(cells)
+        values = np.full(len(cells), np.nan)
+        values[observed] = self._leveled(there) if self.levels else [as_number(cell) for cell in there]
+        return values
+
     def cells(self, values: np.ndarray) -> list[Cell]:
         """Return the cells of numbers (N,); NaN is a missing one, ``None``."""
         if self.levels:

@@ -171,6 +171,10 @@ class Table:
             found[column.name] = [cell if keep else new for cell, keep, new in zip(own, kept, made, strict=True)]
         return found
 
+    def own(self) -> np.ndarray:
+        """Return the cells of the modelled columns as they came, (N, D) of float64: NaN where one is missing."""
+        return np.stack([column.own(self.cells[column.name]) for column in self.modelled], 1)
+
     def log_scale(self) -> np.ndarray:
         """Return what is added to each row's log p(x) for the density of its cells in raw units, (N,), nats."""
         terms = [column.log_scale(self.x[:, d]) for d, column in enumerate(self.modelled)]
