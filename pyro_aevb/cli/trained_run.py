@@ -174,6 +174,8 @@ class Run(ABC):
             if of_class is not None:
                 raise ValueError(f"expected no --class for a model without classes, got {of_class}; leave it out")
             return None
+        if of_class not in (None, *self.classes):
+            raise ValueError(f"expected --class out of {list(self.classes)}, got {of_class!r}; pass one of them")
         names = [of_class] if of_class is not None else self.classes
         return covariates_of([names[n % len(names)] for n in range(number)], self.classes, "--class").to(self.device)
 

@@ -187,6 +187,16 @@ def test_images_in_folders_of_a_class_each(tmp_path):
     assert found.said == f"read {tmp_path}: 1 images of 4x3, grey; left out: images in cat, dog"
 
 
+def test_a_photograph_is_upright(tmp_path):
+    """Cameras write how they were held, and leave the pixels as they were."""
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(levels)
+    noted = image.getexif()
+    noted[0x0112] = 6  # to be turned clockwise
+    image.save(tmp_path / "a.png", exif=noted)
+    assert np.array_equal(read_contents(tmp_path).values[0], np.rot90(levels, -1))
+
+
 def test_a_tiff_of_several_pages_or_of_16_bits_is_refused(tmp_path):
     pages = [Image.fromarray(np.full((3, 4), value, np.uint8)) for value in (1, 2)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
