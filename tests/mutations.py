@@ -1004,7 +1004,7 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
     ),
     Mutation(
-        "cli/data.py",
+        "cli/parts.py",
         'np.sort(splits[part or "validation"])',
         'np.sort(splits["train"])',
         ("tests/cli/test_training_data.py::test_a_run_remembers_which_rows_it_held_out",),
@@ -1729,7 +1729,7 @@ MUTATIONS = [
         ("tests/datasets/test_array_files.py::test_a_tiff_of_several_pages_or_of_16_bits_is_refused",),
     ),
     Mutation(
-        "cli/data.py",
+        "cli/parts.py",
         '{"train": order[count:].numpy(), "validation"',
         '{"train": np.arange(count, size), "validation"',
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
@@ -1771,7 +1771,7 @@ MUTATIONS = [
         ("tests/cli/test_full_vb.py::test_each_sample_has_a_theta_of_its_own",),
     ),
     Mutation(
-        "cli/app.py",
+        "cli/evaluate.py",
         "        num_global_draws=draws,\n",
         "",
         ("tests/cli/test_full_vb.py::test_evaluate_is_the_posterior_predictive",),
@@ -1903,7 +1903,7 @@ MUTATIONS = [
         ("tests/cli/test_cli.py::test_a_relative_path_is_found_again_from_another_folder",),
     ),
     Mutation(
-        "cli/app.py",
+        "cli/evaluate.py",
         "BDMC(annealing, chain=chain)",
         "BDMC(annealing)",
         ("tests/cli/test_cli.py::test_evaluate_asks_for_the_method_with_its_options",),

@@ -15,9 +15,10 @@ import torch
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
 from pyro_aevb.cli.classes import CLASSES, write_classes
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
-from pyro_aevb.cli.data import SPLITS, TrainingData, training_data, write_splits
+from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.own_pair import own_pair
+from pyro_aevb.cli.parts import SPLITS, write_splits
 from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.datasets.table import write_columns

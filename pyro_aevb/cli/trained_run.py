@@ -24,7 +24,8 @@ from torch.distributions import constraints
 
 from pyro_aevb.cli.classes import covariates_of, read_classes
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
-from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
+from pyro_aevb.cli.data import ImageShape, Rows, rows
+from pyro_aevb.cli.parts import part_of_file
 from pyro_aevb.cli.table_files import COLUMNS, read_again
 from pyro_aevb.cli.table_numbers import central_numbers, noise_of_columns
 from pyro_aevb.cli.train import check_device
