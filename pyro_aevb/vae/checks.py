@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_aevb.data_source import check_integers
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words
@@ -32,7 +33,13 @@ def check_sizes(
     init: str,
     covariates: int,
 ) -> None:
-    """Raise ``ValueError`` for sizes below 1, covariates below 0, and an unknown ``init``."""
+    """Raise ``ValueError`` for sizes below 1 and an unknown ``init``, ``TypeError`` for what is no integer."""
+    check_integers(dataset_size=dataset_size, covariates=covariates)
+    for name, sizes in (("x_dim", x_shape), ("latent_dim", latent_dims), ("hidden_dims", hidden_dims)):
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+            raise TypeError(f"expected integers for {name}, a layer each, got {sizes!r}; write a tuple: (500,)")
+        for size in sizes:
+            check_integers(**{name: size})
     if covariates < 0:
         raise ValueError(f"expected covariates of 0 or more, how many columns they have, got {covariates}")
     for name, dims in (("x_dim", x_shape), ("latent_dim", latent_dims)):
