@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,40 +76,29 @@ def train(
     if progress and data.said and ranks.rank == 0:
         tell(data.said)
     built = build(config, data)
-    first, there = ranks.rank == 0, out.exists()
-    if first:
-        if not resume:
-            _check_new(out, config)
-        check_folder(out)
-        if not resume:
-            write_config(config, out)
-            _write_kinds(data, out)
-    events: TensorBoard | None = None
-    table = functools.partial(_write_table, folder=out)
-    try:
-        events = TensorBoard(out / EVENTS) if tensorboard and first else None
-        history = fit(
-            built.learner,
-            *data.to_fit,
-            **fit_options(config),
-            callbacks=[table] if events is None else [table, events],
-            checkpoint_dir=out / CHECKPOINTS,
-            checkpoint_every=config.checkpoint_every,
-            resume=resume,
-            progress=progress,
-        )
-    except SystemExit:
+    first = ranks.rank == 0
+    callbacks: list[Any] = [functools.partial(_write_table, folder=out)]
+    with ExitStack() as stack:
         if first:
-            with HeldSignals(terminate=True):
-                built.save(out)
-        raise
-    except Exception:
-        if first and not resume:
-            _take_back(out, there)
-        raise
-    finally:
-        if events is not None:
-            events.close()
+            stack.enter_context(_begun(out, config, data, resume))
+        if first and tensorboard:
+            callbacks.append(stack.enter_context(closing(TensorBoard(out / EVENTS))))
+        try:
+            history = fit(
+                built.learner,
+                *data.to_fit,
+                **fit_options(config),
+                callbacks=callbacks,
+                checkpoint_dir=out / CHECKPOINTS,
+                checkpoint_every=config.checkpoint_every,
+                resume=resume,
+                progress=progress,
+            )
+        except SystemExit:
+            if first:
+                with HeldSignals(terminate=True):
+                    built.save(out)
+            raise
     with HeldSignals(terminate=True) as signals:
         if first:
             built.save(out)
@@ -194,6 +184,24 @@ def _write_kinds(data: TrainingData, folder: Path) -> None:
         write_columns(folder / COLUMNS, data.columns)
     if data.classes:
         write_classes(folder, data.classes)
+
+
+@contextmanager
+def _begun(folder: Path, config: TrainingConfig, data: TrainingData, resume: bool) -> Iterator[None]:
+    """Write into a run's folder what is known before it; take it back if it never begins."""
+    there = folder.exists()
+    if not resume:
+        _check_new(folder, config)
+    check_folder(folder)
+    if not resume:
+        write_config(config, folder)
+        _write_kinds(data, folder)
+    try:
+        yield
+    except Exception:
+        if not resume:
+            _take_back(folder, there)
+        raise
 
 
 def _take_back(folder: Path, there: bool) -> None:

@@ -66,9 +66,9 @@ def _read_image(path: Path) -> np.ndarray:
 
     check_regular(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_image(image, path)
-            image = ImageOps.exif_transpose(image)  # as a camera was held
+        with Image.open(path, formats=FORMATS) as file:
+            _check_image(file, path)
+            image = ImageOps.exif_transpose(file)  # as a camera was held
             if image.mode in ("1", "L", "LA"):
                 return np.asarray(image.convert("L"))
             colours = np.asarray(image.convert("RGB"))

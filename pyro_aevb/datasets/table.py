@@ -252,7 +252,7 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
                 "remove lines that are neither names nor rows, and quote cells that have the separator in them"
             )
     columns = {name: [row[d] for _, row in rows] for d, name in enumerate(names)}
-    return dict(with_points(columns, separator, path))
+    return {name: list(column) for name, column in with_points(columns, separator, path).items()}
 
 
 def _names(first: list[str], path: Path) -> list[str] | None:
@@ -294,10 +294,11 @@ def _as_cells(table: Any) -> dict[str, Any]:
     }
 
 
-def _as_column(name: str, column: Any) -> np.ndarray | list[Cell]:
+def _as_column(name: str, column: Any) -> Any:
     """Return the cells of a column: an array of numbers as it is, others as a list."""
     if isinstance(column, str) or not isinstance(column, Iterable) or getattr(column, "ndim", 1) != 1:
         got = f"an array of shape {tuple(column.shape)}" if hasattr(column, "shape") else repr(column)
         raise TypeError(f"expected cells in column {name!r}, one a row, got {got}; write a list of them")
-    plain = isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray)
-    return column if plain and column.dtype.kind in "biuf" else list(column)
+    if isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "biuf":
+        return column
+    return list(column)
