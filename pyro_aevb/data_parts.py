@@ -92,6 +92,24 @@ class MemoryMapped:
         return torch.from_numpy(rows)
 
 
+class Ascending:
+    """An array in an HDF5 file, which h5py reads at places that go up, each once."""
+
+    def __init__(self, array: Any) -> None:
+        if not hasattr(array, "shape"):
+            raise TypeError(
+                f"expected an array of an HDF5 file, got {array!r}; pass one of {sorted(array)}: file[name]"
+            )
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        places, back = np.unique(index.numpy(), return_inverse=True)
+        return torch.as_tensor(self.array[places][back])
+
+
 class SparseRows:
     """A sparse matrix, of SciPy or of torch, whose rows are made dense a minibatch at a time."""
 
@@ -169,12 +187,14 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
         return SparseRows(part)
     if isinstance(part, np.memmap):
         return MemoryMapped(part)
+    if type(part).__module__.partition(".")[0] == "h5py":
+        return Ascending(part)
     if hasattr(part, "to_pandas"):  # an Arrow table
         part = part.to_pandas()
     if isinstance(part, Frame):
         part = _numbers(part)
     if isinstance(part, np.ndarray):
-        part = torch.as_tensor(part)
+        part = as_tensor(part)
     if isinstance(part, Dataset):
         return Items(part)
     if isinstance(part, Placed):
@@ -182,6 +202,17 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
     if not isinstance(part, Indexed):
         raise not_a_tensor(part, place)
     return part
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor, which shares its memory unless it is turned around.
+
+    Raises:
+        TypeError: for an array of anything but numbers.
+    """
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"expected an array of numbers, got one of {array.dtype}; convert with array.astype('float32')")
+    return torch.as_tensor(np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array)
 
 
 def _numbers(frame: Frame) -> Tensor:

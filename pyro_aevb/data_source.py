@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from pyro_aevb.arguments import Arguments, Form, Parts, arranged, as_arguments, take_apart
 from pyro_aevb.data_parts import (
+    Ascending,
     Drawn,
     Frame,
     Indexed,
@@ -25,6 +26,7 @@ from pyro_aevb.data_parts import (
     Placed,
     SparseRows,
     as_numbers,
+    as_tensor,
     check_unmasked,
     is_matrix,
     not_a_tensor,
@@ -73,7 +75,7 @@ class DataSet:
         self.index_device: torch.device | None = parts[0].device if isinstance(parts[0], Placed) else None
         draws = tuple(part.draw if isinstance(part, Drawn) else None for part in parts)
         self.draw: DrawParts | None = DrawParts(draws) if any(draws) else None
-        self.on_disk = any(isinstance(part, MemoryMapped | Items) for part in self.parts)
+        self.on_disk = any(isinstance(part, MemoryMapped | Ascending | Items) for part in self.parts)
         self._checked_late = self.on_disk or any(isinstance(part, SparseRows) for part in self.parts)
         self._whole_items = any(isinstance(part, Items) for part in self.parts)
         if finite and all(isinstance(part, Tensor) for part in self.parts):
@@ -315,7 +317,7 @@ def _tensors(item: Any, device: torch.device | str | None) -> list[Tensor]:
 def _tensor(item: Any, device: torch.device | str | None) -> Tensor:
     check_unmasked(item)
     if isinstance(item, np.ndarray):
-        item = torch.as_tensor(item)
+        item = as_tensor(item)
     if not isinstance(item, Tensor):
         raise _no_minibatch(item)
     return as_numbers(item if device is None else item.to(device))

@@ -1004,7 +1004,7 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
     ),
     Mutation(
-        "cli/data.py",
+        "cli/parts.py",
         'np.sort(splits[part or "validation"])',
         'np.sort(splits["train"])',
         ("tests/cli/test_training_data.py::test_a_run_remembers_which_rows_it_held_out",),
@@ -1460,10 +1460,10 @@ MUTATIONS = [
         (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
     ),
     Mutation(
-        "datasets/number_tables.py",
+        "datasets/delimited.py",
         'newline=""), strict=True, delimiter',
         'newline=""), delimiter',
-        (f"{ARRAYS}::test_a_file_that_says_what_it_is_not",),
+        ("tests/datasets/test_delimited.py::test_a_quote_that_is_not_closed_swallows_no_rows",),
     ),
     Mutation(
         "training/computed_permutation.py",
@@ -1651,9 +1651,9 @@ MUTATIONS = [
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
-        "datasets/number_tables.py",
-        "text = with_tabs(path, text)",
-        "text = text + ''",
+        "datasets/delimited.py",
+        "text = _with_tabs(path, _decoded(path))",
+        "text = _decoded(path)",
         ("tests/datasets/test_table.py::test_blanks_between_the_cells_of_a_txt",),
     ),
     Mutation(
@@ -1705,6 +1705,18 @@ MUTATIONS = [
         (f"{TABLES}::test_a_table_is_freed_of_noise_in_the_units_of_its_cells",),
     ),
     Mutation(
+        "datasets/delimited.py",
+        "(other in decimal or ",
+        "(",
+        ("tests/datasets/test_delimited.py::test_a_mark_of_thousands_is_never_read_as_one_of_decimals",),
+    ),
+    Mutation(
+        "datasets/delimited.py",
+        """key=re.sub('"[^"]*"', "", first).count""",
+        "key=first.count",
+        ("tests/datasets/test_delimited.py::test_separators_inside_of_quotes_separate_nothing",),
+    ),
+    Mutation(
         "datasets/table.py",
         "if numbers and not is_header(first):",
         "if numbers and not first:",
@@ -1717,7 +1729,7 @@ MUTATIONS = [
         ("tests/datasets/test_array_files.py::test_a_tiff_of_several_pages_or_of_16_bits_is_refused",),
     ),
     Mutation(
-        "cli/data.py",
+        "cli/parts.py",
         '{"train": order[count:].numpy(), "validation"',
         '{"train": np.arange(count, size), "validation"',
         ("tests/cli/test_training_data.py::test_a_held_out_part_is_not_trained_on",),
@@ -1759,7 +1771,7 @@ MUTATIONS = [
         ("tests/cli/test_full_vb.py::test_each_sample_has_a_theta_of_its_own",),
     ),
     Mutation(
-        "cli/app.py",
+        "cli/evaluate.py",
         "        num_global_draws=draws,\n",
         "",
         ("tests/cli/test_full_vb.py::test_evaluate_is_the_posterior_predictive",),
@@ -1844,6 +1856,12 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/impute.py",
+        "((size + 1) * (1 + side * coverage) / 2 - 1)",
+        "(size - 1) * ((1 + side * coverage) / 2)",
+        ("tests/posterior/test_impute.py::test_an_interval_of_few_draws_has_its_probability",),
+    ),
+    Mutation(
+        "posterior/impute.py",
         "latent not in reading.latents",
         "latent in reading.latents",
         ("tests/vae/test_missingness.py::test_missing_cells_given_the_mask",),
@@ -1885,7 +1903,7 @@ MUTATIONS = [
         ("tests/cli/test_cli.py::test_a_relative_path_is_found_again_from_another_folder",),
     ),
     Mutation(
-        "cli/app.py",
+        "cli/evaluate.py",
         "BDMC(annealing, chain=chain)",
         "BDMC(annealing)",
         ("tests/cli/test_cli.py::test_evaluate_asks_for_the_method_with_its_options",),

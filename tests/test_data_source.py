@@ -128,6 +128,20 @@ def test_numbers_of_8_and_16_bits_come_as_floats_and_labels_as_they_are(kind, tm
         assert torch.equal(labels[0], WHOLE[[3, 1]].float())
 
 
+def test_an_array_of_an_hdf5_file_comes_as_one_in_memory(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["inside/x"] = DATA.numpy()
+        array, expected = file["inside/x"], seen(DATA, epochs=3, batch_size=10)
+        got = seen(array, epochs=3, batch_size=10)
+        assert torch.equal(got[0], expected[0])
+        assert got[1] == expected[1]
+        assert torch.equal(DataSet(array).at(torch.tensor([3, 0, 3])).tensors[0], DATA[[3, 0, 3]])
+        for group in (file, file["inside"]):
+            with pytest.raises(TypeError, match=r"expected an array of an HDF5 file, got <HDF5 .*: file\[name\]"):
+                DataSet(group)
+
+
 def test_what_is_not_finite_in_a_sparse_matrix_is_named_by_its_row():
     x = WHOLE.double().numpy().copy()
     x[13, 2] = np.nan

@@ -139,6 +139,8 @@ class TrainingConfig:
             )
         if self.samples is not None and self.epochs is not None:
             raise ValueError(f"expected one of samples and epochs, got {self.samples} and {self.epochs}; drop one")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"expected a seed from 0 to 2^32 - 1, got {self.seed}; pass another")
         if self.validation is None and (self.patience is not None or self.keep_best):
             raise ValueError("expected validation data for patience and keep_best, got none; say what to validate on")
         if self.objective is not None and self.learner != "aevb":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import io
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor
 from pyro_aevb.cli.classes import covariates_of
 from pyro_aevb.cli.config import PARTS, TrainingConfig
 from pyro_aevb.cli.follow import follow
+from pyro_aevb.cli.parts import fraction_of, split
 from pyro_aevb.cli.table_files import (
     TableFile,
     is_table,
@@ -36,10 +36,8 @@ from pyro_aevb.datasets.number_tables import TABLES
 from pyro_aevb.datasets.pixels import Binarized, draw_pixels
 from pyro_aevb.datasets.scaled_rows import ScaledRows, contained
 from pyro_aevb.datasets.table import Table
-from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.vae.likelihoods import LIKELIHOODS
 
-SPLITS = "splits.npz"
 ImageShape = tuple[int, ...] | None
 
 
@@ -177,8 +175,8 @@ def training_data(config: TrainingConfig) -> TrainingData:
     classes = tuple(sorted(set(found.classes))) if config.conditional else ()
     covariates = covariates_of(found.classes, classes, str(config.data)) if config.conditional else None
     held_out_covariates = None
-    if (fraction := _fraction(config.validation)) is not None:
-        splits = _split(fraction, len(grey), generator)
+    if (fraction := fraction_of(config.validation)) is not None:
+        splits = split(fraction, len(grey), generator)
         parts = {name: torch.from_numpy(places) for name, places in splits.items()}
         grey, held_out = _taken(grey, parts["train"]), _taken(grey, parts["validation"])
         held_out = _drawn(held_out, config.pixels, generator)
@@ -214,8 +212,8 @@ def _table_data(config: TrainingConfig, found: TableFile) -> TrainingData:
     """Return the numbers of a table's modelled columns, with a mask if a cell is missing."""
     train, splits = found.table, None
     held_out = None
-    if (fraction := _fraction(config.validation)) is not None:
-        splits = _split(fraction, len(train), torch.Generator().manual_seed(config.seed))
+    if (fraction := fraction_of(config.validation)) is not None:
+        splits = split(fraction, len(train), torch.Generator().manual_seed(config.seed))
         train, held_out = (train.take(splits[part]) for part in ("train", "validation"))
     elif config.validation is not None:
         held_out = read_again(config.validation, found.table.columns, config.key).table
@@ -231,15 +229,6 @@ def _table_data(config: TrainingConfig, found: TableFile) -> TrainingData:
         None if masks is None or held_out is None else masks[1],
         found.table.columns,
     )
-
-
-def _split(fraction: float, size: int, generator: torch.Generator) -> dict[str, np.ndarray]:
-    """Return the rows to train on and those to validate on, at random."""
-    order = torch.randperm(size, generator=generator)
-    count = round(fraction * size)
-    if not 0 < count < size:
-        raise ValueError(f"expected 1 datapoint or more on each side of the split, got {fraction} of {size}")
-    return {"train": order[count:].numpy(), "validation": order[:count].numpy()}
 
 
 def _check_validation(held_out: Any, x_dim: int) -> None:
@@ -270,53 +259,6 @@ def rows(name: str, config: TrainingConfig, part: str = "test", *, holes: bool =
     return found._replace(x=x, image_shape=shape, values=values)
 
 
-def write_splits(splits: dict[str, np.ndarray] | None, folder: Path) -> None:
-    """Write which rows of a file are trained on and which are held out, if it was split."""
-    if splits is not None:
-        buffer = io.BytesIO()
-        named: dict[str, Any] = splits
-        np.savez_compressed(buffer, **named)
-        write_atomically(folder / SPLITS, buffer.getvalue())
-
-
-def part_of_file(name: str, part: str | None, config: TrainingConfig, folder: Path, count: int) -> tuple[Any, str]:
-    """Return the indices of a file's part, and which rows these are, in words.
-
-    Args:
-        name: the file.
-        part: "train" or "validation", as the run in ``folder`` split it; "all" rows; ``None`` for what was held out if
-            this is the file that the run was trained on, and else for all rows.
-        config: that of the run.
-        folder: the run's.
-        count: how many rows the file has now.
-
-    Raises:
-        ValueError: for a part that the run doesn't know.
-    """
-    trained_on = None if config.data in (None, *DATASETS) else Path(str(config.data)).resolve()
-    own = trained_on == Path(name).resolve()
-    known = folder / SPLITS
-    if part == "all" or not own or not known.is_file():
-        if part not in (None, "all"):
-            raise ValueError(
-                f"expected --part for a named data set, or for the file that the run split by --validation, got "
-                f"{part!r} for {name}; leave it out for all rows"
-            )
-        some = "some of them were" if known.is_file() else "all of them were"
-        return slice(None), f"; {some} trained on" if own else ""
-    splits = {key: read_contents(known, key).values for key in ("train", "validation")}
-    total = sum(map(len, splits.values()))
-    if total != count:
-        raise ValueError(
-            f"expected the {total} rows of {name} that the run split, got {count}; pass --part all for all of them"
-        )
-    if part not in (None, *splits):
-        raise ValueError(f"expected --part train, validation or all for the file of the run, got {part!r}")
-    words = {"validation": "that were held out", "train": "that were trained on"}[part or "validation"]
-    rows = np.sort(splits[part or "validation"])
-    return torch.from_numpy(rows), f"; of these the {len(rows)} {words}"
-
-
 def _validation_rows(config: TrainingConfig) -> Rows:
     assert config.validation is not None
     assert config.data is not None
@@ -339,7 +281,7 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
             f"expected a data set out of {sorted(DATASETS)}, a file or a folder, got {name}, which isn't there; did "
             f"you mean {close[0]}?"
         )
-    contents = read_contents(name, config.key if Path(name).suffix == ".npz" else None, holes=holes)
+    contents = read_contents(name, config.key if Path(name).suffix.lower() == ".npz" else None, holes=holes)
     array = contents.values
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
@@ -380,18 +322,6 @@ def _check_pixels(images: Tensor | ScaledRows, pixels: str) -> None:
             f"expected pixels between 0 and 1 to make {pixels} ones of, got values from {low:.4g} to {high:.4g}; "
             "rescale them, or leave pixels out"
         )
-
-
-def _fraction(text: str | None) -> float | None:
-    try:
-        fraction = math.nan if text is None else float(text)
-    except ValueError:
-        return None
-    if math.isnan(fraction):
-        return None
-    if not 0 < fraction < 1:
-        raise ValueError(f"expected a fraction of the data to validate on, between 0 and 1, got {text}")
-    return fraction
 
 
 def _checked_shape(shape: ImageShape, x_dim: int) -> ImageShape:

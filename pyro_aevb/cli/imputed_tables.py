@@ -43,7 +43,7 @@ def write_imputed(
     if path.suffix == ".npy":
         write_table(path, table, numbers, kept)
         return
-    own = raw_numbers(table.x, columns)
+    own = table.own()
     more = {"standard_error": imputed_errors(found, columns)}
     for name, end in ends.items():
         raw = raw_numbers(end, columns)

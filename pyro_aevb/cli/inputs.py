@@ -38,7 +38,7 @@ Part = Annotated[str | None, typer.Option(help=PARTS_HELP)]
 Key = Annotated[str | None, typer.Option(help="Which array of an .npz file.")]
 Pixels = Annotated[str | None, typer.Option(help="What to do with pixels; as in training by default.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first so many datapoints.", min=1)]
-Seed = Annotated[int, typer.Option(help="For the noise.")]
+Seed = Annotated[int, typer.Option(help="For the noise.", min=0, max=2**32 - 2)]  # NumPy's, and another for a reference
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Class = Annotated[
     str | None, typer.Option("--class", help="Of a model trained with --conditional: which class.", metavar="NAME")

@@ -39,7 +39,7 @@ class TableFile(NamedTuple):
 def is_table(config: TrainingConfig) -> bool:
     """Return whether the data are a table of columns of a kind each: in a file of cells, with no word of images."""
     said = (config.likelihood, config.pixels, config.image_shape, config.convolutions or None)
-    named = config.data is not None and config.data not in DATASETS and Path(config.data).suffix in TABLES
+    named = config.data is not None and config.data not in DATASETS and Path(config.data).suffix.lower() in TABLES
     return named and all(each is None for each in said)
 
 
@@ -77,7 +77,7 @@ def read_again(name: str, columns: Sequence[Column], key: str | None) -> TableFi
         ValueError, OSError: for other columns, and cells that these can't have.
     """
     _check_there(name)
-    if name not in DATASETS and Path(name).suffix in TABLES:
+    if name not in DATASETS and Path(name).suffix.lower() in TABLES:
         cells = read_cells(name)
         known = {column.name for column in columns}
         new = [each for each in cells if each not in known]
@@ -91,7 +91,7 @@ def read_again(name: str, columns: Sequence[Column], key: str | None) -> TableFi
             f"expected a table ({', '.join(TABLES)}) with the columns {names[:SHOWN]}, as the model has, got {name}; "
             "write it as .csv with their names in the first line"
         )
-    contents = read_contents(name, key if Path(name).suffix == ".npz" else None)
+    contents = read_contents(name, key if Path(name).suffix.lower() == ".npz" else None)
     values = contents.values.reshape(len(contents.values), -1).astype(np.float64)
     if values.shape[1] != len(names):
         raise ValueError(f"expected {len(names)} columns, as the model has, got {values.shape[1]} in {name}")

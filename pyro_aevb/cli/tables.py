@@ -78,7 +78,7 @@ def write_table(path: Path, table: Table, numbers: np.ndarray, observed: np.ndar
         write_cells(path, table.rows(numbers, observed))
         return
     raw = raw_numbers(numbers, table.modelled)
-    write_array(path, raw if observed is None else np.where(observed, raw_numbers(table.x, table.modelled), raw))
+    write_array(path, raw if observed is None else np.where(observed, table.own(), raw))
 
 
 def with_labels(labels: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

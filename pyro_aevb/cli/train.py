@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +14,12 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
-from pyro_aevb.cli.classes import write_classes
+from pyro_aevb.cli.classes import CLASSES, write_classes
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
-from pyro_aevb.cli.data import TrainingData, training_data, write_splits
+from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.own_pair import own_pair
+from pyro_aevb.cli.parts import SPLITS, write_splits
 from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.datasets.table import write_columns
@@ -34,7 +37,7 @@ from pyro_aevb.training.signals import HeldSignals
 from pyro_aevb.training.tensorboard import TensorBoard
 from pyro_aevb.vae.saving import save
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, EVENTS = "checkpoints", "tensorboard"
 FIRST = 1000  # datapoints that a pair is tried on
 
 
@@ -74,34 +77,28 @@ def train(
         tell(data.said)
     built = build(config, data)
     first = ranks.rank == 0
-    if first:
-        if not resume:
-            _check_new(out, config)
-        check_folder(out)
-        if not resume:
-            write_config(config, out)
-            _write_kinds(data, out)
-    events = TensorBoard(out / "tensorboard") if tensorboard and first else None
-    table = functools.partial(_write_table, folder=out)
-    try:
-        history = fit(
-            built.learner,
-            *data.to_fit,
-            **fit_options(config),
-            callbacks=[table] if events is None else [table, events],
-            checkpoint_dir=out / CHECKPOINTS,
-            checkpoint_every=config.checkpoint_every,
-            resume=resume,
-            progress=progress,
-        )
-    except SystemExit:
+    callbacks: list[Any] = [functools.partial(_write_table, folder=out)]
+    with ExitStack() as stack:
         if first:
-            with HeldSignals(terminate=True):
-                built.save(out)
-        raise
-    finally:
-        if events is not None:
-            events.close()
+            stack.enter_context(_begun(out, config, data, resume))
+        if first and tensorboard:
+            callbacks.append(stack.enter_context(closing(TensorBoard(out / EVENTS))))
+        try:
+            history = fit(
+                built.learner,
+                *data.to_fit,
+                **fit_options(config),
+                callbacks=callbacks,
+                checkpoint_dir=out / CHECKPOINTS,
+                checkpoint_every=config.checkpoint_every,
+                resume=resume,
+                progress=progress,
+            )
+        except SystemExit:
+            if first:
+                with HeldSignals(terminate=True):
+                    built.save(out)
+            raise
     with HeldSignals(terminate=True) as signals:
         if first:
             built.save(out)
@@ -187,6 +184,36 @@ def _write_kinds(data: TrainingData, folder: Path) -> None:
         write_columns(folder / COLUMNS, data.columns)
     if data.classes:
         write_classes(folder, data.classes)
+
+
+@contextmanager
+def _begun(folder: Path, config: TrainingConfig, data: TrainingData, resume: bool) -> Iterator[None]:
+    """Write into a run's folder what is known before it; take it back if it never begins."""
+    there = folder.exists()
+    if not resume:
+        _check_new(folder, config)
+    check_folder(folder)
+    if not resume:
+        write_config(config, folder)
+        _write_kinds(data, folder)
+    try:
+        yield
+    except Exception:
+        if not resume:
+            _take_back(folder, there)
+        raise
+
+
+def _take_back(folder: Path, there: bool) -> None:
+    """Remove what was written for a run that never began, and the folder unless it was there: both are free again."""
+    if len(Checkpoints(folder / CHECKPOINTS)):
+        return
+    for name in (CHECKPOINTS, EVENTS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (CONFIG, COLUMNS, CLASSES, SPLITS):
+        (folder / name).unlink(missing_ok=True)
+    if not there and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_history(history: History, folder: Path) -> None:

@@ -24,7 +24,8 @@ from torch.distributions import constraints
 
 from pyro_aevb.cli.classes import covariates_of, read_classes
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
-from pyro_aevb.cli.data import ImageShape, Rows, part_of_file, rows
+from pyro_aevb.cli.data import ImageShape, Rows, rows
+from pyro_aevb.cli.parts import part_of_file
 from pyro_aevb.cli.table_files import COLUMNS, read_again
 from pyro_aevb.cli.table_numbers import central_numbers, noise_of_columns
 from pyro_aevb.cli.train import check_device
@@ -160,6 +161,8 @@ class Run(ABC):
 
     def manifold(self, side: int, of_class: str | None = None) -> Tensor:
         """Return the means of p(x|z) on a grid of two latent dimensions, (side^2, D), of a class if there are any."""
+        if self.columns:
+            raise ValueError("expected a model of images for a manifold, got one of a table; use encode, or sample")
         if self.classes and of_class is None:
             raise ValueError(f"expected --class out of {list(self.classes)} for a manifold, got none; pass one")
         columns = self.columns_of(1, of_class)
@@ -172,6 +175,8 @@ class Run(ABC):
             if of_class is not None:
                 raise ValueError(f"expected no --class for a model without classes, got {of_class}; leave it out")
             return None
+        if of_class not in (None, *self.classes):
+            raise ValueError(f"expected --class out of {list(self.classes)}, got {of_class!r}; pass one of them")
         names = [of_class] if of_class is not None else self.classes
         return covariates_of([names[n % len(names)] for n in range(number)], self.classes, "--class").to(self.device)
 

@@ -8,7 +8,6 @@ Shapes: N datapoints, D data dimensions.
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import struct
@@ -88,7 +87,7 @@ def read_contents(path: str | Path, key: str | None = None, *, holes: bool = Fal
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"expected a data set's name, a file or a folder, got {path}, which isn't there")
-    if key is not None and path.suffix != ".npz":
+    if key is not None and path.suffix.lower() != ".npz":
         raise ValueError(f"expected key for an .npz file, got it for {path}; leave it out")
     if path.is_dir():
         values, classes, left_out = read_images(path)
@@ -98,16 +97,17 @@ def read_contents(path: str | Path, key: str | None = None, *, holes: bool = Fal
         said += f"; left out: images in {', '.join(left_out[:5])}{', ...' * (len(left_out) > 5)}" if left_out else ""
         return Contents(values, (), said, images=True, classes=classes)
     check_regular(path)
-    if path.suffix not in READABLE:
+    suffix = path.suffix.lower()
+    if suffix not in READABLE:
         raise ValueError(f"expected {', '.join(READABLE)} or a folder of images, got {path}; convert it first")
     names: tuple[str, ...] = ()
     try:
-        if path.suffix in TABLES:
+        if suffix in TABLES:
             array, names = read_numbers(path, holes)
         else:
-            array = _read_npy(path) if path.suffix == ".npy" else _read_npz(path, key)
-    except (EOFError, zipfile.BadZipFile, zlib.error, csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a whole {path.suffix} file, got {path}: {error}; make it anew") from error
+            array = _read_npy(path) if suffix == ".npy" else _read_npz(path, key)
+    except (EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"expected a whole {suffix} file, got {path}: {error}; make it anew") from error
     if array.ndim == 0 or array.size == 0:
         raise ValueError(f"expected datapoints, got an array of shape {array.shape} in {path}; make it (N, D)")
     return Contents(array, names, _said(path, array, names))
@@ -127,7 +127,7 @@ def _said(path: Path, array: np.ndarray, names: tuple[str, ...]) -> str:
         ("is constant", (steps == 0).all(0)),
     ):
         columns = [repr(names[i]) if names else str(i) for i in np.flatnonzero(found)]
-        if columns and path.suffix in TABLES:
+        if columns and path.suffix.lower() in TABLES:
             text += f"; column {', '.join(columns[:5])}{', ...' * (len(columns) > 5)} {kind}"
     return text
 

@@ -27,6 +27,7 @@ KINDS = ("real", "positive", "count", "binary", "categorical", "ordered", "id", 
 LEFT_OUT = ("id", "constant")
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing", "<na>"}
 MOST_LEVELS = 50  # of text that is taken for categories
+MOSTLY, FEW = 0.8, 10  # the part of a column's cells, and how many different ones, that make it one of numbers
 SKEWED = 20.0  # the largest of positive numbers over their median, from which they are taken on a log scale
 
 Cell = str | float | int | bool | None
@@ -59,6 +60,13 @@ class Column:
         values = np.zeros(len(cells), dtype=np.float64)
         values[observed] = self._leveled(there) if self.levels else self._measured(there)
         return values, observed
+
+    def own(self, cells: Sequence[Cell] | np.ndarray) -> np.ndarray:
+        """Return cells as float64, (N,), not a bit of them lost: the places of levels, NaN where one is missing."""
+        observed, there = present(cells)
+        values = np.full(len(cells), np.nan)
+        values[observed] = self._leveled(there) if self.levels else [as_number(cell) for cell in there]
+        return values
 
     def cells(self, values: np.ndarray) -> list[Cell]:
         """Return the cells of numbers (N,); NaN is a missing one, ``None``."""
@@ -161,6 +169,9 @@ def kind_of(name: str, cells: Sequence[Cell] | np.ndarray, num_rows: int) -> str
     """Return what a column seems to be, by the cells of it that are there.
 
     Whole numbers that go up by one from row to row, and text that is another in each row, name the rows.
+
+    Raises:
+        ValueError: for a column of numbers that has a few words.
     """
     levels = {as_text(cell) for cell in cells}
     if len(levels) <= 1:
@@ -168,6 +179,11 @@ def kind_of(name: str, cells: Sequence[Cell] | np.ndarray, num_rows: int) -> str
     found = [as_number(cell) for cell in cells]
     numbers = [value for value in found if value is not None]
     if len(numbers) < len(found):  # text
+        if len(numbers) >= MOSTLY * len(found) and len(set(numbers)) > FEW:
+            raise ValueError(
+                f"expected numbers in column {name!r}, got {cells[found.index(None)]!r} among {len(numbers)} of them; "
+                f"leave such cells empty, or say a kind out of {list(KINDS)}"
+            )
         if len(levels) == 2:
             return "binary"
         return "categorical" if len(levels) <= min(MOST_LEVELS, max(len(cells) // 2, 2)) else "id"
@@ -203,15 +219,20 @@ def modelled_columns(columns: Iterable[Column]) -> tuple[Column, ...]:
 
 def is_missing(cell: Any) -> bool:
     """Return whether a cell is missing, however that is written: empty, NaN, ``None``, "n/a", "?", ..."""
-    if cell is None:
+    if cell is None or cell is np.ma.masked:
         return True
     if isinstance(cell, str):
         return cell.strip().lower() in MISSING
-    return bool(cell != cell)  # NaN, and what pandas has for no time
+    try:
+        return bool(cell != cell)  # NaN, and what pandas has for no time
+    except TypeError:  # pandas.NA
+        return True
 
 
 def as_number(cell: Cell) -> float | None:
-    """Return a cell's number, ``None`` for text."""
+    """Return a cell's number, ``None`` for text, as which 1_1 counts."""
+    if isinstance(cell, str):
+        cell = "text" if "_" in cell else cell.replace("\u2212", "-")  # a printed minus
     try:
         return float(cell)  # type: ignore[arg-type]  # None isn't passed
     except (TypeError, ValueError):

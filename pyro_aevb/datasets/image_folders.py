@@ -62,12 +62,13 @@ def _stacked(folder: Path, paths: list[Path]) -> np.ndarray:
 
 
 def _read_image(path: Path) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError  # here, since few read images
+    from PIL import Image, ImageOps, UnidentifiedImageError  # here, since few read images
 
     check_regular(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_image(image, path)
+        with Image.open(path, formats=FORMATS) as file:
+            _check_image(file, path)
+            image = ImageOps.exif_transpose(file)  # as a camera was held
             if image.mode in ("1", "L", "LA"):
                 return np.asarray(image.convert("L"))
             colours = np.asarray(image.convert("RGB"))

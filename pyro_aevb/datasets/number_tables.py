@@ -5,14 +5,14 @@ Shapes: N rows, D columns.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-DELIMITED = (".csv", ".tsv", ".txt")
+from pyro_aevb.datasets.columns import as_number
+from pyro_aevb.datasets.delimited import DELIMITED, read_rows
+
 TABLES = (*DELIMITED, ".parquet")
 SHOWN = 60  # characters of what isn't a number
 
@@ -27,7 +27,7 @@ def read_numbers(path: Path, holes: bool = False) -> tuple[np.ndarray, tuple[str
     Raises:
         ValueError: for anything but numbers.
     """
-    return _numbers_of_parquet(path, holes) if path.suffix == ".parquet" else _read_delimited(path, holes)
+    return _numbers_of_parquet(path, holes) if path.suffix.lower() == ".parquet" else _read_delimited(path, holes)
 
 
 def read_parquet(path: Path) -> dict[str, list[Any]]:
@@ -64,32 +64,9 @@ def _numbers_of_parquet(path: Path, holes: bool) -> tuple[np.ndarray, tuple[str,
     return array, tuple(columns)
 
 
-def separator_of(path: Path, text: str) -> str:
-    """Return what stands between the cells of a table: a tab in a .tsv, else what the first line has most of."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    return "\t" if path.suffix == ".tsv" else max(",;\t", key=first.count)
-
-
-def with_tabs(path: Path, text: str) -> str:
-    """Return a .txt whose cells have blanks between them, as NumPy writes them, with tabs; another text as it is."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    if path.suffix != ".txt" or len(first.split()) < 2 or any(each in first for each in ",;\t"):
-        return text
-    return "\n".join("\t".join(line.removeprefix("# ").split()) for line in text.splitlines())
-
-
 def _read_delimited(path: Path, holes: bool) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return a table's numbers and the names of its columns, if its first line has them; empty cells are NaN."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        if not content.partition(b"\n")[2].isascii():
-            raise
-        text = content.decode("latin-1")  # the names of the columns, by another program
-    text = with_tabs(path, text)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator_of(path, text))
-    rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) or (holes and len(row) > 1)]
+    rows = [(line, row) for line, row in read_rows(path)[1] if any(map(str.strip, row)) or (holes and len(row) > 1)]
     names: tuple[str, ...] = ()
     if rows and is_header(rows[0][1]) and any(map(str.strip, rows[0][1])):
         names = tuple(map(str.strip, rows[0][1]))
@@ -103,12 +80,12 @@ def _read_delimited(path: Path, holes: bool) -> tuple[np.ndarray, tuple[str, ...
         if len(row) != width:
             raise ValueError(f"expected {width} numbers in each line of {path}, got {len(row)} in line {line}")
         for cell in row:
-            if not (_is_number(cell) or (holes and not cell.strip())):
+            if not (as_number(cell) is not None or (holes and not cell.strip())):
                 raise ValueError(
                     f"expected numbers in {path}, got {cell[:SHOWN]!r} in line {line}; fill in what is missing, "
                     "write decimals with a point, and drop columns of text"
                 )
-    array = np.array([[cell if cell.strip() else "nan" for cell in row] for _, row in rows], dtype=np.float64)
+    array = np.array([[as_number(cell) for cell in row] for _, row in rows], dtype=np.float64)  # None is NaN
     if names and names[0] == "" and width > 1 and np.array_equal(array[:, 0], np.arange(len(array))):
         return array[:, 1:], names[1:]  # the number of the row, which pandas writes under no name
     return array, names
@@ -118,14 +95,6 @@ def is_header(cells: list[str]) -> bool:
     """Return whether a first line names the columns: by text, or 0, 1, 2, ... as pandas does of its own accord."""
     numbered = [str(i) for i in range(len(cells))]
     stripped = list(map(str.strip, cells))
-    return not any(_is_number(cell) for cell in cells) or (
+    return all(as_number(cell) is None for cell in cells) or (
         len(cells) > 2 and (stripped == numbered or stripped == ["", *numbered[:-1]])
     )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True

@@ -5,10 +5,8 @@ Shapes: N rows, D columns that are modelled.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import difflib
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +21,12 @@ from pyro_aevb.datasets.columns import (
     Cell,
     Column,
     as_number,
-    is_missing,
     make_column,
     modelled_columns,
     present,
 )
-from pyro_aevb.datasets.number_tables import DELIMITED, TABLES, is_header, read_parquet, separator_of, with_tabs
+from pyro_aevb.datasets.delimited import DELIMITED, read_rows, with_points
+from pyro_aevb.datasets.number_tables import TABLES, is_header, read_parquet
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.files.regular import check_regular
@@ -90,7 +88,8 @@ class Table:
         self.columns = tuple(columns)
         if not self.modelled:
             raise ValueError(
-                f"expected columns to model, got {[f'{c.name}: {c.kind}' for c in self.columns]}; say other kinds"
+                f"expected columns to model, got {[f'{c.name}: {c.kind}' for c in self.columns]}; say other kinds, "
+                "give rows that differ, and check what stands between the cells"
             )
         both = [column.numbers(self.cells[column.name]) for column in self.modelled]
         self.x = np.stack([values for values, _ in both], 1).astype(np.float32)
@@ -103,7 +102,7 @@ class Table:
         """Return the table in a file: .csv, .tsv or .txt with names in its first line, or .parquet (needs pyarrow).
 
         Args:
-            path: the file; ``;``, tabs and decimal commas are noticed.
+            path: the file; ``;``, tabs, decimal commas and UTF-16 are noticed.
             kinds: as for :class:`Table`.
             columns: likewise.
 
@@ -172,6 +171,10 @@ class Table:
             found[column.name] = [cell if keep else new for cell, keep, new in zip(own, kept, made, strict=True)]
         return found
 
+    def own(self) -> np.ndarray:
+        """Return the cells of the modelled columns as they came, (N, D) of float64: NaN where one is missing."""
+        return np.stack([column.own(self.cells[column.name]) for column in self.modelled], 1)
+
     def log_scale(self) -> np.ndarray:
         """Return what is added to each row's log p(x) for the density of its cells in raw units, (N,), nats."""
         terms = [column.log_scale(self.x[:, d]) for d, column in enumerate(self.modelled)]
@@ -189,7 +192,7 @@ class Table:
         if column.levels:
             return ", ".join(column.levels[:6]) + ", ..." * (len(column.levels) > 6) + tail
         values = [value for cell in there if (value := as_number(cell)) is not None]
-        return f"{min(values):.6g} to {max(values):.6g}{tail}"
+        return f"{min(values):.6g} to {max(values):.6g}{tail}" if values else "no cell" + tail
 
 
 def write_cells(path: str | Path, cells: Mapping[str, Sequence[Cell]]) -> None:
@@ -224,19 +227,15 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
     """Return the columns of a file by name, as they are written there; arguments and errors as :meth:`Table.read`."""
     path = Path(path)
     check_regular(path)
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return read_parquet(path)
-    if path.suffix not in DELIMITED:
+    if suffix not in DELIMITED:
         raise ValueError(f"expected a table in a file that ends in {', '.join(TABLES)}, got {path}; convert it first")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    text = with_tabs(path, text)
-    separator = separator_of(path, text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    rows = [(reader.line_num, list(map(str.strip, row))) for row in reader if any(map(str.strip, row))]
+    separator, found = read_rows(path)
+    rows = [(line, list(map(str.strip, row))) for line, row in found]
+    filled = [place for place, (_, row) in enumerate(rows) if any(row)]
+    rows = rows[filled[0] : filled[-1] + 1] if filled else []  # without the empty ones that a spreadsheet adds
     names = _names(rows[0][1], path) if rows else []
     if names is None:
         names = [f"x{place}" for place in range(len(rows[0][1]))]
@@ -248,9 +247,12 @@ def read_cells(path: str | Path) -> dict[str, list[Cell]]:
         raise ValueError(f"expected different names of columns in {path}, got {names}; rename them")
     for line, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"expected {len(names)} cells in each line of {path}, got {len(row)} in line {line}")
-    columns: dict[str, list[Cell]] = {name: [row[d] for _, row in rows] for d, name in enumerate(names)}
-    return {name: _with_points(column) for name, column in columns.items()} if separator == ";" else columns
+            raise ValueError(
+                f"expected {len(names)} cells in each line of {path}, as in its first, got {len(row)} in line {line}; "
+                "remove lines that are neither names nor rows, and quote cells that have the separator in them"
+            )
+    columns = {name: [row[d] for _, row in rows] for d, name in enumerate(names)}
+    return {name: list(column) for name, column in with_points(columns, separator, path).items()}
 
 
 def _names(first: list[str], path: Path) -> list[str] | None:
@@ -272,28 +274,31 @@ def _at(column: Sequence[Cell] | np.ndarray, places: Sequence[int]) -> list[Cell
     return np.asarray(cells).tolist() if isinstance(column, np.ndarray) else cells
 
 
-def _with_points(column: list[Cell]) -> list[Cell]:
-    """Return a column with decimal points for decimal commas, if all of its cells are then numbers."""
-    pointed: list[Cell] = [cell.replace(",", ".") if isinstance(cell, str) else cell for cell in column]
-    return column if any(as_number(cell) is None for cell in pointed if not is_missing(cell)) else pointed
-
-
 def _as_cells(table: Any) -> dict[str, Any]:
     """Return columns by name: of a mapping, of a frame of pandas or polars, of an Arrow table."""
     if hasattr(table, "to_pydict"):
         table = table.to_pydict()
     if isinstance(table, Mapping):
-        return {
-            str(name): column if isinstance(column, np.ndarray) and column.dtype.kind in "biuf" else list(column)
-            for name, column in table.items()
-        }
+        return {str(name): _as_column(str(name), column) for name, column in table.items()}
     if not hasattr(table, "columns"):
         raise TypeError(
             f"expected columns by name or a frame, got {type(table).__name__}; write Table({{'age': [31, 43], ...}}), "
             "or Table.read(path)"
         )
-    found = {}
-    for name in table.columns:
-        column = table[name]
-        found[str(name)] = list(column.to_list() if hasattr(column, "to_list") else column)
-    return found
+    names = list(map(str, table.columns))
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected different names of columns, got {names}; rename them")
+    return {
+        str(name): list(column.to_list() if hasattr(column := table[name], "to_list") else column)
+        for name in table.columns
+    }
+
+
+def _as_column(name: str, column: Any) -> Any:
+    """Return the cells of a column: an array of numbers as it is, others as a list."""
+    if isinstance(column, str) or not isinstance(column, Iterable) or getattr(column, "ndim", 1) != 1:
+        got = f"an array of shape {tuple(column.shape)}" if hasattr(column, "shape") else repr(column)
+        raise TypeError(f"expected cells in column {name!r}, one a row, got {got}; write a list of them")
+    if isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "biuf":
+        return column
+    return list(column)

@@ -22,6 +22,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyro_aevb.data_source import check_integers
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
 from pyro_aevb.objectives.draws import Flow, draw
@@ -101,6 +102,7 @@ class Objective(ELBO, ABC):
         return settings_repr(self)
 
     def __init__(self, num_particles: int = 1, *, vectorize: bool = True) -> None:
+        check_integers(num_particles=num_particles)
         if num_particles < self.least_particles:
             remedy = f"; with fewer use {self.with_fewer}" if self.with_fewer else ""
             raise ValueError(

@@ -69,6 +69,9 @@ class Imputed:
     def interval(self, coverage: float = 0.9) -> tuple[Tensor, Tensor]:
         """Return the ends of the central interval of each cell, (N, ...) each.
 
+        Of L independent draws the k-th smallest has k / (L + 1) of the distribution below it, in expectation, so that
+        the ends are at ranks (L + 1) q; L draws reach (L - 1) / (L + 1) at most.
+
         Args:
             coverage: its probability.
 
@@ -79,8 +82,10 @@ class Imputed:
             raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
         draws = torch.as_tensor(self.draws)  # an array, as a method of a VAE gives it
         draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
-        ends: Any = draws.quantile((1 - coverage) / 2, 0), draws.quantile((1 + coverage) / 2, 0)
-        return ends if isinstance(self.draws, Tensor) else tuple(end.numpy() for end in ends)
+        size = len(draws)
+        places = [((size + 1) * (1 + side * coverage) / 2 - 1) / max(size - 1, 1) for side in (-1, 1)]
+        ends: Any = [draws.quantile(min(max(place, 0.0), 1.0), 0) for place in places]
+        return tuple(ends) if isinstance(self.draws, Tensor) else tuple(end.numpy() for end in ends)
 
 
 @one_thread

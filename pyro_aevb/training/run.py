@@ -108,6 +108,16 @@ def _pair(learner: Learner) -> list[Any]:
     return [learner.model, learner.guide, learner.objective]
 
 
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return what ``evaluate`` returned as numbers; ``TypeError`` for anything else."""
+    try:
+        return {name: float(value) for name, value in values.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"expected numbers by name from evaluate, got {values!r}; return {{'score': 0.5}}, say"
+        ) from error
+
+
 class Run:
     """The learner, its place in the data, its evaluations and the random states.
 
@@ -138,6 +148,10 @@ class Run:
         checkpoints: Checkpoints | None,
         settings: Mapping[str, Any],
     ) -> None:
+        if not isinstance(callbacks, Iterable) or not all(map(callable, callbacks)):
+            raise TypeError(
+                f"expected a list of functions of the history for callbacks, got {callbacks!r}; write [...]"
+            )
         self.learner, self.best, self.ranks, self.checkpoints = learner, best, ranks, checkpoints
         self.bound, self.evaluate, self.callbacks, self.settings = bound, evaluate, callbacks, dict(settings)
         self.history, self._training, self._noise = History(), RunningMean(ranks), Noise(ranks)
@@ -226,7 +240,7 @@ class Run:
         return self.best.is_stale(history) or asked
 
     def _values(self) -> dict[str, float]:
-        return {**(self.bound() if self.bound else {}), **(self.evaluate() if self.evaluate else {})}
+        return {**(self.bound() if self.bound else {}), **(_numbers(self.evaluate()) if self.evaluate else {})}
 
     def seconds(self) -> float:
         """Return what this run took, with those that it resumes."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_aevb.learners.learner import Learner
+from pyro_aevb.training.step_plan import factor_at
 
 LARGEST_TENSOR = 100  # numbers that are compared one by one
 FOUND_IN_USE = "max_plate_nesting"  # Pyro's ELBOs set it when they first run
@@ -83,7 +84,7 @@ def run_settings(learner: Learner, **of_the_loop: Any) -> dict[str, Any]:
     for name, value in of_the_loop.items():
         settings |= _flat(name, value)
     if callable(schedule := of_the_loop.get("schedule")):
-        settings["schedule.values"] = [float(schedule(quarter / 4)) for quarter in range(4)]
+        settings["schedule.values"] = [float(factor_at(schedule, quarter / 4)) for quarter in range(4)]
     families = {f"distribution.{name}": family for name, family in learner.families.items()}
     return settings | families | {"precision": learner.precision, "parameters": shapes}
 

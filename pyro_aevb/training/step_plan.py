@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -82,6 +82,10 @@ class Evaluations:
 
     def __init__(self, every: int | None, at: Sequence[int], one_pass: int | None) -> None:
         check_integers(evaluate_every=every)
+        if every is not None and every < 1:
+            raise ValueError(f"expected evaluate_every of 1 sample or more, got {every}; leave it out for each pass")
+        if not isinstance(at, Iterable) or not all(hasattr(point, "__index__") for point in at):
+            raise TypeError(f"expected whole numbers of samples for evaluate_at, got {at!r}; write [1000, 2000]")
         self.every, self.at = one_pass if every is None and not at else every, at
 
     def settings(self) -> dict[str, Any]:
@@ -93,6 +97,22 @@ class Evaluations:
         last = history.records[-1].samples if history.records else 0
         due = min((point for point in self.at if point > last), default=math.inf)
         return due if self.every is None else min(due, (last // self.every + 1) * self.every)
+
+
+def factor_at(schedule: Callable[[float], float], done: float) -> float:
+    """Return a schedule's factor of the learning rate; ``ValueError`` for what would turn steps around, or spoil them.
+
+    Args:
+        schedule: a function of ``done``.
+        done: the fraction of the run that is done.
+    """
+    factor = schedule(done)
+    if not (isinstance(factor, SupportsFloat) and 0 <= float(factor) < math.inf):
+        raise ValueError(
+            f"expected a factor of the learning rate, 0 or more, from schedule at {done:.3g} of the run, got "
+            f"{factor!r}; return a number, such as max(0.0, 1 - done)"
+        )
+    return factor
 
 
 class StepPlan:
@@ -127,7 +147,7 @@ class StepPlan:
         """Return the settings of the step on ``size`` datapoints that comes after ``done`` of them."""
         factor = 1.0
         if self.schedule is not None and self.total is not None:
-            factor = self.schedule(done / self.total)
+            factor = factor_at(self.schedule, done / self.total)
         if self._kl_weight is not None and self.kl_warm_up is not None:
             self._kl_weight.fill_(min(1.0, done / self.kl_warm_up))
         return StepSettings(factor, self.clip_norm, self._kl_weight, self.ranks.share(size, self.sums))

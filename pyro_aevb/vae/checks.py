@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_aevb.data_source import check_integers
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words
@@ -32,7 +33,13 @@ def check_sizes(
     init: str,
     covariates: int,
 ) -> None:
-    """Raise ``ValueError`` for sizes below 1, covariates below 0, and an unknown ``init``."""
+    """Raise ``ValueError`` for sizes below 1 and an unknown ``init``, ``TypeError`` for what is no integer."""
+    check_integers(dataset_size=dataset_size, covariates=covariates)
+    for name, sizes in (("x_dim", x_shape), ("latent_dim", latent_dims), ("hidden_dims", hidden_dims)):
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+            raise TypeError(f"expected integers for {name}, a layer each, got {sizes!r}; write a tuple: (500,)")
+        for size in sizes:
+            check_integers(**{name: size})
     if covariates < 0:
         raise ValueError(f"expected covariates of 0 or more, how many columns they have, got {covariates}")
     for name, dims in (("x_dim", x_shape), ("latent_dim", latent_dims)):
@@ -211,16 +218,24 @@ def check_prior(prior: Prior, posterior: Posterior, q: Any, inputs: tuple[Any, .
 # -- Minibatches ------------------------------------------------------------------------------------------------------
 
 
-def check_x(x: Tensor, x_shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Raise ``ValueError`` or ``TypeError`` unless x is (M, *x_shape) of this dtype."""
+def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    """Raise ``ValueError`` or ``TypeError`` unless x is (M, *x_shape) of this dtype, or of any."""
+    if not isinstance(x, Tensor):
+        got = f"{type(x).__name__} of {sorted(map(str, x))}" if isinstance(x, dict) else type(x).__name__
+        raise TypeError(
+            f"expected a tensor for x, got {got}; a VAE takes x, observed, index, covariates, offset and label"
+        )
     if x.dim() != 1 + len(x_shape) or x.shape[1:] != x_shape:
         shape = ", ".join(["M", *map(str, x_shape)])
         remedy = "flatten with x.flatten(1)"
         if len(x_shape) > 1:
             remedy = f"reshape with x.reshape(-1, {shape[3:]}), or write VAE(x_dim={tuple(x.shape[1:])}, ...)"
         raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
-    if x.dtype != dtype:
-        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype})")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(
+            f"expected x of dtype {dtype}, got {x.dtype}; convert with torch.as_tensor(x, dtype={dtype}), or the VAE "
+            f"with vae.to({x.dtype})"
+        )
 
 
 def observed_entries(likelihood: Any, observed: Tensor) -> Any:

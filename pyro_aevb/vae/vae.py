@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -337,7 +337,7 @@ class VAE(Verbs):
         offset: Tensor | None,
         label: Tensor | None,
     ) -> None:
-        checks.check_x(x, self.x_shape, next((parameter.dtype for parameter in self.parameters()), x.dtype))
+        checks.check_x(x, self.x_shape, next((parameter.dtype for parameter in self.parameters()), None))
         checks.check_observed(x, observed)
         checks.check_index(x, index, self._per_datapoint)
         checks.check_covariates(x, covariates, self.covariates)
@@ -352,7 +352,7 @@ class VAE(Verbs):
 
 def _sizes(dims: int | Sequence[int]) -> tuple[int, ...]:
     """Return one size, or several, as a tuple."""
-    return (dims,) if isinstance(dims, SupportsIndex) else tuple(dims)
+    return tuple(dims) if isinstance(dims, Iterable) and not isinstance(dims, str) else (dims,)
 
 
 def _part(name: str, part: Any, known: Mapping[str, Callable[[], Any]], kind: Any) -> Any:

@@ -115,7 +115,10 @@ def test_validation_is_of_the_folder_or_of_another(conditional, tmp_path):
             "expected a folder of folders of images for conditional",
         ),
         (["train", "scans", "--conditional", "--full-vb", "--out", "new"], "expected one of full_vb and conditional"),
-        (["sample", "run", "--class", "grey", "--out", "x.npy"], r"got \['grey'\] in --class"),
+        (
+            ["sample", "run", "--class", "grey", "--out", "x.npy"],
+            r"expected --class out of \['dark', 'light'\], got 'grey'; pass one",
+        ),
         (
             ["manifold", "run", "--out", "m.png"],
             r"expected --class out of \['dark', 'light'\] for a manifold, got none",

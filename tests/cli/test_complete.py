@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from pyro_aevb import evidence, objectives
 from pyro_aevb.cli import app
-from pyro_aevb.cli.app import METHODS
 from pyro_aevb.cli.config import OBJECTIVE_OPTIONS, TrainingConfig
+from pyro_aevb.cli.evaluate import METHODS
 from pyro_aevb.cli.objectives import OBJECTIVES
 from pyro_aevb.cli.uses import EVIDENCE
 from pyro_aevb.evidence import Estimator

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from pyro_aevb.cli.config import TrainingConfig
-from pyro_aevb.cli.data import part_of_file, rows, training_data, write_splits
+from pyro_aevb.cli.data import rows, training_data
+from pyro_aevb.cli.parts import part_of_file, write_splits
 from pyro_aevb.datasets import Binarized
 
 

@@ -177,6 +177,32 @@ def test_frames_of_pandas_and_polars_and_arrow_are_tables():
         assert table.columns == plain.columns
 
 
+def test_what_pandas_has_for_a_missing_cell_is_one():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"n": pandas.array([1, None, 7, 4], dtype="Int64"), "h": [1.5, 2.5, None, 3.0]})
+    table = Table(frame)
+    assert table.observed.tolist() == [[True, True], [False, True], [True, False], [True, True]]
+    with pytest.raises(ValueError, match=r"expected different names of columns, got \['a', 'a'\]; rename them"):
+        Table(pandas.DataFrame(np.eye(2), columns=["a", "a"]))
+
+
+def test_masked_cells_are_missing():
+    table = Table({"a": np.ma.array([1.5, 2.0, 9.0, 4.0], mask=[0, 1, 0, 0])})
+    assert table.observed[:, 0].tolist() == [True, False, True, True]
+    assert table.columns[0].loc == pytest.approx(np.mean([1.5, 9.0, 4.0]))
+
+
+def test_columns_that_are_no_cells_are_refused():
+    for column in (np.eye(3), "abc", 5):
+        with pytest.raises(TypeError, match=r"expected cells in column 'a', one a row, got .*; write a list of them"):
+            Table({"a": column})
+
+
+def test_a_later_table_without_a_cell_in_a_column_is_printed():
+    columns = Table({"a": [1.5, 2.5, 4.0], "b": [1, 2, 5]}).columns
+    assert "a  real   no cell, 2 missing" in str(Table({"a": [None, None], "b": [1, None]}, columns=columns))
+
+
 def test_arrays_of_numbers_are_columns():
     x = np.array([[1.5, 2], [np.nan, 2], [2.5, 2]], dtype=np.float32)
     table = Table({"a": x[:, 0], "b": x[:, 1]}, {"a": "real"})

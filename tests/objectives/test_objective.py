@@ -810,6 +810,11 @@ def test_arguments(make, message):
         make()
 
 
+def test_half_a_particle():
+    with pytest.raises(TypeError, match=r"expected an integer for num_particles, got 2\.5; pass int\(\.\.\.\)"):
+        IWAE(2.5)
+
+
 def test_masks_on_both_sides_are_joined():
     """A latent that one side masks out counts for neither, and where both keep it for both."""
     keep = [torch.arange(40) % 3 > 0, torch.arange(40) % 2 > 0]

@@ -13,7 +13,7 @@ from pyro import poutine
 from statistics_tools import SIGMAS
 
 from pyro_aevb import VAE, denoise, impute
-from pyro_aevb.posterior import Chains
+from pyro_aevb.posterior import Chains, Imputed
 from pyro_aevb.posterior.cells import ObservedCells
 from pyro_aevb.vae.columns import Columns
 from pyro_aevb.vae.likelihoods import Bernoulli, Beta, Gaussian, Poisson
@@ -278,3 +278,15 @@ def test_observed_values_outside_the_support_are_refused():
         fill(vae.model, vae.guide, x, observed, method="guide", num_draws=5)
     x[0, 3] = 1.0
     assert fill(vae.model, vae.guide, x, observed, method="guide", num_draws=5).mean.isfinite().all()
+
+
+@pytest.mark.parametrize("number", [19, 100])
+def test_an_interval_of_few_draws_has_its_probability(number):
+    """That of a new draw, in the mean over sets of draws."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(number, 20_000, 1, generator=generator, dtype=torch.float64)
+    found = Imputed(draws, draws.mean(0), draws.std(0), None, None)
+    low, high = found.interval(0.9)
+    inside = dist.Normal(0.0, 1.0).cdf(high) - dist.Normal(0.0, 1.0).cdf(low)
+    assert abs(inside.mean() - 0.9) < SIGMAS * inside.std() / len(inside) ** 0.5
+    assert torch.equal(found.interval(0.999)[1], draws.max(0).values)

@@ -76,3 +76,56 @@ def test_a_frame_where_a_tensor_is_expected(kind):
             use(table)
     vae.float()  # the numbers of a frame come in torch's default dtype
     assert fit(learner, kind(x.float()), samples=8, batch_size=8, progress=False).samples == 8
+
+
+WRONG = {
+    "evaluate_every": ({"evaluate_every": 0}, ValueError, "expected evaluate_every of 1 sample or more, got 0"),
+    "going back": ({"evaluate_every": -5}, ValueError, "expected evaluate_every of 1 sample or more, got -5"),
+    "evaluate_at": ({"evaluate_at": 20}, TypeError, "expected whole numbers of samples for evaluate_at, got 20"),
+    "a callback": ({"callbacks": print}, TypeError, "expected a list of functions of the history for callbacks, got"),
+    "no callback": ({"callbacks": [None]}, TypeError, r"expected a list of functions .* got \[None\]"),
+    "a bare number": ({"evaluate": lambda: 3.0}, TypeError, "expected numbers by name from evaluate, got 3.0"),
+    "a vector": ({"evaluate": lambda: {"a": torch.ones(3)}}, TypeError, "expected numbers by name from evaluate"),
+    "a rate below 0": (
+        {"schedule": lambda done: -done},
+        ValueError,
+        "0 or more, from schedule at 0.25 of the run, got",
+    ),
+    "no rate": ({"schedule": lambda done: None}, ValueError, "from schedule at 0 of the run, got None"),
+    "NaN": ({"schedule": lambda done: float("nan")}, ValueError, "from schedule at 0 of the run, got nan"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_options_that_are_something_else(name):
+    options, kind, message = WRONG[name]
+    with pytest.raises(kind, match=message):
+        train(epochs=1, **options)
+
+
+def test_a_value_of_an_evaluation_may_be_a_tensor():
+    history = train(epochs=1, evaluate=lambda: {"a": torch.tensor(0.5)})
+    assert history.records[-1].values == {"a": 0.5}
+    assert type(history.records[-1].values["a"]) is float
+
+
+def test_x_by_another_name():
+    with pytest.raises(TypeError, match=r"expected a tensor for x, got dict of \['y'\]; a VAE takes x, observed"):
+        train(lambda x: {"y": x}, epochs=1)
+    assert train(lambda x: {"x": x}, epochs=1).samples == 40
+
+
+def test_arrays_that_are_turned_around_and_arrays_of_objects():
+    def turned(x):
+        return x.numpy()[::-1, ::-1]
+
+    def straight(x):
+        return turned(x).copy()
+
+    bounds = []
+    for data in (turned, straight):
+        torch.manual_seed(0)
+        bounds.append(train(data, epochs=1).records[-1].training)
+    assert bounds[0] == bounds[1]
+    with pytest.raises(TypeError, match=r"expected an array of numbers, got one of object; convert with array\.astype"):
+        train(lambda x: x.numpy().astype(object), epochs=1)

@@ -213,3 +213,19 @@ def dependent(h):
 def test_what_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         VAE(**({"x_dim": SHAPE, "latent_dim": J} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x_dim": 24.0}, r"expected an integer for x_dim, got 24\.0; pass int\(\.\.\.\)"),
+        ({"x_dim": "24"}, "expected an integer for x_dim, got '24'"),
+        ({"latent_dim": 2.0}, r"expected an integer for latent_dim, got 2\.0"),
+        ({"hidden_dims": 20}, r"expected integers for hidden_dims, a layer each, got 20; write a tuple: \(500,\)"),
+        ({"hidden_dims": (20.0,)}, r"expected an integer for hidden_dims, got 20\.0"),
+        ({"dataset_size": 10.5}, r"expected an integer for dataset_size, got 10\.5"),
+    ],
+)
+def test_sizes_that_are_no_integers(options, message):
+    with pytest.raises(TypeError, match=message):
+        VAE(**({"x_dim": SHAPE, "latent_dim": J} | options))
