@@ -355,7 +355,7 @@ def read_traces(
 
 
 def _check_masks_of_cells(model: Site, guide: Site) -> None:
-    """Raise ``ValueError`` for a latent whose cells are masked in one half: those masked off would weigh in the other."""
+    """Raise ``ValueError`` for a latent with masked cells in one half alone: they would weigh in the other."""
     halves = [half for half, site in (("model", model), ("guide", guide)) if masks_cells(site.fn)]
     if len(halves) == 1:
         raise ValueError(
