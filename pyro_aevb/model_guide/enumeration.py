@@ -105,15 +105,12 @@ class _EnumerateMarked(EnumMessenger):
         if marked:
             _check_finite(msg)
         self._is_there = self._is_there or marked
-        if self._is_needed(msg):
+        if self._is_there or "_markov_scope" in (msg["infer"] or {}):
             super()._pyro_sample(msg)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self._is_needed(msg):
+        if self._is_there or msg["name"] in self._param_dims:  # a replayed site has the scope of the guide's, or none
             super()._pyro_post_sample(msg)
-
-    def _is_needed(self, msg: Any) -> bool:
-        return self._is_there or "_markov_scope" in (msg["infer"] or {})
 
 
 def _check_finite(msg: Any) -> None:
