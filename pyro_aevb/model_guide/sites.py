@@ -119,8 +119,19 @@ def joint_mask(model: Any, guide: Any) -> Any:
 def apart_from_mask(fn: Any, mask: Any) -> tuple[Any, Any]:
     """Return the distribution inside of ``fn.mask(...)``, and the mask that holds where this one and ``mask`` do."""
     while isinstance(fn, dist.MaskedDistribution):
-        fn, mask = fn.base_dist, joint_mask(mask, fn._mask)
+        fn, mask = fn.base_dist, joint_mask(mask, _as_written(fn._mask))
     return fn, mask
+
+
+def _as_written(mask: Any) -> Any:
+    """Return a mask before Pyro expanded it to a distribution's shape, which may have a dimension for summed values."""
+    if not isinstance(mask, Tensor):
+        return mask
+    for dim in range(mask.dim()):
+        mask = mask.narrow(dim, 0, 1) if mask.stride(dim) == 0 else mask
+    while mask.dim() and mask.shape[0] == 1:
+        mask = mask[0]
+    return mask
 
 
 def masks_cells(fn: Any) -> bool:

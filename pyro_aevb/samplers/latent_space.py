@@ -237,10 +237,10 @@ class LatentSpace:
             u = self.position(trace, m)
             sites = read_traces(trace, None, m).latents
             keep = [
-                torch.as_tensor(True if site.mask is None else site.mask, device=u.device)
+                torch.as_tensor(True if sites[name].mask is None else sites[name].mask, device=u.device)
                 .reshape(-1, 1)
                 .expand(m, shape.numel())
-                for site, shape in zip(sites.values(), self._shapes.values(), strict=True)
+                for name, shape in self._shapes.items()
             ]
             other = torch.where(torch.cat(keep, -1), u, u + 1.0)
             return [self.log_joint(v, *args) - _standard_normal(v, torch.cat(keep, -1)) for v in (u, other)]

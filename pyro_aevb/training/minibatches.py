@@ -165,8 +165,9 @@ class Passes:
     def num_data(self) -> int | None:
         """Return N of a loader over a data set; ``None`` for another stream, whose minibatches may all be the same."""
         loader = self.data.data
-        known = isinstance(loader, DataLoader) and isinstance(loader.dataset, Sized)
-        return len(loader.dataset) if known else None  # type: ignore[arg-type]  # it is Sized
+        if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, Sized):
+            return None
+        return len(loader.dataset)
 
     def parts(self) -> int:
         """Return in how many minibatches a pass comes; 1 for a stream that doesn't tell."""

@@ -117,3 +117,27 @@ def test_cells_of_a_latent_are_masked_in_both_halves_or_refused():
     for method in ("quadrature", "posterior-density"):  # flat along what is masked off
         with pytest.raises(ValueError, match=r"masked as a whole, for an integral over them, got 'z'"):
             log_marginal_likelihood(model, both, X[:3], method=method)
+
+
+@pytest.mark.parametrize("of_z", [False, True])
+def test_a_value_that_is_summed_out_is_one_thing_where_it_is_masked_off(of_z):
+    weights, means = torch.tensor([0.3, 0.7]).double(), torch.tensor([-1.0, 2.0]).double()
+
+    def model(x):
+        with pyro.plate("data", 8):
+            y = pyro.sample("y", dist.Categorical(weights.expand(8, 2)).mask(OBSERVED), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(means[y], 1.0).mask(OBSERVED)) if of_z else means[y]
+            pyro.sample("x", dist.Normal(z, 1.0).mask(OBSERVED), obs=x)
+
+    def guide(x):
+        if of_z:
+            with pyro.plate("data", 8):
+                pyro.sample("z", dist.Normal(0.5 * x, 1.2))
+
+    found = log_marginal_likelihood(model, guide, X, num_particles=2000 if of_z else 1, seed=0)
+    each = dist.Normal(means, 2**0.5 if of_z else 1.0).log_prob(X[:, None]) + weights.log()
+    truth = torch.where(OBSERVED, each.logsumexp(-1), 0.0)
+    assert ((found.value - truth).abs() < 5 * found.standard_error.nan_to_num(0.0) + 1e-6).all()
+    if of_z:
+        exact = log_marginal_likelihood(model, None, X, method="quadrature")
+        torch.testing.assert_close(exact.value, truth, rtol=1e-6, atol=1e-6)
