@@ -1607,7 +1607,7 @@ MUTATIONS = [
         "capture/guards.py",
         "            self._iterators.append(name)",
         "            pass",
-        ("tests/capture/test_stateful.py::test_no_step_differs_silently[an_iterator]",),
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_generator_function]",),
     ),
     Mutation(
         "learners/optimizer.py",

@@ -225,7 +225,7 @@ class Capture:
             if self._state.unwatchable:
                 raise CaptureError(self._state.unwatchable)
             if hooked := [name for name, parameter in parameters.items() if _has_hook(parameter)]:
-                raise CaptureError(f"the gradient of {hooked[0]!r} has a hook, which a graph would leave out")
+                raise CaptureError(f"the gradient of {hooked[0]!r} has a hook, whose Python a graph doesn't run")
             if drawn := untouched.drawn_from():
                 where = _lines_that_draw(drawn[1], PythonState([*self._watched, self._fn], only_called=True))
                 raise CaptureError(f"each call draws from {drawn[0]}{where}; draw from torch's global generator")

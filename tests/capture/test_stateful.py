@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import logging
 import pickle
 
@@ -164,7 +165,13 @@ def times_zero(module, *grads):
     return tuple(None if grad is None else 0 * grad for grad in grads[0])
 
 
+def from_the_sixth_call(net):
+    calls = itertools.count()
+    return net[0].weight.register_hook(lambda grad: grad if next(calls) < 5 else 0 * grad)
+
+
 HOOKS = {
+    "parameter, later": from_the_sixth_call,
     "parameter": lambda net: net[0].weight.register_hook(lambda grad: 0 * grad),
     "parameter, after": lambda net: net[0].weight.register_post_accumulate_grad_hook(halved),
     "backward": lambda net: net[1].register_full_backward_hook(times_zero),
