@@ -780,7 +780,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/enumeration.py",
-        'log_prob = scale_and_mask(log_prob, mask=node["mask"])',
+        "log_prob = scale_and_mask(log_prob, mask=mask)",
         "pass",
         ("tests/model_guide/test_enumeration.py::test_log_p_of_x_is_the_sum_over_all_values[words_of_a_topic]",),
     ),
@@ -1557,6 +1557,63 @@ MUTATIONS = [
         "    return torch.as_tensor(array, dtype=torch.get_default_dtype())",
         "    return torch.as_tensor(array[:-1], dtype=torch.get_default_dtype())",
         ("tests/evidence/test_kinds_of_data.py::test_every_kind_of_data_gives_log_p",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        "fn, mask = fn.base_dist, joint_mask(mask, _as_written(fn._mask))",
+        "break",
+        ("tests/model_guide/test_distribution_masks.py::test_log_p_is_that_of_what_is_there[importance-model]",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        "joint_mask(mask, _as_written(fn._mask))",
+        "joint_mask(mask, fn._mask)",
+        (
+            "tests/model_guide/test_distribution_masks.py::"
+            "test_a_value_that_is_summed_out_is_one_thing_where_it_is_masked_off[True]",
+        ),
+    ),
+    Mutation(
+        "model_guide/enumeration.py",
+        'self._is_there or msg["name"] in self._param_dims',
+        "self._is_there",
+        ("tests/model_guide/test_enumeration.py::test_a_chain_that_the_guide_samples_is_the_one_without_markov",),
+    ),
+    Mutation(
+        "training/dry_run.py",
+        "leaf.add_(0.1 * torch.randn_like(leaf))",
+        "pass",
+        ("tests/model_guide/test_places.py::test_it_is_refused_in_minibatches_before_anything_is_trained",),
+    ),
+    Mutation(
+        "training/minibatches.py",
+        "if self.batch_size == size:",
+        "if False:",
+        ("tests/model_guide/test_places.py::test_an_entry_for_each_datapoint_is_trained_on_all_of_them_at_once",),
+    ),
+    Mutation(
+        "evidence/estimator.py",
+        "    if len(batches) > 1:\n        with",
+        "    if False:\n        with",
+        ("tests/model_guide/test_places.py::test_an_evaluation_takes_all_of_the_data_at_once",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        "if hooked := [name for name, parameter in parameters.items() if _has_hook(parameter)]:",
+        "if hooked := list[str]():",
+        ("tests/capture/test_stateful.py::test_hooks_of_gradients_and_modules_are_called",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "            self._iterators.append(name)",
+        "            pass",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_generator_function]",),
+    ),
+    Mutation(
+        "learners/optimizer.py",
+        "its[key] = value.clone().to(its[key].device)",
+        "pass",
+        ("tests/learners/test_optimizer.py::test_a_state_keeps_the_precision_of_its_numbers",),
     ),
     Mutation(
         "training/dry_run.py",

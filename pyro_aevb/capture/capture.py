@@ -29,6 +29,7 @@ import pyro
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
+from torch.nn.modules import module as nn_module
 from torch.utils import _pytree as pytree
 
 from pyro_aevb.capture.clock import lines_that_load
@@ -40,6 +41,10 @@ from pyro_aevb.capture.precision import Precision, check_precision, in_precision
 from pyro_aevb.random_state import set_torch_state, torch_state
 
 Compile = bool | Literal["auto", "graph"]
+EVERY_MODULES_HOOKS = (
+    *(nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks),
+    *(nn_module._global_backward_hooks, nn_module._global_backward_pre_hooks),
+)
 LARGEST_CACHE = 8
 TRACES_ON_TRIAL, RUNS_A_TRACE = 32, 20  # after so many traces, each must have been run so many times on average
 # How many calls it takes until a trace (about 1 s) or a compilation (4 to 30 s) has paid for itself.
@@ -177,6 +182,9 @@ class Capture:
             *(p.requires_grad for p in parameters),
             *((a.shape, a.stride(), a.dtype, a.device, a.requires_grad) for a in args),
             *map(by_value, self._reads()),
+            *map(_has_hook, parameters),
+            *map(tuple, EVERY_MODULES_HOOKS),
+            torch.get_default_dtype(),
             torch.is_autocast_enabled("cpu"),
             torch.is_autocast_enabled("cuda"),
         )
@@ -216,6 +224,8 @@ class Capture:
         try:
             if self._state.unwatchable:
                 raise CaptureError(self._state.unwatchable)
+            if hooked := [name for name, parameter in parameters.items() if _has_hook(parameter)]:
+                raise CaptureError(f"the gradient of {hooked[0]!r} has a hook, whose Python a graph doesn't run")
             if drawn := untouched.drawn_from():
                 where = _lines_that_draw(drawn[1], PythonState([*self._watched, self._fn], only_called=True))
                 raise CaptureError(f"each call draws from {drawn[0]}{where}; draw from torch's global generator")
@@ -318,6 +328,10 @@ class _Saved:
         set_torch_state(self._noise)
         for tensor, value in self._values:
             tensor.copy_(value)
+
+
+def _has_hook(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 class _Untouched:

@@ -3,9 +3,10 @@
 A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
 moment.  :class:`PythonState` sees within microseconds whether they are still the same.
 
-What it can't see it names: code that reads the clock and that may be called has :attr:`PythonState.unwatchable` (a line
-in the log, and eager runs).  Not covered are values behind a call into C (an ``array.array``, a file, a data base),
-NumPy arrays of more than ``LARGEST_ARRAY`` bytes, and containers of more than ``LARGEST_CONTAINER`` elements.
+What it can't see it names: code that reads the clock, or has an iterator to go on with, and that may be called has
+:attr:`PythonState.unwatchable` (a line in the log, and eager runs).  Not covered are values behind a call into C (an
+``array.array``, a file, a data base), NumPy arrays of more than ``LARGEST_ARRAY`` bytes, and containers of more than
+``LARGEST_CONTAINER`` elements.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ from pyro_aevb.capture.compared_values import (
 SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
 CLOSED = (logging.Logger,)  # which leads to every other logger of the process
 PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
-MODULE_SLOTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+MODULE_SLOTS = (
+    *("_parameters", "_buffers", "_modules"),
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+)
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
@@ -114,6 +118,7 @@ class PythonState:
         self._waiting: dict[str, list[type]] = {}  # attributes of classes that nothing has named yet
         self._sparing = self._only_called
         self._sources: list[tuple[str, set[str]]] = []  # values with clocks among their attributes
+        self._iterators: list[str] = []  # by name, those too that no code may name
         self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
         self._values: list[Any] = []
         self._key: tuple[Any, ...] = ()
@@ -125,6 +130,9 @@ class PythonState:
         for name, clocks in self._sources:
             if clocks & self._named:
                 self._note_source(name, name)
+        for name in self._iterators:
+            if "." not in name or name.rpartition(".")[2].partition("[")[0] in self._named:
+                self.unwatchable = self.unwatchable or f"the place of the iterator {name} can't be watched"
         if self.unwatchable and not self._only_called:
             self.unwatchable = PythonState(self._callables, only_called=True).unwatchable
 
@@ -225,6 +233,8 @@ class PythonState:
             self._visit_dict(value, name)
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
+        elif isinstance(value, Iterator) and not isinstance(value, nn.Module):
+            self._iterators.append(name)
         elif isinstance(value, set | collections.deque) or is_array(value):
             self._visit_contents(value, name)
         elif type(value) is pyro.plate:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
@@ -16,6 +17,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches, check_integers, minibatches
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.model_guide.contract import check_options, named
+from pyro_aevb.model_guide.places import place_error, site_of_places
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.samplers.ais import Tick
 
@@ -88,6 +90,8 @@ def over_minibatches(
 ) -> tuple[Minibatches, PyroCallable, Any]:
     """Return the minibatches of an estimate, and model and guide as functions of their tensors.
 
+    For a pair that knows places in a minibatch it is one of all data.
+
     Args:
         model: p(x, z).
         guide: q(z|x), or ``None``.
@@ -97,8 +101,18 @@ def over_minibatches(
         options: the options of the estimate that were given, by name.
 
     Raises:
-        ValueError, TypeError: for data that can't be used, and an option that is an argument of the model's too.
+        ValueError, TypeError: for data that can't be used, an option that is an argument of the model's too, and a
+            loader of several minibatches for a pair that knows places in one.
     """
     check_options((model, guide), as_arguments(args, kwargs), **options)
-    batches = minibatches((named(model, args[0]),) if len(args) == 1 else args, batch_size, kwargs)
-    return batches, batches.arranged(model), batches.arranged(guide)
+    data = (named(model, args[0]),) if len(args) == 1 else args
+    batches = minibatches(data, batch_size, kwargs)
+    its_model, its_guide = batches.arranged(model), batches.arranged(guide)
+    if len(batches) > 1:
+        with torch.random.fork_rng():
+            name = site_of_places(its_model, its_guide, next(iter(batches)))
+        if name is not None:
+            batches = minibatches(data, batches.num_data, kwargs)
+            if len(batches) > 1:  # a loader, which has minibatches of its own
+                raise place_error(name, batches.num_data)
+    return batches, its_model, its_guide

@@ -104,6 +104,7 @@ class PosteriorDensity(Estimator):
             compile=problem.compile,
             expected_calls=problem.num_batches * transitions * (self.num_leapfrog + 1),
         )
+        path.space.require_mass()
         dim = path.space.dim
         if draws * half < dim + 2:
             raise ValueError(

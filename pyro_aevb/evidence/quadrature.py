@@ -62,6 +62,7 @@ class Quadrature(Estimator):
             compile=problem.compile,
             expected_joints=problem.num_batches * 5_000 * len(problem.args[0]) // self.rows_per_pass,
         )
+        path.space.require_mass()
         if path.space.dim > MOST_DIMENSIONS:
             raise ValueError(
                 f"expected up to {MOST_DIMENSIONS} latent dimensions for quadrature, got {path.space.dim}; "

@@ -184,9 +184,9 @@ class TorchOptimizer(Optimizer):
         self.prepare(parameters)
         _check_names(self._names, state["names"])
         if self._optimizer is not None:
-            self._optimizer.load_state_dict(copy.deepcopy(state["state"]))  # torch takes over the tensors it is given
+            _load(self._optimizer, state["state"])
         if self._scheduler is not None:
-            self._scheduler.load_state_dict(copy.deepcopy(state["scheduler"]))
+            _load(self._scheduler, state["scheduler"])
 
 
 @final
@@ -259,7 +259,23 @@ class PyroOptimizer(Optimizer):
         _check_names(self._names, list(state))
         for name, parameter in parameters.items():
             for part, each in _parts(self._optimizer.optim_objs[parameter.unconstrained]).items():
-                each.load_state_dict(copy.deepcopy(state[name][part]))
+                _load(each, state[name][part])
+
+
+def _load(made: Any, state: dict[str, Any]) -> None:
+    """Load the state of a torch optimizer or scheduler.
+
+    Numbers that an optimizer keeps in tensors stay as precise as they were: torch rounds them to their parameter's.
+    """
+    made.load_state_dict(copy.deepcopy(state))  # torch takes over the tensors it is given
+    if not isinstance(made, torch.optim.Optimizer):
+        return
+    tensors = [tensor for group in made.param_groups for tensor in group["params"]]
+    for place, saved in state["state"].items():
+        for key, value in saved.items():
+            if isinstance(value, Tensor) and value.dim() == 0:
+                its = made.state[tensors[place]]
+                its[key] = value.clone().to(its[key].device)
 
 
 def _parts(made: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.model_guide.sites import density
+from pyro_aevb.model_guide.sites import apart_from_mask, density
 
 MAX_PLATES = 8  # dimensions that plates may take up, particles among them; values are enumerated left of these
 
@@ -105,15 +105,12 @@ class _EnumerateMarked(EnumMessenger):
         if marked:
             _check_finite(msg)
         self._is_there = self._is_there or marked
-        if self._is_needed(msg):
+        if self._is_there or "_markov_scope" in (msg["infer"] or {}):
             super()._pyro_sample(msg)
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self._is_needed(msg):
+        if self._is_there or msg["name"] in self._param_dims:  # a replayed site has the scope of the guide's, or none
             super()._pyro_post_sample(msg)
-
-    def _is_needed(self, msg: Any) -> bool:
-        return self._is_there or "_markov_scope" in (msg["infer"] or {})
 
 
 def _check_finite(msg: Any) -> None:
@@ -147,9 +144,10 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
     for name, node in nodes.items():
         if node["type"] != "sample" or site_is_subsample(node) or (node["infer"] or {}).get("_deterministic"):
             continue
-        log_prob = density(name, node["fn"], node["value"])
+        fn, mask = apart_from_mask(node["fn"], node["mask"])
+        log_prob = density(name, fn, node["value"])
         if name not in enumerated:  # p(y) sums to 1 where y is masked off, as in the padding of a sequence
-            log_prob = scale_and_mask(log_prob, mask=node["mask"])
+            log_prob = scale_and_mask(log_prob, mask=mask)
         dim_to_symbol = _symbols_of(log_prob, node, len(trace.plate_to_symbol))
         term = packed.pack(log_prob, dim_to_symbol)
         if name in enumerated or not symbols.isdisjoint(term._pyro_dims):
@@ -225,20 +223,21 @@ def _latent_nodes(
     latents: Mapping[str, Any], ordinal_of: Mapping[str, Ordinal], prior: Mapping[Ordinal, Tensor]
 ) -> dict[str, Any]:
     """Return the nodes of latents that depend on what was summed: the first in its plates has the prior of all."""
-    masks = [node["mask"] for node in latents.values()]
+    parts = [apart_from_mask(node["fn"], node["mask"]) for node in latents.values()]
+    masks = [mask for _, mask in parts]
     if any(mask is not masks[0] for mask in masks):
         raise ValueError(
             f"expected one mask for latents that depend on what is summed out, got several for {list(latents)}; write "
             "poutine.mask around all of them, or sample what is to be summed in the guide"
         )
     left, changed = dict(prior), {}
-    for name, node in latents.items():
+    for (name, node), (fn, mask) in zip(latents.items(), parts, strict=True):
         sizes = {frame.dim: frame.size for frame in _frames(node)}
         shape = [sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0)]
         log_density = left.pop(ordinal_of[name], None)
         if log_density is None:
             log_density = node["value"].new_zeros(shape)
-        changed[name] = {**node, "fn": Summed(log_density, node["fn"])}
+        changed[name] = {**node, "fn": Summed(log_density, fn), "mask": mask}
     if left:
         raise ValueError(
             f"expected latents that depend on what is summed out in the same plates with it, got {sorted(latents)} in "

@@ -35,8 +35,10 @@ from pyro_aevb.model_guide.sites import (
     Role,
     Scale,
     Site,
+    apart_from_mask,
     density,
     joint_mask,
+    masks_cells,
     replace_site,
 )
 from pyro_aevb.model_guide.supports import innermost, is_unchecked
@@ -328,7 +330,8 @@ def read_traces(
         made = {}
         for name, site in sites.items():
             frames = tuple(f for f in site["cond_indep_stack"] if not is_particles(f, particles))
-            made[name] = Site(name, of[name], site["fn"], site["value"], frames, 1.0, site["mask"], site["infer"] or {})
+            fn, mask = apart_from_mask(site["fn"], site["mask"])
+            made[name] = Site(name, of[name], fn, site["value"], frames, 1.0, mask, site["infer"] or {})
             if of[name] in ("deterministic", "subsample"):
                 continue
             check_shape(made[name], half, particles, num_data)
@@ -342,12 +345,23 @@ def read_traces(
     for name, site in model_sites.items():
         if site.role in ("local", "global") and name in guide_sites:
             other = guide_sites[name]
+            _check_masks_of_cells(site, other)
             mask = joint_mask(site.mask, other.mask)
             model_sites[name], guide_sites[name] = replace_site(site, mask=mask), replace_site(other, mask=mask)
     dims = [f.dim for s in (*model_sites.values(), *guide_sites.values()) for f in s.frames if f.dim is not None]
     summed = [s.infer["depth"] for s in model_sites.values() if "depth" in s.infer]  # plates that are summed over too
     depth = max([*(-dim for dim in dims), *summed], default=1)
     return Reading(model_sites, guide_sites, plate, particles, depth)
+
+
+def _check_masks_of_cells(model: Site, guide: Site) -> None:
+    """Raise ``ValueError`` for a latent with masked cells in one half alone: they would weigh in the other."""
+    halves = [half for half, site in (("model", model), ("guide", guide)) if masks_cells(site.fn)]
+    if len(halves) == 1:
+        raise ValueError(
+            f"expected a mask of the cells of {model.name!r} in both halves, got one in the {halves[0]} alone; write "
+            ".mask(...) before .to_event(...) in both"
+        )
 
 
 def _samples(trace: Trace) -> Iterator[tuple[str, Any]]:

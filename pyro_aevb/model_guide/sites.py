@@ -116,6 +116,31 @@ def joint_mask(model: Any, guide: Any) -> Any:
     return model & guide if isinstance(model, Tensor) or isinstance(guide, Tensor) else bool(model and guide)
 
 
+def apart_from_mask(fn: Any, mask: Any) -> tuple[Any, Any]:
+    """Return the distribution inside of ``fn.mask(...)``, and the mask that holds where this one and ``mask`` do."""
+    while isinstance(fn, dist.MaskedDistribution):
+        fn, mask = fn.base_dist, joint_mask(mask, _as_written(fn._mask))
+    return fn, mask
+
+
+def _as_written(mask: Any) -> Any:
+    """Return a mask before Pyro expanded it to a distribution's shape, which may have a dimension for summed values."""
+    if not isinstance(mask, Tensor):
+        return mask
+    for dim in range(mask.dim()):
+        mask = mask.narrow(dim, 0, 1) if mask.stride(dim) == 0 else mask
+    while mask.dim() and mask.shape[0] == 1:
+        mask = mask[0]
+    return mask
+
+
+def masks_cells(fn: Any) -> bool:
+    """Return whether a mask is inside of the event of a distribution: ``fn.mask(...).to_event(1)``."""
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
+        fn = fn.base_dist
+    return isinstance(fn, dist.MaskedDistribution)
+
+
 def replace_site(site: Site, **changes: Any) -> Site:
     """Return a copy of the site with other values; ``dataclasses.replace`` takes longer."""
     return Site(**{**site.__dict__, **changes})

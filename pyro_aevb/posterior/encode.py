@@ -117,7 +117,7 @@ def encode(
     batches, model, guide = over_own_minibatches(model, guide, args, kwargs, batch_size, options.given(), streams)
     name = latent_of(model, guide, batches, site)
     with evaluated(model, guide) as (its_model, its_guide, _), torch.set_grad_enabled(gradient):
-        if method == "guide" and output == "mean" and (means := guide_means(its_model, its_guide, batches)):
+        if method == "guide" and output == "mean" and (means := guide_means(its_model, its_guide, batches, name)):
             return means[name]
     if gradient:
         raise ValueError(
@@ -216,7 +216,9 @@ def codes_of(
         return {name: draws.mean(0) for name, draws in draws_of(model, guide, batches, options, streams).items()}
 
 
-def guide_means(model: PyroCallable, guide: PyroCallable | None, batches: Minibatches) -> dict[str, Tensor] | None:
+def guide_means(
+    model: PyroCallable, guide: PyroCallable | None, batches: Minibatches, site: str | None = None
+) -> dict[str, Tensor] | None:
     """Return the means of q(z|x), {site: (N, ...)}; ``None`` unless all of them can be written down.
 
     They can't if they depend on what was drawn: two runs tell.
@@ -225,6 +227,7 @@ def guide_means(model: PyroCallable, guide: PyroCallable | None, batches: Miniba
         model: p(x, z), a function of a minibatch's tensors.
         guide: q(z|x), likewise.
         batches: the data.
+        site: the one latent that is wanted; by default all.
 
     Raises:
         ValueError: for a latent without a mean.
@@ -233,9 +236,10 @@ def guide_means(model: PyroCallable, guide: PyroCallable | None, batches: Miniba
         return None
     first = next(iter(batches))
     reading = read(model, guide, first)
-    layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
+    wanted = [name for name in reading.latents if site in (None, name)]
+    layouts = {name: Layout.of(reading.latents[name], reading) for name in wanted}
     several = len(reading.proposals) > 1
-    if several and any(site.fn.support.is_discrete for site in reading.proposals.values()):
+    if several and any(each.fn.support.is_discrete for each in reading.proposals.values()):
         return None  # two runs may draw the same
     found = []
     for batch in batches:

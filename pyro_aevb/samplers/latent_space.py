@@ -24,7 +24,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.sites import Site, density
+from pyro_aevb.model_guide.sites import Site, density, masks_cells
 from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
@@ -96,8 +96,22 @@ class LatentSpace:
             for name, site in latents.items()
         }
         self.dim = sum(shape.numel() for shape in self._shapes.values())
+        self._in_cells = [name for name, site in latents.items() if masks_cells(site.fn)]
         if any(isinstance(site.mask, Tensor) or site.mask is False for site in latents.values()):
             self._check_masked(args)
+
+    def require_mass(self) -> None:
+        """Refuse latents of which cells are masked: along these p(x, u) is flat, and has no integral over R^n.
+
+        Raises:
+            ValueError: for the first one.
+        """
+        for name in self._in_cells:
+            raise ValueError(
+                f"expected latents that are masked as a whole, for an integral over them, got {name!r}, whose cells "
+                "are; give the cells that come and go a site of their own under poutine.mask, or use "
+                "method='importance' or 'ais'"
+            )
 
     def prior_draw(self, *args: Any) -> Tensor:
         """Return latents drawn from the prior, (M, J); what is masked is drawn from N(0, I)."""
@@ -223,10 +237,10 @@ class LatentSpace:
             u = self.position(trace, m)
             sites = read_traces(trace, None, m).latents
             keep = [
-                torch.as_tensor(True if site.mask is None else site.mask, device=u.device)
+                torch.as_tensor(True if sites[name].mask is None else sites[name].mask, device=u.device)
                 .reshape(-1, 1)
                 .expand(m, shape.numel())
-                for site, shape in zip(sites.values(), self._shapes.values(), strict=True)
+                for name, shape in self._shapes.items()
             ]
             other = torch.where(torch.cat(keep, -1), u, u + 1.0)
             return [self.log_joint(v, *args) - _standard_normal(v, torch.cat(keep, -1)) for v in (u, other)]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pyro_aevb.arguments import arranged
 from pyro_aevb.data_source import check_data
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.model_guide.contract import run_pair
+from pyro_aevb.model_guide.places import place_error, site_of_places
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
 
@@ -37,6 +42,7 @@ def dry_run(learner: Learner, feed: Permutations | Passes, ranks: Ranks, total: 
         for batch in smaller:
             _check_smaller(learner, batch, len(first.rows[0]))
         _check_batch_norm(learner, [first, *smaller])
+        _check_places(learner, feed, first, ranks)
         _check_all(learner, feed, len(first.rows[0]))
         return ranks.size > 1 and _sums(learner, first)
 
@@ -50,6 +56,35 @@ def _check_smaller(learner: Learner, batch: Minibatch, usual: int) -> None:
             f"{len(batch.rows[0])} datapoints, where the others have {usual}; pass drop_last=True, or a batch_size "
             "that divides the data"
         ) from error
+
+
+def _check_places(learner: Learner, feed: Permutations | Passes, batch: Minibatch, ranks: Ranks) -> None:
+    """Raise ``ValueError`` for a pair that knows a datapoint's place in a minibatch, where that isn't always the same.
+
+    Parameters are moved apart for it: those of places are alike before they are trained.
+    """
+    num_data, parts = feed.num_data(), feed.parts() * ranks.size
+    if num_data is None or parts <= 1:
+        return
+    model, guide = arranged(learner.model, batch.form), arranged(learner.guide, batch.form)
+    number = None if batch.form is None else batch.form.num_rows
+    with _moved([parameter.unconstrained for parameter in (learner.theta | learner.phi).values()]):
+        name = site_of_places(model, guide, batch.args(), number)
+    if name is not None:
+        raise place_error(name, num_data)
+
+
+@contextmanager
+def _moved(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Add noise to parameters inside the block."""
+    before = [leaf.detach().clone() for leaf in leaves]
+    try:
+        for leaf in leaves:
+            leaf.add_(0.1 * torch.randn_like(leaf))
+        yield
+    finally:
+        for leaf, value in zip(leaves, before, strict=True):
+            leaf.copy_(value)
 
 
 def _row(done: int, place: int) -> str:

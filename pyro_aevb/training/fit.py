@@ -70,7 +70,8 @@ def fit(
 ) -> History:
     """Train ``learner`` on minibatches until ``samples`` datapoints were visited (or ``epochs`` passes made).
 
-    Every pass over a data set is a new permutation, drawn from ``seed``; the last minibatch of a pass may be smaller.
+    Every pass over a data set is a new permutation, drawn from ``seed``, unless a minibatch is all of the data, which
+    then stay in their order; the last minibatch of a pass may be smaller.
     A stream is taken in its own order, and draws from states of its own of the global generators.  The noise of the
     learners comes from torch's global generator, which the caller seeds (``pyro.set_rng_seed``).
 

@@ -32,6 +32,7 @@ class Taken(NamedTuple):
 class Permutations:
     """A :class:`DataSet` pass after pass, each a permutation, all drawn from one seed.
 
+    A minibatch of all data has these in their order, in which a pair may know each by its place.
     With ``drop_last``, datapoints that are left of a pass and don't make a whole minibatch are left out.
     """
 
@@ -49,7 +50,9 @@ class Permutations:
         self._before = self._generator.get_state()
         size, device = len(self.data), self.data.index_device
         self._order: Tensor | ComputedPermutation
-        if size <= MOST_STORED:
+        if self.batch_size == size:
+            self._order = torch.arange(size, device=device)
+        elif size <= MOST_STORED:
             self._order = torch.randperm(size, generator=self._generator).to(device)
         else:
             self._order = ComputedPermutation(size, self._generator)
@@ -62,6 +65,14 @@ class Permutations:
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common: its numbers, and a checksum of rows from all over the data."""
         return self._numbers | {"train": {"rows": rows_checksum(self.data), **others_of(self.data)}}
+
+    def num_data(self) -> int | None:
+        """Return N."""
+        return len(self.data)
+
+    def parts(self) -> int:
+        """Return in how many minibatches a pass comes."""
+        return -(-len(self.data) // self.batch_size)
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch where :meth:`settings` has none."""
@@ -150,6 +161,17 @@ class Passes:
     def everything(self, chunk: int) -> Iterator[Minibatch]:
         """Yield nothing: a stream is checked as it comes."""
         return iter(())
+
+    def num_data(self) -> int | None:
+        """Return N of a loader over a data set; ``None`` for another stream, whose minibatches may all be the same."""
+        loader = self.data.data
+        if not isinstance(loader, DataLoader) or not isinstance(loader.dataset, Sized):
+            return None
+        return len(loader.dataset)
+
+    def parts(self) -> int:
+        """Return in how many minibatches a pass comes; 1 for a stream that doesn't tell."""
+        return len(self.data.data) if isinstance(self.data.data, Sized) and self.num_data() is not None else 1
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch: all processes must have the same."""

@@ -2,14 +2,17 @@
 
 import copy
 import functools
+import itertools
 import logging
 import pickle
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pairs import bernoulli_vae
-from stateful import READ, STEPS, WRITTEN, X
+from stateful import READ, STEPS, SWITCH, WRITTEN, X, pair
+from torch.nn.modules import module as nn_module
 
 from pyro_aevb import AEVB, IWAE, SGVB, ReweightedWakeSleep
 from pyro_aevb.capture import Capture, PythonState
@@ -144,3 +147,61 @@ def test_keys_with_braces_are_named_and_a_closure_over_a_learner_does_not_watch_
     reached = PythonState([lambda x: learner]).reached
     assert any(each is vae for each in reached)
     assert not any(type(each).__module__.startswith("pyro_aevb.capture") for each in reached)
+
+
+class Two(torch.nn.Sequential):
+    """z = net(x) of two layers."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+        self.double()
+
+
+def halved(parameter):
+    parameter.grad = 0.5 * parameter.grad
+
+
+def times_zero(module, *grads):
+    return tuple(None if grad is None else 0 * grad for grad in grads[0])
+
+
+def from_the_sixth_call(net):
+    calls = itertools.count()
+    return net[0].weight.register_hook(lambda grad: grad if next(calls) < 5 else 0 * grad)
+
+
+HOOKS = {
+    "parameter, later": from_the_sixth_call,
+    "parameter": lambda net: net[0].weight.register_hook(lambda grad: 0 * grad),
+    "parameter, after": lambda net: net[0].weight.register_post_accumulate_grad_hook(halved),
+    "backward": lambda net: net[1].register_full_backward_hook(times_zero),
+    "before backward": lambda net: net[0].register_full_backward_pre_hook(times_zero),
+    "forward": lambda net: net[0].register_forward_hook(lambda module, args, out: 0 * out),
+    "every module's": lambda net: nn_module.register_module_forward_hook(
+        lambda module, args, out: 0 * out if module is net[0] else None
+    ),
+}
+
+
+@pytest.mark.parametrize("at", [0, SWITCH])
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_of_gradients_and_modules_are_called(name, at):
+    def make():
+        torch.manual_seed(0)
+        net, (model, _) = Two(), pair(lambda: 1.0)
+
+        def guide(x):
+            pyro.module("net", net)
+            with pyro.plate("data", 40, subsample_size=len(x)):
+                pyro.sample("z", dist.Normal(net(x)[:, 0], 1.0))
+
+        return model, guide, lambda i: hooks.append(HOOKS[name](net)) if i == at else None
+
+    hooks = []
+    found = []
+    for compile in (False, "graph"):
+        try:
+            found.append(losses_of(make, compile)[0])
+        finally:
+            hooks.pop().remove()
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)

@@ -197,3 +197,26 @@ def test_a_leaf_with_two_names_is_updated_once(optimizer):
     learner.step(x)
     assert len(learner.theta | learner.phi) == 2
     torch.testing.assert_close(tied.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("wrap", [functools.partial, lambda cls, lr: getattr(pyro.optim, cls.__name__)({"lr": lr})])
+@pytest.mark.parametrize("cls", [torch.optim.NAdam, torch.optim.Adam, torch.optim.ASGD, torch.optim.Rprop])
+def test_a_state_keeps_the_precision_of_its_numbers(cls, wrap):
+    """NAdam keeps a product in float32 beside a parameter in float64, to which torch casts it when it is loaded."""
+
+    def begun():
+        tensor = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        return {"a": Parameter(tensor, torch.distributions.constraints.real)}, as_optimizer(wrap(cls, lr=0.01))
+
+    def steps(parameters, optimizer, numbers):
+        for i in numbers:
+            parameters["a"].unconstrained.grad = torch.tensor([1.0, -2.0, 0.1]).double() / (1 + i)
+            optimizer.step(parameters)
+
+    whole, again = begun(), begun()
+    steps(*whole, range(6))
+    again[0]["a"].unconstrained.data.copy_(whole[0]["a"].unconstrained)
+    again[1].load_state_dict(whole[1].state_dict(whole[0]), again[0])
+    for parameters, optimizer in (whole, again):
+        steps(parameters, optimizer, range(6, 12))
+    assert torch.equal(whole[0]["a"].unconstrained, again[0]["a"].unconstrained)

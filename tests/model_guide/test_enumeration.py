@@ -365,3 +365,28 @@ def test_the_closed_form_kl_of_a_bernoulli_whose_prior_has_another_shape_is_the_
     for kl in ("sampled", "analytic"):
         objective = SGVB(kl="analytic") if kl == "analytic" else SGVB()
         torch.testing.assert_close(objective.terms(model, guide, x).bound, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("of_guide", [list, pyro.markov])
+def test_a_chain_that_the_guide_samples_is_the_one_without_markov(of_guide):
+    y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).double()
+
+    def pair(steps):
+        def model(y):
+            with pyro.plate("data", len(y)):
+                z = torch.zeros(len(y)).double()
+                for t in steps(3):
+                    z = pyro.sample(f"z{t}", dist.Normal(0.8 * z, 1.0))
+                    pyro.sample(f"y{t}", dist.Normal(z, 1.0), obs=y[:, t])
+
+        return model
+
+    def guide(y):
+        with pyro.plate("data", len(y)):
+            for t in of_guide(range(3)):
+                pyro.sample(f"z{t}", dist.Normal(0.4 * y[:, t], 0.9))
+
+    found = [
+        elbo(pair(steps), guide, y, num_particles=3, seed=0).value for steps in (range, lambda n: pyro.markov(range(n)))
+    ]
+    torch.testing.assert_close(*found)

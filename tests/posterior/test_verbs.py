@@ -644,3 +644,23 @@ def test_a_table_of_mixed_columns_is_used_in_every_way():
     assert set(vae.sample(20)[:, 1].tolist()) <= {0.0, 1.0}
     assert vae.manifold(3).shape == (9, 2)
     assert vae.impute(torch.tensor([[0.3, torch.nan]]), method="importance", **FEW).draws.shape == (20, 1, 2)
+
+
+def test_the_mean_of_one_latent_is_written_down_whatever_depends_on_it():
+    """x ~ N(b, 1), b ~ N(a, 1), a ~ N(0, 1), and the guide exact: b given x, then a given b."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(torch.zeros_like(x), 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(2 / 3 * x, (2 / 3) ** 0.5))
+            pyro.sample("a", dist.Normal(b / 2, 0.5**0.5))
+
+    x = torch.randn(6, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(encode(model, guide, x, site="b"), 2 / 3 * x)
+    draws = encode(model, guide, x, site="a", num_draws=10_000, seed=0)
+    assert (draws - x / 3).abs().max() < 5 * (2 / 3) ** 0.5 / 100

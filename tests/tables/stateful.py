@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import enum
 import functools
+import itertools
 import os
 import random
 import time
@@ -610,3 +611,16 @@ def the_clock():
 @written
 def the_date():
     return lambda: 1.0 if datetime.datetime.now().year > 1 else 3.0
+
+
+@written
+def an_iterator():
+    numbers = itertools.count()
+    return lambda: 1.0 + next(numbers) / 10
+
+
+@written
+def a_generator_function():
+    held = Holder()
+    held.value = (1.0 + i / 10 for i in itertools.count())
+    return lambda: next(held.value)
