@@ -72,8 +72,9 @@ def with_points(columns: Mapping[str, list[str]], separator: str, path: Path) ->
 
 
 class _Marked(NamedTuple):
-    """Whether a column has numbers alone, and cells of it: by their decimal mark, by a mark that may be of thousands
-    as well, and one with marks that are of thousands."""
+    """Marks in a column's numbers: cells by their decimal mark, by a mark that may be of thousands as
+    well, and one with marks that are of thousands; ``numbers`` is whether it has numbers alone.
+    """
 
     numbers: bool = False
     decimal: Mapping[str, str] = {}

@@ -1,4 +1,4 @@
-"""Whether a pair knows a datapoint by its row of the arguments alone, or by its place in the minibatch too.
+"""Pairs that know a datapoint by its row of the arguments alone, and those that know its place in the minibatch too.
 
 Where minibatches are parts of the data, in whatever order, a place says nothing of a datapoint: a parameter with an
 entry for each place, or the indices that ``pyro.plate`` draws when it is given none, belong to another one each time.
