@@ -47,11 +47,14 @@ class M2(nn.Module):
         weight: nats that a label counts for q(y|x) beside the bound.
         latent_dim: J, of the style.
         size: units of each hidden layer.
+
+    Attributes:
+        share: what an image with a label counts for in the bound.
     """
 
     def __init__(self, num_pixels: int, weight: float, latent_dim: int, size: int) -> None:
         super().__init__()
-        self.latent_dim, self.weight = latent_dim, weight
+        self.latent_dim, self.weight, self.share = latent_dim, weight, 1.0
         self.label = nn.Sequential(
             nn.Linear(num_pixels, size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, C)
         )
@@ -68,14 +71,15 @@ class M2(nn.Module):
             if y is not None and self.weight:
                 with pyro.poutine.scale(scale=self.weight):
                     pyro.sample("label", dist.OneHotCategorical(logits=self.label(x)), obs=y)
-            y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(C)), obs=y)
-            z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
-            pyro.sample("x", dist.Bernoulli(logits=self.pixels(torch.cat([z, y], -1))).to_event(1), obs=x)
+            with pyro.poutine.scale(scale=1.0 if y is None else self.share):
+                y = pyro.sample("y", dist.OneHotCategorical(logits=x.new_zeros(C)), obs=y)
+                z = pyro.sample("z", dist.Normal(x.new_zeros(self.latent_dim), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=self.pixels(torch.cat([z, y], -1))).to_event(1), obs=x)
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """q(y|x), enumerated, and q(z|x, y)."""
         pyro.module("m2", self)
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", len(x)), pyro.poutine.scale(scale=1.0 if y is None else self.share):
             if y is None:
                 q = dist.OneHotCategorical(logits=self.label(x))
                 y = pyro.sample("y", q, infer={"enumerate": "parallel"})
@@ -97,7 +101,12 @@ def balanced(y: Tensor, count: int) -> Tensor:
 
 
 def train(m2: M2, x: Tensor, y: Tensor, labelled: Tensor, args: argparse.Namespace) -> None:
-    """Train on minibatches without labels, and with them of the rows ``labelled``, in turn; pixels are drawn anew."""
+    """Train on minibatches without labels, and with them of the rows ``labelled``, in turn; pixels are drawn anew.
+
+    With a classifier's loss the few images with labels count in the bound for as many as they are; by the bound alone,
+    which has to learn from them what a label is, for as many as the others.
+    """
+    m2.share = len(labelled) / len(x) if m2.weight else 1.0
     size, batches = args.batch_size, len(x) // args.batch_size
     steps = args.epochs * batches
     adam = torch.optim.Adam(m2.parameters(), lr=args.learning_rate, fused=True)
