@@ -153,7 +153,7 @@ def fit(
     >>> history.samples, [sorted(record.values) for record in history.records]
     (80, [['validation', 'validation_standard_error'], ['validation', 'validation_standard_error']])
     """
-    ranks, checkpoints = Ranks(), None if checkpoint_dir is None else Checkpoints(checkpoint_dir, checkpoints_kept)
+    ranks, checkpoints = Ranks(), _checkpoints(checkpoint_dir, checkpoints_kept, checkpoint_every, resume)
     ranks.check_same({"checkpoint_dir": checkpoints is not None, "resume": resume})
     with ranks.together():
         source = data_source(named(learner.model, train), batch_size, device)
@@ -180,6 +180,15 @@ def fit(
     best.put(learner)
     _warn_of_an_end(run.history, samples, source)
     return run.history
+
+
+def _checkpoints(folder: str | Path | None, kept: int, every: float, resume: bool) -> Checkpoints | None:
+    """Return the checkpoints in a folder; ``None`` without one."""
+    if not every >= 0:
+        raise ValueError(f"expected seconds for checkpoint_every, 0 or more, got {every}; math.inf is never")
+    if folder is None and resume:
+        raise ValueError("expected a checkpoint_dir to resume from, got none; pass the folder of the run to go on with")
+    return None if folder is None else Checkpoints(folder, kept)
 
 
 def _factor(

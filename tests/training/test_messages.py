@@ -1,6 +1,7 @@
 """What is passed by mistake is said in one sentence, and the sentence's remedy works."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -92,6 +93,9 @@ WRONG = {
         "0 or more, from schedule at 0.25 of the run, got",
     ),
     "no rate": ({"schedule": lambda done: None}, ValueError, "from schedule at 0 of the run, got None"),
+    "no folder": ({"resume": True}, ValueError, "expected a checkpoint_dir to resume from, got none; pass the folder"),
+    "no seconds": ({"checkpoint_every": math.nan}, ValueError, "expected seconds for checkpoint_every, 0 or more, got"),
+    "seconds below 0": ({"checkpoint_every": -1.0}, ValueError, "0 or more, got -1.0; math.inf is never"),
     "NaN": ({"schedule": lambda done: float("nan")}, ValueError, "from schedule at 0 of the run, got nan"),
 }
 
