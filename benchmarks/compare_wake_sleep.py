@@ -42,7 +42,7 @@ from harness import Benchmark, Plan, Task, aligned, positive, rate
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from tqdm import tqdm
 
-from pyro_aevb import AEVB, MCEM, VAE, WakeSleep
+from pyro_aevb import AEVB, MCEM, STL, VAE, WakeSleep
 from pyro_aevb.capture import PRECISIONS
 from pyro_aevb.datasets import DATASETS, PIXELS, Binarized, ImageData, load_dataset
 from pyro_aevb.evidence import elbo
@@ -50,10 +50,13 @@ from pyro_aevb.learners import PAPER, PRESETS, Preset
 from pyro_aevb.training import fit
 
 COMPILE = {"auto": "auto", "always": True, "graph": "graph", "never": False}
-LONGEST_FIRST = ("mcem", "wake-sleep", "aevb-a", "aevb-b")
-LEARNERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
-LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "wake-sleep": "Wake-sleep", "mcem": "MCEM"}
-COLORS = {"aevb-a": "tab:orange", "aevb-b": "#b24502", "wake-sleep": "tab:blue", "mcem": "tab:gray"}
+LONGEST_FIRST = ("mcem", "wake-sleep", "aevb-a", "aevb-stl", "aevb-b")
+PAPERS = ("aevb-a", "aevb-b", "wake-sleep", "mcem")
+LEARNERS = ("aevb-a", "aevb-b", "aevb-stl", "wake-sleep", "mcem")
+LABELS = {"aevb-a": "AEVB ($L^A$)", "aevb-b": "AEVB ($L^B$)", "aevb-stl": "AEVB (STL)"}
+LABELS |= {"wake-sleep": "Wake-sleep", "mcem": "MCEM"}
+COLORS = {"aevb-a": "tab:orange", "aevb-b": "#b24502", "aevb-stl": "tab:purple"}
+COLORS |= {"wake-sleep": "tab:blue", "mcem": "tab:gray"}
 PUBLISHED = {"mnist": "MNIST", "frey-face": "Frey"}  # names of the paper's panels
 BATCH_SIZE = 100
 EVALUATION_SHARE = 0.03
@@ -74,7 +77,8 @@ SETTINGS = {
     "digits": Setting(hidden=100),
     "frey-face": Setting(hidden=200, likelihood="sigmoid-gaussian", theta_scale=0.1),
 }
-NAMES = {"aevb-a": "aevb", "aevb-b": "aevb"}  # of learners in the library's presets
+OBJECTIVES = {"aevb-a": Trace_ELBO, "aevb-b": TraceMeanField_ELBO, "aevb-stl": STL}
+NAMES = dict.fromkeys(OBJECTIVES, "aevb")  # of learners in the library's presets
 
 
 def make_learner(
@@ -101,8 +105,7 @@ def make_learner(
         if not guide_beside_mcem:
             return MCEM(vae.model, optim, theta_prior=prior)
         return MCEM(vae.model, optim, vae.guide, guide_optim, guide_objective=TraceMeanField_ELBO(), theta_prior=prior)
-    objective = Trace_ELBO() if name == "aevb-a" else TraceMeanField_ELBO()
-    return AEVB(vae.model, vae.guide, optim, objective, theta_prior=prior)
+    return AEVB(vae.model, vae.guide, optim, OBJECTIVES[name](), theta_prior=prior)
 
 
 def settings_of(name: str, preset: str, learning_rate: float | None = None) -> Preset:
@@ -199,7 +202,7 @@ def published(dataset: str, latent_dim: int) -> dict[str, list[list[float]]]:
 
 def published_at(dataset: str, run: dict[str, Any]) -> float | None:
     """Return the paper's test bound at the run's last sample count."""
-    name = {"wake-sleep": "WS test", "aevb-a": "AEVB test", "aevb-b": "AEVB test"}.get(run["learner"])
+    name = ({"wake-sleep": "WS test"} | dict.fromkeys(OBJECTIVES, "AEVB test")).get(run["learner"])
     curve = published(dataset, run["latent_dim"]).get(name)
     return None if curve is None else curves.at(curve, run["curve"][-1]["samples"])
 
@@ -265,7 +268,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--samples", type=positive, help="training samples evaluated, each run (default: 2e5)", default=200_000
     )
-    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(LEARNERS))
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=list(PAPERS), help="default: the paper's")
     parser.add_argument(
         "--preset",
         choices=("paper", "modern"),
