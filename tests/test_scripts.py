@@ -275,9 +275,8 @@ def test_what_the_marginal_likelihood_writes_and_resumes(tmp_path):
     result = script.main(args)
     assert json.loads(path.read_text()) == result
     assert [(r["learner"], r["num_train"]) for r in result["runs"]] == [("mcem", 100), ("aevb-b", 100)]
-    keys = {
-        f"{part}_{key}" for part in ("train", "test") for key in ("log_p", "log_p_exact", "excess", "high_pareto_k")
-    }
+    names = ("log_p", "log_p_error", "log_p_exact", "excess", "high_pareto_k")
+    keys = {f"{part}_{name}" for part in ("train", "test") for name in names}
     for r in result["runs"]:
         assert [p["samples"] for p in r["curve"]][-1] == 1000
         for point in r["curve"]:
