@@ -296,6 +296,12 @@ def show(benchmark: Benchmark, result: Result, args: argparse.Namespace) -> None
     print("\nwritten: " + ", ".join(map(str, written)))
 
 
+def with_error(record: dict[str, Any], name: str) -> str:
+    """Return a record's number and the error beside it, where it has one."""
+    error = record.get(f"{name}_error")
+    return f"{record[name]:.2f}" + ("" if error is None else f" ± {error:.2f}")
+
+
 def aligned(rows: list[list[str]], *, left: bool = False, rule: bool = True) -> str:
     """Return rows as text, their columns aligned, the first row a header with a ``rule`` under it.
 

@@ -39,7 +39,7 @@ import pyro
 import torch
 from compare_wake_sleep import BATCH_SIZE, COLORS, LABELS, make_learner, settings_of
 from curves import Line
-from harness import Benchmark, Plan, Task, aligned, positive
+from harness import Benchmark, Plan, Task, aligned, positive, with_error
 
 from pyro_aevb import VAE, PosteriorDensity, log_marginal_likelihood
 from pyro_aevb.datasets import load_dataset
@@ -148,7 +148,7 @@ def table(result: dict[str, Any]) -> str:
     for r in sorted(result["runs"], key=lambda r: (r["num_train"], LEARNERS.index(r["learner"]), r["seed"])):
         last = r["curve"][-1]
         row = [str(r["num_train"]), r["learner"], str(r["seed"]), f"{last['samples']:.3g}"]
-        row += [_with_error(last, f"{part}_log_p") for part in ("train", "test")]
+        row += [with_error(last, f"{part}_log_p") for part in ("train", "test")]
         row += [f"{last[f'{part}_log_p_exact']:.2f}" for part in ("train", "test")]
         row += [f"{last[f'{part}_excess']:+.2f}" for part in ("train", "test")]
         if with_paper:
@@ -156,11 +156,6 @@ def table(result: dict[str, Any]) -> str:
             row += ["" if v is None else f"{v:.1f}" for v in values]
         rows.append([*row, f"{r['seconds']:.0f}"])
     return aligned(rows)
-
-
-def _with_error(last: dict[str, float], name: str) -> str:
-    error = last.get(f"{name}_error")
-    return f"{last[name]:.2f}" + ("" if error is None else f" ± {error:.2f}")
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import harness
 import pyro
 import torch
-from harness import Benchmark, Plan, Task, aligned, positive, rate
+from harness import Benchmark, Plan, Task, aligned, positive, rate, with_error
 from presets import held_out
 from torch import Tensor, nn
 
@@ -297,9 +297,9 @@ def table(result: dict[str, Any]) -> str:
     head += ["BDMC, simulated", *["published", "importance less it", "AIS less it"] * published]
     rows = [[*head, "train s", "evaluate s"]]
     for r in sorted(result["rows"], key=lambda r: (list(ROWS).index(r["row"]), r["seed"])):
-        cells = [r["row"], str(r["seed"]), f"{r['samples']:.3g}", f"{r['elbo']:.2f}", _with_error(r, "weighed")]
-        cells += [f"{100 * r['high_pareto_k']:.0f}%", _with_error(r, "ais"), _with_error(r, "ais_all")]
-        cells.append(f"{_with_error(r, 'simulated_lower')} to {_with_error(r, 'simulated_upper')}")
+        cells = [r["row"], str(r["seed"]), f"{r['samples']:.3g}", f"{r['elbo']:.2f}", with_error(r, "weighed")]
+        cells += [f"{100 * r['high_pareto_k']:.0f}%", with_error(r, "ais"), with_error(r, "ais_all")]
+        cells.append(f"{with_error(r, 'simulated_lower')} to {with_error(r, 'simulated_upper')}")
         if published:
             number = ROWS[r["row"]].published
             cells += [f"{number:.2f}", f"{r['weighed'] - number:+.2f}", f"{r['ais_all'] - number:+.2f}"]
@@ -307,10 +307,6 @@ def table(result: dict[str, Any]) -> str:
     first = result["rows"][0]
     counts = [first[f"{name}_images"] for name in ("weighed", "ais", "simulated")]
     return f"{aligned(rows, left=True)}\n\nimages: importance {counts[0]}, AIS {counts[1]}, BDMC {counts[2]} simulated"
-
-
-def _with_error(row: dict[str, Any], name: str) -> str:
-    return f"{row[name]:.2f} ± {row[f'{name}_error']:.2f}"
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
