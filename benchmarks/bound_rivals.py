@@ -27,7 +27,7 @@ ROWS = 1000  # evaluated at a time
 class Job(NamedTuple):
     """A run: data (train.npy and test.npy in ``folder``, grey pixels and drawn ones), sizes, and how to train.
 
-    ``samples`` is what a schedule is stretched over; a run without one goes on to ``longest``.
+    ``length`` are the samples of the whole run, which a schedule is stretched over.
     """
 
     rival: str
@@ -36,8 +36,7 @@ class Job(NamedTuple):
     hidden: int
     latent_dim: int
     target: float
-    samples: int
-    longest: int
+    length: int
     every: int
     seed: int
     learning_rate: float
@@ -50,11 +49,6 @@ class Job(NamedTuple):
     def train(self) -> np.ndarray:
         """Return the training images (N, D)."""
         return np.load(Path(self.folder) / "train.npy")
-
-    @property
-    def length(self) -> int:
-        """Return the samples of the whole run."""
-        return self.samples if self.tuned else self.longest
 
     def factor(self, done: float) -> float:
         """Return the learning rate's factor, as ``pyro_aevb.learners.Schedule`` has it."""
@@ -123,7 +117,7 @@ def ours(job: Job, report: Report, **options: Any) -> None:
     import pyro
     import torch
 
-    from pyro_aevb import AEVB, SGVB, VAE
+    from pyro_aevb import AEVB, VAE
     from pyro_aevb.datasets import Binarized
     from pyro_aevb.training import fit
 
@@ -132,12 +126,12 @@ def ours(job: Job, report: Report, **options: Any) -> None:
     likelihood = "sigmoid-gaussian" if job.gaussian else "bernoulli"
     sizes = {"hidden_dims": (job.hidden,), "dataset_size": len(train)}
     vae = VAE(train.shape[1], job.latent_dim, likelihood=likelihood, **sizes)
-    learner = AEVB(vae.model, vae.guide, objective=SGVB(kl="analytic"))
+    learner = AEVB(vae.model, vae.guide)
     weights = [p.detach() for p in vae.parameters()]
     fit(
         learner,
         train if job.gaussian else Binarized(train),
-        samples=job.samples,
+        samples=job.length,
         batch_size=BATCH_SIZE,
         seed=job.seed,
         evaluate=lambda: {},

@@ -30,7 +30,7 @@ import torch
 from compare_wake_sleep import SETTINGS, Setting
 from harness import Benchmark, Plan, Task, aligned, positive
 
-from pyro_aevb import AEVB, MCEM, SGVB, VAE, ReweightedWakeSleep, WakeSleep, fit
+from pyro_aevb import AEVB, MCEM, SGVB, STL, VAE, ReweightedWakeSleep, WakeSleep, fit
 from pyro_aevb.datasets import DATASETS, Binarized, load_dataset
 from pyro_aevb.evidence import elbo
 from pyro_aevb.learners import PRESETS, Learner, Preset, Schedule
@@ -41,15 +41,17 @@ import matplotlib.pyplot as plt
 LEARNERS = tuple(PRESETS)
 BATCH_SIZE, HELD_OUT = 100, 0.1  # fit's default, and the part of the training data that the bound is of
 THETA_SCALES = (0.1, 0.3, 1.0)
+OBJECTIVES = {"L^A": SGVB, "L^B": functools.partial(SGVB, kl="analytic"), "STL": STL}
 PRESET = "the preset"
 
 
 class Trial(NamedTuple):
-    """The settings of a run; ``theta_scale`` is that of a Gaussian prior on theta."""
+    """The settings of a run; ``theta_scale`` is that of a Gaussian prior on theta, ``objective`` AEVB's by name."""
 
     preset: Preset
     batch_size: int = BATCH_SIZE
     theta_scale: float | None = None
+    objective: str | None = None
 
 
 def trials(learner: str) -> dict[str, Trial]:
@@ -75,6 +77,8 @@ def trials(learner: str) -> dict[str, Trial]:
         found[f"batch {batch_size}"] = Trial(preset, batch_size)
     for scale in THETA_SCALES:
         found[f"theta from N(0, {scale:g}^2)"] = Trial(preset, theta_scale=scale)
+    for objective in OBJECTIVES if learner == "aevb" else ():
+        found[f"objective {objective}"] = Trial(preset, objective=objective)
     return found
 
 
@@ -82,8 +86,9 @@ def make_learner(name: str, vae: VAE, trial: Trial) -> Learner:
     """Return a learner with the optimizers and the prior of these settings."""
     optim, guide_optim = trial.preset.factory(), trial.preset.factory(guide=True)
     prior = None if trial.theta_scale is None else dist.Normal(0.0, trial.theta_scale)
+    objective = None if trial.objective is None else OBJECTIVES[trial.objective]()
     make: dict[str, Callable[[], Learner]] = {
-        "aevb": lambda: AEVB(vae.model, vae.guide, optim, SGVB(kl="analytic"), theta_prior=prior),
+        "aevb": lambda: AEVB(vae.model, vae.guide, optim, objective, theta_prior=prior),
         "wake-sleep": lambda: WakeSleep(vae.model, vae.guide, optim, guide_optim, theta_prior=prior),
         "reweighted-wake-sleep": lambda: ReweightedWakeSleep(
             vae.model, vae.guide, optim, guide_optim, theta_prior=prior

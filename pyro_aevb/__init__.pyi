@@ -53,6 +53,7 @@ from .model_guide.log_density import (
     capture_log_density as capture_log_density,
     log_density as log_density,
 )
+from .objectives.blend import Blend as Blend
 from .objectives.iwae import IWAE as IWAE, DReG as DReG, Renyi as Renyi
 from .objectives.objective import Objective as Objective, Terms as Terms
 from .objectives.score_function import VIMCO as VIMCO, ScoreFunction as ScoreFunction

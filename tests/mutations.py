@@ -129,6 +129,7 @@ TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_reco
 BAYESIAN = "tests/model_guide/test_bayesian.py"
 GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
+BLEND = "tests/objectives/test_blend.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
@@ -980,9 +981,51 @@ MUTATIONS = [
         (f"{WEIGHTED}::test_dreg_refuses_a_chain_of_which_one_latent_is_masked_off_and_matters",),
     ),
     Mutation(
+        "objectives/blend.py",
+        " and not each.is_leaf",
+        "",
+        (f"{BLEND}::test_nothing_is_left_on_a_parameter",),
+    ),
+    Mutation(
+        "objectives/blend.py",
+        "quieter = gradient - share * difference",
+        "quieter = gradient",
+        (f"{BLEND}::test_the_share_becomes_that_of_least_variance[0.5-0.3-1.0]",),
+    ),
+    Mutation(
+        "objectives/blend.py",
+        ".clamp(0, 1)",
+        "",
+        (f"{BLEND}::test_the_share_stays_from_0_to_1[1.5-0.999-0.0]",),
+    ),
+    Mutation(
+        "objectives/blend.py",
+        'flow = "both"',
+        'flow = "path"',
+        (f"{BLEND}::test_other_guides_get_the_closed_form_alone",),
+    ),
+    Mutation(
+        "objectives/blend.py",
+        "torch.where(means.isfinite().all(), means, self.means)",
+        "means",
+        (f"{BLEND}::test_a_gradient_without_end_says_nothing",),
+    ),
+    Mutation(
+        "learners/aevb.py",
+        "self.objective.running.average(settings.share.mean)",
+        "pass",
+        ("tests/training/test_ranks.py::test_two_ranks_follow_the_gradients_of_one",),
+    ),
+    Mutation(
+        "learners/aevb.py",
+        "return None if follows else Trace_ELBO()",
+        "return None",
+        (f"{BLEND}::test_a_guide_that_cannot_be_reparameterised_gets_the_score_function",),
+    ),
+    Mutation(
         "objectives/sgvb.py",
-        "kl.clamp(min=self.free_bits)",
-        "kl.clamp(max=self.free_bits)",
+        "kl.clamp(min=free_bits)",
+        "kl.clamp(max=free_bits)",
         (f"{OBJECTIVE}::test_free_bits",),
     ),
     Mutation(

@@ -145,7 +145,7 @@ def test_a_step_is_svis(name):
     found = []
     with pyro.get_param_store().scope():
         pyro.set_rng_seed(1)
-        learner = AEVB(model, guide, SGD)
+        learner = AEVB(model, guide, SGD, Trace_ELBO())
         found.append([float(learner.step(*args, **kwargs).loss) for _ in range(3)])
         ours = parameters()
     with pyro.get_param_store().scope():

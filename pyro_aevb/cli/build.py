@@ -75,7 +75,7 @@ def make_learner(config: TrainingConfig, pair: VAE | Bayesian | Pair) -> Learner
         )
     if config.learner == "mcem":
         return MCEM(pair.model, optimizer, pair.guide, guide_optimizer, theta_prior=prior)
-    make, particles = OBJECTIVES[config.objective or "sgvb-b"]
+    make, particles = OBJECTIVES[config.used_objective]
     particles = particles if config.num_particles is None else config.num_particles
     options = {name: value for name in OBJECTIVE_OPTIONS if (value := getattr(config, name)) is not None}
     objective = make(particles, **options)

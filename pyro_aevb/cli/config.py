@@ -30,7 +30,9 @@ COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph",
 COLUMN_KINDS = choices("datasets.columns", "KINDS")
 COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out of {', '.join(COLUMN_KINDS)}"
 SGVB = ("sgvb-a", "sgvb-b")
-OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": SGVB, "free_bits": SGVB, "weighs": SGVB}  # and who takes them
+WEIGHING = ("blend", *SGVB, "stl")
+# Who takes which.
+OBJECTIVE_OPTIONS = {"alpha": ("renyi",), "beta": WEIGHING, "free_bits": SGVB, "weighs": WEIGHING}
 # What says how the VAE is made: a run that goes on has the same, and a pair of one's own has none of it.
 ARCHITECTURE = ("latent_dim", "hidden_dims", "prior", "likelihood", "posterior", "convolutions", "conditional", "init")
 OPTIMIZERS = ("adam", "adagrad")
@@ -68,11 +70,13 @@ class TrainingConfig:
     )
     learner: str = _option("aevb", "how to learn", LEARNERS)
     objective: str | None = _option(
-        None, "AEVB's bound and gradient; sgvb-b by default", choices("cli.objectives", "OBJECTIVES")
+        None,
+        "AEVB's bound and gradient; by default blend, and sgvb-b with free_bits",
+        choices("cli.objectives", "OBJECTIVES"),
     )
     num_particles: int | None = _option(None, "draws from the guide a datapoint; by default what suits the objective")
     alpha: float | None = _option(None, "of renyi, 0 or more: 1 is the ELBO, and 0 IWAE's bound")
-    beta: float | None = _option(None, "weight of the KL in sgvb-a and sgvb-b; 1 by default")
+    beta: float | None = _option(None, "weight of the KL in blend, sgvb-a, sgvb-b and stl; 1 by default")
     free_bits: float | None = _option(None, "nats of the KL that cost nothing in sgvb-a and sgvb-b; 0 by default")
     weighs: str | None = _option(
         None, "which KLs beta and kl_warm_up weigh under full_vb; both by default", ("both", "local", "global")
@@ -164,15 +168,20 @@ class TrainingConfig:
                 "p(theta) is N(0, 1); drop one"
             )
 
+    @property
+    def used_objective(self) -> str:
+        """AEVB's objective by its name, also where none is given."""
+        return self.objective or ("blend" if self.free_bits is None else "sgvb-b")
+
     def _check_objective(self) -> None:
-        objective = self.objective or "sgvb-b"
+        objective = self.used_objective
         for name, objectives in OBJECTIVE_OPTIONS.items():
             value = getattr(self, name)
             if value is not None and (self.learner != "aevb" or objective not in objectives):
                 got = f"objective {objective}" if self.learner == "aevb" else f"learner {self.learner}"
-                raise ValueError(
-                    f"expected no {name} for {got}, got {value}; it is for {' and '.join(objectives)}, leave it out"
-                )
+                *others, last = objectives
+                those = f"{', '.join(others)} and {last}" if others else last
+                raise ValueError(f"expected no {name} for {got}, got {value}; it is for {those}, leave it out")
         if objective == "renyi" and self.alpha is None:
             raise ValueError("expected alpha for objective renyi, got none; pass one, such as 0.5")
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
+from pyro_aevb.objectives.blend import Blend
 from pyro_aevb.objectives.iwae import IWAE, DReG, Renyi
 from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.score_function import VIMCO, ScoreFunction
@@ -26,6 +27,7 @@ def _score_function(num_particles: int, vectorize: bool = True) -> ScoreFunction
 # Each makes an objective of so many particles, and how many it takes by default; ``vectorize=`` says how they are run,
 # and what else it takes by name is in ``config.OBJECTIVE_OPTIONS``.
 OBJECTIVES: dict[str, tuple[Callable[..., Objective], int]] = {
+    "blend": (Blend, 1),
     "sgvb-a": (SGVB, 1),
     "sgvb-b": (functools.partial(SGVB, kl="analytic"), 1),
     "stl": (STL, 1),

@@ -17,11 +17,15 @@ from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
+from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.parameters import Parameter, log_prior
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.objectives.blend import Blend
+from pyro_aevb.objectives.draws import is_reparameterized
 from pyro_aevb.objectives.objective import Objective, Terms
-from pyro_aevb.objectives.sgvb import SGVB
+from pyro_aevb.objectives.sgvb import WeightedKL
 from pyro_aevb.short_repr import short_repr
 
 
@@ -51,14 +55,16 @@ class AEVB(Learner):
 
     with N from ``pyro.plate("data", N, subsample_size=M)``.  ``Trace_ELBO()`` makes it L^A, Eq. (6),
     ``TraceMeanField_ELBO()`` L^B, Eq. (7), and ``num_particles`` is their L.  With no prior on theta a step is that of
-    ``pyro.infer.SVI`` with the same optimizer.
+    ``pyro.infer.SVI`` with the same objective and optimizer.
 
     Args:
         model: p(x, z).
         guide: q(z|x).
         optim: a factory such as ``partial(torch.optim.Adagrad, lr=0.01)``, a torch optimizer, or a Pyro one; by default
             that of ``PRESETS["aevb"]``, with whose schedule ``fit`` then trains.
-        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.IWAE`.
+        objective: a Pyro ELBO object: Pyro's, or one of ours, such as :class:`~pyro_aevb.objectives.IWAE`; by default
+            :class:`~pyro_aevb.objectives.Blend`, and in its place Pyro's ``Trace_ELBO``, with its score function, for
+            latents that the guide draws and that can't be reparameterised.
         theta_prior: p(theta), each element's distribution: ``dist.Normal(0., 1.)`` makes MAP of it, as in the paper:
             the steps of ``Bayesian(..., guide_for="delta")``, where :class:`~pyro_aevb.Bayesian` says how the two
             differ for constrained parameters.
@@ -106,9 +112,10 @@ class AEVB(Learner):
             guide,
             optimizers,
             schedule=schedule,
-            objective=Trace_ELBO() if objective is None else objective,
+            objective=Blend() if objective is None else objective,
             theta_prior=theta_prior,
             compile=compile,
+            inspect=self._in_place_of_blend if objective is None else None,
         )
         self.trains = update
         self._gradients = self.capture(self._loss_and_gradients)
@@ -126,19 +133,29 @@ class AEVB(Learner):
         """Follow the gradient of the bound on a minibatch."""
         weight = settings.kl_weight
         info = self._gradients.of(batch) if weight is None else self._weighted_gradients.of(batch, weight)
+        if settings.share is not None and isinstance(self.objective, Blend):
+            self.objective.running.average(settings.share.mean)
         self.descend(info.loss, settings, "optim")
         return info
 
+    def _in_place_of_blend(self, *args: Tensor) -> ELBO | None:
+        """Return Pyro's ``Trace_ELBO`` for a guide with a latent that can't be reparameterised; ``None`` for others."""
+        reading = read(self.traced_model, self.traced_guide, args)
+        summed = enumerated(reading, self.traced_guide)
+        sites = (reading.proposals | reading.global_proposals).items()
+        follows = all(is_reparameterized(site.fn) for name, site in sites if name not in summed)
+        return None if follows else Trace_ELBO()
+
     def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
-        assert self.objective is not None
-        return self._follow(self.objective, args)
+        objective = self.inspected or self.objective
+        assert objective is not None
+        return self._follow(objective, args)
 
     def _weighted_loss_and_gradients(self, kl_weight: Tensor, *args: Tensor) -> AEVBInfo:
-        if not isinstance(self.objective, SGVB):
-            raise ValueError(
-                f"expected an objective that weighs its KL, got {type(self.objective).__name__}; pass SGVB()"
-            )
-        return self._follow(self.objective.with_kl_weight(kl_weight), args)
+        objective = self.inspected or self.objective
+        if not isinstance(objective, WeightedKL):
+            raise ValueError(f"expected an objective that weighs its KL, got {type(objective).__name__}; pass SGVB()")
+        return self._follow(objective.with_kl_weight(kl_weight), args)
 
     def _follow(self, objective: ELBO, args: tuple[Tensor, ...]) -> AEVBInfo:
         """Leave the gradients of the loss in theta and phi."""
@@ -165,7 +182,8 @@ def bound_gradients(
     """
     if isinstance(objective, Objective):
         terms = objective.terms(model, guide, *args)
-        terms.loss.backward()
+        if terms.loss.requires_grad:
+            terms.loss.backward()
         loss = terms.loss.detach()
         return torch.as_tensor(loss, dtype=torch.float64), terms._replace(loss=loss)
     pyros: Any = objective  # Pyro's base class does not declare loss_and_grads

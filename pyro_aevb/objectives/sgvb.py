@@ -6,7 +6,8 @@ Kingma & Welling 2013, Section 2.3; sticking the landing: Roeder, Wu & Duvenaud 
 from __future__ import annotations
 
 import copy
-from typing import Literal, final
+from abc import ABC
+from typing import Literal, Self, final
 
 from torch import Tensor
 
@@ -14,8 +15,83 @@ from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.objectives.particles import Particles, times
 
 
+class WeightedKL(Objective, ABC):
+    """The evidence lower bound with a weight of its KL, whose gradient a subclass says.
+
+    Args:
+        num_particles: K, the paper's L.
+        beta: the weight of every KL (Higgins et al. 2017): a number, or a 0-dim tensor that may be changed in place
+            while a run goes on (KL warm-up).  With a beta below 1 the value is no bound on log p(x).
+        weighs: which KLs beta, and a warm-up of the KL, are for: those of ``"local"`` latents, of ``"global"`` ones, or
+            of ``"both"``.
+        vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
+
+    Raises:
+        ValueError: for a beta below 0.
+    """
+
+    one_global_draw = False
+    sums_values = True
+
+    def __init__(
+        self,
+        num_particles: int = 1,
+        *,
+        beta: float | Tensor = 1.0,
+        weighs: Literal["both", "local", "global"] = "both",
+        vectorize: bool = True,
+    ) -> None:
+        super().__init__(num_particles, vectorize=vectorize)
+        if weighs not in ("both", "local", "global"):
+            raise ValueError(f"expected weighs to be 'both', 'local' or 'global', got {weighs!r}")
+        if isinstance(beta, Tensor) and beta.dim():
+            raise ValueError(f"expected beta to be a number or a 0-dim tensor, got shape {tuple(beta.shape)}")
+        if not float(beta) >= 0:
+            raise ValueError(f"expected a beta of 0 or more, got {float(beta)}")
+        self.beta, self.weighs = beta if isinstance(beta, Tensor) else float(beta), weighs
+
+    def with_kl_weight(self, weight: Tensor) -> Self:
+        """Return this objective with every KL multiplied by ``weight`` besides: a 0-dim tensor, for KL warm-up.
+
+        Args:
+            weight: of shape ().
+        """
+        weighted = copy.copy(self)
+        weighted.beta = self.beta * weight
+        return weighted
+
+    def weighted_elbo(self, particles: Particles, free_bits: float = 0.0) -> Tensor:
+        """Return -beta KL(q || p) + E log p(x|z) of each datapoint, (M,).
+
+        Args:
+            particles: K draws for each of M datapoints.
+            free_bits: nats of KL that cost nothing.
+        """
+        particles.global_weight = 1.0 if self.weighs == "local" else self.beta
+        bound = None
+        for name, term in particles.log_likelihood.items():
+            term = times(particles.weight[name], particles.expected(term).mean(0))
+            bound = term if bound is None else bound + term
+        for name, term in particles.kl.items():
+            kl = particles.expected(term).mean(0)
+            if free_bits:
+                kl = kl.clamp(min=free_bits)
+            kl = self.weigh(times(particles.weight[name], kl))
+            bound = -kl if bound is None else bound - kl
+        assert bound is not None
+        return bound
+
+    def weigh(self, kl: Tensor) -> Tensor:
+        """Return a local latent's KL times beta, where beta is for these.
+
+        Args:
+            kl: of each datapoint, (M,).
+        """
+        return times(1.0 if self.weighs == "global" else self.beta, kl)
+
+
 @final
-class SGVB(Objective):
+class SGVB(WeightedKL):
     r"""The stochastic gradient variational Bayes estimators, L^A and L^B.
 
     .. math::
@@ -30,10 +106,7 @@ class SGVB(Objective):
     Args:
         num_particles: K, the paper's L.
         kl: ``"sampled"`` for L^A, ``"analytic"`` for L^B.
-        beta: the weight of every KL (Higgins et al. 2017): a number, or a 0-dim tensor that may be changed in place
-            while a run goes on (KL warm-up).  With a beta below 1 the value is no bound on log p(x).
-        weighs: which KLs beta, and a warm-up of the KL, are for: those of ``"local"`` latents, of ``"global"`` ones, or
-            of ``"both"``.
+        beta, weighs: as for :class:`WeightedKL`.
         free_bits: nats of KL that cost nothing: the KL of each site and datapoint counts as max(KL, free_bits) (after
             Kingma et al. 2016, who take the mean over a minibatch first).  For KLs in closed form of local latents.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
@@ -53,9 +126,6 @@ class SGVB(Objective):
     1412.41
     """
 
-    one_global_draw = False
-    sums_values = True
-
     def __init__(
         self,
         num_particles: int = 1,
@@ -66,28 +136,13 @@ class SGVB(Objective):
         free_bits: float = 0.0,
         vectorize: bool = True,
     ) -> None:
-        super().__init__(num_particles, vectorize=vectorize)
+        super().__init__(num_particles, beta=beta, weighs=weighs, vectorize=vectorize)
         if kl not in ("sampled", "analytic"):
             raise ValueError(f"expected kl to be 'sampled' (L^A) or 'analytic' (L^B), got {kl!r}")
-        if weighs not in ("both", "local", "global"):
-            raise ValueError(f"expected weighs to be 'both', 'local' or 'global', got {weighs!r}")
-        if isinstance(beta, Tensor) and beta.dim():
-            raise ValueError(f"expected beta to be a number or a 0-dim tensor, got shape {tuple(beta.shape)}")
-        if not float(beta) >= 0 or not free_bits >= 0:
-            raise ValueError(f"expected beta and free_bits of 0 or more, got {float(beta)} and {free_bits}")
-        self.beta, self.free_bits = beta if isinstance(beta, Tensor) else float(beta), free_bits
-        self.kl, self.weighs = kl, weighs
+        if not free_bits >= 0:
+            raise ValueError(f"expected free_bits of 0 or more, got {free_bits}")
+        self.kl, self.free_bits = kl, free_bits
         self.needs_closed_forms = kl == "analytic"
-
-    def with_kl_weight(self, weight: Tensor) -> SGVB:
-        """Return this objective with every KL multiplied by ``weight`` besides: a 0-dim tensor, for KL warm-up.
-
-        Args:
-            weight: of shape ().
-        """
-        weighted = copy.copy(self)
-        weighted.beta = self.beta * weight
-        return weighted
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
         """Return -beta KL(q || p) + E log p(x|z), twice.
@@ -98,29 +153,18 @@ class SGVB(Objective):
         Raises:
             ValueError: for free bits of a KL that is sampled.
         """
-        particles.global_weight = 1.0 if self.weighs == "local" else self.beta
-        bound = None
-        for name, term in particles.log_likelihood.items():
-            term = times(particles.weight[name], particles.expected(term).mean(0))
-            bound = term if bound is None else bound + term
-        for name, term in particles.kl.items():
-            kl = particles.expected(term).mean(0)
-            if self.free_bits:
-                if name in particles.sampled_kl:
-                    raise ValueError(
-                        f"expected KLs in closed form for free_bits, got a sampled one at site {name!r}, and the "
-                        "larger of a noisy number and a bound is too large on average; pass kl='analytic' and a guide "
-                        "whose KL can be written down, or weigh the KL with beta"
-                    )
-                kl = kl.clamp(min=self.free_bits)
-            kl = times(1.0 if self.weighs == "global" else self.beta, times(particles.weight[name], kl))
-            bound = -kl if bound is None else bound - kl
-        assert bound is not None
+        if self.free_bits and particles.sampled_kl:
+            raise ValueError(
+                f"expected KLs in closed form for free_bits, got a sampled one at site {min(particles.sampled_kl)!r}, "
+                "and the larger of a noisy number and a bound is too large on average; pass kl='analytic' and a guide "
+                "whose KL can be written down, or weigh the KL with beta"
+            )
+        bound = self.weighted_elbo(particles, self.free_bits)
         return bound, bound
 
 
 @final
-class STL(Objective):
+class STL(WeightedKL):
     r"""L^A with the gradient of Roeder, Wu & Duvenaud 2017, *Sticking the Landing*: through the particles alone.
 
     The gradient of log q(z|x) in the guide's parameters at a fixed z has mean zero and is left out.  The estimate keeps
@@ -131,6 +175,7 @@ class STL(Objective):
 
     Args:
         num_particles: K, draws a datapoint.
+        beta, weighs: as for :class:`WeightedKL`.
         vectorize: whether all particles are drawn in one pass, see :class:`~pyro_aevb.objectives.Objective`.
 
     >>> shift = torch.tensor(0.0, requires_grad=True)
@@ -147,10 +192,12 @@ class STL(Objective):
     """
 
     flow = "path"
-    one_global_draw = False
-    sums_values = True
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Return the mean log weight, twice."""
-        bound = particles.expected(particles.log_weight).mean(0)
+        """Return -beta KL(q || p) + E log p(x|z), all of it sampled, twice.
+
+        Args:
+            particles: K draws for each of M datapoints.
+        """
+        bound = self.weighted_elbo(particles)
         return bound, bound

@@ -17,7 +17,7 @@ from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.schedules import CONSTANT, Schedule
 from pyro_aevb.model_guide.contract import named
-from pyro_aevb.objectives.sgvb import SGVB
+from pyro_aevb.objectives.sgvb import WeightedKL
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.dry_run import dry_run
@@ -265,7 +265,7 @@ def _checked(
     if kl_warm_up is not None:
         if kl_warm_up < 1:
             raise ValueError(f"expected kl_warm_up of 1 sample or more, got {kl_warm_up}")
-        if not isinstance(learner.objective, SGVB):
+        if not isinstance(learner.objective, WeightedKL):
             raise ValueError(
                 "expected a learner whose objective weighs its KL for kl_warm_up, got "
                 f"{type(learner.objective or learner).__name__}; pass AEVB(..., SGVB(kl='analytic'))"

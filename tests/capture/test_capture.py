@@ -356,7 +356,7 @@ def test_handlers_and_autocast_around_a_step():
 def test_a_parameter_store_that_was_cleared():
     _, x = CONTINUOUS["gamma_poisson"]()
     pair, _ = CONTINUOUS["gamma_poisson"]()
-    learner = AEVB(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), compile="graph")
+    learner = AEVB(pair.model, pair.guide, lambda p: torch.optim.SGD(p, lr=0.0), Trace_ELBO(), compile="graph")
     train(learner, x, 3)
     pyro.clear_param_store()
     pyro.param("prior_rate", torch.tensor(7.0).double(), constraint=constraints.positive)
@@ -805,7 +805,7 @@ def test_a_stock_optimizer_and_svi_give_the_same_steps():
             pair, x = bernoulli_vae()
             optim = pyro.optim.Adam({"lr": 0.01})
             if fast:
-                learner = AEVB(pair.model, pair.guide, optim, compile="graph")
+                learner = AEVB(pair.model, pair.guide, optim, Trace_ELBO(), compile="graph")
                 pyro.set_rng_seed(1)
                 results.append(torch.stack([learner.step(x[batch(i)]).loss for i in range(20)]).double())
             else:

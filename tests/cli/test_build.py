@@ -20,7 +20,7 @@ from pyro_aevb.cli.config import COMPILE, EPOCHS, LEARNERS, TrainingConfig
 from pyro_aevb.cli.objectives import SEVERAL
 from pyro_aevb.datasets import Binarized
 from pyro_aevb.learners import PAPER, PRESETS
-from pyro_aevb.objectives import IWAE, SGVB
+from pyro_aevb.objectives import IWAE, Blend
 
 BUILT = [name for name, value in vars(build).items() if isinstance(value, type) and hasattr(value, "prepare")]
 
@@ -189,7 +189,7 @@ CASES = [
     Case("beta", "4", lambda call: objective(call).beta, 1.0, 4.0),
     Case("free_bits", "0.25", lambda call: objective(call).free_bits, 0.0, 0.25, {"objective": "sgvb-a"}),
     Case("weighs", "local", lambda call: objective(call).weighs, "both", "local"),
-    Case("objective", "iwae", lambda call: type(objective(call)), SGVB, IWAE),
+    Case("objective", "iwae", lambda call: type(objective(call)), Blend, IWAE),
     Case("num_particles", "3", lambda call: objective(call).num_particles, SEVERAL, 3, {"objective": "iwae"}),
     Case(
         "num_particles", "3", lambda call: call.learner.arguments["num_particles"], SEVERAL, 3,

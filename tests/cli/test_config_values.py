@@ -47,10 +47,10 @@ def test_a_value_of_another_type_is_refused(name, given, kind):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"alpha": 0.5}, "expected no alpha for objective sgvb-b, got 0.5; it is for renyi, leave it out"),
+        ({"alpha": 0.5}, "expected no alpha for objective blend, got 0.5; it is for renyi, leave it out"),
         (
             {"objective": "iwae", "beta": 2.0},
-            "expected no beta for objective iwae, got 2.0; it is for sgvb-a and sgvb-b",
+            "expected no beta for objective iwae, got 2.0; it is for blend, sgvb-a, sgvb-b and stl",
         ),
         ({"learner": "mcem", "free_bits": 2.0}, "expected no free_bits for learner mcem"),
         ({"objective": "renyi"}, "expected alpha for objective renyi, got none"),

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from objectives import OBJECTIVES
-from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
 from pyro_aevb import AEVB, AIS, IWAE, MCEM, SGVB, SMC, ReweightedWakeSleep, elbo, log_density
 from pyro_aevb import log_marginal_likelihood as log_p
@@ -340,9 +340,9 @@ def test_what_can_t_be_summed_is_said():
     with pytest.raises(ValueError, match="expected one scale for sites that are summed out together"):
         SGVB().loss(scaled, no_latents, x)
     with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
-        AEVB(one_by_one, guide, ADAM).step(x)
+        AEVB(one_by_one, guide, ADAM, Trace_ELBO()).step(x)
     with pytest.raises(ValueError, match=r"an objective that sums out \['y'\], .* got Trace_ELBO; pass SGVB\(\)"):
-        AEVB(model, guide, ADAM).step(x)
+        AEVB(model, guide, ADAM, Trace_ELBO()).step(x)
 
 
 def test_the_closed_form_kl_of_a_bernoulli_whose_prior_has_another_shape_is_the_sampled_one():

@@ -106,7 +106,7 @@ def value_by_hand(name, p, eps):
         return (joint - log_q_z).flatten(0, 1).logsumexp(0) - math.log(eps.shape[1])
     if name == "Renyi":
         return ((0.5 * log_w + share).flatten(0, 1).logsumexp(0) - math.log(eps.shape[1])) / 0.5
-    if name == "L^B":
+    if name in ("L^B", "Blend"):
         log_prior = LOG_PRIOR[:, None, None]
         return (q * (likelihood - kl_z - share + log_prior)).sum(0).mean(0)
     if name == "STL":  # through the particles alone

@@ -76,7 +76,7 @@ def value_of(name, expected, description):
         return log_weight.logsumexp(0) - math.log(k)
     if name == "Renyi":
         return 2 * ((0.5 * log_weight).logsumexp(0) - math.log(k))
-    if name == "L^B":
+    if name in ("L^B", "Blend"):
         first, *others = description.scales
         inside = [1.0] * len(others) if set(others) == {first} else others
         likelihood = (1.0 if set(others) == {first} else first) * expected.log_likelihood
@@ -85,7 +85,7 @@ def value_of(name, expected, description):
 
 
 def kl_of(name, expected, description, i):
-    closed_form = name == "L^B" and not description.entangled(i)
+    closed_form = name in ("L^B", "Blend") and not description.entangled(i)
     return expected.kl[i] if closed_form else expected.log_q[i] - expected.log_prior[i]
 
 

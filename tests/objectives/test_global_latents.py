@@ -18,7 +18,7 @@ from pyro_aevb import IWAE, SGVB, STL, VIMCO, DReG, ScoreFunction
 @pytest.mark.parametrize("pair", GLOBAL)
 def test_with_the_posterior_as_guide_the_bound_is_log_p_of_the_data(pair, name, vectorize):
     pair = GLOBAL[pair]()
-    if name == "L^B":
+    if name in ("L^B", "Blend"):
         return  # its KLs in closed form are right in the mean alone: below
     loss = OBJECTIVES[name](num_particles=3, vectorize=vectorize).loss(pair.model, pair.guide, *pair.data)
     assert loss == pytest.approx(-pair.log_evidence, abs=1e-9)

@@ -2,12 +2,13 @@
 
 import functools
 
-from pyro_aevb import IWAE, SGVB, STL, VIMCO, DReG, Renyi, ScoreFunction
+from pyro_aevb import IWAE, SGVB, STL, VIMCO, Blend, DReG, Renyi, ScoreFunction
 
 OBJECTIVES = {
     "L^A": SGVB,
     "L^B": functools.partial(SGVB, kl="analytic"),
     "STL": STL,
+    "Blend": Blend,
     "IWAE": IWAE,
     "DReG": DReG,
     "Renyi": functools.partial(Renyi, 0.5),

@@ -203,7 +203,7 @@ def test_a_second_run_trains_at_the_full_rate():
     for schedule in (None, lambda done: 1e-9):
         pyro.set_rng_seed(0)
         vae, x = bernoulli_vae()
-        learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.SGD, lr=1e-3))
+        learner = AEVB(vae.model, vae.guide, functools.partial(torch.optim.SGD, lr=1e-3), SGVB())
         learner.prepare(x)
         if schedule is not None:
             fit(learner, x, epochs=1, batch_size=10, schedule=schedule, progress=False)

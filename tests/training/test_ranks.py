@@ -156,6 +156,7 @@ LEARNERS = {
     "map": lambda p: AEVB(p.model, p.guide, SGD, SGVB(), theta_prior=dist.Normal(0.0, 1.0)),
     "iwae": lambda p: AEVB(p.model, p.guide, SGD, IWAE(1), compile="graph"),
     "wake-sleep": lambda p: WakeSleep(p.model, p.guide, SGD, functools.partial(torch.optim.SGD, lr=0.0)),
+    "blend": lambda p: AEVB(p.model, p.guide, SGD),
     "no size": lambda p: AEVB(p.model, p.guide, SGD, SGVB(kl="analytic")),
 }
 
@@ -186,7 +187,7 @@ def one_step(folder, rank):
     pair, moved = Noiseless(True), {}
     for size in (100, 50):
         with pyro.get_param_store().scope():
-            learner = AEVB(pair.model, pair.guide, SGD)
+            learner = AEVB(pair.model, pair.guide, SGD, Trace_ELBO())
             learner.prepare(pair.x, pair.noise)
             before = learner.copy_parameters()["parameters"]
             fit(learner, (pair.x, pair.noise), samples=size, batch_size=size, progress=False)
