@@ -24,6 +24,7 @@ import math
 import re
 import resource
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from interrupts import Interrupts
-from jobs import Parts, run_all
+from jobs import Parts, cut_short, run_all
 from tqdm import tqdm
 
 from pyro_aevb.environment import versions
@@ -134,6 +135,8 @@ def run_command(benchmark: Benchmark, words: list[str], interrupts: Interrupts) 
         for name, value in parts.items():
             result[name] = result.get(name, []) + value if isinstance(value, list) else value
         write(result, args, list(task.key))
+        if not cut_short(parts):
+            shutil.rmtree(_checkpoints(args, task), ignore_errors=True)
         tqdm.write(f"[{made}/{len(plan.tasks)}] {task.label}: {benchmark.brief(parts)}")
 
     run = functools.partial(_run, benchmark.run, args)
@@ -155,6 +158,21 @@ def _run(run: Callable[..., Parts | None], args: argparse.Namespace, task: Task,
     return run(task, args, position)
 
 
+def going_on(args: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Return the options of ``fit`` with which `--resume` goes on with a run where it was cut short.
+
+    Its checkpoints lie in --out until it is whole.
+    """
+    folder = _checkpoints(args, task)
+    if not args.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"checkpoint_dir": folder, "resume": args.resume}
+
+
+def _checkpoints(args: argparse.Namespace, task: Task) -> Path:
+    return args.out / "checkpoints" / re.sub(r"[^\w.+-]+", "-", task.label)
+
+
 def _exit(interrupts: Interrupts, message: str = "terminated") -> NoReturn:
     print(message, file=sys.stderr)
     sys.exit(143 if interrupts.came == signal.SIGTERM else 130)
@@ -173,7 +191,7 @@ def parse(benchmark: Benchmark, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of the data files (default: $PYRO_AEVB_DATA, else a cache)")
     parser.add_argument("--out", type=Path, default=Path("out") / name, help="folder for the results")
     parser.add_argument("--json", type=Path, help="where the JSON goes (default: results.json in --out)")
-    parser.add_argument("--resume", action="store_true", help="keep the whole runs of an earlier, interrupted command")
+    parser.add_argument("--resume", action="store_true", help="go on with an earlier, interrupted command")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(words)
     if args.quick:

@@ -88,6 +88,7 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
         progress=not args.quiet,
         label=task.label,
         bar_position=position,
+        **harness.going_on(args, task),
     )
     return {"runs": [task.key | curves.record(history)]} if history.records else None
 

@@ -15,9 +15,9 @@ import jobs
 import pytest
 from harness import Benchmark, Plan, Task, positive
 from interrupts import Interrupts
-from scripts import ROOT
+from scripts import ROOT, load_script
 
-from pyro_aevb import NonFiniteLossError
+from pyro_aevb import AEVB, NonFiniteLossError
 
 
 def options(parser):
@@ -117,6 +117,39 @@ def test_a_run_cut_short_is_kept_and_the_last(tmp_path):
         of(cut)(["--out", str(tmp_path)])
     assert ending.value.code == 130
     assert [r["name"] for r in json.loads((tmp_path / "results.json").read_text())["runs"]] == ["a", "b"]
+
+
+def test_a_run_cut_short_goes_on_where_it_was(tmp_path, monkeypatch):
+    """As if there had been no ctrl-C, which comes in the middle of training."""
+    script = load_script("benchmarks/compare_wake_sleep.py")
+    words = ["--learners", "aevb", "--latent-dims", "2", "--samples", "4000", "--jobs", "1", "--quiet", "--out"]
+    whole = script.main([*words, str(tmp_path / "whole")])
+
+    made, cut = script.evaluation, tmp_path / "cut"
+    monkeypatch.setattr(script, "evaluation", lambda *args: lambda: signal.raise_signal(signal.SIGINT) or made(*args)())
+    with pytest.raises(SystemExit):
+        script.main([*words, str(cut)])
+    (run,) = json.loads((cut / "results.json").read_text())["runs"]
+    assert run["interrupted"]
+    assert run["curve"][-1]["samples"] < 2000
+    assert any((cut / "checkpoints").iterdir())
+
+    monkeypatch.setattr(script, "evaluation", made)
+    steps = []
+    monkeypatch.setattr(AEVB, "update", counted(AEVB.update, steps))
+    again = script.main([*words, str(cut), "--resume"])
+    assert 0 < len(steps) < 40
+    curves = [[dict(point, seconds=None) for point in result["runs"][0]["curve"]] for result in (whole, again)]
+    assert curves[1] == curves[0]
+    assert not any((cut / "checkpoints").iterdir())
+
+
+def counted(fn, calls):
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return fn(*args, **kwargs)
+
+    return counting
 
 
 # -- Signals ----------------------------------------------------------------------------------------------------------
