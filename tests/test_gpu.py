@@ -55,6 +55,7 @@ LEARNERS = {
     "L^B": lambda p, **kw: AEVB(p.model, p.guide, ADAM, TraceMeanField_ELBO(), **kw),
     "SGVB B, beta": lambda p, **kw: AEVB(p.model, p.guide, ADAM, SGVB(2, kl="analytic", beta=0.5, free_bits=0.1), **kw),
     "STL": lambda p, **kw: AEVB(p.model, p.guide, ADAM, STL(), **kw),
+    "blend": lambda p, **kw: AEVB(p.model, p.guide, ADAM, **kw),
     "IWAE": lambda p, **kw: AEVB(p.model, p.guide, FUSED, IWAE(3), **kw),
     "Renyi": lambda p, **kw: AEVB(p.model, p.guide, ADAM, Renyi(0.5, 3), **kw),
     "DReG": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(3), **kw),

@@ -34,7 +34,8 @@ class Blend(WeightedKL):
     in [0, 1] here, where both are running means over the steps so far, of the gradients in the parameters of
     q(z|x)'s distribution; a run begins with c = 0, which is L^B.  L^B is the quieter one while the guide is far from
     the posterior, above all with many latents; STL is later, and has no variance at all where q is the posterior.
-    The value is that of ``SGVB(kl="analytic")``, and without a closed form that of ``SGVB()``.
+    The model's parameters get the gradient of L^B.  The value is that of ``SGVB(kl="analytic")``, and without a closed
+    form that of ``SGVB()``.
 
     This is for guides that compute the distribution of one latent, in the data plate, whose density is known at any
     value: no flow.  With any other it is L^B.
@@ -87,21 +88,22 @@ class Blend(WeightedKL):
         bound = self.weighted_elbo(particles)
         # A leaf outlives the step, and so would what is left on it.
         inputs = [each for each in particles.parameters if each.requires_grad and not each.is_leaf]
-        if not inputs or not torch.is_grad_enabled():
+        if len(particles.log_q) != 1 or not inputs or not torch.is_grad_enabled():
             return bound, bound
         (name,) = particles.log_q
         drawn = particles.log_q[name] - particles.log_prior[name]
         difference = self.weigh(times(particles.weight[name], (particles.kl[name] - drawn).mean(0)))
-        loss = -particles.of_the_data(difference)
-        if not loss.requires_grad:  # nothing of the KL is to be learned
+        if not difference.requires_grad:  # nothing of the KL is to be learned
             return bound, bound
+        loss = -particles.of_the_data(difference)
         gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        share, scale = self.running.share(inputs[0].device), particles.scale
-        unit = scale if isinstance(scale, float) else scale.mean()  # of a loss; what is noted is of one datapoint
+        share, unit = self.running.share(inputs[0].device), particles.of_the_data(torch.ones_like(bound))
+        blended = bound
         for each, gradient in zip(inputs, gradients, strict=True):
             if gradient is not None:
-                each.register_hook(self.running.note(gradient, share, unit**2 * len(bound)))
-        return bound, bound + share * difference
+                each.register_hook(self.running.note(gradient, share, unit**2 / len(bound)))
+                blended = blended - share * (gradient * each).sum() / unit  # the loss gets share * gradient . each
+        return bound, blended
 
 
 class _Running(nn.Module):

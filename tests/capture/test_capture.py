@@ -49,6 +49,7 @@ LEARNERS = {
     "mcem": lambda p, **kw: MCEM(p.model, ADAM, num_leapfrog=3, **kw),
     "SGVB B, beta": lambda p, **kw: AEVB(p.model, p.guide, ADAM, SGVB(2, kl="analytic", beta=0.5, free_bits=0.1), **kw),
     "STL": lambda p, **kw: AEVB(p.model, p.guide, ADAM, STL(), **kw),
+    "blend": lambda p, **kw: AEVB(p.model, p.guide, ADAM, **kw),
     "IWAE": lambda p, **kw: AEVB(p.model, p.guide, ADAM, IWAE(3), **kw),
     "DReG": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(3), **kw),
     "DReG, one by one": lambda p, **kw: AEVB(p.model, p.guide, ADAM, DReG(2, vectorize=False), **kw),
@@ -135,10 +136,12 @@ def assert_gradients(made, x, takes_noise):
     u = torch.randn(10, sum(s.numel() for s in shapes)).double()
     for capture in made.captures:
         args = (u, x[batch(1)]) if takes_noise else (x[batch(1)],)
+        before = made.copy_parameters()  # with buffers: a blend's share, averages
         capture(*args), clear(made)  # traces
         (entry,) = capture._entries.values()
         results = []
         for fn in (lambda *args, graph=entry.graph: graph(args), capture._eager):
+            made.put_parameters(before)
             pyro.set_rng_seed(3)
             out = fn(*args)
             results.append(([o.double() for o in tree_leaves(out)], clear(made)))

@@ -82,6 +82,38 @@ def test_its_ends_are_the_two_estimators(share, other):
         torch.testing.assert_close(drawn[0][name], drawn[1][name], rtol=1e-10, atol=1e-10)
 
 
+def test_the_prior_keeps_the_gradient_of_the_closed_form():
+    copies, drawn = Copies(50, 0.2, 0.5), []
+    for objective in (at(0.7), SGVB(kl="analytic")):
+        pyro.set_rng_seed(0)
+        drawn.append(copies.gradients(objective)["m"])
+    torch.testing.assert_close(*drawn, rtol=1e-12, atol=1e-12)
+    assert drawn[0].std() < 1e-12
+
+
+def test_a_guide_that_goes_on_to_another_latent():
+    """By a state in Python: what was seen of the pair at first no longer holds, and it is L^B."""
+    two = []
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x * pyro.param("a", torch.tensor(0.3)), 0.8))
+            if two:
+                pyro.sample("w", dist.Normal(z, 0.7))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            w = pyro.sample("w", dist.Normal(0.0, 1.0)) if two else 0.0
+            pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+    x, objective = torch.randn(20), at(1.0)
+    objective.loss(model, guide, x)
+    two.append(True)
+    objective.loss_and_grads(model, guide, x)
+    assert torch.isfinite(pyro.param("a").unconstrained().grad)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 @pytest.mark.parametrize(("a", "s"), [(-0.5, 0.3), (0.5, 0.3), (1.5, 0.4)])
 def test_the_share_becomes_that_of_least_variance(a, s, scale):
