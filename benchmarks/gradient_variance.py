@@ -50,7 +50,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_aevb import IWAE, SGVB, STL, VIMCO, DReG, Objective, ScoreFunction
+from pyro_aevb import IWAE, SGVB, STL, VIMCO, Blend, DReG, Objective, ScoreFunction
 from pyro_aevb.capture import Capture
 from pyro_aevb.datasets import DATASETS, load_dataset
 
@@ -74,6 +74,7 @@ ESTIMATORS = {
     "L^A": Estimator(SGVB, "elbo", "tab:orange"),
     "L^B": Estimator(functools.partial(SGVB, kl="analytic"), "elbo", "tab:red"),
     "STL": Estimator(STL, "elbo", "tab:purple"),
+    "Blend": Estimator(Blend, "elbo", "black"),  # its share is that of the draws before
     "VIMCO": Estimator(VIMCO, "iwae", "tab:olive", 2),
     "IWAE": Estimator(IWAE, "iwae", "tab:blue", 2),
     "DReG": Estimator(DReG, "iwae", "tab:green", 2),

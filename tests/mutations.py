@@ -988,9 +988,15 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/blend.py",
-        "quieter = gradient - share * difference",
-        "quieter = gradient",
+        " - share * difference",
+        "",
         (f"{BLEND}::test_the_share_becomes_that_of_least_variance[0.5-0.3-1.0]",),
+    ),
+    Mutation(
+        "objectives/blend.py",
+        "gradient / factors[-1]",
+        "gradient",
+        (f"{BLEND}::test_the_share_is_the_same_for_a_multiple_of_the_loss[0.01]",),
     ),
     Mutation(
         "objectives/blend.py",

@@ -6,7 +6,7 @@ Inference*; sticking the landing: Roeder, Wu & Duvenaud 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import torch
@@ -98,11 +98,13 @@ class Blend(WeightedKL):
         loss = -particles.of_the_data(difference)
         gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         share, unit = self.running.share(inputs[0].device), particles.of_the_data(torch.ones_like(bound))
-        blended = bound
+        blended, factors = bound, list[Tensor]()
         for each, gradient in zip(inputs, gradients, strict=True):
             if gradient is not None:
-                each.register_hook(self.running.note(gradient, share, unit**2 / len(bound)))
+                each.register_hook(self.running.note(gradient, share, factors, unit**2 / len(bound)))
                 blended = blended - share * (gradient * each).sum() / unit  # the loss gets share * gradient . each
+        if blended.requires_grad:
+            blended.register_hook(lambda gradient: factors.append(-gradient.sum() / unit))
         return bound, blended
 
 
@@ -129,18 +131,21 @@ class _Running(nn.Module):
         """
         self.means.copy_(mean(self.means))
 
-    def note(self, difference: Tensor, share: Tensor, unit: float | Tensor = 1.0) -> Callable[[Tensor], None]:
-        """Return a hook that takes a gradient g_B + c d into the means, and leaves it as it is.
+    def note(
+        self, difference: Tensor, share: Tensor, factors: Sequence[Tensor], unit: float | Tensor = 1.0
+    ) -> Callable[[Tensor], None]:
+        """Return a hook that takes a gradient, a multiple of g_B + c d, into the means and leaves it as it is.
 
         Args:
             difference: d.
             share: c.
+            factors: the last one is that multiple, once there is a gradient: of a loss that somebody divided by M.
             unit: what the products of two gradients are divided by.
         """
 
         def noted(gradient: Tensor) -> None:
             with torch.no_grad():
-                quieter = gradient - share * difference
+                quieter = gradient / factors[-1] - share * difference
                 both = torch.stack([(quieter * difference).sum(), (difference * difference).sum()]) / unit
                 means = self.means.lerp(both.to(self.means.dtype), RATE)
                 self.means.copy_(torch.where(means.isfinite().all(), means, self.means))

@@ -127,6 +127,15 @@ def test_the_share_becomes_that_of_least_variance(a, s, scale):
     assert objective.share.item() == pytest.approx(best_share(a, s), abs=0.005)
 
 
+@pytest.mark.parametrize("factor", [0.01, -1.0])
+def test_the_share_is_the_same_for_a_multiple_of_the_loss(factor):
+    """A loss that is divided by the number of datapoints, a bound that is maximized."""
+    copies, objective = Copies(100_000, 0.5, 0.3), Blend()
+    for _ in range(20):
+        (factor * objective.differentiable_loss(copies.model, copies.guide, copies.data)).backward()
+    assert objective.share.item() == pytest.approx(best_share(0.5, 0.3), abs=0.005)
+
+
 @pytest.mark.parametrize(("a", "s"), [(-0.5, 0.3), (0.5, 0.3), (0.45, 0.65)])
 def test_its_variance_is_at_most_that_of_either(a, s):
     variances = {}
@@ -162,7 +171,7 @@ def test_a_new_run_begins_with_the_closed_form():
 def test_a_gradient_without_end_says_nothing():
     """The step is refused, and the run may go on with a lower rate."""
     objective = at(0.4)
-    objective.running.note(torch.ones(3), objective.share)(torch.tensor([1.0, math.inf, 1.0]))
+    objective.running.note(torch.ones(3), objective.share, [torch.tensor(1.0)])(torch.tensor([1.0, math.inf, 1.0]))
     assert objective.share.item() == pytest.approx(0.4)
 
 
