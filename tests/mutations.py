@@ -988,14 +988,14 @@ MUTATIONS = [
     ),
     Mutation(
         "objectives/blend.py",
-        " - share * difference",
-        "",
+        "(gradient * difference).sum()",
+        "(difference * difference).sum()",
         (f"{BLEND}::test_the_share_becomes_that_of_least_variance[0.5-0.3-1.0]",),
     ),
     Mutation(
         "objectives/blend.py",
-        "gradient / factors[-1]",
-        "gradient",
+        ".sum() / self._factor",
+        ".sum()",
         (f"{BLEND}::test_the_share_is_the_same_for_a_multiple_of_the_loss[0.01]",),
     ),
     Mutation(
@@ -1005,16 +1005,16 @@ MUTATIONS = [
         (f"{BLEND}::test_the_share_stays_from_0_to_1[1.5-0.999-0.0]",),
     ),
     Mutation(
-        "objectives/blend.py",
-        'flow = "both"',
-        'flow = "path"',
-        (f"{BLEND}::test_other_guides_get_the_closed_form_alone",),
+        "objectives/draws.py",
+        "if len(proposals) != 1:",
+        "if not proposals:",
+        (f"{BLEND}::test_a_guide_that_goes_on_to_another_latent",),
     ),
     Mutation(
         "objectives/blend.py",
-        "torch.where(means.isfinite().all(), means, self.means)",
-        "means",
-        (f"{BLEND}::test_a_gradient_without_end_says_nothing",),
+        "posinf=0.0, ",
+        "",
+        (f"{BLEND}::test_after_a_gradient_without_end_it_is_the_closed_form[products0]",),
     ),
     Mutation(
         "learners/aevb.py",

@@ -19,7 +19,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import TransformedDistribution
 
 from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
@@ -53,8 +52,7 @@ class Structure:
     probability is another if several particles are run at once; ``None`` if there is none.  ``global_names``: the
     latents, and the guide's auxiliary ones, outside of the data plate.  ``enumerated``: the number of values of each
     latent that the guide marks for enumeration.  ``apart``: the guide's sites in plates within a datapoint
-    whose entries are in no other entry's terms.  ``alone``: whether the guide draws one latent, in the data plate, from
-    a distribution whose density is known at any value.
+    whose entries are in no other entry's terms.
     """
 
     depth: int
@@ -64,7 +62,6 @@ class Structure:
     global_names: frozenset[str] = frozenset()
     enumerated: Mapping[str, int] = field(default_factory=dict)
     apart: frozenset[str] = frozenset()
-    alone: bool = False
 
     def require_particles(self) -> None:
         """Refuse a pair that treats several particles at once differently than one by one.
@@ -189,10 +186,7 @@ def _examined(
     mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
     values = enumerated(reading, guide)
     apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
-    drawn = [*reading.proposals.values(), *reading.global_proposals.values()]
-    alone = len(drawn) == len(reading.latents) == 1 and not values and not is_messenger(guide)
-    alone = alone and not isinstance(innermost(drawn[0].fn), TransformedDistribution)
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart, alone)
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart)
 
 
 def _mixed(

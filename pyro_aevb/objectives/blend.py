@@ -6,7 +6,8 @@ Inference*; sticking the landing: Roeder, Wu & Duvenaud 2017.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Literal, final
 
 import torch
@@ -37,8 +38,8 @@ class Blend(WeightedKL):
     The model's parameters get the gradient of L^B.  The value is that of ``SGVB(kl="analytic")``, and without a closed
     form that of ``SGVB()``.
 
-    This is for guides that compute the distribution of one latent, in the data plate, whose density is known at any
-    value: no flow.  With any other it is L^B.
+    This is for guides that compute the distribution of one latent, in the data plate, and no flow.  With any other it
+    is L^B.
 
     Args:
         num_particles: K, draws a datapoint.
@@ -60,7 +61,6 @@ class Blend(WeightedKL):
     1.0
     """
 
-    flow = "both"
     needs_closed_forms = True
 
     def __init__(
@@ -80,32 +80,75 @@ class Blend(WeightedKL):
         return self.running.share()
 
     def bound(self, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Return L^B, and a surrogate with the blended gradient.
+        """Return L^B, twice; what differentiates it gets the blended gradient.
 
         Args:
             particles: K draws for each of M datapoints.
         """
         bound = self.weighted_elbo(particles)
-        # A leaf outlives the step, and so would what is left on it.
-        inputs = [each for each in particles.parameters if each.requires_grad and not each.is_leaf]
-        if len(particles.log_q) != 1 or not inputs or not torch.is_grad_enabled():
-            return bound, bound
+        differences = self._differences(particles) if torch.is_grad_enabled() else []
+        if differences:
+            unit = particles.of_the_data(torch.ones_like(bound))
+            _Blending(self.running, differences, unit, len(bound)).follow(bound)
+        return bound, bound
+
+    def _differences(self, particles: Particles) -> list[tuple[Tensor, Tensor]]:
+        """Return each parameter of the latent's distribution with g_STL - g_B, gradients of the loss."""
+        if not particles.reparameterized:
+            return []
         (name,) = particles.log_q
-        drawn = particles.log_q[name] - particles.log_prior[name]
-        difference = self.weigh(times(particles.weight[name], (particles.kl[name] - drawn).mean(0)))
-        if not difference.requires_grad:  # nothing of the KL is to be learned
-            return bound, bound
-        loss = -particles.of_the_data(difference)
-        gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-        share, unit = self.running.share(inputs[0].device), particles.of_the_data(torch.ones_like(bound))
-        blended, factors = bound, list[Tensor]()
-        for each, gradient in zip(inputs, gradients, strict=True):
-            if gradient is not None:
-                each.register_hook(self.running.note(gradient, share, factors, unit**2 / len(bound)))
-                blended = blended - share * (gradient * each).sum() / unit  # the loss gets share * gradient . each
-        if blended.requires_grad:
-            blended.register_hook(lambda gradient: factors.append(-gradient.sum() / unit))
-        return bound, blended
+        terms = particles.kl[name], particles.log_q[name] - particles.log_prior[name]
+        weight = particles.weight[name]
+        exact, sampled = (particles.of_the_data(self.weigh(times(weight, term.mean(0)))) for term in terms)
+        found = []
+        for drawn, parameters in particles.reparameterized:
+            # A leaf outlives the step, and so would what is left on it.
+            inputs = [each for each in parameters if each.requires_grad and not each.is_leaf]
+            if not inputs or not exact.requires_grad or not sampled.requires_grad:
+                continue  # nothing of the KL is to be learned
+            of_exact = torch.autograd.grad(exact, inputs, retain_graph=True, allow_unused=True)
+            (of_drawn,) = torch.autograd.grad(sampled, drawn, retain_graph=True)
+            of_path = torch.autograd.grad(drawn, inputs, of_drawn, retain_graph=True, allow_unused=True)
+            for each, g_b, g_stl in zip(inputs, of_exact, of_path, strict=True):
+                if g_b is not None and g_stl is not None:
+                    found.append((each, g_stl - g_b))
+        return found
+
+
+class _Blending:
+    """Adds c (g_STL - g_B) to the gradients g_B of one backward pass, and takes both into the running means.
+
+    Args:
+        running: the means.
+        differences: each parameter of the latent's distribution, and g_STL - g_B.
+        unit: the derivative of the loss in the bounds, summed over datapoints, but for its sign.
+        num_data: M.
+    """
+
+    def __init__(
+        self, running: _Running, differences: list[tuple[Tensor, Tensor]], unit: Tensor, num_data: int
+    ) -> None:
+        self._running, self._differences, self._unit, self._num_data = running, differences, unit, num_data
+        self._share = running.share(unit.device)
+        self._products: list[Tensor] = []
+        self._factor = unit  # what is differentiated, as a multiple of the loss: somebody may divide that by M
+
+    def follow(self, bound: Tensor) -> None:
+        """Wait for the gradients behind the bounds, (M,)."""
+        bound.register_hook(self._see_bound)
+        for each, difference in self._differences:
+            each.register_hook(functools.partial(self._blend, difference))
+
+    def _see_bound(self, gradient: Tensor) -> None:
+        self._factor = -gradient.sum() / self._unit
+
+    def _blend(self, difference: Tensor, gradient: Tensor) -> Tensor:
+        self._products.append((gradient * difference).sum())
+        if len(self._products) == len(self._differences):
+            covariance = torch.stack(self._products).sum() / self._factor
+            variance = torch.stack([(each * each).sum() for _, each in self._differences]).sum()
+            self._running.take(torch.stack([covariance, variance]) * (self._num_data / self._unit**2))
+        return gradient + self._share * self._factor * difference
 
 
 class _Running(nn.Module):
@@ -117,11 +160,20 @@ class _Running(nn.Module):
         self.register_buffer("means", torch.zeros(2, dtype=torch.float64))
 
     def share(self, device: torch.device | None = None) -> Tensor:
-        """Return c, on a device."""
+        """Return c, on a device; 0 before the first step, and after a gradient that isn't finite."""
         if device is not None and self.means.device != device:
             self.to(device)
         covariance, variance = self.means.clone()
-        return (-covariance / variance.clamp(min=torch.finfo(variance.dtype).tiny)).clamp(0, 1)
+        return (-covariance / variance).nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(0, 1)
+
+    @torch.no_grad()
+    def take(self, products: Tensor) -> None:
+        """Take the products of one minibatch into the means.
+
+        Args:
+            products: g_B . d and |d|^2, per datapoint, (2,).
+        """
+        self.means.lerp_(products.to(self.means.dtype), RATE)
 
     def average(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Take the mean over the processes that share a minibatch, which so have one c.
@@ -130,24 +182,3 @@ class _Running(nn.Module):
             mean: returns it.
         """
         self.means.copy_(mean(self.means))
-
-    def note(
-        self, difference: Tensor, share: Tensor, factors: Sequence[Tensor], unit: float | Tensor = 1.0
-    ) -> Callable[[Tensor], None]:
-        """Return a hook that takes a gradient, a multiple of g_B + c d, into the means and leaves it as it is.
-
-        Args:
-            difference: d.
-            share: c.
-            factors: the last one is that multiple, once there is a gradient: of a loss that somebody divided by M.
-            unit: what the products of two gradients are divided by.
-        """
-
-        def noted(gradient: Tensor) -> None:
-            with torch.no_grad():
-                quieter = gradient / factors[-1] - share * difference
-                both = torch.stack([(quieter * difference).sum(), (difference * difference).sum()]) / unit
-                means = self.means.lerp(both.to(self.means.dtype), RATE)
-                self.means.copy_(torch.where(means.isfinite().all(), means, self.means))
-
-        return noted

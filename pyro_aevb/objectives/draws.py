@@ -39,7 +39,7 @@ from pyro_aevb.model_guide.traces import (
 from pyro_aevb.objectives.gradient_scale import GradientScale
 from pyro_aevb.objectives.particles import Particles, sum_terms, times
 
-Flow = Literal["total", "path", "both", "doubly", "score", "wake"]
+Flow = Literal["total", "path", "doubly", "score", "wake"]
 NOTHING: Mapping[str, int] = {}
 
 
@@ -70,8 +70,7 @@ def draw(
         depth: how many dimensions the plates of the pair take up, to draw all particles in one pass in a dimension left
             of them; ``None`` draws them one by one.
         flow: how gradients get to the guide's parameters.  ``"total"``: through the particles and through log q;
-            ``"path"``: through the particles only; ``"both"``: the KL as by ``"total"``, log q as by ``"path"``, for a
-            guide with one latent; ``"doubly"``: as ``"path"``, and what comes from the model is multiplied
+            ``"path"``: through the particles only; ``"doubly"``: likewise, and what comes from the model is multiplied
             by ``gradient_scale`` on its way; ``"score"``: through log q only; ``"wake"``: likewise, and a global latent
             is a parameter of the model's alone, to log q(z|x) a number.
         closed_form: the latents whose KL is to be written down rather than sampled.
@@ -175,7 +174,7 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
         log_share=None
         if first.log_share is None
         else torch.cat([r.log_share for r in rows if r.log_share is not None]),
-        parameters=tuple(each for row in rows for each in row.parameters),
+        reparameterized=tuple(each for row in rows for each in row.reparameterized),
     )
 
 
@@ -205,18 +204,16 @@ def _one_pass(
     log_prior = {name: reading.log_prob(site) for name, site in latents.items()}
     log_q = {name: reading.log_prob(site) for name, site in proposals.items()}
     global_log_q = {name: reading.global_log_prob(site) for name, site in reading.global_proposals.items()}
-    of_kl = log_q
-    if flow in ("path", "both", "doubly"):
+    if flow in ("path", "doubly"):
         # DReG's bound is of the local latents: to it, a global one is a parameter of the guide, and stays attached.
         fixed = list(proposals) if flow == "doubly" else [*proposals, *global_log_q]
         scores = _scores(reading, _at_fixed_values(guide, guide_trace, fixed, args, kwargs))
         log_q = {name: term - scores[name] for name, term in log_q.items()}
         global_log_q = {name: term - scores.get(name, 0.0) for name, term in global_log_q.items()}
-    of_kl = of_kl if flow == "both" else log_q
-    kl = {name: of_kl[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
+    kl = {name: log_q[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
     for name, site in latents.items():
         closed = kl_divergence(proposals[name].fn, site.fn) if name in closed_form else None
-        kl[name] = of_kl[name] - log_prior[name] if closed is None else reading.log_prob(site, closed)
+        kl[name] = log_q[name] - log_prior[name] if closed is None else reading.log_prob(site, closed)
     global_kl = _global_kl(reading, global_log_q, weights.of_globals, closed_form)
     log_likelihood = {name: reading.log_prob(site) for name, site in reading.observations.items()}
     first = next(iter(log_likelihood))
@@ -238,7 +235,7 @@ def _one_pass(
         global_score=_global_score(reading, global_log_q, how) if flow in ("score", "wake") else None,
         gradient_scale=gradient_scale,
         log_share=log_share(reading, [name for name in reading.guide if name in how.enumerated]),
-        parameters=tuple(p for site in proposals.values() for p in _parameters(site.fn)) if flow == "both" else (),
+        reparameterized=_reparameterized(proposals) if flow == "total" else (),
     )
 
 
@@ -252,11 +249,14 @@ def _scores(reading: Reading, fixed: list[tuple[str, Any, Tensor]]) -> dict[str,
     return found
 
 
-def _parameters(fn: Any) -> list[Tensor]:
-    """Return the tensors that a distribution was made from, as it draws with them."""
-    innermost_fn = innermost(fn)
-    found = (vars(innermost_fn).get(name) for name in innermost_fn.arg_constraints)
-    return [each for each in found if isinstance(each, Tensor)]
+def _reparameterized(proposals: Mapping[str, Site]) -> tuple[tuple[Tensor, tuple[Tensor, ...]], ...]:
+    """Return the draw of a guide's one local latent, and the tensors that its distribution was made from."""
+    if len(proposals) != 1:
+        return ()
+    (site,) = proposals.values()
+    fn = innermost(site.fn)
+    found = (vars(fn).get(name) for name in fn.arg_constraints)
+    return ((site.value, tuple(each for each in found if isinstance(each, Tensor))),)
 
 
 def _apart_from_globals(

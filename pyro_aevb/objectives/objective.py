@@ -60,10 +60,9 @@ class Objective(ELBO, ABC):
 
     Attributes:
         flow: how gradients reach the guide's parameters.  ``"total"``: through the particles and through log q;
-            ``"path"``: through the particles only; ``"both"``: ``particles.kl`` by the first and the rest by the
-            second, for guides that draw one latent from no flow, and ``"total"`` for others; ``"doubly"``: as
-            ``"path"``, and what comes from the model is multiplied by ``particles.gradient_scale.weight``, which
-            :meth:`bound` sets; ``"score"``: through log q only, for guides that can't be reparameterised.
+            ``"path"``: through the particles only; ``"doubly"``: likewise, and what comes from the model is multiplied
+            by ``particles.gradient_scale.weight``, which :meth:`bound` sets; ``"score"``: through log q only, for
+            guides that can't be reparameterised.
         least_particles: the smallest number of particles that the bound is defined for.
         with_fewer: the objective to use with fewer, named in the error: ``"STL()"``.
         needs_closed_forms: whether ``particles.kl`` holds KL(q || p) in closed form for the latents that have one.
@@ -196,7 +195,7 @@ class Objective(ELBO, ABC):
             model, guide, args, kwargs,
             num_particles=self.num_particles,
             depth=pair.depth if self.vectorize_particles else None,
-            flow="total" if self.flow == "both" and not pair.alone else self.flow,
+            flow=self.flow,
             closed_form=pair.closed_form,
             unchecked=pair.unchecked,
             global_names=pair.global_names,

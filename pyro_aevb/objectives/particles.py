@@ -51,8 +51,8 @@ class Particles:
         global_weight: what the global latents' -KL(q(w) || p(w)) is multiplied by, to be set.
         log_share: log q(y|x) of the values that the guide enumerates, (V, K, M); all of the above have rows (V K, M)
             then, which :meth:`expected` and :meth:`summed` make K.  ``None`` if it enumerates nothing.
-        parameters: those of the distribution that the guide's one latent was drawn from, if its ``kl`` is to have
-            another gradient than log q - log p.
+        reparameterized: of a guide that draws one latent in the data plate: its draw, and the tensors that its
+            distribution was made from (none of a flow), once for each pass.
     """
 
     log_likelihood: dict[str, Tensor]
@@ -71,7 +71,7 @@ class Particles:
     gradient_scale: GradientScale
     global_weight: Scale = 1.0
     log_share: Tensor | None = None
-    parameters: tuple[Tensor, ...] = ()
+    reparameterized: tuple[tuple[Tensor, tuple[Tensor, ...]], ...] = ()
 
     def expected(self, term: Tensor) -> Tensor:
         """Return sum_y q(y|x) term over the values that the guide enumerates, (K, M); without any, the term.

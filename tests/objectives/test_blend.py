@@ -168,11 +168,12 @@ def test_a_new_run_begins_with_the_closed_form():
     assert Blend().share == 0
 
 
-def test_a_gradient_without_end_says_nothing():
+@pytest.mark.parametrize("products", [[-math.inf, 1.0], [math.nan, math.nan], [1.0, math.inf]])
+def test_after_a_gradient_without_end_it_is_the_closed_form(products):
     """The step is refused, and the run may go on with a lower rate."""
     objective = at(0.4)
-    objective.running.note(torch.ones(3), objective.share, [torch.tensor(1.0)])(torch.tensor([1.0, math.inf, 1.0]))
-    assert objective.share.item() == pytest.approx(0.4)
+    objective.running.take(torch.tensor(products))
+    assert objective.share == 0
 
 
 def test_nothing_is_left_on_a_parameter():
@@ -244,6 +245,31 @@ def test_other_guides_get_the_closed_form_alone(model, guide):
         gradients.append(parameter.grad.clone())
         parameter.grad = None
     assert torch.equal(*gradients)
+
+
+def test_a_local_latent_beside_a_global_one():
+    """The expected gradient of both is that of L^B, in the means of many datapoints."""
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(w, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Normal(pyro.param("b", torch.tensor(0.1).double()), 1e-3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("a", torch.tensor(0.2).double()) + 0.0 * x, 0.4))
+
+    x, found = torch.ones(200_000).double(), []
+    for objective in (at(1.0), SGVB(kl="analytic")):
+        objective.loss_and_grads(model, guide, x)
+        found.append({name: pyro.param(name).unconstrained().grad.item() / len(x) for name in "ab"})
+        for name in "ab":
+            pyro.param(name).unconstrained().grad = None
+    assert found[0]["a"] == pytest.approx(found[1]["a"], abs=0.02)
+    assert found[0]["a"] != found[1]["a"]
+    assert found[0]["b"] == pytest.approx(found[1]["b"], abs=0.02)
 
 
 def test_it_is_what_aevb_follows_by_default():
