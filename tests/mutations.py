@@ -1024,7 +1024,7 @@ MUTATIONS = [
     ),
     Mutation(
         "learners/aevb.py",
-        "return None if follows else Trace_ELBO()",
+        "return Trace_ELBO() if not_reparameterized(reading, enumerated(reading, self.traced_guide)) else None",
         "return None",
         (f"{BLEND}::test_a_guide_that_cannot_be_reparameterised_gets_the_score_function",),
     ),

@@ -23,7 +23,7 @@ from pyro_aevb.model_guide.parameters import Parameter, log_prior
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.blend import Blend
-from pyro_aevb.objectives.draws import is_reparameterized
+from pyro_aevb.objectives.draws import not_reparameterized
 from pyro_aevb.objectives.objective import Objective, Terms
 from pyro_aevb.objectives.sgvb import WeightedKL
 from pyro_aevb.short_repr import short_repr
@@ -141,10 +141,7 @@ class AEVB(Learner):
     def _in_place_of_blend(self, *args: Tensor) -> ELBO | None:
         """Return Pyro's ``Trace_ELBO`` for a guide with a latent that can't be reparameterised; ``None`` for others."""
         reading = read(self.traced_model, self.traced_guide, args)
-        summed = enumerated(reading, self.traced_guide)
-        sites = (reading.proposals | reading.global_proposals).items()
-        follows = all(is_reparameterized(site.fn) for name, site in sites if name not in summed)
-        return None if follows else Trace_ELBO()
+        return Trace_ELBO() if not_reparameterized(reading, enumerated(reading, self.traced_guide)) else None
 
     def _loss_and_gradients(self, *args: Tensor) -> AEVBInfo:
         objective = self.inspected or self.objective

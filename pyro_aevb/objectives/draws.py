@@ -6,7 +6,7 @@ Shapes: K particles, M datapoints; V K rows instead of K where the guide enumera
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -207,13 +207,11 @@ def _one_pass(
     if flow in ("path", "doubly"):
         # DReG's bound is of the local latents: to it, a global one is a parameter of the guide, and stays attached.
         fixed = list(proposals) if flow == "doubly" else [*proposals, *global_log_q]
-        scores = _scores(reading, _at_fixed_values(guide, guide_trace, fixed, args, kwargs))
-        log_q = {name: term - scores[name] for name, term in log_q.items()}
-        global_log_q = {name: term - scores.get(name, 0.0) for name, term in global_log_q.items()}
-    kl = {name: log_q[name] for name in proposals if name not in latents}  # auxiliary: in the guide alone
-    for name, site in latents.items():
-        closed = kl_divergence(proposals[name].fn, site.fn) if name in closed_form else None
-        kl[name] = log_q[name] - log_prior[name] if closed is None else reading.log_prob(site, closed)
+        for name, fn, value in _at_fixed_values(guide, guide_trace, fixed, args, kwargs):
+            terms, log_prob = (log_q, reading.log_prob) if name in log_q else (global_log_q, reading.global_log_prob)
+            score = log_prob(reading.guide[name], density(name, fn, value))
+            terms[name] = terms[name] - (score - score.detach())
+    kl = _kl(reading, proposals, log_q, log_prior, closed_form)
     global_kl = _global_kl(reading, global_log_q, weights.of_globals, closed_form)
     log_likelihood = {name: reading.log_prob(site) for name, site in reading.observations.items()}
     first = next(iter(log_likelihood))
@@ -239,16 +237,6 @@ def _one_pass(
     )
 
 
-def _scores(reading: Reading, fixed: list[tuple[str, Any, Tensor]]) -> dict[str, Tensor]:
-    """Return zeros with the gradient of log q at fixed values, in the guide's parameters."""
-    found = {}
-    for name, fn, value in fixed:
-        log_prob = reading.log_prob if name in reading.proposals else reading.global_log_prob
-        score = log_prob(reading.guide[name], density(name, fn, value))
-        found[name] = score - score.detach()
-    return found
-
-
 def _reparameterized(proposals: Mapping[str, Site]) -> tuple[tuple[Tensor, tuple[Tensor, ...]], ...]:
     """Return the draw of a guide's one local latent, and the tensors that its distribution was made from."""
     if len(proposals) != 1:
@@ -269,6 +257,23 @@ def _apart_from_globals(
         if name in proposals:
             proposals[name] = replace_site(proposals[name], fn=fn, value=value)
     return proposals
+
+
+def _kl(
+    reading: Reading,
+    proposals: Mapping[str, Site],
+    log_q: Mapping[str, Tensor],
+    log_prior: Mapping[str, Tensor],
+    closed_form: frozenset[str],
+) -> dict[str, Tensor]:
+    """Return each local latent's KL, in closed form or log q - log p, (K, M)."""
+    kl = {name: log_q[name] for name in proposals if name not in reading.latents}  # auxiliary: in the guide alone
+    for name, site in reading.latents.items():
+        if name in closed_form:
+            kl[name] = reading.log_prob(site, kl_divergence(proposals[name].fn, site.fn))
+        else:
+            kl[name] = log_q[name] - log_prior[name]
+    return kl
 
 
 def _global_kl(
@@ -293,6 +298,12 @@ def _global_score(reading: Reading, log_q: Mapping[str, Tensor], how: _How) -> T
             f"enumerates, got {sorted(detached)}; {REMEDY}"
         )
     return sum_terms(detached) if detached else None
+
+
+def not_reparameterized(reading: Reading, enumerated: Collection[str]) -> list[Site]:
+    """Return the guide's latents, local and global, that can't be reparameterised, but for those it enumerates."""
+    sites = (reading.proposals | reading.global_proposals).items()
+    return [site for name, site in sites if name not in enumerated and not is_reparameterized(site.fn)]
 
 
 def is_reparameterized(fn: Any) -> bool:
@@ -391,13 +402,12 @@ def _at_fixed_values(
 
 
 def _check_reparameterized(reading: Reading, enumerated: frozenset[str]) -> None:
-    for name, site in (reading.proposals | reading.global_proposals).items():
-        if name not in enumerated and not is_reparameterized(site.fn):
-            how = "drawn by rejection, in part" if site.fn.has_rsample else kind(site.fn)
-            raise ValueError(
-                f"expected a guide that can be reparameterised, got site {name!r} ~ {how}; "
-                "use the objective ScoreFunction() or VIMCO(), or the learner ReweightedWakeSleep or WakeSleep"
-            )
+    for site in not_reparameterized(reading, enumerated):
+        how = "drawn by rejection, in part" if site.fn.has_rsample else kind(site.fn)
+        raise ValueError(
+            f"expected a guide that can be reparameterised, got site {site.name!r} ~ {how}; "
+            "use the objective ScoreFunction() or VIMCO(), or the learner ReweightedWakeSleep or WakeSleep"
+        )
 
 
 def _check_one_weight(
