@@ -73,8 +73,8 @@ class DataSet:
         if len(self.parts[0]) == 0:
             raise ValueError("expected at least one datapoint, got an empty data set")
         self.index_device: torch.device | None = parts[0].device if isinstance(parts[0], Placed) else None
-        draws = tuple(part.draw if isinstance(part, Drawn) else None for part in parts)
-        self.draw: DrawParts | None = DrawParts(draws) if any(draws) else None
+        self._draws = tuple(part.draw if isinstance(part, Drawn) else None for part in parts)
+        self.draw: DrawParts | None = DrawParts(self._draws) if any(self._draws) else None
         self.on_disk = any(isinstance(part, MemoryMapped | Ascending | Items) for part in self.parts)
         self._checked_late = self.on_disk or any(isinstance(part, SparseRows) for part in self.parts)
         self._whole_items = any(isinstance(part, Items) for part in self.parts)
@@ -87,11 +87,11 @@ class DataSet:
     def at(self, index: Tensor, *, drawn: bool = True) -> Rows:
         """Return the datapoints at ``index`` (M,), or what :meth:`draw` makes them from."""
         found: list[Any] = []
-        for part in self.parts:
+        for part, draw in zip(self.parts, self._draws, strict=True):
             if isinstance(part, Tensor):
                 found.append(as_numbers(part.index_select(0, index)))
             else:
-                found.append(part.rows(index) if isinstance(part, Drawn) and not drawn else part[index])
+                found.append(part[index] if draw is None or drawn else part.rows(index))
         if self._whole_items:  # which bring their own nesting
             rows = _taken_apart(self._spread(found), self.device)
         else:

@@ -134,6 +134,7 @@ OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/te
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
 VERBS = "tests/posterior/test_verbs.py"
+IMAGES = "tests/datasets/test_image_datasets.py"
 TABLES = "tests/cli/test_tables.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 CALIBRATION = "tests/diagnostics/test_calibration.py"
@@ -307,9 +308,27 @@ MUTATIONS = [
     ),
     Mutation(
         "datasets/pixels.py",
-        "torch.rand_like(rows) < rows",
+        "_uniform(rows) < rows",
         "torch.full_like(rows, 0.5) < rows",
         ("tests/datasets/test_image_datasets.py::test_pixels",),
+    ),
+    Mutation(
+        "datasets/pixels.py",
+        "& 0xFFFFFF) * 2.0**-24",
+        "& 0xFF) * 2.0**-8",
+        (f"{IMAGES}::test_pixels_are_drawn_with_the_probability_of_their_grey_level_apart_from_each_other",),
+    ),
+    Mutation(
+        "datasets/pixels.py",
+        "torch.empty((like.numel() + 1) // 2",
+        "torch.empty(like.numel() // 2",
+        (f"{IMAGES}::test_as_many_pixels_are_drawn_as_there_are",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "self._sizes.append(mapping)",
+        "self._sizes.append({})",
+        ("tests/capture/test_capture.py",),
     ),
     Mutation(
         "datasets/pixels.py", "images > 0.5", "images > 0.0", ("tests/datasets/test_image_datasets.py::test_pixels",)

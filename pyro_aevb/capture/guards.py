@@ -344,6 +344,10 @@ class PythonState:
         self._note_container(mapping)
         names = [f"{name}.{key}" if attributes else f"{name}[{key!r}]" for key in mapping]
         size = f"the number of {name}.*" if attributes else f"the number of {name}['*']"
+        if not mapping:  # as most are, the hooks of modules: whether it is still empty is all there is to see
+            self._sizes.append(mapping)
+            self._names["size"].append(size)
+            return
         self._mappings.append(mapping)
         self._names["mapping"] += [size, *names, *names]
         for name, value in zip(names, list(mapping.values()), strict=True):

@@ -73,6 +73,29 @@ def test_pixels():
     assert torch.equal(dynamic.test, load_dataset("digits", pixels="dynamic").test)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pixels_are_drawn_with_the_probability_of_their_grey_level_apart_from_each_other(dtype):
+    torch.manual_seed(0)
+    levels, draws = torch.arange(256, dtype=dtype) / 255, 40_000
+    pixels = Binarized.draw(levels.expand(draws, 256))
+    assert pixels.dtype == dtype
+    assert ((pixels == 0) | (pixels == 1)).all()
+    assert (pixels[:, 0] == 0).all()
+    assert (pixels[:, 255] == 1).all()
+    z = (pixels.mean(0) - levels)[1:-1] / (levels * (1 - levels) / draws)[1:-1].sqrt()
+    chi2, freedom = z.square().sum().item(), 254
+    assert abs(chi2 - freedom) < 4 * (2 * freedom) ** 0.5
+    correlation = torch.corrcoef(pixels[:, 1:255].T).fill_diagonal_(0) * draws**0.5
+    assert correlation.abs().max() < 5.5  # of 32,131 pairs
+    assert correlation.square().mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_as_many_pixels_are_drawn_as_there_are():
+    torch.manual_seed(0)
+    assert Binarized.draw(torch.ones(3, 5)).tolist() == [[1.0] * 5] * 3  # an odd number, in half as many words
+    assert Binarized.draw(torch.ones(0, 5)).shape == (0, 5)
+
+
 def test_mnist():
     data = load_dataset("mnist", pixels="grey", root=require("mnist"))
     assert (data.train.shape, data.test.shape) == ((60000, 784), (10000, 784))
