@@ -33,7 +33,7 @@ from harness import Benchmark, Plan, Task, aligned, positive
 from pyro_aevb import AEVB, MCEM, SGVB, STL, VAE, ReweightedWakeSleep, WakeSleep, fit
 from pyro_aevb.datasets import DATASETS, Binarized, load_dataset
 from pyro_aevb.evidence import elbo
-from pyro_aevb.learners import PRESETS, Learner, Preset, Schedule
+from pyro_aevb.learners import PRESETS, SCHEDULE_FREE, Learner, Preset, Schedule
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -71,6 +71,8 @@ def trials(learner: str) -> dict[str, Trial]:
         found[f"beta1 {beta1:g}"] = Trial(preset._replace(beta1=beta1))
     for shape in ("constant", "cosine"):
         found[f"schedule {shape}"] = Trial(preset._replace(schedule=Schedule(shape, schedule.warm_up)))
+    if learner in SCHEDULE_FREE:
+        found["schedule-free"] = Trial(SCHEDULE_FREE[learner])
     for warm_up in (0.0, 0.02):
         found[f"warm-up {warm_up:g}"] = Trial(preset._replace(schedule=Schedule(schedule.shape, warm_up)))
     for batch_size in (50, 200):

@@ -134,6 +134,7 @@ OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/te
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
 VERBS = "tests/posterior/test_verbs.py"
+FREE = "tests/learners/test_schedule_free.py"
 IMAGES = "tests/datasets/test_image_datasets.py"
 TABLES = "tests/cli/test_tables.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
@@ -299,6 +300,31 @@ MUTATIONS = [
         "TracingContext(FakeTensorMode())",
         ("tests/capture/test_capture.py::test_what_was_compiled_once_is_found_again",),
     ),
+    Mutation(
+        "learners/learner.py",
+        "            optimizer.to_train()\n",
+        "            pass\n",
+        (f"{FREE}::test_steps_are_those_of_its_own_loop_and_leave_the_means_in_place",),
+    ),
+    Mutation(
+        "learners/learner.py",
+        "        finally:\n            self.to_use()\n",
+        "        finally:\n            pass\n",
+        (f"{FREE}::test_two_phases_have_each_their_means",),
+    ),
+    Mutation(
+        "training/run.py",
+        "        self.learner.to_use()\n",
+        "",
+        (f"{FREE}::test_each_evaluation_is_of_the_means_and_so_is_what_is_left",),
+    ),
+    Mutation(
+        "training/loop.py",
+        "            self.run.learner.to_use()",
+        "            pass",
+        (f"{FREE}::test_a_run_that_is_cut_short_leaves_the_means[RuntimeError]",),
+    ),
+    Mutation("learners/optimizer.py", ", *COUNTED}", "}", (f"{FREE}::test_how_far_it_is_is_no_setting",)),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
         "data_parts.py",

@@ -6,7 +6,7 @@ from pyro_aevb.learners.learner import Learner, Stateful
 from pyro_aevb.learners.mcem import MCEM, MCEMInfo
 from pyro_aevb.learners.minibatch_share import Share
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, PyroOptimizer, TorchOptimizer
-from pyro_aevb.learners.presets import PAPER, PRESETS, Preset
+from pyro_aevb.learners.presets import PAPER, PRESETS, SCHEDULE_FREE, Preset
 from pyro_aevb.learners.reweighted_wake_sleep import ReweightedWakeSleep, ReweightedWakeSleepInfo
 from pyro_aevb.learners.schedules import Schedule
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
@@ -17,6 +17,7 @@ __all__ = [
     "MCEM",
     "PAPER",
     "PRESETS",
+    "SCHEDULE_FREE",
     "AEVBInfo",
     "AnyOptimizer",
     "FastPath",

@@ -332,12 +332,17 @@ class Learner(ABC):
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
                 On a GPU losses are read, all together, at every hundredth step.
         """
-        return self.step_on(_minibatch(args, kwargs)._replace(places=index), StepSettings())
+        try:
+            return self.step_on(_minibatch(args, kwargs)._replace(places=index), StepSettings())
+        finally:
+            self.to_use()
 
     @final
     @one_thread
     def step_on(self, batch: Minibatch, settings: StepSettings) -> StepInfo:
         """Update the parameters from one minibatch with the settings of a training loop.
+
+        An optimizer that keeps means of the weights for use has those that it trains in place then, see :meth:`to_use`.
 
         Args:
             batch: the minibatch.
@@ -347,6 +352,8 @@ class Learner(ABC):
             ValueError, TypeError, NonFiniteLossError: as :meth:`step`.
         """
         self._see(batch)
+        for optimizer in self.optimizers.values():
+            optimizer.to_train()
         zero_grad((self.theta | self.phi).values())  # somebody's own
         noise = torch_state()
         try:
@@ -368,6 +375,15 @@ class Learner(ABC):
             check_trained({name for each in self.optimizers for name in self.parameters_of(each)})
         self._first.tell()
         return info
+
+    @final
+    def to_use(self) -> None:
+        """Put those weights in place that are for use, where an optimizer trains others: a schedule-free one.
+
+        :meth:`step` and :func:`~pyro_aevb.training.fit` end with it, and so begins each evaluation of ``fit``.
+        """
+        for optimizer in self.optimizers.values():
+            optimizer.to_use()
 
     @final
     def read_losses(self) -> None:

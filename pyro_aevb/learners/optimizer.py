@@ -21,6 +21,8 @@ OptimizerFactory = Callable[[Iterable[Tensor]], torch.optim.Optimizer | LRSchedu
 AnyOptimizer = PyroOptim | torch.optim.Optimizer | LRScheduler | OptimizerFactory
 # Options of a torch optimizer that choose an implementation of the same update.
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
+# What a schedule-free optimizer keeps count of among a group's numbers.
+COUNTED = ("k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
 
 
 class Optimizer(ABC):
@@ -38,6 +40,12 @@ class Optimizer(ABC):
     @abstractmethod
     def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
         """Update ``parameters`` from their gradients, with the learning rates times the factor."""
+
+    def to_train(self) -> None:  # noqa: B027  # most optimizers have one set of weights
+        """Put the weights in place that gradients are taken at."""
+
+    def to_use(self) -> None:  # noqa: B027
+        """Put the weights in place that are for use: the means that a schedule-free optimizer keeps."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -58,7 +66,8 @@ def as_optimizer(optimizer: AnyOptimizer) -> Optimizer:
     Args:
         optimizer: a factory that makes a torch optimizer from parameters (``partial(torch.optim.Adam, lr=1e-3)``), a
             ``torch.optim.Optimizer`` over parameters that exist already, or a ``pyro.optim.PyroOptim``.  Instead of a
-            torch optimizer, a torch scheduler around one; it is stepped after each step of the optimizer.
+            torch optimizer, a torch scheduler around one; it is stepped after each step of the optimizer.  One that
+            has ``train`` and ``eval``, as those of the package ``schedulefree``, is in training mode for steps alone.
 
     Raises:
         TypeError: for anything else, and for ``ReduceLROnPlateau``, which goes by a value.
@@ -134,6 +143,16 @@ class TorchOptimizer(Optimizer):
                 )
             self._optimizer.add_param_group({"params": tensors})
 
+    def to_train(self) -> None:
+        """Call ``train`` of an optimizer that has it."""
+        if (train := getattr(self._optimizer, "train", None)) is not None:
+            train()
+
+    def to_use(self) -> None:
+        """Call ``eval`` of an optimizer that has it."""
+        if (evaluate := getattr(self._optimizer, "eval", None)) is not None:
+            evaluate()
+
     def step(self, parameters: Mapping[str, Parameter], learning_rate_factor: float = 1.0) -> None:
         """Make one step; the learning rates are afterwards what they were."""
         self.prepare(parameters)
@@ -160,10 +179,10 @@ class TorchOptimizer(Optimizer):
                 group["lr"] = rate
 
     def settings(self) -> dict[str, Any]:
-        """Return the class and each parameter group's numbers, without those that choose an implementation."""
+        """Return the class and each parameter group's numbers, but how it is made and how far it is."""
         if self._optimizer is None:
             return {}
-        left_out = {"params", "initial_lr", *IMPLEMENTATION}
+        left_out = {"params", "initial_lr", *IMPLEMENTATION, *COUNTED}
         groups = [
             {k: group.get("initial_lr", v) if k == "lr" else v for k, v in group.items() if k not in left_out}
             for group in self.param_groups

@@ -18,7 +18,7 @@ class Preset(NamedTuple):
     """The numbers of a learner's optimizers, and how their learning rates go over a run.
 
     Attributes:
-        optimizer: its class, of ``torch.optim``.
+        optimizer: its class, of ``torch.optim`` or ``schedulefree``.
         learning_rate: that of theta, and of phi where one optimizer has both.
         guide_learning_rate: that of phi where it has an optimizer of its own; ``None``: the same.
         beta1: Adam's momentum; ``None`` for Adagrad, which has none.
@@ -42,10 +42,28 @@ class Preset(NamedTuple):
         Args:
             guide: that of phi alone.
             fused: one kernel for all parameters; torch has none for Adagrad on a GPU.
+
+        Raises:
+            ImportError: for a schedule-free optimizer without the package ``schedulefree``.
         """
         rate = self.guide_learning_rate if guide and self.guide_learning_rate is not None else self.learning_rate
         options: dict[str, Any] = {} if self.beta1 is None else {"betas": (self.beta1, 0.999)}
-        return functools.partial(getattr(torch.optim, self.optimizer), lr=rate, fused=fused, **options)
+        if hasattr(torch.optim, self.optimizer):
+            return functools.partial(getattr(torch.optim, self.optimizer), lr=rate, fused=fused, **options)
+        make = _schedule_free(self.optimizer)
+        return functools.partial(make, lr=rate, warmup_steps=WARM_UP_STEPS, **options)
+
+
+def _schedule_free(name: str) -> Any:
+    """Return a class of the package ``schedulefree``."""
+    try:
+        import schedulefree
+    except ImportError as error:
+        raise ImportError(
+            f"expected the package schedulefree for {name}, got none; pip install 'pyro-aevb[streams]', or give the "
+            "run a length: pass samples"
+        ) from error
+    return getattr(schedulefree, name)
 
 
 _DECAY = Schedule("linear", warm_up=0.1)
@@ -55,6 +73,11 @@ PRESETS = {
     "reweighted-wake-sleep": Preset("Adam", 6e-3, beta1=0.9, schedule=_DECAY),
     "mcem": Preset("Adam", 2e-3, 6e-3, beta1=0.9, schedule=_DECAY),  # five updates of theta a visit
 }
+# For streams whose end isn't known: no rate falls, and the weights for use are a mean over the run.
+SCHEDULE_FREE = {
+    name: Preset("AdamWScheduleFree", 9e-3, beta1=0.98) for name in ("aevb", "wake-sleep", "reweighted-wake-sleep")
+}
+WARM_UP_STEPS = 1000  # of a schedule-free optimizer
 # The paper's Adagrad, with a rate out of its {0.01, 0.02, 0.1}, by the first 1.5e6 samples of MNIST at N_z=20: 0.1
 # diverges, and the sleep phase wants the smaller one (wake-sleep's test bound is -119.8; -127.8 with 0.01 for both
 # phases, -140 with 0.02).

@@ -202,7 +202,7 @@ def _factor(
     if total is None:
         raise ValueError(
             "expected a run of known length for a schedule, got a stream; pass samples, dataset_size or "
-            "schedule='constant'"
+            "schedule='constant', best with optimizers that need none: pyro_aevb.learners.SCHEDULE_FREE"
         )
     for optimizer in learner.optimizers.values():
         _ = optimizer.param_groups  # which a Pyro optimizer hasn't, and says so

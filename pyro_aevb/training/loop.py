@@ -41,10 +41,13 @@ class Loop:
 
     def train(self, show: Progress, signals: HeldSignals) -> None:
         """Train, evaluate and write to the end; raise ``SystemExit`` after SIGTERM or SIGHUP, when all is written."""
-        with signals:
-            with show:
-                signals.call(lambda: self._steps(show, signals))
-            self._finish(signals)
+        try:
+            with signals:
+                with show:
+                    signals.call(lambda: self._steps(show, signals))
+                self._finish(signals)
+        finally:
+            self.run.learner.to_use()
 
     def _steps(self, show: Progress, signals: HeldSignals) -> None:
         """Make steps until the data, the plan, an evaluation or a signal ends it."""

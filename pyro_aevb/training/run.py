@@ -229,6 +229,7 @@ class Run:
     def record(self) -> bool:
         """Evaluate, and return whether that ends the run."""
         self.learner.read_losses()
+        self.learner.to_use()
         began, history = time.perf_counter(), self.history
         values = self.ranks.run_on_first(self._values)
         history.evaluation_seconds += time.perf_counter() - began

@@ -18,6 +18,7 @@ import pytest
 import torch
 from pairs import batch_norm_vae, bernoulli_vae
 from pyro.infer import TraceMeanField_ELBO
+from schedulefree import AdamWScheduleFree
 from torch.utils._pytree import tree_leaves_with_path
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -41,6 +42,7 @@ LEARNERS = {
     "warm-up": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic")),
     "warm-up, graph": lambda p: AEVB(p.model, p.guide, ADAM, SGVB(kl="analytic"), compile="graph"),
     "pyro": lambda p: AEVB(p.model, p.guide, pyro.optim.ClippedAdam({"lr": 0.01})),
+    "schedule-free": lambda p: AEVB(p.model, p.guide, functools.partial(AdamWScheduleFree, lr=0.02, warmup_steps=4)),
     "wake-sleep": lambda p: WakeSleep(p.model, p.guide, ADAM, ADAM),
     "reweighted": lambda p: ReweightedWakeSleep(p.model, p.guide, ADAM, ADAM, num_particles=3),
     "mcem": lambda p: MCEM(p.model, ADAM, num_leapfrog=3),
