@@ -116,6 +116,11 @@ def settings_of(name: str, preset: str, learning_rate: float | None = None) -> P
     return settings._replace(learning_rate=learning_rate, guide_learning_rate=None)
 
 
+def cross_entropy(logits: torch.Tensor) -> dist.TorchDistribution:
+    """Return Bernoulli "densities" of grey pixels, x log p + (1 - x) log(1 - p), which don't integrate to 1."""
+    return dist.Bernoulli(logits=logits, validate_args=False).to_event(1)
+
+
 load = functools.lru_cache(maxsize=1)(load_dataset)  # for the plan and for each run of this process
 
 
@@ -124,12 +129,13 @@ def run(task: Task, args: argparse.Namespace, position: int | None) -> dict[str,
     learner, latent_dim, seed = task.key.values()
     data = load(args.dataset, pixels=args.pixels, root=args.data)
     setting = SETTINGS.get(args.dataset, Setting())
+    grey = args.pixels == "grey" and setting.likelihood == "bernoulli"
     pyro.set_rng_seed(seed)
     vae = VAE(
         data.test.shape[1],
         latent_dim,
         hidden_dims=(setting.hidden,),
-        likelihood=setting.likelihood,
+        likelihood=cross_entropy if grey else setting.likelihood,
         init=args.preset,
         dataset_size=len(data.train),
     ).to(args.device)
@@ -276,7 +282,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         default="paper",
         help="Adagrad, N(0, 0.01) initialisation, MAP of theta | the default settings, ML, and MAP for frey-face",
     )
-    parser.add_argument("--pixels", choices=PIXELS, help="default: static, and grey for frey-face and binarized-mnist")
+    parser.add_argument(
+        "--pixels",
+        choices=PIXELS,
+        help="default: static, and grey for frey-face and binarized-mnist; a Bernoulli of grey ones is a cross-entropy",
+    )
     parser.add_argument("--learning-rate", type=rate, help="instead of the preset's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
     parser.add_argument(

@@ -58,7 +58,7 @@ REFERENCE_DRAWS, BATCHES = 4, 8  # times as many draws as an estimator's, in so 
 
 
 class Estimator(NamedTuple):
-    """An objective, by what it bounds, and how it is drawn."""
+    """An objective, by what it bounds, and its color; those of K particles' bound are dashed."""
 
     make: Callable[[int], Objective]
     bound: str
@@ -75,9 +75,9 @@ ESTIMATORS = {
     "L^B": Estimator(functools.partial(SGVB, kl="analytic"), "elbo", "tab:red"),
     "STL": Estimator(STL, "elbo", "tab:purple"),
     "Blend": Estimator(Blend, "elbo", "black"),  # its share is that of the draws before
-    "VIMCO": Estimator(VIMCO, "iwae", "tab:olive", 2),
+    "VIMCO": Estimator(VIMCO, "iwae", "goldenrod", 2),
     "IWAE": Estimator(IWAE, "iwae", "tab:blue", 2),
-    "DReG": Estimator(DReG, "iwae", "tab:green", 2),
+    "DReG": Estimator(DReG, "iwae", "tab:cyan", 2),
 }
 REFERENCES = {"elbo": ESTIMATORS["L^B"], "iwae": ESTIMATORS["DReG"]}
 
@@ -246,8 +246,9 @@ def figure(result: dict[str, Any], path: Path) -> None:
                 rows = [
                     r for r in result["rows"] if (r["problem"], r["estimator"], r["group"]) == (problem, name, group)
                 ]
+                style = "o-" if estimator.bound == "elbo" else "s--"
                 ax.plot(
-                    [r["particles"] for r in rows], [r[quantity] for r in rows], "o-", ms=4, lw=1.4, label=label(name),
+                    [r["particles"] for r in rows], [r[quantity] for r in rows], style, ms=4, lw=1.4, label=label(name),
                     color=estimator.color,
                 )  # fmt: skip
             ax.set(xscale="log", yscale="log")

@@ -188,6 +188,19 @@ def test_what_the_comparison_writes(tmp_path):
     assert result["runs"][0]["curve"] != result["runs"][1]["curve"]
 
 
+def test_grey_pixels_count_by_their_cross_entropy(tmp_path):
+    script = load_script(COMPARE)
+    logits, x = torch.tensor([[0.3, -2.0]]), torch.tensor([[0.25, 1.0]])
+    p = logits.sigmoid()
+    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(-1)
+    assert torch.allclose(script.cross_entropy(logits).log_prob(x), expected)
+    words = ["--pixels", "grey", "--learners", "aevb-b", "wake-sleep", "--latent-dims", "2", "--samples", "3000"]
+    result = script.main([*words, "--jobs", "1", "--quiet", "--out", str(tmp_path)])
+    assert result["pixels"] == "grey"
+    for run in result["runs"]:
+        assert run["curve"][-1]["test_elbo"] > run["curve"][0]["test_elbo"] + 1.0, run["learner"]
+
+
 @pytest.mark.slow  # by default the command line's `train` is held to it (tests/cli/test_cli.py)
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
     """In a process of its own, and in one that has done other things."""
