@@ -108,10 +108,11 @@ def fit(
         schedule: learning-rate factor: ``"constant"``, ``"linear"`` or ``"cosine"``, a
             :class:`~pyro_aevb.learners.Schedule` with a warm-up too, or any function of the fraction of the run that is
             done, in [0, 1).  By default the learner's own: that of its preset, and constant for an optimizer of yours.
+            A stream without an end has none, and wants the optimizers of ``pyro_aevb.learners.SCHEDULE_FREE``.
         clip_norm: the largest norm of the gradient of ``loss`` / N, a datapoint's share, over one optimizer's
             parameters; longer ones are scaled down.
         kl_warm_up: samples over which the weight of the KL grows from 0 to what it is; the learner's objective is an
-            ``SGVB``.
+            ``SGVB``, ``STL`` or ``Blend``.
         evaluate: returns named values to record.
         evaluate_every: samples between two evaluations, made at the start of the next minibatch; by default a pass.
         evaluate_at: sample counts to evaluate at instead.  The end is always one.
