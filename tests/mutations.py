@@ -1717,8 +1717,8 @@ MUTATIONS = [
     ),
     Mutation(
         "data_source.py",
-        "DrawParts | None = DrawParts(draws) if any(draws) else None",
-        "DrawParts | None = (lambda *rows: DrawParts(draws)(*rows)) if any(draws) else None",
+        "DrawParts | None = DrawParts(self._draws) if any(self._draws) else None",
+        "DrawParts | None = (lambda *rows: DrawParts(self._draws)(*rows)) if any(self._draws) else None",
         ("tests/training/test_fit.py::test_several_runs_trace_a_step_once",),
     ),
     Mutation(
