@@ -301,30 +301,11 @@ MUTATIONS = [
         ("tests/capture/test_capture.py::test_what_was_compiled_once_is_found_again",),
     ),
     Mutation(
-        "learners/learner.py",
-        "            optimizer.to_train()\n",
-        "            pass\n",
-        (f"{FREE}::test_steps_are_those_of_its_own_loop_and_leave_the_means_in_place",),
+        "capture/guards.py",
+        "self._sizes.append(mapping)",
+        "self._sizes.append({})",
+        ("tests/capture/test_capture.py",),
     ),
-    Mutation(
-        "learners/learner.py",
-        "        finally:\n            self.to_use()\n",
-        "        finally:\n            pass\n",
-        (f"{FREE}::test_two_phases_have_each_their_means",),
-    ),
-    Mutation(
-        "training/run.py",
-        "        self.learner.to_use()\n",
-        "",
-        (f"{FREE}::test_each_evaluation_is_of_the_means_and_so_is_what_is_left",),
-    ),
-    Mutation(
-        "training/loop.py",
-        "            self.run.learner.to_use()",
-        "            pass",
-        (f"{FREE}::test_a_run_that_is_cut_short_leaves_the_means[RuntimeError]",),
-    ),
-    Mutation("learners/optimizer.py", ", *COUNTED}", "}", (f"{FREE}::test_how_far_it_is_is_no_setting",)),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
         "data_parts.py",
@@ -336,7 +317,7 @@ MUTATIONS = [
         "datasets/pixels.py",
         "_uniform(rows) < rows",
         "torch.full_like(rows, 0.5) < rows",
-        ("tests/datasets/test_image_datasets.py::test_pixels",),
+        (f"{IMAGES}::test_pixels",),
     ),
     Mutation(
         "datasets/pixels.py",
@@ -350,15 +331,7 @@ MUTATIONS = [
         "torch.empty(like.numel() // 2",
         (f"{IMAGES}::test_as_many_pixels_are_drawn_as_there_are",),
     ),
-    Mutation(
-        "capture/guards.py",
-        "self._sizes.append(mapping)",
-        "self._sizes.append({})",
-        ("tests/capture/test_capture.py",),
-    ),
-    Mutation(
-        "datasets/pixels.py", "images > 0.5", "images > 0.0", ("tests/datasets/test_image_datasets.py::test_pixels",)
-    ),
+    Mutation("datasets/pixels.py", "images > 0.5", "images > 0.0", (f"{IMAGES}::test_pixels",)),
     Mutation(
         "datasets/image_datasets.py",
         "load_digits().data / 16.0",
@@ -791,6 +764,19 @@ MUTATIONS = [
         'beta2=options["betas"][0]',
         ("tests/learners/test_fused_adam.py::test_the_bits_are_those_of_torch",),
     ),
+    Mutation(
+        "learners/learner.py",
+        "            optimizer.to_train()\n",
+        "            pass\n",
+        (f"{FREE}::test_steps_are_those_of_its_own_loop_and_leave_the_means_in_place",),
+    ),
+    Mutation(
+        "learners/learner.py",
+        "        finally:\n            self.to_use()\n",
+        "        finally:\n            pass\n",
+        (f"{FREE}::test_two_phases_have_each_their_means",),
+    ),
+    Mutation("learners/optimizer.py", ", *COUNTED}", "}", (f"{FREE}::test_how_far_it_is_is_no_setting",)),
     # -- model_guide --------------------------------------------------------------------------------------------------
     Mutation(
         "model_guide/log_density.py",
@@ -1738,6 +1724,18 @@ MUTATIONS = [
         "[2 * e for e in table[name + ERROR]]",
         "[e for e in table[name + ERROR]]",
         ("tests/training/test_history.py::test_a_band_is_two_standard_errors_wide_on_either_side",),
+    ),
+    Mutation(
+        "training/run.py",
+        "        self.learner.to_use()\n",
+        "",
+        (f"{FREE}::test_each_evaluation_is_of_the_means_and_so_is_what_is_left",),
+    ),
+    Mutation(
+        "training/loop.py",
+        "            self.run.learner.to_use()",
+        "            pass",
+        (f"{FREE}::test_a_run_that_is_cut_short_leaves_the_means[RuntimeError]",),
     ),
     # -- vae ----------------------------------------------------------------------------------------------------------
     Mutation(
