@@ -1426,7 +1426,7 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_a_number_of_each_step_counts_and_a_tensor_needs_no_new_graph",),
     ),
     Mutation(
-        "learners/learner.py",
+        "learners/readings.py",
         "return self._pair.form, *(",
         "return None, *(",
         ("tests/test_arguments.py::test_n_is_each_forms_own",),

@@ -11,34 +11,25 @@ from contextlib import contextmanager
 from typing import Any, Protocol, final
 
 import torch
-from pyro.infer import TraceEnum_ELBO
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_aevb.arguments import Form, as_arguments
+from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.data_source import check_data, taken_apart
+from pyro_aevb.data_source import taken_apart
 from pyro_aevb.learners.checks import FirstUpdates, check_different, check_names, check_parameters, check_trained
 from pyro_aevb.learners.fast_path import Computation, FastPath
 from pyro_aevb.learners.losses import Losses
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
+from pyro_aevb.learners.readings import Readings
 from pyro_aevb.learners.schedules import Schedule
 from pyro_aevb.learners.step import Minibatch, StepInfo, StepSettings
 from pyro_aevb.learners.trained_pair import TrainedPair
-from pyro_aevb.model_guide.contract import (
-    NonFiniteLossError,
-    check_callables,
-    check_supports,
-    families,
-    non_finite_terms,
-    read,
-)
-from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.contract import NonFiniteLossError, check_callables, check_supports, non_finite_terms
 from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.objectives.objective import Objective
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.random_state import set_torch_state, torch_state
 from pyro_aevb.short_repr import settings_repr
@@ -81,7 +72,6 @@ class Learner(ABC):
     Attributes:
         model, guide, objective, theta_prior: as they were given.
         optimizers: by name.
-        unchecked: the observed sites whose distributions were made with ``validate_args=False``.
 
     Raises:
         TypeError: for what isn't callable, an optimizer or a distribution.
@@ -110,16 +100,12 @@ class Learner(ABC):
         self.model, self.guide, self.objective, self.theta_prior = model, guide, objective, theta_prior
         self.optimizers: dict[str, Optimizer] = {name: as_optimizer(each) for name, each in optimizers.items()}
         self._schedule = schedule
-        self._inspect, self._kept = inspect, dict(kept or {})
+        self._kept = dict(kept or {})
         self._computation = Computation(compile)
         self._pair = TrainedPair(model, guide, [part for part in (model, guide, objective) if part is not None])
+        self._readings = Readings(self._pair, inspect)
         self._fast_paths: list[FastPath] = []
         self._losses = Losses()
-        self._dataset_size: int | None = None
-        self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch and its form
-        self._inspected: dict[Form | None, Any] = {}
-        self.unchecked: frozenset[str] = frozenset()
-        self._families: dict[str, str] = {}
         self._prepared, self._first = False, FirstUpdates()
         self._pending: dict[str, Any] | None = None
 
@@ -173,7 +159,7 @@ class Learner(ABC):
     @property
     def inspected(self) -> Any:
         """The result of ``inspect`` for arguments of this form; a pair with another flag may have other latents."""
-        return self._inspected.get(self._pair.form)
+        return self._readings.inspected
 
     @final
     def capture(self, fn: Callable[..., Any], *, watched: Sequence[Any] = (), calls_a_step: int = 1) -> FastPath:
@@ -254,7 +240,7 @@ class Learner(ABC):
         Raises:
             RuntimeError: before the first step.
         """
-        size = self._dataset_size
+        size = self._readings.dataset_size
         if size is None:
             raise RuntimeError("expected a learner that has run, got a new one; call step(x) or prepare(x) first")
         return size
@@ -262,7 +248,12 @@ class Learner(ABC):
     @property
     def families(self) -> dict[str, str]:
         """The families of the distributions by "model.SITE" and "guide.SITE"; empty before the first step."""
-        return dict(self._families)
+        return dict(self._readings.families)
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """The observed sites whose distributions were made with ``validate_args=False``."""
+        return self._readings.unchecked
 
     @property
     def schedule(self) -> Schedule | None:
@@ -413,35 +404,16 @@ class Learner(ABC):
         self._check(batch.args())
 
     def _check(self, args: tuple[Tensor, ...]) -> None:
-        form = self._pair.form
-        check_data(*(args if form is None else args[: form.num_rows]))
-        reading = read(self._pair.model, self._pair.guide, args, modules=self.modules)
-        self._pair.note(reading.named_modules)
+        self._readings.read(args, self.objective)
         check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
-        missing = [*reading.summed, *reading.sites("model", "enumerated")]
-        if missing and not isinstance(self.objective, Objective | TraceEnum_ELBO | None):
-            raise ValueError(
-                f"expected an objective that sums out {missing}, which the guide doesn't sample, got "
-                f"{type(self.objective).__name__}; pass SGVB(), IWAE(K) or pyro.infer.TraceEnum_ELBO(), or sample them "
-                "in the guide"
-            )
-        reading.require_one_n()
-        self._dataset_size, self.unchecked = reading.plate.full_size, reading.unchecked
-        self._families = families(reading)
-        self._sizes[self._signature(args)] = self._dataset_size
-
-    def _signature(self, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self._pair.form, *(getattr(tensor, "shape", None) for tensor in tensors)
 
     def _see(self, batch: Minibatch) -> None:
-        """Check a minibatch whose shapes or form haven't been seen yet, and take note of the N that its plate gives."""
+        """Check a minibatch whose shapes or form haven't been seen yet; N is its plate's from here on."""
         self._pair.arrange(batch.form)
-        signature = self._signature(batch.rows)
-        if not self._prepared or signature not in self._sizes or self._pair.form not in self._inspected:
+        if not self._prepared or not self._readings.recall(batch.rows):
             with torch.random.fork_rng():
                 self._prepare(batch.args())
-            self._sizes[signature] = self._dataset_size
-        self._dataset_size = self._sizes[signature]
+            self._readings.note(batch.rows)
 
     @final
     @one_thread
@@ -462,14 +434,8 @@ class Learner(ABC):
         self._prepare(batch.args())
 
     def _prepare(self, args: tuple[Tensor, ...]) -> None:
-        form = self._pair.form
         self._check(args)
-        if form not in self._inspected:
-            found = None
-            if self._inspect is not None:
-                with torch.random.fork_rng(), evaluating(self.modules):
-                    found = self._inspect(*args)
-            self._inspected[form] = found
+        self._readings.inspect(args)
         if self._prepared:
             return
         trained = not self.optimizers or any(self.parameters_of(name) for name in self.optimizers)
