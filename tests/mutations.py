@@ -1262,6 +1262,18 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "posterior/posterior.py",
+        "masked_fill(count <= 1, torch.nan)",
+        "nan_to_num(0.0)",
+        ("tests/posterior/test_impute.py::test_the_error_of_repeated_draws_counts_them_once_and_one_draw_has_none",),
+    ),
+    Mutation(
+        "posterior/posterior.py",
+        "(count - 1).clamp(min=0)",
+        "count",
+        ("tests/posterior/test_impute.py::test_the_error_of_repeated_draws_counts_them_once_and_one_draw_has_none",),
+    ),
+    Mutation(
         "posterior/impute.py",
         "torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))",
         "x",

@@ -68,12 +68,11 @@ def imputed_errors(found: Imputed, columns: Sequence[Column]) -> np.ndarray:
     """Return the standard errors (N, D) of the means that are filled in, in the units of the columns; NaN of levels."""
     errors = found.standard_error.cpu().numpy().astype(np.float64)
     draws = found.draws.cpu().numpy()
-    count = found.posterior.effective_sample_size.cpu().numpy()
     for d, column in enumerate(columns):
         if column.kind == "real":
             errors[:, d] *= column.scale
         elif column.kind == "positive":
-            errors[:, d] = column.raw(draws[..., d]).std(0, ddof=1) / np.sqrt(count)
+            errors[:, d] = found.posterior.standard_error(torch.from_numpy(column.raw(draws[..., d]))).numpy()
         elif column.kind in LEVELED:
             errors[:, d] = np.nan
     return errors

@@ -49,7 +49,7 @@ class Denoised:
 
     Attributes:
         mean: the posterior mean of x, (N, ...).
-        standard_error: of ``mean``, from the draws' effective sample size, (N, ...).
+        standard_error: of ``mean``, by :meth:`.Posterior.standard_error`, (N, ...).
         draws: L draws of x, (L, N, ...).
         posterior: the draws of z, and of x where it isn't summed over, and how far each datapoint's can be trusted.
     """
@@ -178,8 +178,7 @@ def denoise(
     visit_minibatches(its_model, its_guide, batches, options, streams, visit)
     found = joined(predictions.drawn)
     draws, means = (found.draws[name],) * 2 if latents else predictions.all()
-    count = found.effective_sample_size.reshape(-1, *[1] * (draws.dim() - 2)).sqrt()
-    return Denoised(means.mean(0), means.std(0) / count.to(means), draws, found)
+    return Denoised(means.mean(0), found.standard_error(means), draws, found)
 
 
 def _clean_pair(

@@ -51,7 +51,7 @@ class Imputed:
     Attributes:
         draws: L draws from p(x_missing | x_observed), (L, N, ...).
         mean: the mean of each cell, (N, ...): that of p(x|z) over the draws of z, if it has one.
-        standard_error: of ``mean``, from the draws' effective sample size, (N, ...); 0 for an observed cell.
+        standard_error: of ``mean``, by :meth:`.Posterior.standard_error`, (N, ...); 0 for an observed cell.
         mode: the most frequent draw of each cell that is a category or a count, (N, ...), NaN for other cells; ``None``
             if no cell is.
         posterior: the draws of z, and how far each datapoint's can be trusted.
@@ -217,8 +217,7 @@ def _real(draws: Tensor) -> Tensor:
 def _filled(found: Predicted, discrete: Tensor, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
     """Return x with draws in its missing cells."""
     draws = torch.where(observed, x, found.draws.to(x.dtype))
-    count = posterior.effective_sample_size.reshape(-1, *[1] * (x.dim() - 1))
-    error = torch.where(observed, 0.0, found.mean.std(0) / count.sqrt().to(found.mean))
+    error = torch.where(observed, 0.0, posterior.standard_error(found.mean))
     mean = torch.where(observed, x.to(found.mean), found.mean.mean(0))
     discrete, mode = discrete.to(x.device), None
     if discrete.any():

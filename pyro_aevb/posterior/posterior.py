@@ -90,6 +90,23 @@ class Posterior:
                     columns[f"{entry} {name}"] = each.flatten(1).T[place].tolist() if each.dim() > 1 else each.tolist()
         return columns
 
+    def standard_error(self, values: Tensor) -> Tensor:
+        """Return the standard error of the mean of a function's values at the draws, (N, ...).
+
+        It is sd / sqrt(n), n the effective sample size, and sd^2 the values' variance over the L draws, n / (n - 1)
+        times: that is unbiased for draws that repeat each other.  It is NaN where n is one or less, as where a single
+        weight counts: one draw doesn't tell how far off it is.
+
+        Args:
+            values: (L, N, ...).
+
+        >>> found = Posterior({}, ("guide",) * 2, torch.ones(2).bool(), torch.tensor([5.0, 1.0]), *torch.zeros(2, 2))
+        >>> found.standard_error(torch.tensor([[-1.0, 3.0], [1.0, 3.0]]))  # sqrt(1 / (5 - 1))
+        tensor([0.5000,    nan])
+        """
+        count = self.effective_sample_size.reshape(-1, *[1] * (values.dim() - 2)).to(values)
+        return (values.var(0, correction=0) / (count - 1).clamp(min=0)).sqrt().masked_fill(count <= 1, torch.nan)
+
     def _of(self, site: str) -> Tensor:
         if site not in self.draws:
             raise ValueError(

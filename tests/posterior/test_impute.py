@@ -178,6 +178,36 @@ def test_the_mode_of_a_category_is_the_most_probable_one():
     assert abs(found.mean[1, 0] - 1.5) <= SIGMAS * found.standard_error[1, 0]
 
 
+def test_the_error_of_repeated_draws_counts_them_once_and_one_draw_has_none():
+    """A guide that is off by so much that the largest weight is all of them, and one whose draws repeat each other."""
+    x = torch.tensor([[1.0, 0.0]]).double()
+    observed = torch.tensor([[True, False]])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None], torch.ones(2).double()).to_event(1), obs=x)
+
+    def guide_at(loc, scale):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.full((len(x),), loc).double(), scale))
+
+        return guide
+
+    options = {"method": "importance", "num_draws": 20, "num_particles": 20}
+    with pytest.warns(UserWarning, match="aren't to be trusted"):
+        found = fill(model, guide_at(1e6, 1.0), x, observed, **options)
+    assert found.mean[0, 1] > 9e5
+    assert found.standard_error[0, 1].isnan()
+    assert found.standard_error[0, 0] == 0
+    with pytest.warns(UserWarning, match="aren't to be trusted"):
+        found = fill(model, guide_at(0.5, 3.0), x, observed, **options)
+    z, n = found.posterior.draws["z"][:, 0], found.posterior.effective_sample_size[0]
+    assert 1 < n < 20
+    assert found.standard_error[0, 1].item() == pytest.approx((z.var(correction=0) / (n - 1)).sqrt().item())
+
+
 @pytest.mark.parametrize("vectorize", [True, False])
 def test_cells_may_be_a_plate(vectorize):
     """z ~ N(0, 1), four cells x ~ N(z, 1)."""
