@@ -5,7 +5,7 @@ Training and evaluation take the same kinds of data, and both take them from her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
+from torch.utils.data import default_collate as torchs_collate
 
 from pyro_aevb.arguments import Arguments, Form, Parts, arranged, as_arguments, take_apart
 from pyro_aevb.data_parts import (
@@ -145,6 +146,30 @@ class Stream:
         """True for what can be gone through once only, as a generator."""
         return isinstance(self.data, Iterator)
 
+    @property
+    def num_data(self) -> int | None:
+        """The number of datapoints of a pass, if it is a loader that makes minibatches of its items in torch's way."""
+        loader, batches = self.data, getattr(self.data, "batch_sampler", None)
+        usual = isinstance(loader, DataLoader) and loader.collate_fn is torchs_collate
+        if not usual or type(batches) is not BatchSampler or not isinstance(batches.sampler, Sized):
+            return None
+        number = len(batches.sampler)
+        return number - (number % batches.batch_size if batches.drop_last else 0)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The number of datapoints of a minibatch, if a loader tells it."""
+        return self.data.batch_size if isinstance(self.data, DataLoader) else None
+
+    @property
+    def shuffles(self) -> bool:
+        """True for a loader that doesn't take its datapoints from the first to the last."""
+        if not isinstance(self.data, DataLoader) or isinstance(self.data.dataset, IterableDataset):
+            return False
+        batches = self.data.batch_sampler
+        sampler = self.data.sampler if batches is None else getattr(batches, "sampler", None)
+        return not isinstance(sampler, SequentialSampler)
+
     def in_order(self, batch_size: int = 0) -> Iterator[Rows]:
         """Yield all of it once, in minibatches of its own sizes."""
         for number, item in enumerate(self.data):
@@ -192,10 +217,13 @@ class Minibatches:
     Attributes:
         num_data: N.
         form: of the arguments that a minibatch's tensors stand for.
+        shuffled: whether they come from a loader that doesn't take its datapoints in their order.
     """
 
-    def __init__(self, num_data: int, number: int, form: Form | None, each: Callable[[], Iterator[Rows]]) -> None:
-        self.num_data, self.form, self._number, self._each = num_data, form, number, each
+    def __init__(
+        self, num_data: int, number: int, form: Form | None, each: Callable[[], Iterator[Rows]], shuffled: bool = False
+    ) -> None:
+        self.num_data, self.form, self._number, self._each, self.shuffled = num_data, form, number, each, shuffled
 
     def __len__(self) -> int:
         return self._number
@@ -252,7 +280,8 @@ def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any
     found = list(source.in_order())
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
-    return Minibatches(sum(len(rows.tensors[0]) for rows in found), len(found), found[0].form, lambda: iter(found))
+    number = sum(len(rows.tensors[0]) for rows in found)
+    return Minibatches(number, len(found), found[0].form, lambda: iter(found), source.shuffles)
 
 
 def _arguments(data: Any, is_item: bool = False) -> Arguments:

@@ -308,6 +308,27 @@ MUTATIONS = [
     ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
+        "data_source.py",
+        "return not isinstance(sampler, SequentialSampler)",
+        "return False",
+        (
+            "tests/model_guide/test_places.py::test_one_minibatch_of_a_shuffled_loader_is_refused_and_the_remedy_works",
+            "tests/model_guide/test_places.py::test_an_evaluation_takes_all_of_the_data_at_once",
+        ),
+    ),
+    Mutation(
+        "data_source.py",
+        "return number - (number % batches.batch_size if batches.drop_last else 0)",
+        "return number",
+        ("tests/training/test_validation.py::test_a_loader_tells_its_length",),
+    ),
+    Mutation(
+        "data_source.py",
+        "and loader.collate_fn is torchs_collate",
+        "",
+        ("tests/training/test_validation.py::test_a_loader_with_a_collate_function_of_ones_own_does_not",),
+    ),
+    Mutation(
         "data_parts.py",
         "if isinstance(part, Placed):",
         "if isinstance(part, Tensor):",

@@ -102,17 +102,17 @@ def over_minibatches(
 
     Raises:
         ValueError, TypeError: for data that can't be used, an option that is an argument of the model's too, and a
-            loader of several minibatches for a pair that knows places in one.
+            loader of several minibatches, or a shuffled one, for a pair that knows places.
     """
     check_options((model, guide), as_arguments(args, kwargs), **options)
     data = (named(model, args[0]),) if len(args) == 1 else args
     batches = minibatches(data, batch_size, kwargs)
     its_model, its_guide = batches.arranged(model), batches.arranged(guide)
-    if len(batches) > 1:
+    if len(batches) > 1 or batches.shuffled:
         with torch.random.fork_rng():
             name = site_of_places(its_model, its_guide, next(iter(batches)))
         if name is not None:
             batches = minibatches(data, batches.num_data, kwargs)
-            if len(batches) > 1:  # a loader, which has minibatches of its own
+            if len(batches) > 1 or batches.shuffled:  # a loader, which has minibatches of its own
                 raise place_error(name, batches.num_data)
     return batches, its_model, its_guide

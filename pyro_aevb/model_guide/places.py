@@ -109,15 +109,16 @@ def _other(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str |
 
 
 def place_error(name: str, num_data: int) -> ValueError:
-    """Return the error for a pair that knows places, where minibatches are parts of the data.
+    """Return the error for a pair that knows places, where minibatches are parts of the data, or shuffled.
 
     Args:
         name: the site at which it does.
         num_data: N.
     """
     return ValueError(
-        f"expected a model and a guide that know a datapoint by its row of the arguments, for data in several "
-        f"minibatches, got site {name!r}, whose density depends on the place in the minibatch; pass each datapoint's "
-        f"place in the data beside x, with pyro.plate('data', {num_data}, subsample=index) in both and "
-        f"torch.arange({num_data}) in the data, or take all of the data at once: batch_size={num_data}"
+        f"expected a model and a guide that know a datapoint by its row of the arguments, for data in several or "
+        f"shuffled minibatches, got site {name!r}, whose density depends on the place in the minibatch; pass each "
+        f"datapoint's place in the data beside x, with pyro.plate('data', {num_data}, subsample=index) in both and "
+        f"torch.arange({num_data}) in the data, or take all of the data at once: batch_size={num_data}, and "
+        "shuffle=False for a DataLoader"
     )

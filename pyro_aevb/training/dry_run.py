@@ -63,8 +63,8 @@ def _check_places(learner: Learner, feed: Permutations | Passes, batch: Minibatc
 
     Parameters are moved apart for it: those of places are alike before they are trained.
     """
-    num_data, parts = feed.num_data(), feed.parts() * ranks.size
-    if num_data is None or parts <= 1:
+    num_data = feed.num_data()
+    if num_data is None or (feed.keeps_places() and ranks.size == 1):
         return
     model, guide = arranged(learner.model, batch.form), arranged(learner.guide, batch.form)
     number = None if batch.form is None else batch.form.num_rows

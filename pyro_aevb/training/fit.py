@@ -102,8 +102,9 @@ def fit(
         epochs: how many passes to make.
         batch_size: M; one larger than N means all of the data at a time, with a warning.  A ``DataLoader`` has its own.
         drop_last: leave out what is left of a pass and doesn't make a whole minibatch.
-        dataset_size: N of a stream, if that is known: for the progress bar, ``schedule`` and ``evaluate_every``.  What
-            Eq. (8) weighs with is the N of the model's plate.
+        dataset_size: N of a stream, if that is known: for the progress bar, ``schedule`` and ``evaluate_every``.  A
+            ``DataLoader`` tells its own, if it has torch's ``collate_fn``.  What Eq. (8) weighs with is the N of the
+            model's plate.
         device: where minibatches go; model and guide are there already.
         schedule: learning-rate factor: ``"constant"``, ``"linear"`` or ``"cosine"``, a
             :class:`~pyro_aevb.learners.Schedule` with a warm-up too, or any function of the fraction of the run that is
@@ -167,7 +168,7 @@ def fit(
         _warn_of_other_minibatches(feed, checkpoints)
         evaluations = Evaluations(evaluate_every, evaluate_at, length.one_pass)
     plan = StepPlan(length.total, factor, clip_norm, kl_warm_up, device=device, ranks=ranks, sums=sums)
-    with learner.configured(compile=compile, precision=precision, expected_steps=length.steps(batch_size)):
+    with learner.configured(compile=compile, precision=precision, expected_steps=length.steps):
         same = feed.settings() | best.settings() | plan.options() | ({} if bound is None else bound.settings())
         settings = run_settings(learner, datapoints=length.one_pass, **same)
         others = evaluations.settings() | feed.first() | {"samples": length.total, "patience": patience}

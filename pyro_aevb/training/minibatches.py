@@ -70,9 +70,9 @@ class Permutations:
         """Return N."""
         return len(self.data)
 
-    def parts(self) -> int:
-        """Return in how many minibatches a pass comes."""
-        return -(-len(self.data) // self.batch_size)
+    def keeps_places(self) -> bool:
+        """Return whether a datapoint has the same place in a minibatch in each pass: in one of all data."""
+        return self.batch_size == len(self.data)
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch where :meth:`settings` has none."""
@@ -169,9 +169,10 @@ class Passes:
             return None
         return len(loader.dataset)
 
-    def parts(self) -> int:
-        """Return in how many minibatches a pass comes; 1 for a stream that doesn't tell."""
-        return len(self.data.data) if isinstance(self.data.data, Sized) and self.num_data() is not None else 1
+    def keeps_places(self) -> bool:
+        """Return whether a datapoint has the same place in a minibatch in each pass; true if a stream doesn't tell."""
+        several = isinstance(self.data.data, Sized) and self.num_data() is not None and len(self.data.data) > 1
+        return not several and not self.data.shuffles
 
     def first(self) -> dict[str, str]:
         """Return a checksum of the first minibatch: all processes must have the same."""

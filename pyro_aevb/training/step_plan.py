@@ -24,15 +24,18 @@ class Length:
         total: datapoints of the whole run; ``None`` for a stream of unknown length.
         one_pass: datapoints of a pass over the data; ``None`` likewise.
         passes: how often to go through a stream; ``None``: until ``total`` is reached.
+        batch_size: datapoints of a minibatch, as far as a stream tells.
     """
 
     total: int | None
     one_pass: int | None
     passes: int | None
+    batch_size: int
 
-    def steps(self, batch_size: int) -> int | None:
-        """Return the number of steps, if it is known."""
-        return None if self.total is None else self.total // batch_size
+    @property
+    def steps(self) -> int | None:
+        """The number of steps, if it is known."""
+        return None if self.total is None else self.total // self.batch_size
 
 
 def length_of(
@@ -67,14 +70,15 @@ def length_of(
             "expected a data set for drop_last, got a stream, which makes its own minibatches; pass "
             "DataLoader(..., drop_last=True)"
         )
-    one_pass = len(source) if isinstance(source, DataSet) else dataset_size
+    one_pass = len(source) if isinstance(source, DataSet) else dataset_size or source.num_data
     if drop_last and one_pass is not None:
         size = min(batch_size, one_pass)
         one_pass -= one_pass % size
         samples = None if samples is None else max(samples - samples % size, size)
     passes = (epochs or 1) if samples is None else None
     total = samples if passes is None else None if one_pass is None else passes * one_pass
-    return Length(total, one_pass, passes)
+    own = None if isinstance(source, DataSet) else source.batch_size
+    return Length(total, one_pass, passes, own or batch_size)
 
 
 class Evaluations:

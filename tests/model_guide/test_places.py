@@ -117,8 +117,19 @@ def test_an_evaluation_takes_all_of_the_data_at_once(plate):
     assert ((bound.value - truth + exact).abs() < 5 * bound.standard_error).all()
     codes = encode(its_model, guide, X, method="importance", num_draws=1000, batch_size=7, seed=0, progress=False)
     assert (codes - (X + means) / 2).abs().max() < 0.2
-    with pytest.raises(ValueError, match=ERROR):
-        elbo(its_model, guide, DataLoader(TensorDataset(X), 10))
+    for loader in (DataLoader(TensorDataset(X), 10), DataLoader(TensorDataset(X), N, shuffle=True)):
+        with pytest.raises(ValueError, match=ERROR):
+            elbo(its_model, guide, loader)
+    again = elbo(its_model, guide, DataLoader(TensorDataset(X), N), num_particles=200, seed=0)
+    assert (again.value == bound.value).all()
+
+
+def test_one_minibatch_of_a_shuffled_loader_is_refused_and_the_remedy_works():
+    learner = AEVB(model, entries, ADAM, SGVB(num_particles=20))
+    with pytest.raises(ValueError, match=f"{ERROR}, and shuffle=False for a DataLoader"):
+        fit(learner, DataLoader(TensorDataset(X), N, shuffle=True), epochs=1, progress=False)
+    fit(learner, DataLoader(TensorDataset(X), N), epochs=200, progress=False, schedule="linear")
+    assert (pyro.param("loc") - X / 2).abs().max() < 0.15
 
 
 def test_who_knows_no_places_is_left_alone():

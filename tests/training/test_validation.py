@@ -224,6 +224,28 @@ def test_a_stream_has_no_length_to_schedule_by():
         fit(learner, iter(x.split(10)), schedule=lambda done: 1.0, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [({"batch_size": 16}, 40), ({"batch_size": 16, "drop_last": True}, 32), ({"sampler": [3] * 20}, 20)],
+)
+def test_a_loader_tells_its_length(options, seen):
+    learner, x = learner_and_data()
+    done = []
+    loader = DataLoader(TensorDataset(x), **options)
+    history = fit(learner, loader, epochs=3, schedule=lambda t: done.append(t) or 1.0, progress=False)
+    assert [record.samples for record in history.records] == [seen, 2 * seen, 3 * seen]
+    assert (done[0], max(done)) == (0.0, done[-1])
+    assert done[-1] == pytest.approx(1 - (seen % 16 if seen == 40 else options.get("batch_size", 1)) / (3 * seen))
+
+
+def test_a_loader_with_a_collate_function_of_ones_own_does_not():
+    learner, x = learner_and_data()
+    loader = DataLoader(TensorDataset(x), 8, collate_fn=lambda items: torch.stack([row for (row,) in items] * 2))
+    with pytest.raises(ValueError, match="known length for a schedule, got a stream; pass samples, dataset_size or"):
+        fit(learner, loader, schedule="linear", progress=False)
+    assert fit(learner, loader, schedule="linear", dataset_size=80, progress=False).samples == 80
+
+
 def test_a_value_to_go_by_that_does_not_come_is_told():
     learner, x = learner_and_data()
     with pytest.raises(ValueError, match=r"expected the value 'b' to go by, got \['a'\]"):
