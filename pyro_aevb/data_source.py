@@ -33,6 +33,7 @@ from pyro_aevb.data_parts import (
     not_a_tensor,
     part_of,
 )
+from pyro_aevb.warning import warn
 
 Part = Tensor | np.ndarray | Frame | Indexed
 Data = Part | tuple[Any, ...] | dict[str, Any] | Arguments | Dataset[Any] | Iterable[Any]
@@ -277,11 +278,25 @@ def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any
         first = next(source.in_order(batch_size))
         number = -(-len(source) // batch_size)
         return Minibatches(len(source), number, first.form, lambda: source.in_order(batch_size))
+    tell_of_order(source)
     found = list(source.in_order())
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
     number = sum(len(rows.tensors[0]) for rows in found)
     return Minibatches(number, len(found), found[0].form, lambda: iter(found), source.shuffles)
+
+
+def tell_of_order(source: DataSet | Stream) -> None:
+    """Warn of a loader that shuffles: what is computed of each datapoint comes in an order that nobody knows.
+
+    Args:
+        source: the data of an evaluation.
+    """
+    if isinstance(source, Stream) and source.shuffles:
+        warn(
+            "expected data in their order, got a DataLoader that shuffles: the results are in the order in which it "
+            "gave the datapoints, and result n isn't that of row n; pass shuffle=False, or the data set itself"
+        )
 
 
 def _arguments(data: Any, is_item: bool = False) -> Arguments:

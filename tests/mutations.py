@@ -329,6 +329,18 @@ MUTATIONS = [
         ("tests/training/test_validation.py::test_a_loader_with_a_collate_function_of_ones_own_does_not",),
     ),
     Mutation(
+        "data_source.py",
+        "    tell_of_order(source)\n    found = list(",
+        "    found = list(",
+        ("tests/evidence/test_kinds_of_data.py::test_a_loader_that_shuffles_is_told_of",),
+    ),
+    Mutation(
+        "posterior/data.py",
+        "    tell_of_order(source)\n",
+        "",
+        ("tests/evidence/test_kinds_of_data.py::test_a_loader_that_shuffles_is_told_of",),
+    ),
+    Mutation(
         "data_parts.py",
         "if isinstance(part, Placed):",
         "if isinstance(part, Tensor):",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.data_source import Data, Minibatches, Rows, data_source
+from pyro_aevb.data_source import Data, Minibatches, Rows, data_source, tell_of_order
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.noise import Streams
@@ -79,8 +79,10 @@ def in_memory(data: Data, streams: Streams, *, finite: bool) -> tuple[Tensor, ..
     >>> in_memory(loader, Streams(0), finite=True)
     (tensor([0., 1., 2., 3., 4.]),)
     """
+    source = data_source(data, ROWS_AT_ONCE, finite=finite)
+    tell_of_order(source)
     with OwnRandomState(streams.seed(0, "data")).in_use():
-        found = [rows.tensors for rows in data_source(data, ROWS_AT_ONCE, finite=finite).in_order(ROWS_AT_ONCE)]
+        found = [rows.tensors for rows in source.in_order(ROWS_AT_ONCE)]
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
     return rows_of(found)

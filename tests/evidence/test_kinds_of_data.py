@@ -10,7 +10,7 @@ import torch
 from frames import Frame
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from pyro_aevb import AEVB, VAE, elbo, evidence_gap, fit, log_marginal_likelihood
+from pyro_aevb import AEVB, VAE, denoise, elbo, evidence_gap, fit, log_marginal_likelihood
 from pyro_aevb.evidence import Evidence
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
@@ -116,6 +116,19 @@ def test_masks_go_along():
         for data in ((X.numpy(), observed.numpy()), (TensorDataset(X, observed),)):
             torch.testing.assert_close(torch.as_tensor(vae.encode(*data)), codes)
         torch.testing.assert_close(torch.as_tensor(vae.encode(X.numpy(), observed=observed)), codes)
+
+
+def denoised(data):
+    options = {"method": "importance", "num_draws": 2, "num_particles": 500, "progress": False}
+    return denoise(model, guide, data, lambda x: dist.Normal(x, 1.0).to_event(1), **options)
+
+
+@pytest.mark.parametrize("entry", [*ENTRY_POINTS, "denoise"])
+@pytest.mark.filterwarnings("ignore:the draws of")
+def test_a_loader_that_shuffles_is_told_of(entry):
+    run = ENTRY_POINTS.get(entry, denoised)
+    with pytest.warns(UserWarning, match="result n isn't that of row n; pass shuffle=False, or the data set itself"):
+        run(DataLoader(TensorDataset(X), batch_size=10, shuffle=True))
 
 
 REFUSED = {
