@@ -1030,6 +1030,27 @@ MUTATIONS = [
         (f"{WEIGHTED}::test_the_expected_gradient_is_that_of_the_weighted_bound[DReG-both]",),
     ),
     Mutation(
+        "objectives/particles.py",
+        "0.0 if self.given is None else self.given.mean()",
+        "0.0 if self.given is None else self.given.sum()",
+        ("tests/objectives/test_global_latents.py::test_with_the_posterior_as_guide_the_bound_is_log_p_of_the_data",),
+    ),
+    Mutation(
+        "objectives/particles.py",
+        "times(self.global_weight, log_weight) + given",
+        "times(self.global_weight, log_weight)",
+        (
+            "tests/objectives/test_global_latents.py::test_what_is_observed_outside_of_the_plate_is_part_of_the_signal",
+            "tests/objectives/test_global_latents.py::test_a_baseline_leaves_the_mean_of_the_gradient",
+        ),
+    ),
+    Mutation(
+        "evidence/estimates.py",
+        "- self.global_kl.item() + self.log_given.item()",
+        "- self.global_kl.item()",
+        ("tests/evidence/test_global_latents.py",),
+    ),
+    Mutation(
         "objectives/draws.py",
         "score=_unmasked(reading, log_q, how.enumerated) if",
         "score=log_q if",

@@ -35,7 +35,8 @@ def elbo(
 
     The expectation is a mean over ``num_particles`` draws from the guide.  Nothing is trained.  Scales in the model
     (N/M, ``poutine.scale``) don't count.  With global latents w the bound of a datapoint is given w, in the mean over
-    q(w); what w costs stands beside it, and ``.total(N)`` is the bound on log p(X).
+    q(w); what w costs stands beside it, likewise what the model observes outside of the data plate, and ``.total(N)``
+    is the bound on the log density of all that is observed.
 
     Args:
         model: p(x, z), called as ``model(*args, **kwargs)`` with minibatches of the data.
@@ -88,11 +89,14 @@ def estimate(density: Callable[..., LogDensity], batches: Iterable[tuple[Tensor,
     value, error = torch.cat([w.mean(0) for w in weights]), torch.cat([_standard_error(w) for w in weights])
     # Each minibatch has draws of the global latents of its own, which its datapoints have in common.
     of_globals = [each.global_log_weight / len(densities) for each in densities if len(each.global_log_weight)]
+    given = [each.log_given / len(densities) for each in densities if len(each.log_given)]
+    log_given = sum((g.mean() for g in given), start=value.new_zeros(()))
     if not of_globals:
-        return BoundEstimate(value, error, value.new_zeros(()), error.square().sum().sqrt())
-    totals = [_standard_error(w.sum(1) + g) for w, g in zip(weights, of_globals, strict=True)]
+        return BoundEstimate(value, error, value.new_zeros(()), error.square().sum().sqrt(), log_given)
+    once = [g + o for g, o in zip(given, of_globals, strict=True)] if given else of_globals
+    totals = [_standard_error(w.sum(1) + g) for w, g in zip(weights, once, strict=True)]
     kl = -torch.stack([g.mean() for g in of_globals]).sum()
-    return BoundEstimate(value, error, kl, torch.stack(totals).square().sum().sqrt())
+    return BoundEstimate(value, error, kl, torch.stack(totals).square().sum().sqrt(), log_given)
 
 
 def _standard_error(draws: Tensor) -> Tensor:

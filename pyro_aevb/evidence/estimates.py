@@ -44,20 +44,23 @@ class BoundEstimate(NamedTuple):
     """The evidence lower bound of each of N datapoints, and what global latents cost once for all of the data.
 
     In a model with global latents w, ``value`` is E_q(w)[E_q(z|x_n, w)[log p(x_n, z|w) - log q(z|x_n, w)]]: a bound on
-    E_q(w)[log p(x_n|w)], and not on log p(x_n).  :meth:`total` is a bound on log p(X).
+    E_q(w)[log p(x_n|w)], and not on log p(x_n).  :meth:`total` is a bound on log p(X, y), with y what the model
+    observes outside of the data plate: a global latent that it is conditioned on, for example.
 
     Attributes:
         value: (N,), in nats.
         standard_error: of the Monte Carlo noise in ``value``, (N,); NaN with a single particle.
         global_kl: KL(q(w) || p(w)), the mean of log q - log p over the draws of w, (), in nats; 0 without any.
-        total_error: the standard error of the Monte Carlo noise in sum_n value_n - global_kl, which all datapoints
-            share through w, (); NaN with a single particle.
+        total_error: the standard error of the Monte Carlo noise in sum_n value_n - global_kl + log_given, which all
+            datapoints share through w, (); NaN with a single particle.
+        log_given: E_q(w)[log p(y|w)], (), in nats; 0 without y.
     """
 
     value: Tensor
     standard_error: Tensor
     global_kl: Tensor
     total_error: Tensor
+    log_given: Tensor = torch.zeros(())
 
     def __repr__(self) -> str:
         cost = f", global KL {self.global_kl.item():.4g}" if self.global_kl != 0 else ""
@@ -72,7 +75,9 @@ class BoundEstimate(NamedTuple):
         return MeanEstimate(value, error)
 
     def total(self, dataset_size: int | None = None) -> MeanEstimate:
-        """Return the bound on log p(X) of all of the data: N times the mean of ``value`` less ``global_kl``, in nats.
+        """Return the bound on log p(X, y) of all of the data: N times the mean of ``value``, and what counts once.
+
+        That is ``log_given`` less ``global_kl``, in nats.
 
         Args:
             dataset_size: N; by default the number of datapoints that there are values of.  With another one, the error
@@ -84,7 +89,7 @@ class BoundEstimate(NamedTuple):
         """
         n = len(self.value)
         size = n if dataset_size is None else dataset_size
-        total = size * self.value.mean().item() - self.global_kl.item()
+        total = size * self.value.mean().item() - self.global_kl.item() + self.log_given.item()
         return MeanEstimate(total, self.total_error.item() if size == n else size * self.mean().standard_error)
 
 

@@ -160,7 +160,7 @@ class ReweightedWakeSleep(Learner):
         ess = (1 / weight.square().sum(0)).mean()
         if particles.log_share is not None:
             weight = torch.softmax(log_weight + particles.log_share.detach().flatten(0, 1), 0)
-        loss = self.add_prior(-(particles.scale * (weight * particles.weighted_log_p)).sum() - particles.given)
+        loss = self.add_prior(-(particles.scale * (weight * particles.weighted_log_p)).sum() - particles.log_given)
         global_part, each = torch.zeros(()), particles.of_the_data(torch.ones_like(bound))  # N
         if particles.global_kl:
             global_part, surrogate = particles.global_bound(bound)

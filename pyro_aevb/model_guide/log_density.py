@@ -43,12 +43,14 @@ class LogDensity(NamedTuple):
     ``global_log_weight``: log p(w) - log q(w) of the global latents, once for the whole data set, (K,): each particle
     has its own draw of w, and all datapoints have it in common.  Without global latents it is empty, (0,).
     ``log_share``: log q(y|x) of the enumerated values, (V, K, M); zeros of shape (1, K, M) without any.
+    ``log_given``: the log density of what the model observes outside of the data plate, once too, (K,); or (0,).
     """
 
     log_joint: Tensor
     log_q: Tensor
     global_log_weight: Tensor
     log_share: Tensor
+    log_given: Tensor
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -208,9 +210,9 @@ def _draw(
     else:
         with handler, pyro.plate("particles", rows, dim=dim):
             drawn = _one_pass(model, guide, args, (dim, rows), unchecked, values)
-    of_globals = drawn.global_log_weight[:num_particles]  # the same for each value
+    of_globals, given = (each[:num_particles] for each in (drawn.global_log_weight, drawn.log_given))  # of each value
     shares = drawn.log_share.reshape(-1, num_particles, drawn.log_share.shape[-1])
-    return drawn._replace(global_log_weight=of_globals, log_share=shares)
+    return drawn._replace(global_log_weight=of_globals, log_share=shares, log_given=given)
 
 
 def _one_pass(
@@ -233,5 +235,8 @@ def _one_pass(
             log_p = reading.sum_global_log_prob(reading.global_latents.values())
             log_weight = log_p - reading.sum_global_log_prob(reading.global_proposals.values())
             of_globals = log_weight.expand(len(log_joint))
+        given = reading.sites("model", "given").values()
+        log_given = reading.sum_global_log_prob(given).expand(len(log_joint)) if given else log_joint.new_zeros(0)
         share = log_share(reading, values)
-    return LogDensity(log_joint, log_q, of_globals, torch.zeros_like(log_joint) if share is None else share)
+    shares = torch.zeros_like(log_joint) if share is None else share
+    return LogDensity(log_joint, log_q, of_globals, shares, log_given)

@@ -169,7 +169,7 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
         weight=first.weight,
         scale=first.scale,
         note=None if first.note is None else torch.cat([row.note for row in rows if row.note is not None]),
-        given=sum(row.given for row in rows) / len(rows),
+        given=None if first.given is None else torch.cat([row.given for row in rows if row.given is not None]),
         gradient_scale=first.gradient_scale,
         log_share=None
         if first.log_share is None
@@ -370,10 +370,10 @@ def _cat(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
 
 
-def _given(reading: Reading) -> Tensor | float:
-    """Return the log density of the sites that the model observes outside of the data plate."""
-    terms = [times(s.weight, s.fn.log_prob(s.value)).sum() for s in reading.sites("model", "given").values()]
-    return sum(terms) if terms else 0.0
+def _given(reading: Reading) -> Tensor | None:
+    """Return the log density of the sites that the model observes outside of the data plate, (K,) or (1,)."""
+    terms = {n: times(s.weight, reading.global_log_prob(s)) for n, s in reading.sites("model", "given").items()}
+    return sum_terms(terms) if terms else None
 
 
 class _Detached(Messenger):

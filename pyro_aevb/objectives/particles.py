@@ -43,7 +43,8 @@ class Particles:
         weight: the scales beside ``scale``, by site: numbers, or tensors of shape () or (M,).
         scale: N/M, times a scale that stands around every site alike: a number or (M,).
         note: log densities of what the guide observes, (K, M): part of Pyro's loss and not of a bound; or ``None``.
-        given: the log density of what the model observes outside of the data plate, for the whole data set.
+        given: the log density of what the model observes outside of the data plate, once for the whole data set, (K,)
+            or (1,); or ``None``.
         global_kl: of each global latent: KL(q(w) || p(w)) in closed form, or log q(w) - log p(w): (K,), or (1,) for a
             draw that all particles have in common; once for the whole data set, times its scale.
         global_score: log q(w) of the global latents that were cut off from their parameters, (K,) or (1,), or ``None``.
@@ -65,7 +66,7 @@ class Particles:
     weight: dict[str, Scale]
     scale: Scale
     note: Tensor | None
-    given: Tensor | float
+    given: Tensor | None
     global_kl: dict[str, Tensor]
     global_score: Tensor | None
     gradient_scale: GradientScale
@@ -126,7 +127,8 @@ class Particles:
         if self.global_score is None:
             return value, value
         others = len(log_weight) - 1
-        weighted = times(self.global_weight, log_weight)
+        given = self.log_given if not others or self.given is None else self.given
+        weighted = times(self.global_weight, log_weight) + given
         signal = (self.of_the_data(self.log_weight if others else bound) + weighted).detach()
         if others:
             signal = signal - (signal.sum(0) - signal) / others
@@ -148,7 +150,12 @@ class Particles:
             loss = loss - of_globals
         if self.note is not None:
             loss = loss + (self.scale * self.expected(self.note).mean(0)).sum()
-        return loss - self.given
+        return loss - self.log_given
+
+    @property
+    def log_given(self) -> Tensor | float:
+        """The mean of ``given`` over the particles; 0 without it."""
+        return 0.0 if self.given is None else self.given.mean()
 
     def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
         return sum_terms({name: times(self.weight[name], term) for name, term in terms.items()})

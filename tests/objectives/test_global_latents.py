@@ -118,14 +118,45 @@ def test_a_discrete_global_latent_follows_the_score_function(objective):
     assert mean == pytest.approx([exact.item(), gradient.item()], rel=1e-9)
 
 
+@pytest.mark.parametrize("objective", [ScoreFunction(), VIMCO(3)], ids=["score function", "VIMCO"])
+def test_what_is_observed_outside_of_the_plate_is_part_of_the_signal(objective):
+    """w ~ Bernoulli(0.3), y ~ N(3 w, 1) once, outside, and one datapoint that says nothing of w."""
+    x, y, logit = torch.tensor([0.2]).double(), one(1.0), one(0.4).requires_grad_()
+
+    def model(x):
+        w = pyro.sample("w", dist.Bernoulli(one(0.3)))
+        pyro.sample("y", dist.Normal(3 * w, 1.0), obs=y)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(one(0.0), 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Bernoulli(logits=logit))
+
+    q = torch.stack([1 - logit.sigmoid(), logit.sigmoid()])
+    f = [dist.Normal(3 * w, 1.0).log_prob(y) + dist.Bernoulli(one(0.3)).log_prob(w) for w in (one(0.0), one())]
+    exact = -(q * (torch.stack(f) - q.log())).sum() - dist.Normal(0.0, 1.0).log_prob(x).sum()
+    rows = {}
+    while len(rows) < 2:
+        loss = objective.differentiable_loss(model, guide, x)
+        rows[loss.item() > exact.item()] = loss.detach(), *torch.autograd.grad(loss, [logit])
+    losses = [-(f[w] - q[w].log() + dist.Normal(0.0, 1.0).log_prob(x).sum()) for w in (0, 1)]
+    mean = 0.0
+    for w, loss in enumerate(losses):
+        found, gradient = rows[loss.item() > exact.item()]
+        assert found.item() == pytest.approx(loss.item(), rel=1e-9)
+        mean += q[w].item() * gradient.item()
+    assert mean == pytest.approx(torch.autograd.grad(exact, [logit])[0].item(), rel=1e-9)
+
+
 def test_a_baseline_leaves_the_mean_of_the_gradient():
     """Two particles of a discrete w: of the four pairs of draws that there are, weighed by q, the mean is exact."""
     x, logit = torch.tensor([0.2, 1.5]).double(), one(0.4).requires_grad_()
-    drawn = []
+    drawn, prior = [], dist.Bernoulli(one(0.3))
 
     def model(x):
         w = pyro.sample("w", dist.Bernoulli(one(0.3)))
         drawn[:] = w.flatten().tolist()
+        pyro.sample("y", dist.Normal(3 * w, 1.0), obs=one())
         with pyro.plate("data", 2):
             pyro.sample("x", dist.Normal(2 * w, 1.0), obs=x)
 
@@ -133,7 +164,10 @@ def test_a_baseline_leaves_the_mean_of_the_gradient():
         pyro.sample("w", dist.Bernoulli(logits=logit))
 
     q = torch.stack([1 - logit.sigmoid(), logit.sigmoid()])
-    f = [dist.Normal(2 * w, 1.0).log_prob(x).sum() + dist.Bernoulli(one(0.3)).log_prob(w) for w in (one(0.0), one())]
+    f = [
+        dist.Normal(2 * w, 1.0).log_prob(x).sum() + dist.Normal(3 * w, 1.0).log_prob(one()) + prior.log_prob(w)
+        for w in (one(0.0), one())
+    ]
     (exact,) = torch.autograd.grad(-(q * (torch.stack(f) - q.log())).sum(), [logit])
     gradients = {}
     while len(gradients) < 4:

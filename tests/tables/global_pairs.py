@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -120,4 +121,31 @@ def rate_of_counts():
     return GlobalPair(model, guide, (x,), log_evidence, dist.NegativeBinomial(a, probs=1 / (1 + b)).log_prob)
 
 
-GLOBAL = {f.__name__: f for f in (mean_of_local_latents, linear_regression, mean_and_precision, rate_of_counts)}
+def observed_outside():
+    """The hierarchical normal, y ~ N(w, 1) observed once, outside of the plate, and another one that is masked off."""
+    x, y = normal(N) + 1, one(2.5)
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(one(0.0), 1.0))
+        pyro.sample("y", dist.Normal(w, 1.0), obs=y)
+        with poutine.mask(mask=torch.tensor(False)):
+            pyro.sample("absent", dist.Normal(w, 1.0), obs=one(9.0))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(w, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    precision, total = 2 + N / 2, x.sum() / 2 + y
+
+    def guide(x):
+        w = pyro.sample("w", dist.Normal(total / precision, precision**-0.5))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal((x + w) / 2, 0.5**0.5))
+
+    covariance = torch.diag(torch.tensor([2.0] * N + [1.0])).double() + 1
+    log_evidence = MultivariateNormal(torch.zeros(N + 1).double(), covariance).log_prob(torch.cat([x, y[None]])).item()
+    marginal = dist.Normal(total / precision, (2 + 1 / precision) ** 0.5)
+    return GlobalPair(model, guide, (x,), log_evidence, marginal.log_prob)
+
+
+PAIRS = mean_of_local_latents, linear_regression, mean_and_precision, rate_of_counts, observed_outside
+GLOBAL = {f.__name__: f for f in PAIRS}
