@@ -118,6 +118,10 @@ class DataSet:
         for begin in range(0, len(self), batch_size):
             yield self.at(torch.arange(begin, min(begin + batch_size, len(self)), device=self.index_device))
 
+    def last(self, number: int) -> Iterator[Rows]:
+        """Yield the last datapoints in one piece; nothing for none."""
+        return iter([self.at(torch.arange(len(self) - number, len(self), device=self.index_device))] if number else [])
+
     @property
     def form(self) -> Form | None:
         """The form of the arguments that are made from the parts; ``None`` where these are the arguments."""
@@ -171,6 +175,10 @@ class Stream:
         sampler = self.data.sampler if batches is None else getattr(batches, "sampler", None)
         return not isinstance(sampler, SequentialSampler)
 
+    def last(self, number: int) -> Iterator[Rows]:
+        """Yield nothing: a stream has its own sizes."""
+        return iter(())
+
     def in_order(self, batch_size: int = 0) -> Iterator[Rows]:
         """Yield all of it once, in minibatches of its own sizes."""
         for number, item in enumerate(self.data):
@@ -222,9 +230,17 @@ class Minibatches:
     """
 
     def __init__(
-        self, num_data: int, number: int, form: Form | None, each: Callable[[], Iterator[Rows]], shuffled: bool = False
+        self,
+        num_data: int,
+        number: int,
+        form: Form | None,
+        each: Callable[[], Iterator[Rows]],
+        *,
+        others: Callable[[], Iterable[Rows]] = tuple,
+        shuffled: bool = False,
     ) -> None:
-        self.num_data, self.form, self._number, self._each, self.shuffled = num_data, form, number, each, shuffled
+        self.num_data, self.form, self._number, self._each, self._others = num_data, form, number, each, others
+        self.shuffled = shuffled
 
     def __len__(self) -> int:
         return self._number
@@ -237,6 +253,10 @@ class Minibatches:
                     "in common with one of them than with the first; evaluate each by itself"
                 )
             yield rows.tensors
+
+    def of_other_sizes(self) -> Iterator[tuple[Tensor, ...]]:
+        """Yield a minibatch of each size that the first one hasn't."""
+        return (rows.tensors for rows in self._others())
 
     def arranged(self, fn: Any) -> Any:
         """Return a model or a guide as a function of a minibatch's tensors."""
@@ -277,13 +297,18 @@ def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any
     if isinstance(source, DataSet):
         first = next(source.in_order(batch_size))
         number = -(-len(source) // batch_size)
-        return Minibatches(len(source), number, first.form, lambda: source.in_order(batch_size))
+        last = len(source) % batch_size if number > 1 else 0
+        each, others = (lambda: source.in_order(batch_size)), (lambda: source.last(last))
+        return Minibatches(len(source), number, first.form, each, others=others)
     tell_of_order(source)
     found = list(source.in_order())
     if not found:
         raise ValueError("expected at least one datapoint, got a stream without minibatches")
     number = sum(len(rows.tensors[0]) for rows in found)
-    return Minibatches(number, len(found), found[0].form, lambda: iter(found), source.shuffles)
+    sizes = {len(rows.tensors[0]): rows for rows in reversed(found)}
+    rest = [rows for size, rows in sizes.items() if size != len(found[0].tensors[0])]
+    form, shuffled = found[0].form, source.shuffles
+    return Minibatches(number, len(found), form, lambda: iter(found), others=lambda: rest, shuffled=shuffled)
 
 
 def tell_of_order(source: DataSet | Stream) -> None:

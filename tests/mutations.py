@@ -818,6 +818,33 @@ MUTATIONS = [
         (f"{DENSITY}::test_log_joint_and_log_q_are_the_closed_form",),
     ),
     Mutation(
+        "model_guide/dependence.py",
+        "if places[name] > first]",
+        "if places[name] > len(places)]",
+        ("tests/model_guide/test_plates.py::test_what_depends_on_latents_in_the_plate_is_refused_outside_of_it",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "if follows and sizes.get(reading.plate.name) == size:",
+        "if False:",
+        (
+            "tests/model_guide/test_plates.py::test_a_last_minibatch_of_as_many_rows_as_an_inner_plate_is_refused",
+            "tests/model_guide/test_plates.py::test_it_is_refused_in_training_and_the_remedies_work",
+        ),
+    ),
+    Mutation(
+        "evidence/estimator.py",
+        "if len(batch[0]) in sizes:",
+        "if False:",
+        ("tests/model_guide/test_plates.py::test_a_last_minibatch_of_as_many_rows_as_an_inner_plate_is_refused",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        "if frame.full_size not in (None, frame.size):",
+        "if False:",
+        ("tests/model_guide/test_plates.py::test_a_part_of_each_datapoint_is_refused_in_an_evaluation",),
+    ),
+    Mutation(
         "model_guide/reading.py",
         "return term.movedim(self.particles[0], 0).flatten(1).sum(1)",
         "return term.sum().reshape(1)",

@@ -296,6 +296,7 @@ def _terms(
     for batch in batches:
         if objective is None:
             reading = read(model, guide, batch)
+            reading.require_whole_plates()
             proposals = (reading.proposals | reading.global_proposals).values()
             smooth = not enumerated(reading, guide) and all(site.fn.has_rsample for site in proposals)
             objective = ScoreFunction(num_particles, vectorize=vectorize)

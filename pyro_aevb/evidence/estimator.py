@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches, check_integers, minibatches
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.model_guide.contract import check_options, named
+from pyro_aevb.model_guide.contract import check_options, named, read
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.places import place_error, site_of_places
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, on_a_side
 from pyro_aevb.samplers.ais import Tick
 
 
@@ -115,4 +117,30 @@ def over_minibatches(
             batches = minibatches(data, batches.num_data, kwargs)
             if len(batches) > 1 or batches.shuffled:  # a loader, which has minibatches of its own
                 raise place_error(name, batches.num_data)
+        check_other_sizes(its_model, its_guide, batches)
     return batches, its_model, its_guide
+
+
+def check_other_sizes(model: PyroCallable, guide: PyroCallable | None, batches: Minibatches) -> None:
+    """Read the pair on minibatches of other sizes than the first, if a plate of the model has as many entries.
+
+    Args:
+        model: p(x, z), a function of a minibatch's tensors.
+        guide: q(z|x), likewise, or ``None``.
+        batches: the data.
+
+    Raises:
+        ValueError, TypeError: for a pair that breaks the contract on one of them.
+    """
+    others = list(batches.of_other_sizes())
+    if not others:
+        return
+    try:
+        with evaluated(model, guide) as (its_model, _, _):
+            trace = on_a_side(lambda: poutine.trace(its_model).get_trace(*next(iter(batches))))
+    except Exception:  # each model fails in its own way, and whoever reads it says how
+        return
+    sizes = {frame.size for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())}
+    for batch in others:
+        if len(batch[0]) in sizes:
+            read(model, guide, batch)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.data_source import Frame, not_a_tensor
+from pyro_aevb.model_guide.dependence import as_many_entries, check_outside, check_plate_follows
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -67,11 +68,19 @@ def read(
         check_call(half, fn, args, kwargs)
     with evaluated(model, guide, modules) as (its_model, its_guide, named), _lengths_in_words(model):
         guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
-    reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
+        reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
+        on_a_side(lambda: _check_plates(reading, its_model, args, kwargs))
     reading = dataclasses.replace(reading, named_modules=tuple(named))
     for name, site in observed_nodes(model_trace):
         check_support(name, site)
     return reading
+
+
+def _check_plates(reading: Reading, model: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+    check_outside(reading, model, args, kwargs)
+    if plates := as_many_entries(reading):
+        form = inside_of(_without_handlers(model))[1]
+        check_plate_follows(reading, plates, model, args, kwargs, len(args) if form is None else form.num_rows)
 
 
 @contextmanager

@@ -119,6 +119,7 @@ def log_density(
     model, guide = arranged(model, form), arranged(guide, form)
     modules = PythonState([model, guide]).modules
     reading = read(model, guide, args, modules=modules)
+    reading.require_whole_plates()
     values = enumerated(reading, guide)
     dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
     if dim is not None:
@@ -171,6 +172,7 @@ def capture_log_density(
         if first is None:
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
+            first.require_whole_plates()
             if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
         values = enumerated(first, guide)

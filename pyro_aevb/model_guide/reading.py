@@ -269,6 +269,21 @@ class Reading:
                 "enumerated; train with AEVB(..., pyro.infer.TraceEnum_ELBO()), or sample it in the guide"
             )
 
+    def require_whole_plates(self) -> None:
+        """Refuse a plate within a datapoint that is subsampled: each run would be of other parts of it.
+
+        Raises:
+            ValueError: for the first one, with what to do.
+        """
+        for name, site in (self.observations | self.latents).items():
+            for frame in site.inner(self.plate):
+                if frame.full_size not in (None, frame.size):
+                    raise ValueError(
+                        f"expected all of a datapoint, got {frame.size} of the {frame.full_size} entries of plate "
+                        f"{frame.name!r} around site {name!r}; evaluate a model with "
+                        f"pyro.plate({frame.name!r}, {frame.full_size}), without subsample_size"
+                    )
+
     def require_one_n(self) -> None:
         """Refuse a guide whose data plate has another N than the model's, which would train another bound.
 
@@ -288,11 +303,12 @@ class Reading:
                 )
 
     def require_density(self) -> None:
-        """Refuse a factor among the observations, with which p(x) needn't be a density.
+        """Refuse what has no log p(x) of a datapoint: a factor among the observations, or a part of its plates alone.
 
         Raises:
             ValueError: for the first one, with what to do.
         """
+        self.require_whole_plates()
         for name, site in self.observations.items():
             if isinstance(innermost(site.fn), dist.Unit):
                 raise ValueError(

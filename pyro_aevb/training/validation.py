@@ -10,6 +10,7 @@ import torch
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data, DataSet, Minibatches, check_data, check_integers, data_source
 from pyro_aevb.evidence.elbo import estimate
+from pyro_aevb.evidence.estimator import check_other_sizes
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.log_density import capture_log_density
@@ -67,9 +68,12 @@ class ValidationBound:
             check_data(*first.tensors)
             source = self.data
             number = len(source) if isinstance(source, DataSet) else 0
-            self.minibatches = Minibatches(number, 0, first.form, lambda: source.in_order(self.batch_size))
+            last = number % self.batch_size if number > self.batch_size else 0
+            each, others = (lambda: source.in_order(self.batch_size)), (lambda: source.last(last))
+            self.minibatches = Minibatches(number, 0, first.form, each, others=others)
             model, guide = self.minibatches.arranged(model), self.minibatches.arranged(guide)
             reading = read(model, guide, first.tensors)
+            check_other_sizes(model, guide, self.minibatches)
         self.density = capture_log_density(
             model,
             guide,
