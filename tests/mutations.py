@@ -1010,6 +1010,24 @@ MUTATIONS = [
         'wrong = wrong & ~site["mask"]',
         ("tests/model_guide/test_contract.py::test_what_is_masked_may_be_anything",),
     ),
+    Mutation(
+        "model_guide/local_densities.py",
+        "if shared := sorted(found & of_all.keys()):",
+        "if shared := sorted(found & of_all.keys()) if points else []:",
+        ("tests/model_guide/test_local_densities.py::test_one_density_of_all_datapoints_is_refused_everywhere",),
+    ),
+    Mutation(
+        "model_guide/local_densities.py",
+        "if point is not None and found & smooth:",
+        'if point is not None and reading.sites("guide", "auxiliary"):',
+        ("tests/model_guide/test_local_densities.py::test_every_guide_of_point_masses_is",),
+    ),
+    Mutation(
+        "model_guide/local_densities.py",
+        "not torch.as_tensor(point.log_density).any()",
+        "True",
+        ("tests/model_guide/test_local_densities.py::test_deltas_that_carry_a_density_are_taken",),
+    ),
     # -- objectives ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",

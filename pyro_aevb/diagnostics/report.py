@@ -25,6 +25,7 @@ from pyro_aevb.evidence.evidence_gap import EvidenceGap, evidence_gap
 from pyro_aevb.evidence.marginal_likelihood import log_marginal_likelihood
 from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.guide_values import enumerated
+from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.objective import Objective, Terms
@@ -297,6 +298,7 @@ def _terms(
         if objective is None:
             reading = read(model, guide, batch)
             reading.require_whole_plates()
+            require_local_densities(reading, model, guide, batch)
             proposals = (reading.proposals | reading.global_proposals).values()
             smooth = not enumerated(reading, guide) and all(site.fn.has_rsample for site in proposals)
             objective = ScoreFunction(num_particles, vectorize=vectorize)

@@ -26,6 +26,7 @@ from pyro_aevb.evidence.estimates import Estimate, Evidence
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.guide_values import enumerated
+from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.log_density import log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -148,6 +149,7 @@ def _best_guide(
     reading = read(model, guide, args)
     reading.require_local()
     reading.require_density()
+    require_local_densities(reading, model, guide, args)
     if names := list(enumerated(reading, guide)):
         raise ValueError(
             f"expected a guide whose latents all have moments, got one that enumerates {names}; mark them in the model "
@@ -161,7 +163,7 @@ def _best_guide(
 
     leaves = [leaf for site in offsets.values() for leaf in site.values()]
     if not leaves:
-        raise ValueError("expected a guide whose distributions have parameters, got point masses alone; sample from it")
+        raise ValueError("expected a guide whose distributions have parameters, got none; sample from one that has")
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)

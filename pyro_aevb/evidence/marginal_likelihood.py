@@ -25,6 +25,7 @@ from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
+from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -133,7 +134,7 @@ def log_marginal_likelihood(
     first = next(iter(batches))
     if given:
         model, guide = condition(model, guide, given)
-    reading = _check_pair(model, guide, batches, _draws_from_guide(estimator))
+    reading = _check_pair(model, guide, batches, estimator)
     check_given(reading, given or {})
     if reading.global_latents:
         _check_predictive(estimator, reading)
@@ -223,8 +224,16 @@ def _draws_from_guide(estimator: Estimator) -> bool:
     return isinstance(estimator, Importance) or (isinstance(estimator, Auto) and estimator.annealing.start == "prior")
 
 
+def _weighs_by_guide(estimator: Estimator) -> bool:
+    """Return whether log q(z|x) is a term; without it a guide is a place to begin at, if it is used at all."""
+    if isinstance(estimator, Quadrature):
+        return False
+    annealing = estimator.annealing if isinstance(estimator, BDMC) else estimator
+    return not (isinstance(annealing, AIS | SMC) and annealing.start == "prior")
+
+
 def _check_pair(
-    model: PyroCallable, guide: PyroCallable | None, batches: Iterable[tuple[Any, ...]], draws_from_guide: bool
+    model: PyroCallable, guide: PyroCallable | None, batches: Iterable[tuple[Any, ...]], estimator: Estimator
 ) -> Reading:
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
     for batch in batches:
@@ -232,11 +241,13 @@ def _check_pair(
         reading.require_summed()
         reading.require_density()
         others = [*reading.sites("guide", "by-product"), *reading.sites("guide", "auxiliary")]
-        if others and not draws_from_guide:
+        if others and not _draws_from_guide(estimator):
             raise ValueError(
                 f"expected a guide whose density is that of the model's latents, got auxiliary sites {others}; "
                 "use method='importance', which integrates them out, or pass guide=None"
             )
+        if _weighs_by_guide(estimator):
+            require_local_densities(reading, model, guide, batch)
     return reading
 
 

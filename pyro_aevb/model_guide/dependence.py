@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -308,13 +308,19 @@ class _Tracked(Messenger):
             msg["value"] = ProvenanceTensor(detach_provenance(msg["value"]), frozenset({msg["name"]}))
 
 
-def parents(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> dict[str, set[str]]:
-    """Return for each latent the latents that its distribution was computed from."""
+def parents(
+    fn: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] = NO_KWARGS,
+    names: Collection[str] | None = None,
+) -> dict[str, set[str]]:
+    """Return for each latent, or each of these names, the latents that its distribution was computed from."""
     with _Tracked():
         trace = poutine.trace(fn).get_trace(*args, **kwargs)
     return {
         name: set(get_provenance(site["fn"].log_prob(detach_provenance(site["value"]))))
         for name, site in _latents(trace).items()
+        if names is None or name in names
     }
 
 

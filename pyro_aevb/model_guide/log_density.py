@@ -25,6 +25,7 @@ from pyro_aevb.data_source import taken_apart
 from pyro_aevb.model_guide.contract import check_options, given, read
 from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.guide_values import GuideValues, enumerated, expected, log_share, summed
+from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -120,6 +121,7 @@ def log_density(
     modules = PythonState([model, guide]).modules
     reading = read(model, guide, args, modules=modules)
     reading.require_whole_plates()
+    require_local_densities(reading, model, guide, args, points=True)
     values = enumerated(reading, guide)
     dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
     if dim is not None:
@@ -173,6 +175,7 @@ def capture_log_density(
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
             first.require_whole_plates()
+            require_local_densities(first, model, guide, args, points=True)
             if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
         values = enumerated(first, guide)

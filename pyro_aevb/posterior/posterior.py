@@ -17,6 +17,7 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Minibatches
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
+from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -193,7 +194,7 @@ def visit_minibatches(
     """
     request = options.request(guide, (*METHODS, *others))
     for batch in batches:
-        _check_pair(model, guide, batch)
+        _check_pair(model, guide, batch, request.method)
     bar = progress_bar(
         show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
     )
@@ -217,12 +218,14 @@ def _advance(bar: Any, size: int, part: float) -> None:
     bar.update(part * size)
 
 
-def _check_pair(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...]) -> None:
+def _check_pair(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...], method: str) -> None:
     reading = read(model, guide, batch)
     reading.require_local()
     reading.require_density()
     if not reading.latents:
         raise ValueError("expected a model with latents, got none; add pyro.sample('z', ...) in its data plate")
+    if method != "hmc":
+        require_local_densities(reading, model, guide, batch)
 
 
 def joined(parts: list[Draws]) -> Posterior:

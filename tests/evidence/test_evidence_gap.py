@@ -336,9 +336,9 @@ def test_a_distribution_that_its_parameters_do_not_make_again_is_refused():
         split(model, guide, torch.zeros(3).double(), log_p=torch.zeros(3))
 
 
-def test_point_masses_alone_are_refused():
+def test_point_masses_are_refused():
     model, _ = flat_pair(lambda: dist.Normal(one(0.0), 1.0))
-    with pytest.raises(ValueError, match="got point masses alone; sample from it"):
+    with pytest.raises(ValueError, match="got point masses, Delta, which have none"):
         split(model, in_plate(lambda x: dist.Delta(x)), torch.zeros(3).double(), log_p=torch.zeros(3))
 
 
