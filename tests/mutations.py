@@ -637,6 +637,12 @@ MUTATIONS = [
         "getattr(annealed, field)[places.flip(0)]",
         ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
     ),
+    Mutation(
+        "evidence/auto.py",
+        "narrower(reading, problem.model, problem.args) is not None",
+        "False",
+        ("tests/model_guide/test_guide_supports.py::test_auto_leaves_such_a_guide_out",),
+    ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",
@@ -1027,6 +1033,30 @@ MUTATIONS = [
         "not torch.as_tensor(point.log_density).any()",
         "True",
         ("tests/model_guide/test_local_densities.py::test_deltas_that_carry_a_density_are_taken",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "STRETCH = 3.0",
+        "STRETCH = 0.0",
+        ("tests/model_guide/test_guide_supports.py::test_a_part_of_the_priors_support_is_noticed",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "if type(fn) not in COMPOSED or _is_real",
+        "if True or _is_real",
+        ("tests/model_guide/test_guide_supports.py::test_a_part_of_the_priors_support_is_noticed",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "(log_joint.isfinite() & (",
+        "(log_joint.isfinite() | (",
+        ("tests/model_guide/test_guide_supports.py::test_a_part_that_data_leave_none_of_is_not_missed",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "left_out = left_out & torch",
+        "left_out = left_out | ~torch",
+        ("tests/model_guide/test_guide_supports.py::test_what_is_masked_does_not_count",),
     ),
     # -- objectives ---------------------------------------------------------------------------------------------------
     Mutation(
@@ -1431,6 +1461,12 @@ MUTATIONS = [
         "return log_p + noisy",
         "return log_p + 0 * noisy",
         ("tests/posterior/test_denoise.py::test_binary_cells_are_summed_over",),
+    ),
+    Mutation(
+        "posterior/gate.py",
+        "relied_on(tail, k) & some & self._weights_tell",
+        "relied_on(tail, k) & some",
+        ("tests/model_guide/test_guide_supports.py::test_draws_by_weights_are_not_trusted",),
     ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(

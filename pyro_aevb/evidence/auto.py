@@ -18,6 +18,8 @@ from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights, relied_on, widened
+from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.samplers.ais import Tick
 
 SHARE_OF_IMPORTANCE = 0.1  # of the progress bar
@@ -30,7 +32,8 @@ class Auto(Estimator):
 
     Each datapoint has K draws from the guide (``num_particles``, 1000 by default).  Unless the shape of its weights'
     tail is below ``largest_pareto_k`` by two standard errors (:func:`.importance_weights.relied_on`), or if all weights
-    are zero, it is annealed.  So are all of them without a guide.  ``Evidence.method`` says how each value came about;
+    are zero, it is annealed.  So are all of them without a guide, and with one that has no density in a part of the
+    prior's support, of which weights can't tell.  ``Evidence.method`` says how each value came about;
     ``pareto_k`` is that of the weights behind it, NaN for AIS, whose chains are too few for a tail.
 
     The datapoints of a minibatch that are annealed are a minibatch of their own, if the model takes it.
@@ -71,7 +74,8 @@ class Auto(Estimator):
             no_tail = torch.full_like(found.value, torch.nan)
             return replace(found, pareto_k=no_tail, method=("ais",) * len(no_tail))
 
-        if problem.guide is None:
+        reading = read(problem.model, problem.guide, problem.args)
+        if problem.guide is None or narrower(reading, problem.model, problem.args) is not None:
             return anneal
         weigh = self.importance.weigher(problem)
 

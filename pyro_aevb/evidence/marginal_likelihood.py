@@ -24,6 +24,7 @@ from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.contract import given as given_options
+from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
 from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
@@ -236,6 +237,7 @@ def _check_pair(
     model: PyroCallable, guide: PyroCallable | None, batches: Iterable[tuple[Any, ...]], estimator: Estimator
 ) -> Reading:
     """Read the pair on each minibatch; raise ``ValueError`` if log p(x) isn't what would come out."""
+    left_out: str | None = None
     for batch in batches:
         reading = read(model, guide, batch)
         reading.require_summed()
@@ -248,6 +250,11 @@ def _check_pair(
             )
         if _weighs_by_guide(estimator):
             require_local_densities(reading, model, guide, batch)
+            left_out = left_out or narrower(reading, model, batch)
+    if left_out is not None and isinstance(estimator, PosteriorDensity | BDMC):  # whose upper side isn't above then
+        raise ValueError(left_out)
+    if left_out is not None and not (isinstance(estimator, Auto) and estimator.annealing.start == "prior"):
+        warn(left_out)
     return reading
 
 

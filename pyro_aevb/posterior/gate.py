@@ -19,12 +19,14 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.importance_weights import log_mean, relied_on, smoothed
 from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.chains import Chains, resampled, thinned
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.proposals import Layout, Proposals
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
+from pyro_aevb.warning import warn
 
 METHODS: tuple[str, ...] = ("auto", "guide", "importance", "hmc")
 SHARE_OF_PROPOSALS = 0.1  # of the progress bar, where there are chains
@@ -117,6 +119,10 @@ class Gate:
                 "method='importance', or guide=None for the other latents"
             )
         self.layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
+        left_out = None if guide is None else narrower(reading, model, args)
+        self._weights_tell = left_out is None
+        if left_out is not None and self._path is None:
+            warn(left_out)
 
     def __call__(self, places: Sequence[int], tick: Tick, *args: Tensor) -> Draws:
         """Return the draws of a minibatch.
@@ -153,7 +159,7 @@ class Gate:
         _check_numbers(value, places)
         tail, some = sums.pareto_k(), value.isfinite()
         ess = torch.where(some, ess, 0.0)
-        relied = relied_on(tail, k) & some
+        relied = relied_on(tail, k) & some & self._weights_tell
         equal = relied & (k / ess - 1 <= 1 / num_draws)
         resample = ~equal if self._request.method == "auto" else torch.full_like(equal, self._by_weight)
         index = torch.arange(num_draws, device=value.device)[:, None].expand(-1, len(value))

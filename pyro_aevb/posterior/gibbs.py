@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, drawn, trace_pair
@@ -97,6 +98,8 @@ class Gibbs:
                 f"expected a guide whose density at a latent is known for 'gibbs', got one that samples {drawn_anew} "
                 "besides; use method='importance' or 'hmc'"
             )
+        if (left_out := narrower(reading, model, args)) is not None:
+            raise ValueError(left_out)
         self._unchecked = reading.unchecked
         self.layouts = {name: Layout.of(site, reading) for name, site in reading.latents.items()}
         self._discrete = {name for name, site in reading.latents.items() if site.fn.support.is_discrete}
