@@ -1058,6 +1058,12 @@ MUTATIONS = [
         "left_out = left_out | ~torch",
         ("tests/model_guide/test_guide_supports.py::test_what_is_masked_does_not_count",),
     ),
+    Mutation(
+        "model_guide/sites.py",
+        "outside_error(name, fn, value, drawn=drawn)",
+        "outside_error(name, fn, value)",
+        ("tests/model_guide/test_guide_supports.py::test_draws_outside_of_the_priors_support_are_told_as_such",),
+    ),
     # -- objectives ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",

@@ -145,7 +145,7 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
         if node["type"] != "sample" or site_is_subsample(node) or (node["infer"] or {}).get("_deterministic"):
             continue
         fn, mask = apart_from_mask(node["fn"], node["mask"])
-        log_prob = density(name, fn, node["value"])
+        log_prob = density(name, fn, node["value"], drawn=not node["is_observed"])
         if name not in enumerated:  # p(y) sums to 1 where y is masked off, as in the padding of a sequence
             log_prob = scale_and_mask(log_prob, mask=mask)
         dim_to_symbol = _symbols_of(log_prob, node, len(trace.plate_to_symbol))

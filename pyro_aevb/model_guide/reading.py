@@ -139,7 +139,7 @@ class Reading:
 
     def log_prob(self, site: Site, value: Tensor | None = None) -> Tensor:
         """Return a site's log probability, (K, M) in nats, masked and not weighed; or ``value`` put into that shape."""
-        term = density(site.name, site.fn, site.value) if value is None else value
+        term = density(site.name, site.fn, site.value, drawn=site.is_drawn) if value is None else value
         return self.per_datapoint(scale_and_mask(term, mask=site.mask))
 
     def sum_log_prob(self, sites: Iterable[Site]) -> Tensor:
@@ -168,7 +168,9 @@ class Reading:
         weights = self.weights()
         for name, site in self.sites(half, *roles).items():
             scale = weights.scale * weights.by_site[name] if name in weights.by_site else site.weight
-            total = total + scale_and_mask(density(name, site.fn, site.value), scale, site.mask).sum()
+            total = (
+                total + scale_and_mask(density(name, site.fn, site.value, drawn=site.is_drawn), scale, site.mask).sum()
+            )
         return torch.as_tensor(total)
 
     def per_datapoint(self, term: Tensor) -> Tensor:
@@ -218,7 +220,7 @@ class Reading:
         Returns:
             (K,), or (1,) for a draw that all particles have in common.
         """
-        term = density(site.name, site.fn, site.value) if value is None else value
+        term = density(site.name, site.fn, site.value, drawn=site.is_drawn) if value is None else value
         term = scale_and_mask(term, mask=site.mask)
         if self.particles is None or term.dim() < -self.particles[0]:
             return term.sum().reshape(1)

@@ -49,6 +49,11 @@ class Site:
     mask: Any = None
     infer: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its value is a latent's, and no datum."""
+        return self.role not in ("observation", "given", "note")
+
     def inner(self, plate: DataPlate) -> tuple[CondIndepStackFrame, ...]:
         """Return the vectorized plates within a datapoint that the site is in."""
         return tuple(frame for frame in self.frames if frame.dim not in (None, plate.dim))
@@ -79,14 +84,21 @@ class DataPlate(NamedTuple):
         return self.full_size / self.size
 
 
-def density(name: str, fn: Any, value: Tensor) -> Tensor:
-    """Return fn's log density of ``value``; raise ``ValueError`` if it has none there, or for its own draws alone."""
+def density(name: str, fn: Any, value: Tensor, *, drawn: bool = False) -> Tensor:
+    """Return fn's log density of ``value``; raise ``ValueError`` if it has none there, or for its own draws alone.
+
+    Args:
+        name: the site's.
+        fn: its distribution.
+        value: data, or ``drawn`` by the other half.
+        drawn: whether it is a latent's.
+    """
     try:
         return fn.log_prob(value)
     except ValueError as error:
         if "within the support" not in str(error) or not isinstance(value, Tensor):
             raise
-        raise outside_error(name, fn, value) from error
+        raise outside_error(name, fn, value, drawn=drawn) from error
     except (KeyError, NotImplementedError) as error:
         if str(error).startswith("expected "):  # a distribution of this library, which says it better
             raise

@@ -19,6 +19,10 @@ BINARY = (
     "; grey pixels are made binary by threshold, statically (sampled once) or dynamically (sampled each visit): see "
     "pyro_aevb.datasets, or kept grey under a ContinuousBernoulli"
 )
+ONE_SUPPORT = (
+    "LogNormal(loc, scale) in the guide for a positive latent, or dist.TransformedDistribution(Normal(loc, scale), "
+    "[torch.distributions.biject_to(support)])"
+)
 OTHERS = "; rescale the data or choose a likelihood with that support"
 
 
@@ -66,9 +70,15 @@ def check_support(name: str, site: Any) -> None:
     raise outside_error(name, site["fn"], site["value"])
 
 
-def outside_error(name: str, fn: Any, value: Tensor) -> ValueError:
-    """Return the error that says how data outside of a site's support can be made to fit."""
+def outside_error(name: str, fn: Any, value: Tensor, *, drawn: bool = False) -> ValueError:
+    """Return the error that says how data outside of a site's support can be made to fit, or what is ``drawn``."""
     support = fn.support
+    if drawn:
+        return ValueError(
+            f"expected draws of the latent {name!r} inside the support that it has in both halves, {support}, got "
+            f"values from {value.min().item():.4g} to {value.max().item():.4g}; give model and guide distributions "
+            f"with one support: {ONE_SUPPORT}"
+        )
     return ValueError(
         f"expected data inside the support of site {name!r}, {support}, got values from {value.min().item():.4g} to "
         f"{value.max().item():.4g}{BINARY if 'boolean' in repr(support).lower() else OTHERS}"

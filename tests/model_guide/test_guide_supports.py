@@ -3,6 +3,7 @@
 Shapes: N datapoints.
 """
 
+import functools
 import math
 import warnings
 
@@ -16,7 +17,7 @@ from pyro.distributions.transforms import AffineTransform, ExpTransform, Sigmoid
 from pyro.infer import autoguide
 from torch.distributions import biject_to
 
-from pyro_aevb import AIS, BDMC, SMC, elbo, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, SGVB, SMC, WakeSleep, elbo, log_marginal_likelihood
 from pyro_aevb.model_guide import read
 from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.posterior import Chains, impute, posterior
@@ -224,3 +225,53 @@ def test_the_bound_of_such_a_guide_is_right():
     z = torch.linspace(0.0, 3.0, 3001)[1:-1]
     exact = (dist.Gamma(2.0, 1.0).log_prob(z) + dist.Poisson(z).log_prob(X[0]) + math.log(3.0)).mean()
     assert bool(((found.value - exact).abs() < 5 * found.standard_error).all())
+
+
+def reals(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x - 4.0, 1.0))
+
+
+def lognormals(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.LogNormal(torch.zeros_like(x), 1.0))
+
+
+def bijected(x):
+    with pyro.plate("data", len(x)):
+        to_support = biject_to(dist.Gamma(2.0, 1.0).support)
+        pyro.sample("z", dist.TransformedDistribution(dist.Normal(torch.zeros_like(x), 1.0), [to_support]))
+
+
+def waits(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Gamma(torch.full_like(x, 2.0), 1.0))
+        pyro.sample("x", dist.Normal(z, 3.0), obs=x)
+
+
+OUTSIDE = {
+    "elbo": lambda g: elbo(waits, g, X, num_particles=50, seed=0),
+    "importance": lambda g: log_marginal_likelihood(waits, g, X, num_particles=1000, **QUIET),
+    "posterior": lambda g: posterior(waits, g, X, method="importance", **QUIET),
+    "SGVB": lambda g: SGVB(50).loss(waits, g, X),
+}
+
+
+@pytest.mark.parametrize("entry", OUTSIDE)
+def test_draws_outside_of_the_priors_support_are_told_as_such(entry):
+    with pytest.raises(ValueError, match=r"^expected draws of the latent 'z' inside the support .* with one support"):
+        OUTSIDE[entry](reals)
+    for guide in (lognormals, bijected):  # what it says to do
+        OUTSIDE[entry](guide)
+
+
+def test_where_the_model_draws_outside_of_the_guides():
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(torch.zeros_like(x), pyro.param("end", torch.tensor(3.0))))
+
+    adam = functools.partial(torch.optim.Adam, lr=0.1)
+    learner = WakeSleep(rates, guide, adam, adam)
+    with pytest.raises(ValueError, match=r"^expected draws of the latent 'z' inside the support that it has in both"):
+        learner.step(torch.full((100,), 4.0))
