@@ -1523,6 +1523,12 @@ MUTATIONS = [
         "change = joint",
         (f"{EVIDENCE}::test_the_effective_sample_size_of_annealing_is_not_more_than_its_chains",),
     ),
+    Mutation(
+        "samplers/annealed_path.py",
+        'if start == "guide":\n            require',
+        'if start != "guide":\n            require',
+        ("tests/model_guide/test_edges.py::test_no_chain_starts_from_a_guide_messenger",),
+    ),
     # -- files that are hostile ---------------------------------------------------------------------------------------
     Mutation(
         "datasets/array_files.py",

@@ -18,7 +18,7 @@ from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.supports import Inside
-from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, require_own_run, trace_model
 
 
 class WakeSleepInfo(NamedTuple):
@@ -113,6 +113,7 @@ class WakeSleep(Learner):
 
     def _see_dreams(self, *args: Tensor) -> Dreams:
         """See what there is to dream."""
+        require_own_run(self.traced_guide, "train with AEVB(model, guide, optim, SGVB()), which follows its draws")
         return Dreams(self.traced_model, self.traced_guide, args, self.dream_arguments)
 
     def _wake_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,6 +103,22 @@ def is_messenger(guide: PyroCallable) -> bool:
     return isinstance(poutine.unwrap(guide), GuideMessenger)
 
 
+def require_own_run(guide: PyroCallable | None, remedy: str) -> None:
+    """Refuse a guide messenger where the guide's density of draws that aren't its own is asked for.
+
+    Args:
+        guide: q(z|x), or ``None``.
+        remedy: what to do instead.
+
+    Raises:
+        ValueError: for a messenger.
+    """
+    if guide is not None and is_messenger(guide):
+        raise ValueError(
+            f"expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); {remedy}"
+        )
+
+
 @contextmanager
 def broadcasting(particles: tuple[int, int] | None) -> Iterator[None]:
     """Say what is expected if a pair can't be run on all its K particles at once."""

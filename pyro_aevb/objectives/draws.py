@@ -30,9 +30,9 @@ from pyro_aevb.model_guide.traces import (
     Outside,
     PyroCallable,
     broadcasting,
-    is_messenger,
     number_of_datapoints,
     on_a_side,
+    require_own_run,
     trace_model,
     trace_pair,
 )
@@ -41,6 +41,7 @@ from pyro_aevb.objectives.particles import Particles, sum_terms, times
 
 Flow = Literal["total", "path", "doubly", "score", "wake"]
 NOTHING: Mapping[str, int] = {}
+WITH_OWN_DRAWS = "use an objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
 
 
 def draw(
@@ -84,11 +85,8 @@ def draw(
         ValueError: for a pair that breaks the contract, a guide that can't be reparameterised where ``flow`` needs it,
             and scales that say different things in model and guide.
     """
-    if flow != "total" and is_messenger(guide):
-        raise ValueError(
-            "expected a guide that can be run by itself, got a guide messenger (pyro.infer.autoguide.effect); use an "
-            "objective that follows its draws: SGVB(), IWAE(K), Renyi(alpha, K) or Pyro's own"
-        )
+    if flow != "total":
+        require_own_run(guide, WITH_OWN_DRAWS)
     how = _How(flow, closed_form, unchecked, global_names, GradientScale(), frozenset(enumerated), apart)
     one_global_draw = one_global_draw and bool(global_names)
     num_rows = num_particles * math.prod(enumerated.values())

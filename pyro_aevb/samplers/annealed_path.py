@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.model_guide.parameters import ParameterRecorder
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, require_own_run
 from pyro_aevb.samplers import hmc
 from pyro_aevb.samplers.ais import Path
 from pyro_aevb.samplers.latent_space import LatentSpace
 
 Start = Literal["prior", "guide"]
 FEWEST_ROWS = 8
+REMEDY = "start from the prior: AIS(start='prior'), SMC(start='prior'), or guide=None for 'posterior-density'"
 
 
 class AnnealedPath:
@@ -36,6 +37,9 @@ class AnnealedPath:
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         expected_calls: the number of gradients to expect.
         expected_joints: the number of calls of :meth:`log_joint` to expect.
+
+    Raises:
+        ValueError: for a start from a guide messenger, and latents that can't be moved.
     """
 
     def __init__(
@@ -49,6 +53,8 @@ class AnnealedPath:
         expected_calls: int = 0,
         expected_joints: int = 0,
     ) -> None:
+        if start == "guide":
+            require_own_run(guide, REMEDY)
         parameters = ParameterRecorder()
         self._model, self._start, self._vectorize = parameters(model), start, vectorize
         self._guide = None if guide is None else parameters(guide)

@@ -8,7 +8,21 @@ import pytest
 import torch
 from forms import FORMS
 
-from pyro_aevb import AEVB, IWAE, SGVB, STL, VAE, elbo, fit, log_density, log_marginal_likelihood
+from pyro_aevb import (
+    AEVB,
+    AIS,
+    BDMC,
+    IWAE,
+    SGVB,
+    SMC,
+    STL,
+    VAE,
+    WakeSleep,
+    elbo,
+    fit,
+    log_density,
+    log_marginal_likelihood,
+)
 
 SGD = functools.partial(torch.optim.SGD, lr=0.0)
 
@@ -110,6 +124,48 @@ def test_a_guide_messenger_trains_like_any_guide():
     assert abs(ours.item() - stock) < 0.1
     with pytest.raises(ValueError, match="got a guide messenger"):
         STL().loss(model, guide, x)
+
+
+BY_ITSELF = r"^expected a guide that can be run by itself, got a guide messenger .*"
+FROM_THE_GUIDE = {
+    "posterior-density": ("posterior-density", "posterior-density", None),
+    "ais": (AIS(100, num_leapfrog=3, start="guide"), AIS(100, num_leapfrog=3, start="prior"), "guide"),
+    "smc": (SMC(20, start="guide"), SMC(20, start="prior"), "guide"),
+    "bdmc": (BDMC(AIS(100, num_leapfrog=3, start="guide"), chain=5), BDMC(AIS(100, num_leapfrog=3), chain=5), "guide"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:pareto_k", "ignore:the fitted density")
+@pytest.mark.parametrize("kind", FROM_THE_GUIDE)
+def test_no_chain_starts_from_a_guide_messenger(kind):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    x = torch.tensor([0.5, -2.0])
+    guide = pyro.infer.autoguide.AutoNormalMessenger(model)
+    guide(x)
+    method, instead, needs = FROM_THE_GUIDE[kind]
+    with pytest.raises(ValueError, match=BY_ITSELF + r"start from the prior: AIS\(start='prior'\)"):
+        log_marginal_likelihood(model, guide, x, method=method, progress=False)
+    found = log_marginal_likelihood(model, needs and guide, x, method=instead, seed=0, progress=False)
+    exact = dist.Normal(0.0, 1.25**0.5).log_prob(x).double()
+    torch.testing.assert_close(found.value, exact, atol=0.2, rtol=0)
+
+
+def test_wake_sleep_has_no_dreams_for_a_guide_messenger():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(5)
+    guide = pyro.infer.autoguide.AutoNormalMessenger(model, amortized_plates=("data",))
+    guide(x)
+    with pytest.raises(ValueError, match=BY_ITSELF + r"train with AEVB\(model, guide, optim, SGVB\(\)\)"):
+        WakeSleep(model, guide, SGD, SGD).step(x)
+    assert AEVB(model, guide, SGD, SGVB()).step(x).loss > 0
 
 
 def test_the_prior_on_theta_takes_the_constrained_value_wherever_it_was_declared():
