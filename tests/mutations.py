@@ -643,6 +643,12 @@ MUTATIONS = [
         "False",
         ("tests/model_guide/test_guide_supports.py::test_auto_leaves_such_a_guide_out",),
     ),
+    Mutation(
+        "evidence/marginal_likelihood.py",
+        "if not reading.latents.keys() - set(names) and",
+        "if not reading.latents and",
+        ("tests/evidence/test_marginal_likelihood.py::test_where_all_latents_are_summed_out_log_p_is_exact",),
+    ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",

@@ -15,13 +15,14 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.annealing import AIS, BDMC
 from pyro_aevb.evidence.auto import Auto
 from pyro_aevb.evidence.estimates import Evidence, concatenate
-from pyro_aevb.evidence.estimator import Estimator, Problem, check_sizes, over_minibatches
+from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes, over_minibatches
 from pyro_aevb.evidence.global_draws import GlobalDraws, check_given, condition, predictive
 from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K
 from pyro_aevb.evidence.posterior_density import PosteriorDensity
 from pyro_aevb.evidence.quadrature import Quadrature
 from pyro_aevb.evidence.smc import SMC
+from pyro_aevb.evidence.summed import summed
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.contract import given as given_options
 from pyro_aevb.model_guide.guide_supports import narrower
@@ -79,6 +80,9 @@ def log_marginal_likelihood(
 
     In a model with global latents w, outside of the data plate, the estimate is of the posterior predictive density of
     each datapoint by itself, log E_q(w)[p(x_n|w)], from draws of w; given values of w, it is of log p(x_n|w).
+
+    Where all latents are summed out, the methods that would move them give the exact value, its direction
+    ``"numerical"``.
 
     Masks in the model count, scales (N/M, ``poutine.scale``) don't.  Given the noise, the numbers of a datapoint depend
     on that datapoint alone; its neighbours, batches and order only change which noise it gets.
@@ -141,7 +145,7 @@ def log_marginal_likelihood(
         _check_predictive(estimator, reading)
     else:
         num_global_draws = 1
-    model, guide = _over_the_rest(estimator, model, guide, reading)
+    prepare, model, guide = _over_the_rest(estimator, model, guide, reading)
     num_batches = len(batches) * num_global_draws
     problem = Problem(model, guide, first, num_particles, num_batches, vectorize, compile)
     with (
@@ -153,7 +157,7 @@ def log_marginal_likelihood(
         if reading.global_latents:
             given_draws = GlobalDraws(its_model, its_guide, reading, first)
             its_model, its_guide = given_draws.model, given_draws.guide
-        evaluate = estimator.prepare(problem._replace(model=its_model, guide=its_guide))
+        evaluate = prepare(problem._replace(model=its_model, guide=its_guide))
         each: list[Evidence] = []  # given each draw of the global latents
         for draw in range(num_global_draws):
             if draw and given_draws is not None:
@@ -205,17 +209,24 @@ def _estimator(method: str | Estimator) -> Estimator:
 
 def _over_the_rest(
     estimator: Estimator, model: PyroCallable, guide: PyroCallable | None, reading: Reading
-) -> tuple[PyroCallable, PyroCallable | None]:
-    """Return the pair that a method is for, if the guide enumerates latents: the model sums them out where it can't."""
+) -> tuple[Callable[[Problem], Evaluate], PyroCallable, PyroCallable | None]:
+    """Return what prepares a method, and its pair: the model sums out what the guide enumerates, where a method can't.
+
+    With nothing left to be moved or integrated over, log p(x) is the model's own number.
+    """
     names = list(enumerated(reading, guide))
+    if not reading.latents.keys() - set(names) and isinstance(
+        estimator, Auto | AIS | SMC | PosteriorDensity | Quadrature
+    ):
+        return summed, summed_in_model(model, names), guide
     if not names or isinstance(estimator, Importance):
-        return model, guide
+        return estimator.prepare, model, guide
     if getattr(getattr(estimator, "annealing", estimator), "start", "prior") == "guide":
         raise ValueError(
             f"expected a start from the prior, got start='guide' for a guide that enumerates {names}, which are summed "
             "out of the model; leave start='guide' out, or use method='importance'"
         )
-    return summed_in_model(model, names), guide if isinstance(estimator, Auto) else None
+    return estimator.prepare, summed_in_model(model, names), guide if isinstance(estimator, Auto) else None
 
 
 def _draws_from_guide(estimator: Estimator) -> bool:

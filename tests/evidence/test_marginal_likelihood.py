@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from pyro_aevb import AIS, BDMC, SMC, Auto, Importance, PosteriorDensity, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence import elbo
 from pyro_aevb.evidence.importance_weights import WeightSums, log_mean, pareto_k, smoothed, tail_length
+from pyro_aevb.posterior import anomaly_score
 
 METHODS = {
     "importance": (Importance(), 2000),
@@ -747,3 +748,58 @@ def test_progress_comes_to_its_end(method):
     updates = bar.return_value.__enter__.return_value.update.call_args_list
     assert len(updates) >= 6
     assert sum(call.args[0] for call in updates) == pytest.approx(50)
+
+
+def mixture(x):
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.8])), infer={"enumerate": "parallel"})
+        pyro.sample("x", dist.Normal(2.0 * y, 1.0), obs=x)
+
+
+def with_values_of_y(x):
+    with pyro.plate("data", len(x)):
+        logits = torch.stack([-x, x], -1)
+        pyro.sample("y", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+
+
+NO_LATENTS = ["auto", "quadrature", "ais", "smc", "posterior-density"]
+
+
+@pytest.mark.parametrize("guide", [None, lambda x: None, with_values_of_y], ids=["no guide", "empty", "enumerated"])
+@pytest.mark.parametrize("method", NO_LATENTS)
+def test_where_all_latents_are_summed_out_log_p_is_exact(method, guide):
+    x = torch.tensor([0.0, 3.0, -1.0])
+    exact = torch.logaddexp(
+        math.log(0.2) + dist.Normal(0.0, 1.0).log_prob(x), math.log(0.8) + dist.Normal(2.0, 1.0).log_prob(x)
+    )
+    found = log_marginal_likelihood(mixture, guide, x, method=method, batch_size=2, progress=False)
+    torch.testing.assert_close(found.value, exact.double(), atol=1e-5, rtol=0)
+    assert (found.standard_error == 0).all()
+    assert found.direction == "numerical"
+    if guide is not None and method == "auto":
+        score = anomaly_score(mixture, guide, x, progress=False).score
+        torch.testing.assert_close(score.double(), -exact.double(), atol=1e-5, rtol=0)
+
+
+def test_where_only_global_latents_are_left_their_draws_are_the_error():
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(w + 2.0 * y, 1.0), obs=x)
+
+    x = torch.tensor([0.0, 3.0])
+    found = log_marginal_likelihood(
+        model,
+        lambda x: pyro.sample("w", dist.Normal(0.5, 0.1)),
+        x,
+        method="ais",
+        num_global_draws=400,
+        seed=0,
+        progress=False,
+    )
+    scale = 1.01**0.5
+    exact = torch.logaddexp(dist.Normal(0.5, scale).log_prob(x), dist.Normal(2.5, scale).log_prob(x)) - math.log(2)
+    assert ((found.value - exact).abs() < SIGMAS * found.standard_error).all()
+    assert found.direction == "lower"

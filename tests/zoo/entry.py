@@ -21,7 +21,6 @@ WITH_GLOBALS = {  # what global latents can't have, which are no datapoint's
     "wake-sleep": "there are no dreams of data sets with a global one",
     "mcem": "a global one is given a value first",
 }
-ONLY_GLOBALS = WITH_GLOBALS | {"ais": "expected a model with local latents, got none"}
 Fn = Callable[..., Any]
 
 

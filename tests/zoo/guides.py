@@ -18,7 +18,7 @@ from pyro.infer.autoguide.effect import AutoNormalMessenger
 from pyro.infer.reparam import LocScaleReparam
 from torch import nn
 
-from zoo.entry import ONLY_GLOBALS, WITH_GLOBALS, Entry, Pair, data, normal, param, plate, positive, zeros
+from zoo.entry import WITH_GLOBALS, Entry, Pair, data, normal, param, plate, positive, zeros
 
 X = data(12)
 
@@ -162,18 +162,18 @@ def spline_prior():
 MESSENGER = dict.fromkeys(("score", "reweighted"), "expected a guide that can be run by itself")
 OWN_DRAWS = dict.fromkeys(("score", "wake-sleep", "reweighted"), "expected a density at any z")
 ENTRIES = [
-    Entry("globals, AutoDiagonalNormal", over_globals(AutoDiagonalNormal), senseless=ONLY_GLOBALS),
+    Entry("globals, AutoDiagonalNormal", over_globals(AutoDiagonalNormal), senseless=WITH_GLOBALS),
     Entry(
-        "globals, AutoLowRankMultivariateNormal", over_globals(AutoLowRankMultivariateNormal), senseless=ONLY_GLOBALS
+        "globals, AutoLowRankMultivariateNormal", over_globals(AutoLowRankMultivariateNormal), senseless=WITH_GLOBALS
     ),
-    Entry("globals, AutoDelta", over_globals(AutoDelta), senseless=ONLY_GLOBALS),
-    Entry("globals, AutoIAFNormal", over_globals(lambda m: AutoIAFNormal(m, hidden_dim=[4])), senseless=ONLY_GLOBALS),
+    Entry("globals, AutoDelta", over_globals(AutoDelta), senseless=WITH_GLOBALS),
+    Entry("globals, AutoIAFNormal", over_globals(lambda m: AutoIAFNormal(m, hidden_dim=[4])), senseless=WITH_GLOBALS),
     Entry("locals, AutoNormal with create_plates", subsampled_plates, senseless=WITH_GLOBALS),
-    Entry("globals, AutoGuideList", in_a_list, senseless=ONLY_GLOBALS),
+    Entry("globals, AutoGuideList", in_a_list, senseless=WITH_GLOBALS),
     Entry("schools, a guide by hand", schools_by_hand, senseless=WITH_GLOBALS),
     Entry("schools, LocScaleReparam", schools_reparameterized, senseless=WITH_GLOBALS),
     Entry("schools, easyguide", easy, senseless=WITH_GLOBALS),
-    Entry("globals, AutoNormalMessenger", messenger, senseless=ONLY_GLOBALS | MESSENGER),
+    Entry("globals, AutoNormalMessenger", messenger, senseless=WITH_GLOBALS | MESSENGER),
     Entry("coupling posterior", coupling_posterior),
     Entry("planar posterior", planar_posterior, senseless=OWN_DRAWS),
     Entry("spline prior", spline_prior),

@@ -7,7 +7,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 
-from zoo.entry import ONLY_GLOBALS, Entry, Pair, data, normal, param, plate, positive, zeros
+from zoo.entry import WITH_GLOBALS, Entry, Pair, data, normal, param, plate, positive, zeros
 
 
 def _weights(k):
@@ -121,9 +121,9 @@ def zero_inflated():
 
 ENTRIES = [
     Entry("mixture of factor analyzers", with_a_continuous_latent, True),
-    Entry("gmm, AutoDelta", at_a_point, True, ONLY_GLOBALS),
-    Entry("gmm, AutoNormal", with_a_posterior, True, ONLY_GLOBALS),
+    Entry("gmm, AutoDelta", at_a_point, True, WITH_GLOBALS),
+    Entry("gmm, AutoNormal", with_a_posterior, True, WITH_GLOBALS),
     Entry("gmm as a prior", by_hand, True),
-    Entry("dirichlet process", stick_breaking, True, ONLY_GLOBALS),
+    Entry("dirichlet process", stick_breaking, True, WITH_GLOBALS),
     Entry("zero-inflated counts", zero_inflated),
 ]

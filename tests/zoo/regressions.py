@@ -10,7 +10,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, Aut
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
-from zoo.entry import ONLY_GLOBALS, WITH_GLOBALS, Entry, Pair, bits, data, normal, param, plate, positive, zeros
+from zoo.entry import WITH_GLOBALS, Entry, Pair, bits, data, normal, param, plate, positive, zeros
 
 X, Y = data(12, 3), data(12, seed=1)
 
@@ -82,15 +82,15 @@ def random_effects():
 
 
 ENTRIES = [
-    Entry("linear regression, AutoNormal", linear(AutoNormal), senseless=ONLY_GLOBALS, mean_field=False),
+    Entry("linear regression, AutoNormal", linear(AutoNormal), senseless=WITH_GLOBALS, mean_field=False),
     Entry(
         "linear regression, AutoMultivariateNormal",
         linear(AutoMultivariateNormal),
-        senseless=ONLY_GLOBALS,
+        senseless=WITH_GLOBALS,
         mean_field=False,
     ),
-    Entry("linear regression, a guide by hand", linear_by_hand, senseless=ONLY_GLOBALS),
-    Entry("logistic regression", logistic, senseless=ONLY_GLOBALS),
-    Entry("regression, PyroModule and PyroSample", pyro_module, senseless=ONLY_GLOBALS),
+    Entry("linear regression, a guide by hand", linear_by_hand, senseless=WITH_GLOBALS),
+    Entry("logistic regression", logistic, senseless=WITH_GLOBALS),
+    Entry("regression, PyroModule and PyroSample", pyro_module, senseless=WITH_GLOBALS),
     Entry("random effects", random_effects, senseless=WITH_GLOBALS),
 ]

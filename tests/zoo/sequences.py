@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from pyro_aevb import Arguments
-from zoo.entry import ONLY_GLOBALS, Entry, Network, Pair, data, normal, param, plate, positive, zeros
+from zoo.entry import WITH_GLOBALS, Entry, Network, Pair, data, normal, param, plate, positive, zeros
 
 T = 4
 LENGTHS = torch.tensor([4, 3, 2, 4, 4, 1, 2, 3, 4, 2, 3, 4])
@@ -147,7 +147,7 @@ def gaussian_hmm():
 ENTRIES = [
     Entry("hmm", hidden_markov, True),
     Entry("hmm, lengths", hidden_markov_with_lengths, True),
-    Entry("hmm, AutoDelta", hidden_markov_at_a_point, True, ONLY_GLOBALS),
+    Entry("hmm, AutoDelta", hidden_markov_at_a_point, True, WITH_GLOBALS),
     Entry("deep markov model, packed", deep_markov, scaled=True, dream=_imagined),
     Entry("state space", state_space),
     Entry("gaussian hmm", gaussian_hmm),
