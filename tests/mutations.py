@@ -1486,6 +1486,12 @@ MUTATIONS = [
         "relied_on(tail, k) & some",
         ("tests/model_guide/test_guide_supports.py::test_draws_by_weights_are_not_trusted",),
     ),
+    Mutation(
+        "samplers/latent_space.py",
+        ", with guide=None where draws are asked for",
+        "",
+        ("tests/posterior/test_posterior.py::test_what_is_said_of_a_discrete_latent_helps",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

@@ -194,7 +194,8 @@ class Simulations:
         if not some.all():
             warn(
                 f"the draws of {int((~some).sum())} of {len(some)} datapoints aren't to be trusted, as posterior() "
-                "marks them, and count like the others here: use method='auto', or chains=Chains(...) that are longer"
+                "marks them, and count like the others here: if all latents are continuous, use method='auto', with "
+                "chains=Chains(...) that are longer, else train a wider guide"
             )
 
     @torch.no_grad()

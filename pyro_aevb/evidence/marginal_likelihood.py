@@ -277,5 +277,6 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
         warn(
             f"pareto_k is above {SAFE_PARETO_K} for {int(bad.sum())} of {len(bad)} datapoints, up to "
             f"{pareto_k[bad].max():.2f}: their values and standard errors can't be relied on; "
-            "raise num_particles, train a wider guide, or use method='auto', which anneals these"
+            "raise num_particles, train a wider guide, or, if all latents are continuous or summed out in the model, "
+            "use method='auto', which anneals these"
         )

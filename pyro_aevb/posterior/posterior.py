@@ -237,8 +237,8 @@ def joined(parts: list[Draws]) -> Posterior:
         first = int((~trusted).nonzero()[0])
         warn(
             f"the draws of {int((~trusted).sum())} of {len(trusted)} datapoints aren't to be trusted, the first at "
-            f"{first}, by {found.method[first]}: trusted says which; use method='auto', or chains=Chains(...) that are "
-            "longer, or train a wider guide"
+            f"{first}, by {found.method[first]}: trusted says which; raise num_particles, train a wider guide, or, if "
+            "all latents are continuous, use method='auto', with chains=Chains(...) that are longer"
         )
     return found
 

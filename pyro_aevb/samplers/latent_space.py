@@ -80,7 +80,7 @@ class LatentSpace:
                 raise ValueError(
                     f"expected continuous latents for HMC, got the discrete site {name!r}; "
                     "use WakeSleep to train and method='importance' to evaluate, or mark it in the model, "
-                    "infer={'enumerate': 'parallel'}, to be summed out"
+                    "infer={'enumerate': 'parallel'}, to be summed out, with guide=None where draws are asked for"
                 )
             plates = [frame.name for frame in site.frames if frame.vectorized]
             if len(plates) > 1:

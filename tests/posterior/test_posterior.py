@@ -1,5 +1,7 @@
 """Draws from p(z|x) against exact ones: by the guide, by weights, by chains, and which of them `auto` takes."""
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,7 +14,7 @@ from linear_gaussian import LinearGaussian
 from scipy import stats
 from statistics_tools import assert_mean
 
-from pyro_aevb import VAE
+from pyro_aevb import VAE, log_marginal_likelihood
 from pyro_aevb.posterior import Chains, Posterior, posterior
 from pyro_aevb.posterior.chains import effective_sample_size, r_hat, resampled, thinned
 
@@ -593,3 +595,45 @@ def test_weights_that_are_no_numbers_are_refused():
     x = torch.tensor([0.0, 1.0, 9.0]).double()
     with pyro.validation_enabled(False), pytest.raises(ValueError, match=r"got NaN .* the first for datapoint 2; see"):
         draw(model, guide, x)
+
+
+def with_a_discrete_latent(marked):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            infer = {"enumerate": "parallel"} if marked else {}
+            y = pyro.sample("y", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])), infer=infer)
+            z = pyro.sample("z", dist.Normal(y - 1.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    return model
+
+
+def that_draws_it(x, scale=0.5):
+    with pyro.plate("data", len(x)):
+        y = pyro.sample("y", dist.Categorical(logits=torch.stack([-x, 0 * x, x], -1)))
+        pyro.sample("z", dist.Normal(0.8 * x + 0.2 * (y - 1), scale))
+
+
+def test_what_is_said_of_a_discrete_latent_helps():
+    x = torch.tensor([0.5, -1.0, 2.0])
+    options = {"seed": 0, "progress": False}
+    with pytest.raises(ValueError, match=r"mark it in the model, .* with guide=None where draws are asked for"):
+        posterior(with_a_discrete_latent(False), that_draws_it, x, **options)
+    y = torch.arange(3.0)[:, None]
+    log_p = torch.tensor([[0.2], [0.3], [0.5]]).log() + dist.Normal(y - 1, 1.25**0.5).log_prob(x)  # of y and x
+    exact = (log_p.softmax(0) * (0.8 * x + 0.2 * (y - 1))).sum(0)
+    chains = Chains(num_chains=32)
+    by_chains = posterior(with_a_discrete_latent(True), None, x, num_draws=1000, chains=chains, **options)
+    torch.testing.assert_close(by_chains.mean("z"), exact, atol=0.1, rtol=0)
+    found = log_marginal_likelihood(with_a_discrete_latent(True), that_draws_it, x, method="quadrature", **options)
+    torch.testing.assert_close(found.value.float(), log_p.logsumexp(0), atol=1e-3, rtol=0)
+
+
+def test_what_is_said_of_untrusted_draws_helps_where_latents_are_discrete():
+    x = torch.tensor([0.5, -1.0, 2.0])
+    narrow = functools.partial(that_draws_it, scale=0.3)
+    wide = functools.partial(that_draws_it, scale=0.6)
+    options = {"method": "importance", "seed": 0, "progress": False}
+    with pytest.warns(UserWarning, match="train a wider guide, or, if all latents are continuous, use method='auto'"):
+        assert not posterior(with_a_discrete_latent(False), narrow, x, **options).trusted.all()
+    assert posterior(with_a_discrete_latent(False), wide, x, num_particles=20_000, **options).trusted.all()
