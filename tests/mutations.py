@@ -844,7 +844,7 @@ MUTATIONS = [
     Mutation(
         "model_guide/dependence.py",
         "if follows and sizes.get(reading.plate.name) == size:",
-        "if False:",
+        "if follows and not size:",
         (
             "tests/model_guide/test_plates.py::test_a_last_minibatch_of_as_many_rows_as_an_inner_plate_is_refused",
             "tests/model_guide/test_plates.py::test_it_is_refused_in_training_and_the_remedies_work",
@@ -1850,7 +1850,7 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/estimator.py",
-        "    if len(batches) > 1:\n        with",
+        "    if len(batches) > 1 or batches.shuffled:\n        with",
         "    if False:\n        with",
         ("tests/model_guide/test_places.py::test_an_evaluation_takes_all_of_the_data_at_once",),
     ),

@@ -1,4 +1,4 @@
-"""What a learner's pair was read to be, before the first update and for each kind of minibatch."""
+"""The readings of a learner's pair, before the first update and for each kind of minibatch."""
 
 from __future__ import annotations
 

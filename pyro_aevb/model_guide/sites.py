@@ -51,7 +51,7 @@ class Site:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether its value is a latent's, and no datum."""
+        """True if its value is a latent's, and no datum."""
         return self.role not in ("observation", "given", "note")
 
     def inner(self, plate: DataPlate) -> tuple[CondIndepStackFrame, ...]:
