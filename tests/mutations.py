@@ -1275,9 +1275,27 @@ MUTATIONS = [
     # -- posterior ----------------------------------------------------------------------------------------------------
     Mutation(
         "posterior/likelihood.py",
-        "new = [_changed(arg) if arg.untyped_storage().data_ptr() == place else arg for arg in args]",
-        "new = list(args)",
+        "return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)",
+        "return args",
         (f"{VERBS}::test_a_model_that_reads_x_to_make_x_is_not_sampled",),
+    ),
+    Mutation(
+        "posterior/likelihood.py",
+        "new = new if missing is None else torch.where(missing, new, args[place])",
+        "new = args[place]",
+        (
+            "tests/posterior/test_impute.py::test_a_total_of_x_is_refused_and_an_argument_of_its_own_is_not",
+            "tests/posterior/test_denoise.py::test_a_model_that_reads_x_to_make_x_is_refused[True]",
+        ),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "check_drawn_in(batches.arranged(of_x), batch, name, 1, ~batch[0])",
+        "check_drawn_in(batches.arranged(of_x), first, name, 1, ~first[0])",
+        (
+            "tests/posterior/test_impute.py"
+            "::test_a_missing_cell_that_the_model_reads_is_refused_wherever_it_stands[importance]",
+        ),
     ),
     Mutation(
         "posterior/likelihood.py",

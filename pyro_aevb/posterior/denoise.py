@@ -33,6 +33,7 @@ from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
+from pyro_aevb.posterior.likelihood import check_drawn_in
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells, is_finite
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
@@ -137,7 +138,7 @@ def denoise(
 
     Raises:
         ValueError, TypeError: for noise that isn't a function to a distribution of x with a density, a model without a
-            site for x, and as for :func:`.posterior`.
+            site for x or that reads x to make x, and as for :func:`.posterior`.
 
     >>> def model(x):  # x ~ N(0, 2), so that E[x | x_noisy] is 2 / 3 of it under noise of variance 1
     ...     with pyro.plate("data", len(x)):
@@ -169,6 +170,7 @@ def denoise(
     read(its_model, None, first)  # whose run notes the sites
     reading = read(its_model, its_guide, first)
     name = the_site(names, reading)
+    check_drawn_in(batches.arranged(model), first, name, 0, None)
     if not latents:
         check_cells(noise, x[:1])
     site = (reading.latents | reading.observations)[name]

@@ -34,6 +34,7 @@ from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, th
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
 from pyro_aevb.posterior.gibbs import Gibbs
+from pyro_aevb.posterior.likelihood import check_drawn_in
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
@@ -138,8 +139,8 @@ def impute(
 
     Raises:
         ValueError, TypeError: for a mask of another shape or kind, observed values outside of the likelihood's support,
-            a model without a site for x or with one whose cells can't be left out, missing cells of another shape than
-            x's, and as for :func:`.posterior`.
+            a model without a site for x or with one whose cells can't be left out, or that reads a missing cell to make
+            x, missing cells of another shape than x's, and as for :func:`.posterior`.
 
     >>> def model(x):  # two columns that share z: x_1 given x_0 is N(x_0 / 2, 3 / 2)
     ...     with pyro.plate("data", len(x)):
@@ -166,9 +167,12 @@ def impute(
         check_call(half, fn, (x[:1], *args), kwargs | ({"observed": observed[:1]} if masked[half] else {}))
     names: list[str] = []
 
+    def of_x(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return model(x, *args, **kwargs, **({"observed": observed} if masked["model"] else {}))
+
     def of_observed(observed: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         with ObservedCells(x, observed) as cells:
-            result = model(x, *args, **kwargs, **({"observed": observed} if masked["model"] else {}))
+            result = of_x(observed, x, *args, **kwargs)
         names[:] = cells.names
         return result
 
@@ -182,6 +186,8 @@ def impute(
     first = next(iter(batches))
     reading = read(its_model, its_guide, first)
     name = the_site(names, reading)
+    for batch in batches:
+        check_drawn_in(batches.arranged(of_x), batch, name, 1, ~batch[0])
     latent = _missing_cells(name, reading)
     layout = Layout.of(reading.observations[name], reading)
     predictions = Predictions(name, layout, streams, vectorize, predicted)

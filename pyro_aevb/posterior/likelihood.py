@@ -5,19 +5,25 @@ Shapes: M datapoints of a minibatch, R rows.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.model_guide.contract import check_call, read
+from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.sites import masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
-from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side
+from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.proposals import At, Layout
 
 
@@ -78,6 +84,22 @@ class Observed(Messenger):
             self.fns[msg["name"]] = msg["fn"]
 
 
+class _Terms(Messenger):
+    """Keep the log densities of all sites, by name; of one of them, that of each of its cells, observed or not."""
+
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        self._site = site
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["name"] == self._site:
+            cells = innermost(cells_of(msg["fn"])[0])
+            self.found[msg["name"]] = torch.as_tensor(cells.log_prob(msg["value"]))
+        elif not site_is_subsample(msg) and not isinstance(innermost(msg["fn"]), dist.Unit):
+            self.found[msg["name"]] = masked_log_prob(msg, msg["value"])
+
+
 class Likelihood(NamedTuple):
     """The site of x, its layout, the layouts of the latents by name, and how many rows a run may have.
 
@@ -116,20 +138,22 @@ def likelihood_of(model: PyroCallable, args: tuple[Tensor, ...], site: str | Non
         site: the name of the site of x; ``None`` if there is one.
 
     Raises:
-        ValueError: for a model without this site, or with several and no name given, and one that breaks the contract.
+        ValueError: for a model without this site, or with several and no name given, one that reads x to make x, and
+            one that breaks the contract.
     """
     check_call("model", model, args)
-    names: list[str] = []
+    runs: list[Redrawn] = []
 
     def drawn(*args: Tensor) -> Any:
         with Redrawn() as run:
             result = model(*args)
-        names[:] = run.observed
+        runs[:] = [run]
         return result
 
     reading = read(drawn, None, args)
     reading.require_local()
-    name = one_of_sites(names, site, "observation")
+    name = one_of_sites(list(runs[0].observed), site, "observation")
+    check_drawn_from_latents(model, args, with_others_in_place(args, runs[0], name), runs[0], name)
     latents = {each: Layout.of(found, reading) for each, found in reading.latents.items()}
     most = reading.plate.full_size if reading.plate.full_size > reading.plate.size else sys.maxsize
     return Likelihood(name, Layout.of(reading.observations[name], reading), latents, most)
@@ -183,31 +207,101 @@ def mean_of(fn: Any) -> Tensor:
     return mean
 
 
-def check_drawn_from_latents(model: PyroCallable, args: tuple[Tensor, ...], drawn: Redrawn, site: str) -> None:
-    """Check that what was drawn is a draw of x: p(x|z) stays as it is with other numbers in the place of x.
+def check_drawn_from_latents(
+    model: PyroCallable, args: tuple[Tensor, ...], others: tuple[Tensor, ...], drawn: Redrawn, site: str
+) -> None:
+    """Check that what was drawn is a draw of x: p(z) and p(x|z) stay as they are with other numbers in the place of x.
 
     Args:
         model: p(x, z).
-        args: of the run; x is what a site observes, or observes a view of.
-        drawn: from that run.
+        args: of the run.
+        others: the same with other numbers in the place of x.
+        drawn: from that run.  What it left observed has to have the same density too.
         site: the name of the site of x.
 
     Raises:
         ValueError: for a model that reads x to make x (teacher forcing).
     """
-    place = drawn.observed[site].untyped_storage().data_ptr()
-    new = [_changed(arg) if arg.untyped_storage().data_ptr() == place else arg for arg in args]
-    given = {name: value for name, value in drawn.values.items() if name != site}
-    kept = None if set(drawn.observed) != {site} else site
-    with poutine.block(), At(given), Redrawn(kept) as again:
-        model(*new)
-    one, other = (each.fns[site].log_prob(drawn.values[site]) for each in (drawn, again))
-    if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True):
+    anew = None if set(drawn.observed) != {site} else site
+
+    def terms(*args: Tensor) -> dict[str, Tensor]:
+        with pyro.validation_enabled(False), _Terms(site) as run, At(drawn.values), Redrawn(anew):
+            model(*args)
+        return run.found
+
+    with evaluated(model, None) as (model, _, _):
+        one, other = (on_a_side(functools.partial(terms, *each)) for each in (args, others))
+    relevant = one if anew else {name: one[name] for name in one if name == site or name in drawn.latent_fns}
+    if not all(name in other and _same(value, other[name]) for name, value in relevant.items()):
         raise ValueError(
             f"expected a model whose x is drawn given its latents, got one that reads x to make x at site {site!r} "
-            "(teacher forcing); write the sampling as a model of its own, one site a step"
+            "(teacher forcing, totals of x); pass what it reads as an argument of its own, or write the sampling as a "
+            "model of its own, one site a step"
         )
 
 
-def _changed(arg: Tensor) -> Tensor:
-    return arg + 1 if arg.is_floating_point() else arg.roll(1, 0)
+def check_drawn_in(
+    model: PyroCallable, args: tuple[Tensor, ...], site: str, place: int, missing: Tensor | None
+) -> None:
+    """Check likewise that what is missing of x is drawn given the latents and the rest.
+
+    Args:
+        model: p(x, z).
+        args: a minibatch.
+        site: the name of the site that observes x itself.
+        place: of x among the arguments.
+        missing: where it isn't known, of x's shape and of bool; ``None`` for all of it.
+
+    Raises:
+        ValueError: for a model that reads there what x is.
+    """
+    with evaluated(model, None) as (its_model, _, _):
+        drawn = on_a_side(functools.partial(_redrawn, its_model, site, *args))
+    new = other_values(args[place], drawn.values[site])
+    new = new if missing is None else torch.where(missing, new, args[place])
+    check_drawn_from_latents(model, args, (*args[:place], new, *args[place + 1 :]), drawn, site)
+
+
+def _redrawn(model: PyroCallable, site: str, *args: Tensor) -> Redrawn:
+    with Redrawn(site) as run:
+        model(*args)
+    return run
+
+
+def with_others_in_place(args: tuple[Tensor, ...], drawn: Redrawn, site: str) -> tuple[Tensor, ...]:
+    """Return arguments with other numbers in the place of x: of what a site observes, and others in the same argument.
+
+    Args:
+        args: of a run.
+        drawn: from that run.
+        site: the name of the site of x.
+    """
+    place = drawn.observed[site].untyped_storage().data_ptr()
+    seen = [name for name, value in drawn.observed.items() if value.untyped_storage().data_ptr() == place]
+    pairs = [(drawn.observed[name], drawn.values[name]) for name in seen]
+    return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)
+
+
+def other_values(x: Tensor, draw: Tensor) -> Tensor:
+    """Return what x might be as well: a draw of the model, and where that is x itself, a neighbouring category.
+
+    Args:
+        x: the data, (M, ...).
+        draw: of the same shape.
+    """
+    return torch.where(draw == x, (1 - x.to(draw.dtype)).abs(), draw).to(x.dtype)
+
+
+def _changed(arg: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return an argument with other numbers where views of it are; ``pairs``: of these, and draws in their places."""
+    new = arg.detach().clone()
+    if new.stride() != arg.stride() or any(view.shape != draw.shape for view, draw in pairs):
+        return new + 1 if new.is_floating_point() else new.roll(1, 0)
+    for view, draw in pairs:
+        part = new.as_strided(view.shape, view.stride(), view.storage_offset() - arg.storage_offset())
+        part.copy_(other_values(part, draw))
+    return new
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-4, equal_nan=True)

@@ -31,7 +31,7 @@ from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.encode import draws_of, latents_drawn
 from pyro_aevb.posterior.impute import impute
-from pyro_aevb.posterior.likelihood import Likelihood, Redrawn, check_drawn_from_latents, likelihood_of, mean_of
+from pyro_aevb.posterior.likelihood import Likelihood, Redrawn, likelihood_of, mean_of
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
@@ -194,8 +194,6 @@ def _drawn(
             torch.manual_seed(streams.seed(place, "predictions"))
             with poutine.block(), At(at), Redrawn(likelihood.site if values else None) as run:
                 its_model(*block)
-            if not place:
-                check_drawn_from_latents(its_model, block, run, likelihood.site)
             each = mean_of(run.fns[likelihood.site]) if mean else run.values[likelihood.site]
             found.append(likelihood.layout.datapoints_second(each, 1, len(block[0]))[0])
     return torch.cat(found)

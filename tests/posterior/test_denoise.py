@@ -210,3 +210,21 @@ def test_a_model_without_a_site_for_x_is_refused():
 
     with pytest.raises(ValueError, match=r"expected one site that observes x itself, got none among .*\['a'\]; write"):
         clean(model, guide, pca().x, white(1.0))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_model_that_reads_x_to_make_x_is_refused(binary):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            second = torch.stack([z, z + 2 * x[:, 0]], -1)
+            p = dist.Bernoulli(logits=second) if binary else dist.Normal(second, 1.0)
+            pyro.sample("x", p.to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+
+    noise = flipped if binary else white(1.0)
+    with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .* pass what it reads"):
+        clean(model, guide, torch.ones(1, 2).double(), noise)

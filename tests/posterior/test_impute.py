@@ -272,6 +272,65 @@ def test_masks_and_sites_are_refused_and_the_remedies_work():
         fill(lg.model, None, x[:1], observed[:1], num_draws=5, method="hmc").interval(1.5)
 
 
+READS_X = r"expected a model whose x is drawn given its latents, got one that reads x to make x .*; pass what it reads"
+
+
+def autoregressive(x):
+    """x_1 ~ N(z, 1), x_2 ~ N(z + 2 x_1, 1), the second cell by what x has in the first."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(torch.stack([z, z + 2 * x[:, 0]], -1), 1.0).to_event(1), obs=x)
+
+
+def wide_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x[:, 0] / 2, 1.0))
+
+
+@pytest.mark.parametrize("method", ["importance", "hmc", "gibbs"])
+def test_a_missing_cell_that_the_model_reads_is_refused_wherever_it_stands(method):
+    x = torch.tensor([[1.0, 2.0], [3.0, math.nan], [math.nan, 7.0]]).double()
+    with pytest.raises(ValueError, match=READS_X):
+        fill(autoregressive, wide_guide, x, method=method, batch_size=2, num_draws=5)
+    found = fill(autoregressive, wide_guide, x[:2], method="importance", num_draws=1000, num_particles=5000)
+    error = found.mean[1, 1] - (3.0 / 2 + 2 * 3.0)  # z given x_1 is N(x_1 / 2, 1 / 2)
+    assert error.abs() <= SIGMAS * found.standard_error[1, 1]
+
+
+def test_a_total_of_x_is_refused_and_an_argument_of_its_own_is_not():
+    def by(total, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.01))
+            rate = total[:, None] * torch.stack([z, -z, 0 * z], -1).softmax(-1)
+            pyro.sample("x", dist.Poisson(rate + 1e-3).to_event(1), obs=x)
+
+    def guide(x, total=None):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.01))
+
+    x = torch.tensor([[30.0, 30.0, math.nan]]).double()
+    with pytest.raises(ValueError, match=READS_X):
+        fill(lambda x: by(x.sum(-1), x), guide, x)
+    found = fill(lambda x, total: by(total, x), guide, x, None, torch.tensor([90.0]).double(), num_draws=500)
+    assert (found.mean[0, 2] - 30.0).abs() < 0.5
+
+
+@pytest.mark.parametrize("by", ["the prior", "another site", "a mask"])
+def test_a_missing_cell_that_counts_elsewhere_is_refused(by):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x[:, 0] if by == "the prior" else torch.zeros(len(x)).double(), 1.0))
+            if by != "the prior":
+                with poutine.mask(mask=x[:, 0] > 0 if by == "a mask" else torch.ones(len(x)).bool()):
+                    pyro.sample("y", dist.Normal(z + (0 if by == "a mask" else x[:, 0]), 1.0), obs=x[:, 1])
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+    x = torch.tensor([[math.nan, 2.0]] * 20).double()
+    with pytest.raises(ValueError, match=READS_X):
+        fill(model, wide_guide, x, num_draws=5)
+    assert fill(model, wide_guide, x.nan_to_num(1.0), num_draws=5, method="hmc").draws.shape == (5, 20, 2)
+
+
 def test_latents_that_are_summed_out_are_refused_and_drawn_by_the_guide_if_they_are_there():
     """y in {0, 1}, x ~ N(10 y - 5, 1) in two cells: the one that is seen says which."""
     x = torch.tensor([[5.0, math.nan], [-5.0, math.nan]]).double()

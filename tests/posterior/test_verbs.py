@@ -542,6 +542,26 @@ def test_a_model_that_reads_x_to_make_x_is_not_sampled():
         with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .*teacher forcing"):
             sample(model, None, 3, normal(2, 4), site=site)
     assert sample(by_steps, None, 3, normal(2, 4), site="first").shape == (3,)
+    for verb, args in ((decode, (torch.zeros(2).double(),)), (reconstruct, ())):
+        with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .*pass what it"):
+            verb(whole, guide_of_first, *args, normal(2, 4))
+
+
+def guide_of_first(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+
+
+def test_a_prior_may_read_what_stands_beside_x_in_one_tensor_and_not_x():
+    def model(x, given):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x[:, :2].mean(-1) if given else x[:, 2], 0.01))
+            pyro.sample("x", dist.Normal(z, 0.01), obs=x[:, 2])
+
+    x = torch.tensor([[1.0, 1.0, 5.0], [2.0, 2.0, 5.0]]).double()
+    assert ((sample(model, None, 2, x, True, seed=0) - torch.tensor([1.0, 2.0])).abs() < 0.1).all()
+    with pytest.raises(ValueError, match=r"expected a model whose x is drawn given its latents, .*pass what it reads"):
+        sample(model, None, 2, x, False)
 
 
 def test_a_label_that_x_is_made_from_is_given_or_drawn():
