@@ -17,6 +17,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_aevb.arguments import first_size
+from pyro_aevb.capture.graph import CaptureError
 from pyro_aevb.model_guide.enumeration import trace_summed
 
 PyroCallable = Callable[..., Any]
@@ -125,7 +126,7 @@ def broadcasting(particles: tuple[int, int] | None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if particles is None or isinstance(error, NotImplementedError):
+        if particles is None or isinstance(error, NotImplementedError | CaptureError):
             raise
         raise ValueError(
             f"expected a model and a guide that broadcast over {particles[1]} particles (latents of shape "

@@ -1,5 +1,9 @@
 """Bidirectional Monte Carlo of data that weren't simulated, its reverse chains begun at the ends of HMC chains."""
 
+import math
+
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from linear_gaussian import LinearGaussian
@@ -7,6 +11,7 @@ from statistics_tools import SIGMAS, assert_mean
 
 from pyro_aevb import AIS, BDMC, log_marginal_likelihood
 from pyro_aevb.evidence import Problem
+from pyro_aevb.posterior import Chains, posterior
 from pyro_aevb.samplers import ais, hmc
 
 
@@ -69,6 +74,39 @@ def test_the_ends_of_annealed_chains_are_drawn_by_their_weights(monkeypatch):
     lg = linear_gaussian(200)
     monkeypatch.setattr(hmc, "transition", lambda target, state, *more: (state, hmc.HMCInfo(*[torch.ones(())] * 2)))
     assert begins(lg, 1, monkeypatch).square().mean() < 0.5 * lg.precision().item()
+
+
+def masked_in_python(x):
+    kept = x[x > -10]  # as many as there are
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=kept)
+
+
+def cholesky(x):
+    with pyro.plate("data", len(x)):
+        factor = pyro.sample("L", dist.LKJCholesky(2, 1.5))
+        pyro.sample("x", dist.Normal(factor[..., 1, 0], 1.0), obs=x)
+
+
+@pytest.mark.parametrize("model", [masked_in_python, cholesky])
+@pytest.mark.parametrize("method", ["ais", "hmc"])
+def test_what_can_t_be_a_graph_runs_eagerly_and_one_line_says_why(model, method, caplog):
+    options = {"seed": 0, "progress": False}
+    x = torch.tensor([0.5, -1.0])
+
+    def found(compile):
+        if method == "ais":
+            annealing = AIS(4, num_leapfrog=2)
+            return log_marginal_likelihood(model, None, x, method=annealing, compile=compile, **options).value
+        short = Chains(2, num_temperatures=3, num_warmup=3, num_samples=4, num_leapfrog=2, largest_r_hat=math.inf)
+        drawn = posterior(model, None, x, num_draws=10, chains=short, compile=compile, **options).draws
+        return next(iter(drawn.values()))
+
+    torch.testing.assert_close(found("graph"), found(False))
+    lines = [record.getMessage() for record in caplog.records if "running eagerly" in record.getMessage()]
+    assert lines
+    assert all("gives a result whose size depends on values" in line for line in lines)
 
 
 def test_progress_adds_up_to_one():
