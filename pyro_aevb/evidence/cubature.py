@@ -102,6 +102,9 @@ def integrate(
         tolerance: the error that is small enough, in nats.
         max_points: the most evaluations for a datapoint.
 
+    Raises:
+        ValueError: for a density that is infinite somewhere.
+
     >>> from pyro_aevb.evidence.cubature import integrate
     >>> def log_density(u, index):  # two Gaussians, far apart for their width
     ...     log_f = torch.logaddexp(-50 * (u - 1).square().sum(-1), -50 * (u + 1).square().sum(-1))
@@ -113,8 +116,7 @@ def integrate(
     num_known, num_data, dim = points.shape
     known = points.double()
     everyone = torch.arange(num_data, device=points.device).repeat(num_known)
-    log_f = log_density(points.reshape(-1, dim), everyone)[0].double().nan_to_num(nan=-torch.inf)
-    log_f = log_f.reshape(num_known, num_data)
+    log_f = _in_doubles(log_density(points.reshape(-1, dim), everyone)[0]).reshape(num_known, num_data)
     low, centre, high = known.quantile(known.new_tensor([0.16, 0.5, 0.84]), 0)
     cube = Cube(centre, torch.diag_embed((high - low).clamp(min=1e-6)))
     narrowest = 10 * torch.finfo(points.dtype).eps  # of the cube, half a cell: places that still differ
@@ -122,6 +124,16 @@ def integrate(
     first.grow(COARSE[dim], max_points)
     tree = _Tree(log_density, _around(first), known, log_f, narrowest)
     return tree.grow(tolerance, max_points)
+
+
+def _in_doubles(log_f: Tensor) -> Tensor:
+    """Return log f in float64, and no density where it is no number; raise ``ValueError`` where it is infinite."""
+    if (log_f == torch.inf).any():
+        raise ValueError(
+            f"expected a density that is finite everywhere, got log p(x, z) = inf in {log_f.dtype}, as where a latent "
+            "overflows; use float64, x.double() and a model of float64, or method='importance' or 'ais'"
+        )
+    return log_f.double().nan_to_num(nan=-torch.inf)
 
 
 class _Tree:
@@ -177,7 +189,7 @@ class _Tree:
         rows = index.repeat_interleave(len(rule.places))
         u, stretch = self.cube.position(t, rows)
         log_f, resolved = self._log_density(u, rows)
-        log_f = log_f.double().nan_to_num(nan=-torch.inf)
+        log_f = _in_doubles(log_f)
         self._spent.index_add_(0, index, torch.full_like(index, len(rule.places), dtype=torch.double))
         log_g, log_f = (log_f + stretch).reshape(num_cells, -1), log_f.reshape(num_cells, -1)
         volume, top = half.log().sum(-1), log_g.amax(-1)

@@ -211,6 +211,27 @@ def test_what_floats_cannot_resolve_at_the_end_of_a_support_is_said(concentratio
     assert (~found.settled | (error < 0.01)).all()
 
 
+def test_a_density_that_overflows_is_refused_and_float64_works():
+    """z ~ InverseGamma(3, 2): in float32 its density is inf on the way to where 1 / z is infinite."""
+
+    def evidence(x):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.InverseGamma(3 * x.new_ones(()), 2 * x.new_ones(())))
+                pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+
+        return log_marginal_likelihood(model, None, x, method="quadrature", seed=0, compile=False, progress=False).value
+
+    x = torch.tensor([0.5, 2.0])
+    with pytest.raises(
+        ValueError, match=r"expected a density that is finite .*, got log p\(x, z\) = inf in torch.float32"
+    ):
+        evidence(x.float())
+    z = torch.linspace(0, 200, 200_001).double()[1:, None]
+    log_f = dist.InverseGamma(3 * z.new_ones(()), 2.0).log_prob(z) + dist.Normal(z, 0.7).log_prob(x.double())
+    torch.testing.assert_close(evidence(x.double()), log_f.logsumexp(0) + math.log(0.001), rtol=0, atol=1e-4)
+
+
 def test_a_model_may_know_a_datapoint_by_its_place_in_the_minibatch():
     """Rows in another order are other datapoints to this model, and it takes any number of them."""
     table = torch.linspace(-3, 3, 6000)
