@@ -661,6 +661,24 @@ MUTATIONS = [
         "if False:",
         ("tests/evidence/test_cubature.py::test_a_density_that_overflows_is_refused_and_float64_works",),
     ),
+    Mutation(
+        "evidence/global_draws.py",
+        "_heaviest([sums.pareto_k(), *(",
+        "_heaviest([*(",
+        (
+            "tests/evidence/test_global_latents.py"
+            "::test_weights_of_few_global_draws_are_warned_about_and_more_of_them_are_enough",
+        ),
+    ),
+    Mutation(
+        "evidence/marginal_likelihood.py",
+        "few = (ess < SMALLEST_SIZE) &",
+        "few = (ess < 1) &",
+        (
+            "tests/evidence/test_annealing.py"
+            "::test_a_single_chain_that_is_most_of_an_estimate_is_warned_about_and_the_remedy_works[AIS]",
+        ),
+    ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",

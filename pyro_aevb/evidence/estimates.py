@@ -109,7 +109,7 @@ class Evidence:
             ``"upper (approximate)"``: above, if the chains that it began at had reached the posterior; ``"numerical"``:
             on neither, but for modes that weren't found.
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
-            weights.
+            weights.  Below 1.5 a single weight is most of the value, and the error can't be relied on.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
             on.  NaN with too few weights for a tail (AIS's too), -inf if the largest are equal, inf if one or a few
             outweigh the rest; ``None`` for a method without it.

@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
-from pyro_aevb.evidence.importance_weights import log_mean, widened
+from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, log_mean, widened
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable, drawn
 
@@ -85,27 +85,28 @@ class GlobalDraws:
 def predictive(parts: Sequence[Evidence]) -> Evidence:
     """Return log 1/S sum_s p(x_n|w_s) from the evidence given each draw; its error covers draws and estimates alike.
 
-    The effective sample size and pareto_k are those of the draw where they are worst.
+    The effective sample size is that of the draws, whose weights are p(x_n|w_s); pareto_k is the worst there is, of
+    these, too few for a tail below S = 25, or of the weights given a draw.
 
     Args:
         parts: the evidence given w_s, S of them.
     """
-    value, error, _ = log_mean(torch.stack([part.value for part in parts])).result()
+    sums = log_mean(torch.stack([part.value for part in parts]))
+    value, error, ess = sums.result()
     methods = [part.method for part in parts if part.method is not None]
     return Evidence(
         value,
         widened(error, len(parts)),
         "lower",
-        _worst([part.effective_sample_size for part in parts], largest=False),
-        _worst([part.pareto_k for part in parts], largest=True),
+        ess,
+        _heaviest([sums.pareto_k(), *(part.pareto_k for part in parts if part.pareto_k is not None)]),
         None if parts[0].settled is None else torch.stack([p.settled for p in parts if p.settled is not None]).all(0),
         method=tuple("+".join(sorted(set(each))) for each in zip(*methods, strict=True)) if methods else None,
     )
 
 
-def _worst(values: Sequence[Tensor | None], largest: bool) -> Tensor | None:
-    tensors = [value for value in values if value is not None]
-    if not tensors:
-        return None
-    stacked = torch.stack(tensors)
-    return stacked.amax(0) if largest else stacked.amin(0)
+def _heaviest(tails: Sequence[Tensor]) -> Tensor:
+    """Return the shape of the heaviest tail; one that isn't known leaves open whether all are light."""
+    stacked = torch.stack(list(tails))
+    known = stacked.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(0)
+    return torch.where(known > SAFE_PARETO_K, known, stacked.amax(0))

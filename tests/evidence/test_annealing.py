@@ -9,10 +9,13 @@ import torch
 from linear_gaussian import LinearGaussian
 from statistics_tools import SIGMAS, assert_mean
 
-from pyro_aevb import AIS, BDMC, log_marginal_likelihood
+from pyro_aevb import AIS, BDMC, SMC, log_marginal_likelihood
 from pyro_aevb.evidence import Problem
 from pyro_aevb.posterior import Chains, posterior
 from pyro_aevb.samplers import ais, hmc
+
+# Annealing that is bad on purpose, of which a single chain is most of some estimates.
+few_chains_count = pytest.mark.filterwarnings("ignore:the effective sample size is below")
 
 
 def bdmc(lg, annealing, chain, guide=None, compile=False):
@@ -27,6 +30,7 @@ def linear_gaussian(num_data, latent_dim=1):
     return lg
 
 
+@few_chains_count
 @pytest.mark.parametrize(
     ("num_temperatures", "within"), [(40, 0.25), pytest.param(200, 0.1, marks=pytest.mark.slow)], ids=["40", "200"]
 )
@@ -62,6 +66,7 @@ def begins(lg, chain, monkeypatch, **options):
     return (begun[-1] - lg.posterior_loc(lg.x)) * lg.precision().diagonal().sqrt()
 
 
+@few_chains_count
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_reverse_chains_begin_at_the_posterior_however_bad_annealing_was(start, monkeypatch):
     off = begins(linear_gaussian(400), 20, monkeypatch, start=start)[0]  # one of the chains
@@ -69,6 +74,7 @@ def test_reverse_chains_begin_at_the_posterior_however_bad_annealing_was(start, 
     assert_mean(off.square(), torch.ones(1), resolution=0.6)
 
 
+@few_chains_count
 def test_the_ends_of_annealed_chains_are_drawn_by_their_weights(monkeypatch):
     """With 8 draws at three temperatures they are nearer to the posterior than the prior's, whose variance is P."""
     lg = linear_gaussian(200)
@@ -128,3 +134,28 @@ def test_options_outside_their_range():
     with pytest.raises(ValueError, match=r"got 1; pass AIS\(num_temperatures=2\) or more"):
         BDMC(AIS(1), chain=5)
     BDMC(AIS(num_temperatures=2), chain=5)
+
+
+def narrow(x):
+    """z ~ N(0, 1), x ~ N(z, 0.001): log p(x) is that of N(0, 1 + 1e-6), far from the prior for HMC to follow."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(z, 1e-3), obs=x)
+
+
+def narrow_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, 2e-3))
+
+
+@pytest.mark.parametrize("method", [AIS, SMC])
+def test_a_single_chain_that_is_most_of_an_estimate_is_warned_about_and_the_remedy_works(method):
+    x, options = torch.ones(10).double(), {"seed": 0, "compile": False, "progress": False}
+    short = method(20, num_leapfrog=3)
+    with pytest.warns(UserWarning, match=r"the effective sample size is below 1.5 for .* of 10 .*start='guide'"):
+        log_marginal_likelihood(narrow, narrow_guide, x, method=short, **options)
+    found = log_marginal_likelihood(
+        narrow, narrow_guide, x, method=method(20, num_leapfrog=3, start="guide"), **options
+    )
+    exact = dist.Normal(0.0, (1 + 1e-6) ** 0.5).log_prob(x)
+    assert ((found.value - exact).abs() <= SIGMAS * found.standard_error).all()

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from global_pairs import GLOBAL, mean_of_local_latents, one
+from statistics_tools import SIGMAS
 
 from pyro_aevb import AIS, Importance, elbo, log_density, log_marginal_likelihood
 
@@ -88,6 +89,7 @@ def test_the_predictive_density_is_that_of_the_posterior(method):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:pareto_k")  # of tails of 6 weights
 @pytest.mark.parametrize("name", ["linear_regression", "mean_and_precision", "rate_of_counts"])
 def test_its_error_covers_the_draws_of_the_globals(name):
     pair, x = GLOBAL[name](), None
@@ -101,6 +103,39 @@ def test_its_error_covers_the_draws_of_the_globals(name):
         z.append((evidence.value - pair.predictive(*x)) / evidence.standard_error)
     covered = (torch.stack(z).abs() < 1.96).double().mean()
     assert covered > 0.8  # of 100, four in each draw of the globals and not independent; the weights are skewed
+
+
+def test_weights_of_few_global_draws_are_warned_about_and_more_of_them_are_enough():
+    """w ~ N(0, I) in J dimensions, q(w) = N(0, I / 4), x ~ N(w, I / 2): of 20 draws one or two count where J = 10."""
+
+    def estimate(num_dims, number):
+        prior = dist.Normal(torch.zeros(num_dims).double(), 1.0)
+
+        def model(x):
+            w = pyro.sample("w", prior.to_event(1))
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.01))
+                pyro.sample("x", dist.Normal(w + z[..., None], 0.5).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.sample("w", dist.Normal(0.0 * prior.loc, 0.5).to_event(1))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.01))
+
+        x = torch.randn(20, num_dims, generator=torch.Generator().manual_seed(0)).double() * 0.4
+        options = {"num_global_draws": number, "num_particles": 20, "seed": 0, "compile": False, "progress": False}
+        covariance = 0.5 * torch.eye(num_dims).double() + 1e-4
+        exact = dist.MultivariateNormal(torch.zeros(num_dims).double(), covariance).log_prob(x)
+        return log_marginal_likelihood(model, guide, x, **options), exact
+
+    with pytest.warns(UserWarning, match=r"the effective sample size is below 1.5 for .* of 20 .*num_global_draws"):
+        few, _ = estimate(10, 20)
+    assert few.pareto_k.isnan().all()
+    assert (few.effective_sample_size < 20).all()
+    with pytest.warns(UserWarning, match=r"pareto_k is above 0.7 for .* of 20 .*raise num_global_draws"):
+        estimate(10, 100)
+    found, exact = estimate(1, 400)
+    assert ((found.value - exact).abs() <= SIGMAS * found.standard_error).all()
 
 
 def test_given_values_of_the_globals():

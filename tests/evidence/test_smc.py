@@ -98,6 +98,7 @@ def measured(noise):
     return model
 
 
+@pytest.mark.filterwarnings("ignore:the effective sample size is below")
 def test_unbiased_where_the_temperatures_are_few():
     """Of 2 and of 4 temperatures, with resampling in most replicates: the mean of the estimates of p(x) is p(x)."""
     x = torch.full((400,), 2.0).double()
