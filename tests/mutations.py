@@ -679,6 +679,24 @@ MUTATIONS = [
             "::test_a_single_chain_that_is_most_of_an_estimate_is_warned_about_and_the_remedy_works[AIS]",
         ),
     ),
+    Mutation(
+        "evidence/quadrature.py",
+        "except LatentsError:  # of some rows by themselves\n                found = integral(self._by_particles)",
+        "except LatentsError:\n                raise",
+        (
+            "tests/evidence/test_cubature.py"
+            "::test_rows_that_have_fewer_latents_by_themselves_are_run_in_the_minibatch[longest first]",
+        ),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "self._particles(u))\n        reading.require_latents(self._shapes)",
+        "self._particles(u))",
+        (
+            "tests/evidence/test_cubature.py"
+            "::test_rows_that_have_fewer_latents_by_themselves_are_run_in_the_minibatch[longest first]",
+        ),
+    ),
     # -- one thread ---------------------------------------------------------------------------------------------------
     Mutation(
         "objectives/objective.py",

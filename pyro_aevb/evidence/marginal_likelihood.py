@@ -174,10 +174,9 @@ def log_marginal_likelihood(
     evidence = each[0] if given_draws is None else predictive(each)
     _warn_of_tails(evidence.pareto_k)
     weights = num_particles if given_draws is None else num_global_draws
-    on_purpose = given_draws is None and isinstance(estimator, Importance)  # a bound with few draws
-    if not on_purpose and (weights is None or weights >= FEWEST_WEIGHTS):
-        for side in (evidence, evidence.upper):
-            _warn_of_one(side)
+    few_on_purpose = weights is not None and weights < FEWEST_WEIGHTS
+    if not few_on_purpose and (given_draws is not None or not isinstance(estimator, Importance)):
+        _warn_of_one(evidence)
     return evidence
 
 
@@ -293,11 +292,13 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
         )
 
 
-def _warn_of_one(evidence: Evidence | None) -> None:
+def _warn_of_one(evidence: Evidence) -> None:
     """Warn where a single weight outweighs the rest, if there are too few for a tail: its error is that of chance."""
-    if evidence is None or evidence.effective_sample_size is None:
-        return
+    if evidence.upper is not None:
+        _warn_of_one(evidence.upper)
     ess, tail = evidence.effective_sample_size, evidence.pareto_k
+    if ess is None:
+        return
     few = (ess < SMALLEST_SIZE) & evidence.standard_error.isfinite()
     few = few if tail is None else few & tail.isnan()
     if few.any():

@@ -11,22 +11,25 @@ Shapes: R rows (a place and a datapoint), M datapoints, J unconstrained dimensio
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
-from pyro_aevb.evidence.cubature import integrate
+from pyro_aevb.evidence.cubature import Integral, integrate
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import check_weights
+from pyro_aevb.model_guide.reading import LatentsError
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 from pyro_aevb.warning import warn
 
 MOST_DIMENSIONS = 3
 PRIOR_DRAWS, GUIDE_DRAWS = 96, 32
+LogDensityAtRows = Callable[[AnnealedPath, tuple[Tensor, ...], Tensor, Tensor], tuple[Tensor, Tensor]]
 FEW_ROWS = 500  # a second size of pass, so that a few datapoints aren't padded to a whole one
 
 
@@ -78,10 +81,16 @@ class Quadrature(Estimator):
 
             index = torch.randperm(len(args[0]), device=points.device)
             index = index.repeat(-(-self.rows_per_pass // len(index)))[: self.rows_per_pass]
-            at = self._by_rows if path.takes(index, points[:1], *args) else self._by_particles
-            value, error, settled = integrate(
-                lambda u, index: at(path, args, u.to(points), index), points, self.tolerance, self.max_points
-            )
+
+            def integral(at: LogDensityAtRows) -> Integral:
+                log_f = lambda u, index: at(path, args, u.to(points), index)  # noqa: E731
+                return integrate(log_f, points, self.tolerance, self.max_points)
+
+            try:
+                found = integral(self._by_rows if path.takes(index, points[:1], *args) else self._by_particles)
+            except LatentsError:  # of some rows by themselves
+                found = integral(self._by_particles)
+            value, error, settled = found
             tick(0.9)
             check_weights(value)
             _warn_of_unsettled(error, settled)

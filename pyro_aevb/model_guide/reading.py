@@ -8,7 +8,7 @@ Shapes: K particles, M datapoints, N of the data set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -43,6 +43,10 @@ from pyro_aevb.model_guide.sites import (
 )
 from pyro_aevb.model_guide.supports import innermost, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
+
+
+class LatentsError(ValueError):
+    """Datapoints that have other latents than others."""
 
 
 class Weights(NamedTuple):
@@ -240,6 +244,21 @@ class Reading:
             like = next(iter(self.observations.values())).value
             return torch.zeros(1, dtype=like.dtype if like.is_floating_point() else None, device=like.device)
         return total
+
+    def require_latents(self, names: Collection[str]) -> None:
+        """Refuse other latents than those of an earlier run of other datapoints.
+
+        Args:
+            names: of its local latents.
+
+        Raises:
+            LatentsError: for others.
+        """
+        if set(self.latents) != set(names):
+            raise LatentsError(
+                f"expected datapoints with the latents {sorted(names)} each, got {sorted(self.latents)} in a run of "
+                "others of them; pad them to one length, and mask what isn't there"
+            )
 
     def require_local(self, remedy: str = "") -> None:
         """Refuse latents that stand outside the data plate or are to be summed out.

@@ -143,7 +143,7 @@ class Proposals:
             reading = read_traces(model_trace, guide_trace, size, particles)
             log_joint = inside.or_nan(reading.sum_log_prob((reading.latents | reading.observations).values()))
             log_weight = log_joint - reading.sum_log_prob(reading.proposals.values())
-        _check_latents(set(self.layouts), set(reading.latents))
+        reading.require_latents(self.layouts)
         values = [layout.datapoints_second(reading.latents[n].value, k, size) for n, layout in self.layouts.items()]
         return log_weight, *values
 
@@ -161,7 +161,7 @@ class Proposals:
             with At(values):
                 traces = trace_pair(self._model, self._guide, tuple(arg[rows] for arg in args))
             found = read_traces(traces[1], traces[0], len(rows))
-            _check_latents(set(self.layouts), set(found.latents))
+            found.require_latents(self.layouts)
             log_joint = found.sum_log_prob((found.latents | found.observations).values())
             return log_joint if integrated else torch.cat([log_joint, found.sum_log_prob(found.proposals.values())])
 
@@ -174,11 +174,3 @@ class Proposals:
             if not torch.allclose(found, expected[:, [row]], rtol=1e-3, atol=1e-3, equal_nan=True):
                 return False
         return True
-
-
-def _check_latents(expected: set[str], found: set[str]) -> None:
-    if found != expected:
-        raise ValueError(
-            f"expected datapoints with the latents {sorted(expected)} each, got {sorted(found)} in a run of fewer of "
-            "them; pad them to one length, and mask what isn't there"
-        )

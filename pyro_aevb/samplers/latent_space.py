@@ -126,8 +126,9 @@ class LatentSpace:
 
     def position(self, trace: Trace, num_data: int, guide_trace: Trace | None = None) -> Tensor:
         """Return the latents of a trace of the model, (M, J)."""
-        sites = read_traces(trace, guide_trace, num_data).latents
-        drawn = []
+        reading = read_traces(trace, guide_trace, num_data)
+        reading.require_latents(self._shapes)
+        sites, drawn = reading.latents, []
         for name, shape in self._shapes.items():
             u = bijection(name, sites[name].fn).inv(sites[name].value)
             if isinstance(mask := sites[name].mask, Tensor):
@@ -204,7 +205,9 @@ class LatentSpace:
         return (-1 - self._depth, len(u)) if u.dim() == 3 else None
 
     def _read(self, trace: Trace, guide_trace: Trace | None, u: Tensor) -> Reading:
-        return read_traces(trace, guide_trace, u.shape[-2], self._particles(u))
+        reading = read_traces(trace, guide_trace, u.shape[-2], self._particles(u))
+        reading.require_latents(self._shapes)
+        return reading
 
     def _likelihood(self, reading: Reading, u: Tensor) -> Tensor:
         return reading.sum_log_prob(reading.observations.values()).reshape(u.shape[:-1])

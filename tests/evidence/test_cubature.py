@@ -6,8 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from statistics_tools import SIGMAS
 
-from pyro_aevb import Quadrature, log_marginal_likelihood
+from pyro_aevb import AIS, SMC, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence.cubature import integrate
 
 N01 = dist.Normal(0.0, 1.0)
@@ -244,3 +246,42 @@ def test_a_model_may_know_a_datapoint_by_its_place_in_the_minibatch():
     x = torch.randn(50) - 3
     found = log_marginal_likelihood(model, None, x, method=Quadrature(max_points=4000), progress=False)
     torch.testing.assert_close(found.value, dist.Normal(table[:50], 2**0.5).log_prob(x), rtol=0, atol=1e-4)
+
+
+def chain(x, lengths, steps=None):
+    """z_t ~ N(z_(t-1), 1), x_t ~ N(z_t, 1), the steps after the longest row left out, or up to ``steps``."""
+    with pyro.plate("data", len(x)):
+        z = 0.0
+        for t in range(int(lengths.max()) if steps is None else steps):
+            with poutine.mask(mask=t < lengths):
+                z = pyro.sample(f"z{t}", dist.Normal(z, 1.0))
+                pyro.sample(f"x{t}", dist.Normal(z, 1.0), obs=x[:, t])
+
+
+LENGTHS = torch.tensor([2, 2, 2, 1, 1, 1])
+
+
+def exact_chain(x, lengths):
+    covariance = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    both = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(x)
+    return torch.where(lengths == 1, dist.Normal(0.0, 2**0.5).log_prob(x[:, 0]), both)
+
+
+@pytest.mark.parametrize("order", [slice(None), torch.arange(5, -1, -1)], ids=["longest first", "shortest first"])
+def test_rows_that_have_fewer_latents_by_themselves_are_run_in_the_minibatch(order):
+    x, lengths = torch.randn(6, 2)[order], LENGTHS[order]
+    found = log_marginal_likelihood(chain, None, x, lengths, method="quadrature", seed=0, compile=False, progress=False)
+    torch.testing.assert_close(found.value, exact_chain(x, lengths).to(found.value), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["quadrature", "ais", "smc"])
+@pytest.mark.parametrize("order", [slice(None), torch.arange(5, -1, -1)], ids=["longest first", "shortest first"])
+def test_minibatches_of_other_latents_are_refused_and_the_remedy_works(method, order):
+    x, lengths = torch.randn(6, 2)[order], LENGTHS[order]
+    short = {"ais": AIS(20, num_leapfrog=2), "smc": SMC(10, num_leapfrog=2)}.get(method, method)
+    options = {"method": short, "batch_size": 3, "seed": 0, "compile": False, "progress": False}
+    with pytest.raises(ValueError, match=r"expected datapoints with the latents \['z0'.* each, got .*pad them to"):
+        log_marginal_likelihood(chain, None, x, lengths, **options)
+    found = log_marginal_likelihood(lambda x, n: chain(x, n, steps=2), None, x, lengths, **options)
+    error = (found.value - exact_chain(x, lengths)).abs()
+    assert (error <= SIGMAS * found.standard_error + 1e-3).all()
