@@ -1561,6 +1561,30 @@ MUTATIONS = [
         "",
         ("tests/posterior/test_posterior.py::test_what_is_said_of_a_discrete_latent_helps",),
     ),
+    Mutation(
+        "posterior/angles.py",
+        "    if angle:\n",
+        "    if False:\n",
+        ("tests/posterior/test_angles.py::test_a_mean_over_draws_of_the_guide_is_on_the_circle[with_auxiliary]",),
+    ),
+    Mutation(
+        "model_guide/supports.py",
+        "return is_periodic(fn.component_distribution)",
+        "return False",
+        ("tests/posterior/test_angles.py::test_a_mean_over_draws_of_the_guide_is_on_the_circle[mixture]",),
+    ),
+    Mutation(
+        "posterior/posterior.py",
+        "return unrolled(draws)",
+        "return draws",
+        ("tests/posterior/test_angles.py::test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle[guide]",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "average(means, angle=angle)",
+        "average(means, angle=False)",
+        ("tests/posterior/test_angles.py::test_a_missing_angle_is_filled_in_on_the_circle",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

@@ -87,6 +87,7 @@ HELD = {
     "Evidence.data": f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",
     "Evidence.method": "evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",
     "Posterior.draws": f"{POSTERIOR}::test_resampled_draws_are_exact_ones",
+    "Posterior.angles": "posterior/test_angles.py::test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle",
     **{
         f"Posterior.{field}": f"{POSTERIOR}::test_a_guide_that_is_wrong_for_some_is_caught_for_those_alone"
         for field in ("method", "trusted", "effective_sample_size", "pareto_k", "r_hat")

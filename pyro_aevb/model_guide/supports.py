@@ -36,6 +36,8 @@ def innermost(fn: Any) -> Any:
 def is_periodic(fn: Any) -> bool:
     """Return whether a distribution is one of angles, whose density repeats beyond (-pi, pi)."""
     fn = innermost(fn)
+    if isinstance(fn, torch.distributions.MixtureSameFamily):
+        return is_periodic(fn.component_distribution)
     if isinstance(fn, dist.SineSkewed):
         return True
     return isinstance(fn, torch.distributions.VonMises | dist.SineBivariateVonMises)

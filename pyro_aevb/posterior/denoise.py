@@ -30,6 +30,7 @@ from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import average, in_a_line
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
@@ -177,10 +178,11 @@ def denoise(
     predictions = Predictions(name, Layout.of(site, reading), streams, vectorize, _clean_cells)
     keep: Any = predictions.drawn
     visit = (lambda model, gate, draws, places, args: keep.append(draws)) if latents else predictions.visit
-    visit_minibatches(its_model, its_guide, batches, options, streams, visit)
-    found = joined(predictions.drawn)
+    angles = visit_minibatches(its_model, its_guide, batches, options, streams, visit)
+    found = joined(predictions.drawn, angles)
     draws, means = (found.draws[name],) * 2 if latents else predictions.all()
-    return Denoised(means.mean(0), found.standard_error(means), draws, found)
+    error = found.standard_error(in_a_line(means, site.fn))
+    return Denoised(average(means, angle=name in angles), error, draws, found)
 
 
 def _clean_pair(

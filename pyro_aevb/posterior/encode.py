@@ -20,7 +20,7 @@ from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.dependence import parents
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
-from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.supports import innermost, is_periodic
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
     broadcasting,
@@ -30,6 +30,7 @@ from pyro_aevb.model_guide.traces import (
     trace_pair,
 )
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import angles_of, average
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.gate import Draws
@@ -127,7 +128,7 @@ def encode(
     draws = draws_of(model, guide, batches, options, streams)[name]
     if output == "draws":
         return draws
-    return (draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())).mean(0)
+    return average(draws, angle=name in angles_of(read(model, guide, next(iter(batches)))))
 
 
 @one_thread
@@ -213,7 +214,8 @@ def codes_of(
             with evaluated(model, guide) as (its_model, its_guide, _):
                 if means := guide_means(its_model, its_guide, batches):
                     return means
-        return {name: draws.mean(0) for name, draws in draws_of(model, guide, batches, options, streams).items()}
+        found, angles = draws_of(model, guide, batches, options, streams), angles_of(reading)
+        return {name: average(draws, angle=name in angles) for name, draws in found.items()}
 
 
 def guide_means(
@@ -275,10 +277,10 @@ def draws_of(
     """
     if options.method != "guide" or guide is None:
         parts: list[Draws] = []
-        visit_minibatches(
+        angles = visit_minibatches(
             model, guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
         )
-        return dict(joined(parts).draws)
+        return dict(joined(parts, angles).draws)
     rows = rows_of(batches)
     found: list[dict[str, Tensor]] = []
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
@@ -346,6 +348,8 @@ def _distributions(guide: PyroCallable, args: tuple[Tensor, ...], seed: int) -> 
 
 def _same(fn: Any, other: Any) -> bool:
     """Return whether two runs gave a latent one distribution with a mean, by that mean."""
+    if is_periodic(fn) and isinstance(innermost(fn), torch.distributions.MixtureSameFamily):
+        return False  # its own is no mean of angles
     try:
         means = fn.mean.detach(), other.mean.detach()
     except (NotImplementedError, AttributeError):

@@ -28,8 +28,10 @@ from pyro_aevb.data_source import Data
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read, takes
 from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import average, in_a_line
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
@@ -194,11 +196,11 @@ def impute(
     keep: Any = predictions.drawn
     visit = predictions.visit if latent is None else (lambda model, gate, draws, places, args: keep.append(draws))
     others = {} if latent is not None else {GIBBS: functools.partial(Gibbs, site=name)}
-    visit_minibatches(its_model, its_guide, batches, options, streams, visit, others)
+    angles = visit_minibatches(its_model, its_guide, batches, options, streams, visit, others)
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
-    found = joined(predictions.drawn)
+    found = joined(predictions.drawn, angles)
     cells = predictions.all() if latent is None else Predicted(found.draws[latent], _real(found.draws[latent]))
-    return _filled(cells, are_discrete(reading.observations[name].fn), found, x, observed)
+    return _filled(cells, reading.observations[name].fn, found, x, observed)
 
 
 def _missing_cells(name: str, reading: Reading) -> str | None:
@@ -220,12 +222,13 @@ def _real(draws: Tensor) -> Tensor:
     return draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
 
 
-def _filled(found: Predicted, discrete: Tensor, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
+def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
     """Return x with draws in its missing cells."""
     draws = torch.where(observed, x, found.draws.to(x.dtype))
-    error = torch.where(observed, 0.0, posterior.standard_error(found.mean))
-    mean = torch.where(observed, x.to(found.mean), found.mean.mean(0))
-    discrete, mode = discrete.to(x.device), None
+    angle, discrete, mode = is_periodic(fn), are_discrete(fn).to(x.device), None
+    means = found.draws if angle else found.mean
+    error = torch.where(observed, 0.0, posterior.standard_error(in_a_line(means, fn)))
+    mean = torch.where(observed, x.to(means), average(means, angle=angle))
     if discrete.any():
         frequent = torch.where(observed, x, draws.mode(0).values)
         mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)

@@ -19,8 +19,10 @@ from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import angles_of, average, unrolled
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler
@@ -47,6 +49,8 @@ class Posterior:
             that of the latent that counts least, with an error of some tenths.
         pareto_k: the shape of the tail of the guide's weights, (N,); NaN where they weren't looked at.
         r_hat: the largest R-hat over unconstrained latent dimensions, (N,); NaN where no chains were run.
+        angles: the names of the latents that are angles.  Their mean is that on the circle, and their deviation and
+            quantiles are those of the draws as numbers within half a turn of it.
     """
 
     draws: Mapping[str, Tensor]
@@ -55,13 +59,14 @@ class Posterior:
     effective_sample_size: Tensor
     pareto_k: Tensor
     r_hat: Tensor
+    angles: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         return short_repr(self)
 
     def mean(self, site: str) -> Tensor:
         """Return the mean over the draws of a latent, (N, ...)."""
-        return self._of(site).mean(0)
+        return average(self._of(site), angle=site in self.angles)
 
     def std(self, site: str) -> Tensor:
         """Return the standard deviation over the draws of a latent, (N, ...)."""
@@ -114,6 +119,8 @@ class Posterior:
                 f"expected a site out of {sorted(self.draws)}, got {site!r}; these are the model's latents"
             )
         draws = self.draws[site]
+        if site in self.angles:
+            return unrolled(draws)
         return draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
 
 
@@ -177,8 +184,10 @@ def visit_minibatches(
     streams: Streams,
     visit: Callable[[PyroCallable, Sampler, Draws, list[int], tuple[Tensor, ...]], None],
     others: Mapping[str, Callable[..., Sampler]] = NO_OTHERS,
-) -> None:
+) -> frozenset[str]:
     """Draw from p(z|x) for each minibatch in turn and hand the draws on; modes and random state stay as they are.
+
+    Return the names of the latents that are angles.
 
     Args:
         model: p(x, z), a function of a minibatch's tensors.
@@ -193,8 +202,7 @@ def visit_minibatches(
         ValueError, TypeError: for options and a pair that can't be used.
     """
     request = options.request(guide, (*METHODS, *others))
-    for batch in batches:
-        _check_pair(model, guide, batch, request.method)
+    angles = frozenset().union(*(angles_of(_checked(model, guide, batch, request.method)) for batch in batches))
     bar = progress_bar(
         show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
     )
@@ -212,13 +220,16 @@ def visit_minibatches(
             draws = gate(places, functools.partial(_advance, bar, size), *batch)
             visit(its_model, gate, draws, places, batch)
             done += size
+    return angles
 
 
 def _advance(bar: Any, size: int, part: float) -> None:
     bar.update(part * size)
 
 
-def _check_pair(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...], method: str) -> None:
+def _checked(
+    model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...], method: str
+) -> Reading:
     reading = read(model, guide, batch)
     reading.require_local()
     reading.require_density()
@@ -226,13 +237,19 @@ def _check_pair(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Te
         raise ValueError("expected a model with latents, got none; add pyro.sample('z', ...) in its data plate")
     if method != "hmc":
         require_local_densities(reading, model, guide, batch)
+    return reading
 
 
-def joined(parts: list[Draws]) -> Posterior:
-    """Return the posterior of all minibatches, and warn of the datapoints that nothing vouches for."""
+def joined(parts: list[Draws], angles: frozenset[str]) -> Posterior:
+    """Return the posterior of all minibatches, and warn of the datapoints that nothing vouches for.
+
+    Args:
+        parts: the draws of each.
+        angles: the names of the latents that are angles.
+    """
     values = {name: torch.cat([part.values[name] for part in parts], 1) for name in parts[0].values}
     trusted, ess, tail, r_hat = (torch.cat(each) for each in zip(*(part[2:] for part in parts), strict=True))
-    found = Posterior(values, tuple(m for part in parts for m in part.method), trusted, ess, tail, r_hat)
+    found = Posterior(values, tuple(m for part in parts for m in part.method), trusted, ess, tail, r_hat, angles)
     if not trusted.all():
         first = int((~trusted).nonzero()[0])
         warn(
@@ -316,7 +333,7 @@ def posterior(
     streams = Streams(seed)
     batches, model, guide = over_own_minibatches(model, guide, args, kwargs, batch_size, options.given(), streams)
     parts: list[Draws] = []
-    visit_minibatches(
+    angles = visit_minibatches(
         model, guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
     )
-    return joined(parts)
+    return joined(parts, angles)

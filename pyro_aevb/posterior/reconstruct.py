@@ -16,8 +16,10 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import average
 from pyro_aevb.posterior.cells import require_drawn
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
@@ -175,9 +177,9 @@ def reconstruct(
         with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng(), torch.no_grad():
             return means_at(its_model, likelihood, codes, rows, batch_size)
     predictions = Predictions(likelihood.site, likelihood.layout, streams, vectorize, _expected)
-    visit_minibatches(model, guide, batches, options, streams, predictions.visit)
-    joined(predictions.drawn)
-    return predictions.all().mean.mean(0)
+    angles = visit_minibatches(model, guide, batches, options, streams, predictions.visit)
+    joined(predictions.drawn, angles)
+    return average(predictions.all().mean, angle=is_periodic(reading.observations[likelihood.site].fn))
 
 
 def _expected(fn: Any, num_draws: int, width: int) -> Predicted:

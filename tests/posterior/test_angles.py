@@ -1,0 +1,94 @@
+"""Means of angles near pi, where arithmetic ones are near 0, against the posterior in closed form, a von Mises too."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_aevb import impute
+from pyro_aevb.posterior import encode, posterior, reconstruct
+
+X = torch.tensor([[-2.0, 0.0], [-2.0, 0.4], [2.0, 0.0], [0.0, -2.0]]).double()
+PRIOR, NOISE = 0.5, 0.7
+QUICK = {"seed": 0, "progress": False, "compile": False, "num_draws": 1000}
+
+
+def model(x):
+    """a ~ VonMises(0, k), x ~ N((cos a, sin a), s^2): given x, a is VonMises of the resultant, k (1, 0) + x / s^2."""
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.VonMises(torch.zeros(len(x)).double(), PRIOR))
+        pyro.sample("x", dist.Normal(torch.stack([a.cos(), a.sin()], -1), NOISE).to_event(1), obs=x)
+
+
+def resultant(x):
+    towards = x / NOISE**2 + torch.tensor([PRIOR, 0.0]).double()
+    return torch.atan2(towards[:, 1], towards[:, 0]), towards.norm(dim=-1)
+
+
+def guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("a", dist.VonMises(*resultant(x)))
+
+
+def with_auxiliary(x):
+    loc, concentration = resultant(x)
+    with pyro.plate("data", len(x)):
+        b = pyro.sample("b", dist.Normal(torch.zeros(len(x)).double(), 0.01), infer={"is_auxiliary": True})
+        pyro.sample("a", dist.VonMises(loc + b, concentration))
+
+
+def mixture(x):
+    loc, concentration = resultant(x)
+    parts = dist.VonMises(torch.stack([loc - 0.2, loc + 0.2 - 2 * math.pi], -1), 2 * concentration[:, None])
+    with pyro.plate("data", len(x)):
+        pyro.sample("a", dist.MixtureSameFamily(dist.Categorical(torch.ones(len(x), 2).double()), parts))
+
+
+def assert_near(found, expected, error):
+    assert (torch.remainder(found - expected + math.pi, 2 * math.pi) - math.pi).abs().max() < error
+
+
+@pytest.mark.filterwarnings("ignore:the draws of")  # of chains, for which the circle is cut open at pi
+@pytest.mark.parametrize("method", ["guide", "importance", "hmc"])
+def test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle(method):
+    loc, concentration = resultant(X)
+    found = posterior(model, guide, X, method=method, **QUICK)
+    angle = torch.linspace(-math.pi, math.pi, 100_001).double()[:-1, None]
+    weight = (concentration * angle.cos()).softmax(0)
+    deviation = (weight * angle.square()).sum(0).sqrt()
+    assert_near(found.mean("a"), loc, 5 * float(deviation.max()) / 200**0.5)
+    assert ((found.std("a") / deviation - 1).abs() < 0.3).all()
+    low, high = found.quantile("a", 0.1), found.quantile("a", 0.9)
+    assert ((high > low) & (high - low < 4 * deviation)).all()
+    assert np.allclose(found.table()["a mean"], found.mean("a"))
+    assert_near(encode(model, guide, X, method=method, **QUICK), loc, 5 * float(deviation.max()) / 200**0.5)
+
+
+@pytest.mark.parametrize("guide", [with_auxiliary, mixture])
+def test_a_mean_over_draws_of_the_guide_is_on_the_circle(guide):
+    loc, _ = resultant(X)
+    assert_near(encode(model, guide, X, **QUICK), loc, 0.1)
+    expected = torch.stack([loc.cos(), loc.sin()], -1)
+    assert (reconstruct(model, guide, X, **QUICK) - expected).abs().max() < 0.1
+
+
+def test_a_missing_angle_is_filled_in_on_the_circle():
+    """x = (a, c), c ~ N(z, 0.1) and a ~ VonMises(pi + z, 20), a's mean pi + c; the mean of its draws is no 0."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.3))
+            locs = torch.stack([math.pi + z, math.pi + z], -1)
+            pyro.sample("x", dist.VonMises(locs, 20.0).to_event(1), obs=x)
+
+    def prior(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.3))
+
+    x = torch.tensor([[math.nan, math.pi], [math.nan, -math.pi]]).double()
+    found = impute(model, prior, x, method="importance", **QUICK)
+    assert_near(found.mean[:, 0], math.pi, 0.1)
+    assert (found.standard_error[:, 0] < 0.03).all()
