@@ -59,6 +59,7 @@ def test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle(method):
     angle = torch.linspace(-math.pi, math.pi, 100_001).double()[:-1, None]
     weight = (concentration * angle.cos()).softmax(0)
     deviation = (weight * angle.square()).sum(0).sqrt()
+    assert found.angles == {"a"}
     assert_near(found.mean("a"), loc, 5 * float(deviation.max()) / 200**0.5)
     assert ((found.std("a") / deviation - 1).abs() < 0.3).all()
     low, high = found.quantile("a", 0.1), found.quantile("a", 0.9)
