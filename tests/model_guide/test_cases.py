@@ -408,6 +408,7 @@ def marks(case, method):
     return () if case == "all of one" or method in ("importance", "quadrature") else pytest.mark.exhaustive
 
 
+@pytest.mark.filterwarnings("ignore:the effective sample size is below")  # of short annealing
 @pytest.mark.parametrize(
     ("case", "method"),
     [
