@@ -227,9 +227,7 @@ def _advance(bar: Any, size: int, part: float) -> None:
     bar.update(part * size)
 
 
-def _checked(
-    model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...], method: str
-) -> Reading:
+def _checked(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tensor, ...], method: str) -> Reading:
     reading = read(model, guide, batch)
     reading.require_local()
     reading.require_density()
