@@ -226,6 +226,10 @@ class Capture:
                 raise CaptureError(self._state.unwatchable)
             if hooked := [name for name, parameter in parameters.items() if _has_hook(parameter)]:
                 raise CaptureError(f"the gradient of {hooked[0]!r} has a hook, whose Python a graph doesn't run")
+            if sparse := [name for name, gradient in gradients.items() if _is_sparse(gradient)]:
+                raise CaptureError(f"the gradient of {sparse[0]!r} is a sparse tensor, which a graph doesn't give")
+            if any(map(_is_sparse, pytree.tree_leaves(expected))):
+                raise CaptureError("a result is a sparse tensor, which a graph doesn't give")
             if drawn := untouched.drawn_from():
                 where = _lines_that_draw(drawn[1], PythonState([*self._watched, self._fn], only_called=True))
                 raise CaptureError(f"each call draws from {drawn[0]}{where}; draw from torch's global generator")
@@ -332,6 +336,10 @@ class _Saved:
 
 def _has_hook(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
+
+
+def _is_sparse(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is not torch.strided
 
 
 class _Untouched:

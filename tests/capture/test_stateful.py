@@ -96,6 +96,37 @@ def test_what_is_replaced_on_the_learner_counts(name):
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
+def test_a_sparse_gradient_is_trained_on_eagerly(caplog):
+    found = []
+    for compile in (False, "graph"):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            means, (_, guide) = torch.nn.Embedding(4, 3, sparse=True).double(), pair(lambda: 1.0)
+
+            def model(x, means=means):
+                pyro.module("means", means)
+                with pyro.plate("data", 40, subsample_size=len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+                    kinds = (x[:, 0] > 0).long()
+                    pyro.sample("x", dist.Normal(z[..., None] + means(kinds), 1.0).to_event(1), obs=x)
+
+            learner, before = AEVB(model, guide, SGD, SGVB(), compile=compile), means.weight.detach().clone()
+            for i in range(6):
+                torch.manual_seed(i)
+                learner.step(X[:10])
+            found.append(means.weight.detach() - before)
+    assert found[0].abs().max() > 1e-3
+    assert torch.equal(*found)
+    assert "the gradient of 'means$$$weight' is a sparse tensor, which a graph doesn't give" in caplog.text
+
+
+def test_a_sparse_result_is_given_eagerly():
+    fast = Capture(lambda x: (x.to_sparse(),), compile="graph")
+    for _ in range(3):
+        assert fast(torch.eye(2))[0].is_sparse
+    assert fast.obstacle == "a result is a sparse tensor, which a graph doesn't give"
+
+
 def test_a_trained_vae_is_copied_and_pickled():
     vae, x = bernoulli_vae()
     AEVB(vae.model, vae.guide, SGD, SGVB(), compile="graph").step(x[:10])
