@@ -306,6 +306,30 @@ MUTATIONS = [
         "self._sizes.append({})",
         ("tests/capture/test_capture.py",),
     ),
+    Mutation(
+        "capture/guards.py",
+        "values += map(REQUIRES_GRAD, self.tensors)",
+        "values += [False for _ in self.tensors]",
+        ("tests/capture/test_stateful.py::test_weights_that_thaw_are_trained_from_then_on[by pyro.module]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "            self.tensors.append(value)",
+        "            self.tensors += [] if isinstance(value, nn.Parameter) else [value]",
+        ("tests/capture/test_stateful.py::test_a_frozen_weight_that_a_run_writes_is_written_once_a_step",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        "if _is_sparse(gradient)]",
+        "if gradient is None]",
+        ("tests/capture/test_stateful.py::test_a_sparse_gradient_is_trained_on_eagerly",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "self._visit(value(), name)",
+        "pass",
+        ("tests/capture/test_stateful.py::test_a_weak_reference_is_followed_and_one_that_cannot_be_is_named",),
+    ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
         "data_source.py",

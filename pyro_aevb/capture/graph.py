@@ -169,7 +169,7 @@ def trace(
         fn: a function of tensors that may leave gradients in the parameters.
         parameters: its parameters, by name.
         args: the tensors to run it on.
-        own: the tensors that the function has of its own, whose values may change: buffers.
+        own: the tensors that the function has of its own, whose values may change: buffers, frozen parameters.
 
     Raises:
         CaptureError: if a value is read in Python, an operation can't be traced, or a size depends on values.
@@ -177,12 +177,14 @@ def trace(
     from torch.fx.experimental.proxy_tensor import make_fx  # here, since it brings in sympy
 
     tensors = list(parameters.values())
+    inputs = {id(tensor) for tensor in (*tensors, *args)}
+    kept = [tensor for tensor in own if id(tensor) not in inputs]
     spec: Any = None
     trained: list[Tensor] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         nonlocal spec, trained
-        with _tracing(own):
+        with _tracing(kept):
             leaves, spec = pytree.tree_flatten(fn(*inputs[len(tensors) :]))
         trained = [p for p in tensors if p.grad is not None]
         return leaves + [p.grad for p in trained]

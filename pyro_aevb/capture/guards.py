@@ -14,11 +14,13 @@ from __future__ import annotations
 import collections
 import functools
 import logging
+import operator
 import os
 import random
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,7 @@ MODULE_SLOTS = (
 )
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
+REQUIRES_GRAD = operator.attrgetter("requires_grad")
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
 INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 # A function that names one of these may fetch any attribute.
@@ -77,7 +80,7 @@ class PythonState:
 
     Attributes:
         modules: the torch modules that are reached.
-        tensors: the tensors that are reached, parameters apart, buffers among them.
+        tensors: the tensors that are reached, parameters and buffers among them.
         generators: the random generators that are reached.
         functions: the user's functions that are reached.
         unwatchable: what can't be watched, in words; empty if there is nothing of the kind.
@@ -110,7 +113,7 @@ class PythonState:
         self._mappings: list[dict[Any, Any]] = []
         self._sequences: list[Sequence[Any]] = []
         self._contents: list[Contents] = []
-        kinds = ("entry", "cell", "size", "mapping", "sequence", "contents")
+        kinds = ("entry", "cell", "size", "mapping", "sequence", "contents", "gradient")
         self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[int, Any] = {}
         self._containers: set[int] = set()  # those of which each element is watched
@@ -164,6 +167,7 @@ class PythonState:
             values.append(len(sequence))
             values.extend(sequence)
         values += [contents.read() for contents in self._contents]
+        values += map(REQUIRES_GRAD, self.tensors)
         return values
 
     def difference(self, key: tuple[Any, ...]) -> str:
@@ -209,7 +213,11 @@ class PythonState:
         if len(self._seen) > MOST_SLOTS:
             return
         self._seen[id(value)] = value
-        if is_source(value):
+        if type(value) in weakref.ProxyTypes:
+            self.unwatchable = self.unwatchable or f"what the weak reference {name} leads to can't be watched"
+        elif isinstance(value, weakref.ref):
+            self._visit(value(), name)
+        elif is_source(value):
             self._note_source(name, name)
         elif leads_to_source(value):
             self._sources.append((name, attributes_of(value)))
@@ -222,8 +230,8 @@ class PythonState:
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._visit(part, name)
         elif isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter):
-                self.tensors.append(value)
+            self.tensors.append(value)
+            self._names["gradient"].append(f"{name}.requires_grad")
         elif isinstance(value, type):
             self._visit_class(value, name)
             self._release_constructors(value)

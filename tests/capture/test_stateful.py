@@ -5,6 +5,7 @@ import functools
 import itertools
 import logging
 import pickle
+import weakref
 
 import pyro
 import pyro.distributions as dist
@@ -96,6 +97,51 @@ def test_what_is_replaced_on_the_learner_counts(name):
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:weight was not registered|bias was not registered")
+@pytest.mark.parametrize("named", [True, False], ids=["by pyro.module", "by pyro.param"])
+def test_weights_that_thaw_are_trained_from_then_on(named):
+    """The frozen layer isn't in the parameter store before; then it is, and moves as in the eager run."""
+    found = []
+    for compile in (False, "graph"):
+        with pyro.get_param_store().scope():
+            torch.manual_seed(0)
+            layer, (_, guide) = torch.nn.Linear(1, 3).double().requires_grad_(False), pair(lambda: 1.0)
+
+            def model(x, layer=layer):
+                if named:
+                    pyro.module("layer", layer)
+                elif layer.weight.requires_grad:
+                    pyro.param("weight", layer.weight)
+                with pyro.plate("data", 40, subsample_size=len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+                    pyro.sample("x", dist.Normal(layer(z[..., None]), 1.0).to_event(1), obs=x)
+
+            learner, before = AEVB(model, guide, SGD, SGVB(), compile=compile), layer.weight.clone()
+            for i in range(STEPS):
+                if i == SWITCH:
+                    assert torch.equal(layer.weight, before)
+                    layer.requires_grad_(True)
+                torch.manual_seed(i)
+                learner.step(X[:10])
+            assert learner.captures[0].obstacle is None
+            found.append(layer.weight.detach() - before)
+    assert (found[0].abs() > 1e-3).all()
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
+def test_a_frozen_weight_that_a_run_writes_is_written_once_a_step():
+    layer = torch.nn.Linear(1, 1).requires_grad_(False)
+    layer.weight.fill_(0.0)
+
+    def fn(x):
+        layer.weight += 1.0  # as an average of other weights is
+        return (layer.weight * x,)
+
+    fast = Capture(fn, watched=[fn], compile="graph")
+    assert [fast(torch.ones(1))[0].item() for _ in range(9)] == list(range(1, 10))
+    assert fast.obstacle is None
+
+
 def test_a_sparse_gradient_is_trained_on_eagerly(caplog):
     found = []
     for compile in (False, "graph"):
@@ -125,6 +171,22 @@ def test_a_sparse_result_is_given_eagerly():
     for _ in range(3):
         assert fast(torch.eye(2))[0].is_sparse
     assert fast.obstacle == "a result is a sparse tensor, which a graph doesn't give"
+
+
+def test_a_weak_reference_is_followed_and_one_that_cannot_be_is_named():
+    class Holder:
+        beta = 1.0
+
+    held = Holder()
+    held.beta = 2.0
+    reference, proxy = weakref.ref(held), weakref.proxy(held)
+    state = PythonState([lambda x: reference().beta * x])
+    before = state.key()
+    held.beta = 3.0
+    assert state.difference(before) == "reference.beta"
+    assert PythonState([lambda x: proxy.beta * x]).unwatchable == (
+        "what the weak reference proxy leads to can't be watched"
+    )
 
 
 def test_a_trained_vae_is_copied_and_pickled():
