@@ -330,6 +330,24 @@ MUTATIONS = [
         "pass",
         ("tests/capture/test_stateful.py::test_a_weak_reference_is_followed_and_one_that_cannot_be_is_named",),
     ),
+    Mutation(
+        "capture/graph.py",
+        "torch.Tag.data_dependent_output in func.tags and",
+        "torch.Tag.data_dependent_output not in func.tags and",
+        (f"{OBSTACLES}[a slice]",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        "elif func not in FROM_LISTS:",
+        "elif func is not torch.as_tensor:",
+        (f"{OBSTACLES}[a list of numbers]",),
+    ),
+    Mutation(
+        "capture/graph.py",
+        "*(Tensor.__repr__, ",
+        "*(",
+        (f"{OBSTACLES}[text]",),
+    ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
         "data_source.py",

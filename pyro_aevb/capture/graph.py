@@ -28,6 +28,12 @@ logger = logging.getLogger("pyro_aevb")
 Parameters = Mapping[str, Tensor]
 TORCH = str(Path(torch.__file__).parent)
 NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
+# Functions that take lists of numbers, which may be tensors.
+FROM_LISTS, ITEMS = (
+    (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor),
+    (Tensor.__getitem__, Tensor.__setitem__),
+)
+SPLITS = (torch.tensor_split, Tensor.tensor_split)
 IS_TRACED = "get value out of a tracing tensor"  # in torch's error
 # The eager run's random numbers; no assertions about shapes, which are part of the signature.
 INDUCTOR: dict[str, Any] = {"fallback_random": True, "size_asserts": False, "alignment_asserts": False}
@@ -263,8 +269,22 @@ def _one_fake_mode() -> contextlib.AbstractContextManager[Any]:
 @contextlib.contextmanager
 def _tracing(own: Iterable[Tensor]) -> Iterator[None]:
     """Make Pyro traceable inside the block: it doesn't validate, nor turn tensors into numbers."""
-    with pyro.validation_enabled(False), _NoReading(own):
+    kept = {id(tensor): tensor for tensor in own}  # not only the ids, so that no other tensor gets one
+    with pyro.validation_enabled(False), _NoReading(kept), _NoNumbers(kept):
         yield
+
+
+class _NoNumbers(TorchDispatchMode):
+    """A number that torch itself reads off a tensor of the model's own (``h[:t]``, ``torch.zeros(t)``) is an error."""
+
+    def __init__(self, own: dict[int, Tensor]) -> None:
+        super().__init__()
+        self._own = own
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.data_dependent_output in func.tags and any(id(arg) in self._own for arg in args):
+            raise CaptureError("torch reads the value of a tensor that the model keeps")
+        return func(*args, **(kwargs or {}))
 
 
 class _NoReading(TorchFunctionMode):
@@ -280,12 +300,15 @@ class _NoReading(TorchFunctionMode):
 
     # There is no NaN; not all probabilities are positive; what a distribution validates that was made before is valid.
     answers: ClassVar = {"pyro.util": False, "pyro.infer.util": False, "torch.distributions.distribution": True}
-    copies = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+    copies = (
+        *(Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__),
+        *(Tensor.__repr__, Tensor.__format__, Tensor.__deepcopy__),
+    )
     numbers = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.__index__, Tensor.__complex__)
 
-    def __init__(self, own: Iterable[Tensor]) -> None:
+    def __init__(self, own: dict[int, Tensor]) -> None:
         super().__init__()
-        self._own = {id(tensor): tensor for tensor in own}  # kept, so that no other tensor gets its id
+        self._own = own
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item:
@@ -299,6 +322,8 @@ class _NoReading(TorchFunctionMode):
             return _one_hot(*args, **(kwargs or {}))
         if func in self.copies:
             raise CaptureError(f"Tensor.{func.__name__} reads a tensor's values in Python")
+        if _reads_unseen(func, args, kwargs or {}):
+            raise CaptureError(f"{func.__name__} reads values off tensors that it takes for numbers")
         if func in self.numbers and id(args[0]) in self._own:
             raise CaptureError(f"Tensor.{func.__name__} reads in Python the value of a tensor that the model keeps")
         try:
@@ -310,6 +335,19 @@ class _NoReading(TorchFunctionMode):
         if any(id(arg) in self._own for arg in args):
             self._own |= {id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)}
         return result
+
+
+def _reads_unseen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether torch reads tensors' values where no mode sees it: in lists of numbers, as places to split at."""
+    given = [*args, *kwargs.values()]
+    if func in SPLITS:
+        return any(isinstance(value, Tensor) for value in given[1:])
+    if func in ITEMS:
+        given = [*(args[1] if isinstance(args[1], tuple) else args[1:2]), *args[2:]]
+    elif func not in FROM_LISTS:
+        return False
+    lists = (value for value in given if isinstance(value, list | tuple))
+    return any(isinstance(leaf, Tensor) for value in lists for leaf in pytree.tree_leaves(value))
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -15,6 +15,8 @@ from pyro_aevb.capture import Capture
 
 OBSTACLES = {}
 GENERATOR = random.Random(0)
+KEPT, ANOTHER = torch.tensor(1), torch.tensor(1)
+KEPT_READ = "torch reads the value of a tensor that the model keeps"
 
 
 def obstacle(text):
@@ -111,6 +113,113 @@ def a_list(z):
     return z * values[0]
 
 
+@obstacle("Tensor.__repr__ reads a tensor's values in Python")
+def text(z):
+    return z * (1 if "1" in str(KEPT) else 2)  # this one
+
+
+@obstacle("Tensor.__format__ reads a tensor's values in Python")
+def formatted_text(z):
+    return z * (1 if f"{KEPT:.1f}" == "1.0" else 2)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_slice(z):
+    return torch.cat([z[:KEPT], 0 * z[KEPT:]])  # this one
+
+
+@obstacle(KEPT_READ)
+def an_index(z):
+    return z + z[KEPT]  # this one
+
+
+@obstacle(KEPT_READ)
+def a_slice_that_is_set(z):
+    y = z * 1
+    y[:KEPT] = 0.0  # this one
+    return y
+
+
+@obstacle(KEPT_READ)
+def an_option(z):
+    return nn.functional.softplus(z, beta=KEPT)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_factor(z):
+    return torch.add(z, z, alpha=KEPT)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_scale(z):
+    return z + torch.normal(0.0, KEPT, size=(3,))  # this one
+
+
+@obstacle(KEPT_READ)
+def a_scale_in_place(z):
+    return z + torch.empty(3).normal_(0, KEPT)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_size(z):
+    return z + torch.zeros(KEPT, 2).numel()  # this one
+
+
+@obstacle(KEPT_READ)
+def a_size_in_a_list(z):
+    return z + torch.zeros([2, KEPT]).numel()  # this one
+
+
+@obstacle(KEPT_READ)
+def an_entry(z):
+    return z * torch.full((3,), KEPT)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_shift(z):
+    return z.roll(KEPT, -1)  # this one
+
+
+@obstacle(KEPT_READ)
+def a_comparison_of_kept_tensors(z):
+    return z if torch.equal(KEPT, ANOTHER) else 2 * z  # this one
+
+
+@obstacle(KEPT_READ)
+def a_comparison_by_its_arguments_names(z):
+    return z if torch.equal(input=ANOTHER, other=KEPT) else 2 * z  # this one
+
+
+@obstacle(KEPT_READ)
+def a_comparison_up_to_rounding(z):
+    return z if torch.allclose(KEPT.double(), ANOTHER.double()) else 2 * z  # this one
+
+
+@obstacle(KEPT_READ)
+def a_question(z):
+    return z if KEPT.is_nonzero() else 2 * z  # this one
+
+
+@obstacle("tensor reads values off tensors that it takes for numbers")
+def a_list_of_numbers(z):
+    return z * torch.tensor([KEPT, 0, 1])  # this one
+
+
+@obstacle("new_tensor reads values off tensors that it takes for numbers")
+def a_list_of_numbers_of_the_same_dtype(z):
+    return z * z.new_tensor((z[0], 1.0, 1.0))  # this one
+
+
+@obstacle("__getitem__ reads values off tensors that it takes for numbers")
+def a_list_as_an_index(z):
+    return z + z[..., [KEPT, 0]].sum()  # this one
+
+
+@obstacle("tensor_split reads values off tensors that it takes for numbers")
+def places_to_split_at(z):
+    return z + z.tensor_split(KEPT[None])[0].sum()  # this one
+
+
 @obstacle(f"aten.nonzero.default gives a result {SIZE}")
 def nonzero(z):
     i = z.nonzero()  # this one
@@ -175,6 +284,43 @@ def test_the_line_is_the_one_that_cannot_be_traced(name):
         fast(torch.arange(3.0))
     assert text in fast.obstacle
     assert f" at test_obstacles.py:{number}, `{lines[number - first].strip()}`" in fast.obstacle
+
+
+READ = [name for name, (step, _) in OBSTACLES.items() if "KEPT" in step.__code__.co_names]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_kept_tensor_that_changes_in_place_is_read_at_each_call(name):
+    step, results = OBSTACLES[name][0], []
+    for compile in (False, "graph"):
+        KEPT.fill_(1)
+        fast = Capture(within_pyro(step), watched=[step], compile=compile)
+        for i in range(7):
+            KEPT.fill_(1 if i < 5 else 2)
+            torch.manual_seed(i)
+            (result,) = fast(torch.arange(3.0))
+        results.append(result)
+    KEPT.fill_(1)
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda z: z[KEPT[None]],
+        lambda z: z * KEPT,
+        lambda z: z.masked_fill(z > 1, KEPT),
+        lambda z: z * torch.tensor([2.0]),
+    ],
+    ids=["an index of a dimension", "a factor", "a value where a tensor may stand", "a list of plain numbers"],
+)
+def test_what_a_graph_reads_itself_is_no_obstacle(fn):
+    fast = Capture(lambda x: (fn(x),), watched=[fn], compile="graph")
+    for i in range(7):
+        KEPT.fill_(1 if i < 5 else 2)
+        torch.testing.assert_close(fast(torch.arange(3.0)), (fn(torch.arange(3.0)),))
+    KEPT.fill_(1)
+    assert fast.obstacle is None
 
 
 def test_a_line_of_pyros_is_named_after_the_users():
