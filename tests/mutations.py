@@ -124,6 +124,7 @@ PASSES, INFOS = "tests/capture/test_graph_passes.py", "tests/learners/test_step_
 ARRAYS, SAVING = "tests/datasets/test_array_files.py", "tests/vae/test_saving.py"
 FIRST = "tests/learners/test_first_updates.py"
 USUAL, TRAINS = "tests/capture/test_usual_models.py", "test_it_is_captured_and_trains_as_it_does_eagerly"
+SILENTLY = "tests/capture/test_stateful.py::test_no_step_differs_silently"
 OBSTACLES = "tests/capture/test_obstacles.py::test_the_line_is_the_one_that_cannot_be_traced"
 TERMS, HMC = "tests/objectives/test_terms.py", "tests/samplers/test_sampler_records.py"
 BAYESIAN = "tests/model_guide/test_bayesian.py"
@@ -347,6 +348,36 @@ MUTATIONS = [
         "*(Tensor.__repr__, ",
         "*(",
         (f"{OBSTACLES}[text]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "found = self._named & vars(module).keys()",
+        "found = set[str]()",
+        (f"{SILENTLY}[module_in_a_closure]", f"{SILENTLY}[counter_in_a_module_of_a_package]"),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "values += itertools.chain.from_iterable(self._classes)",
+        "values += [None for each in self._classes for _ in each]",
+        (f"{SILENTLY}[method_replaced_on_its_class]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "values += map(type, self._objects)",
+        "values += [None for _ in self._objects]",
+        (f"{SILENTLY}[class_of_an_object]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "for variable in undefined_globals(fn):",
+        "for variable in ():",
+        (f"{SILENTLY}[global_that_is_defined_later]",),
+    ),
+    Mutation(
+        "capture/guards.py",
+        "if key in MODULE_SLOTS or key in PYROS_SLOTS:",
+        "if key in MODULE_SLOTS:",
+        (f"{SILENTLY}[prior_of_a_weight]",),
     ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(

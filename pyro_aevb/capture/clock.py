@@ -6,6 +6,7 @@ that are read off it.  ``time.sleep(1)`` and ``datetime(2020, 1, 1)`` read no cl
 
 from __future__ import annotations
 
+import builtins
 import datetime
 import dis
 import random
@@ -24,6 +25,8 @@ SOURCES = {
     "secrets": {"randbelow", "randbits", "choice", "token_bytes", "token_hex", "token_urlsafe"},
     "uuid": {"uuid1", "uuid4"},
 }
+IMPORTERS = {"import_module", "__import__", "modules"}  # which find a module by a string
+GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 
 
@@ -130,6 +133,21 @@ def _values(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, cell.cell_contents
         except ValueError:  # it has no value yet
             continue
+
+
+def imported(fn: types.FunctionType, name: str) -> types.ModuleType | None:
+    """Return the module that an import of this name in the code gives, also one of the package that the code is in."""
+    packages = str(fn.__globals__.get("__package__") or "").split(".")
+    places = (".".join([*packages[:i], name]) for i in range(len(packages), 0, -1))
+    return sys.modules.get(name) or next((sys.modules[place] for place in places if place in sys.modules), None)
+
+
+def undefined_globals(fn: types.FunctionType) -> set[str]:
+    """Return the global variables that the code loads and that nobody has defined yet."""
+    missing = {name for name in names_in(fn.__code__) if name not in fn.__globals__ and not hasattr(builtins, name)}
+    if not missing:
+        return missing
+    return {each.argval for each in _instructions(fn.__code__) if each.opname in GLOBAL and each.argval in missing}
 
 
 def names_in(code: types.CodeType) -> Iterator[str]:

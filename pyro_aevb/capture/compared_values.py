@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import operator
 import types
 from typing import Any
@@ -89,6 +90,11 @@ def is_container(value: Any) -> bool:
 def is_array(value: Any) -> bool:
     """Return whether this is an array of NumPy's, which needn't have been imported."""
     return type(value).__module__ == "numpy" and type(value).__name__ in ("ndarray", "memmap")
+
+
+def is_cache(value: Any) -> bool:
+    """Return whether this is a function with a cache of its results (``functools.lru_cache``)."""
+    return type(value) is functools._lru_cache_wrapper
 
 
 def by_value(value: Any) -> Any:

@@ -5,14 +5,15 @@ moment.  :class:`PythonState` sees within microseconds whether they are still th
 
 What it can't see it names: code that reads the clock, or has an iterator to go on with, and that may be called has
 :attr:`PythonState.unwatchable` (a line in the log, and eager runs).  Not covered are values behind a call into C (an
-``array.array``, a file, a data base), NumPy arrays of more than ``LARGEST_ARRAY`` bytes, and containers of more than
-``LARGEST_CONTAINER`` elements.
+``array.array``, a file, a data base), names that ``eval`` makes up, NumPy arrays of more than ``LARGEST_ARRAY`` bytes,
+and containers of more than ``LARGEST_CONTAINER`` elements.
 """
 
 from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import logging
 import operator
 import os
@@ -21,7 +22,7 @@ import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,17 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
-from pyro_aevb.capture.clock import attributes_of, is_source, leads_to_source, names_in, source_in, strings_in
+from pyro_aevb.capture.clock import (
+    IMPORTERS,
+    attributes_of,
+    imported,
+    is_source,
+    leads_to_source,
+    names_in,
+    source_in,
+    strings_in,
+    undefined_globals,
+)
 from pyro_aevb.capture.compared_values import (
     CONTAINERS,
     SCALARS,
@@ -43,6 +54,7 @@ from pyro_aevb.capture.compared_values import (
     held,
     in_library,
     is_array,
+    is_cache,
     is_container,
     same,
 )
@@ -55,9 +67,12 @@ MODULE_SLOTS = (
     *("_parameters", "_buffers", "_modules"),
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
 )
+PYROS_SLOTS = ("_pyro_params", "_pyro_samples")  # constraints and priors
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
+VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
 REQUIRES_GRAD = operator.attrgetter("requires_grad")
+FUNCTION_PARTS = operator.attrgetter("__code__", "__defaults__")
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
 INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 # A function that names one of these may fetch any attribute.
@@ -109,17 +124,33 @@ class PythonState:
         self.unwatchable = ""
         self._entries: list[tuple[Any, Any]] = []
         self._cells: list[types.CellType] = []
-        self._sizes: list[dict[Any, Any]] = []
-        self._mappings: list[dict[Any, Any]] = []
+        self._sizes: list[Mapping[Any, Any]] = []
+        self._mappings: list[Mapping[Any, Any]] = []
         self._sequences: list[Sequence[Any]] = []
         self._contents: list[Contents] = []
-        kinds = ("entry", "cell", "size", "mapping", "sequence", "contents", "gradient")
+        self._classes: list[ValuesView[Any]] = []
+        self._classes_seen: set[int] = set()
+        self._objects: list[Any] = []
+        kinds = (
+            "entry",
+            "cell",
+            "size",
+            "mapping",
+            "sequence",
+            "contents",
+            "gradient",
+            "type",
+            "class size",
+            "class",
+            "function",
+        )
         self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
         self._seen: dict[int, Any] = {}
         self._containers: set[int] = set()  # those of which each element is watched
         self._named: set[str] = set()  # in the code
         self._waiting: dict[str, list[type]] = {}  # attributes of classes that nothing has named yet
         self._sparing = self._only_called
+        self._python_modules: dict[int, tuple[types.ModuleType, str]] = {}  # the user's own, and os
         self._sources: list[tuple[str, set[str]]] = []  # values with clocks among their attributes
         self._iterators: list[str] = []  # by name, those too that no code may name
         self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
@@ -127,6 +158,7 @@ class PythonState:
         self._key: tuple[Any, ...] = ()
         for fn in self._callables:
             self._visit(fn, getattr(fn, "__name__", type(fn).__name__))
+        self._read_python_modules()
         for attributes, key, name in self._set_by_each_run:
             if key in self._named:  # the user's code may read it before Pyro sets it
                 self._visit_entry(attributes, key, name)
@@ -168,6 +200,10 @@ class PythonState:
             values.extend(sequence)
         values += [contents.read() for contents in self._contents]
         values += map(REQUIRES_GRAD, self.tensors)
+        values += map(type, self._objects)
+        values += map(len, self._classes)
+        values += itertools.chain.from_iterable(self._classes)
+        values += itertools.chain.from_iterable(map(FUNCTION_PARTS, self.functions))
         return values
 
     def difference(self, key: tuple[Any, ...]) -> str:
@@ -176,10 +212,12 @@ class PythonState:
 
     def _first_change(self, key: tuple[Any, ...], values: list[Any] | None) -> str:
         """Return the first name, among what is watched now; with ``values``, a new container is what it replaces."""
-        now = self.key() if values is None else tuple(self._as_it_counts(value, anew=True) for value in values)
+        now = self.key() if values is None else tuple(map(self._as_it_counts, values))
         names = [name for kind in self._names.values() for name in kind]
-        changed = [name for name, a, b in zip(names, now, key, strict=False) if a != b]
-        return changed[0] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
+        changed = [i for i, (_, a, b) in enumerate(zip(names, now, key, strict=False)) if a != b]
+        if values is not None:
+            changed = [i for i in changed if self._as_it_counts(values[i], anew=True) != key[i]]
+        return names[changed[0]] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
 
     @property
     def reached(self) -> list[Any]:
@@ -227,8 +265,9 @@ class PythonState:
         elif isinstance(value, types.FunctionType):
             self._visit_function(value, name)
         elif isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
+            for part in (value.func, *value.args):
                 self._visit(part, name)
+            self._visit_dict(value.keywords, name)
         elif isinstance(value, Tensor):
             self.tensors.append(value)
             self._names["gradient"].append(f"{name}.requires_grad")
@@ -237,18 +276,34 @@ class PythonState:
             self._release_constructors(value)
         elif isinstance(value, GENERATORS) or type(value).__module__.startswith("numpy.random"):
             self.generators.append(value)
-        elif isinstance(value, dict):
+        else:
+            self._visit_contents_or_object(value, name)
+
+    def _visit_contents_or_object(self, value: Any, name: str) -> None:
+        if isinstance(value, dict | types.MappingProxyType):
             self._visit_dict(value, name)
+        elif isinstance(value, VIEWS):
+            self._visit_dict(value.mapping, name)  # type: ignore[attr-defined]  # from Python 3.10 on
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
         elif isinstance(value, Iterator) and not isinstance(value, nn.Module):
             self._iterators.append(name)
-        elif isinstance(value, set | collections.deque) or is_array(value):
+        elif isinstance(value, set | collections.deque | bytearray) or is_array(value):
             self._visit_contents(value, name)
         elif type(value) is pyro.plate:
             self._visit_plate(value, name)
+        elif is_cache(value):
+            self._visit_cache(value, name)
         elif not isinstance(value, types.ModuleType):
             self._visit_object(value, name)
+        elif _is_the_users(value):
+            self._python_modules[id(value)] = value, name
+        if (
+            isinstance(value, dict | list | tuple)
+            and hasattr(value, "__dict__")
+            and not in_library(type(value).__module__)
+        ):
+            self._visit_object(value, name)  # attributes and methods besides the elements
 
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
         if in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
@@ -256,36 +311,74 @@ class PythonState:
                 self._visit(held(cell), name)
             return
         self.functions.append(fn)
+        self._names["function"] += [f"{fn.__qualname__}.{part}" for part in ("__code__", "__defaults__")]
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
             self._cells.append(cell)
             self._names["cell"].append(variable)
             self._visit(held(cell), variable)
-        for default in (*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()):
-            self._visit(default, name)
+        self._visit(fn.__defaults__, name)
+        if fn.__code__.co_kwonlyargcount:
+            self._visit_entry(Slots(fn), "__kwdefaults__", f"{name}.__kwdefaults__")
         self._visit_dict(fn.__dict__, name, attributes=True)
         if source := source_in(fn):
             self._note_source(fn.__qualname__, source)
-        names = dict.fromkeys(names_in(fn.__code__))
-        for variable in names:
-            value = fn.__globals__.get(variable, sys.modules.get(variable))  # it may import a module itself
-            if isinstance(value, types.ModuleType):
-                self._visit_python_module(value, variable, names)
-            elif isinstance(value, type):
-                self._visit(value, variable)
-            elif variable in fn.__globals__ and not is_source(value):
-                self._visit_entry(fn.__globals__, variable, variable)
-        self._release({*names, *strings_in(fn.__code__)})
+        self._visit_globals(fn)
+        self._release({*names_in(fn.__code__), *strings_in(fn.__code__)})
 
-    def _visit_python_module(self, module: types.ModuleType, name: str, names: Iterable[str]) -> None:
-        """Take in what the code may read of a module: the attributes of the user's own that it names."""
+    def _visit_globals(self, fn: types.FunctionType) -> None:
+        """Take in what a function's code names besides its own variables: globals, and modules that it imports."""
+        names, strings = dict.fromkeys(names_in(fn.__code__)), set(strings_in(fn.__code__))
+        if "globals" in names:
+            found = {text: None for text in strings if text in fn.__globals__}
+            names |= found
+            if not found:
+                self.unwatchable = self.unwatchable or f"{fn.__qualname__} looks up globals by a name that isn't in it"
+        for variable in names:
+            defined = variable in fn.__globals__
+            value = fn.__globals__[variable] if defined else imported(fn, variable)
+            if isinstance(value, types.ModuleType) and not _is_the_users(value):
+                if value is os:
+                    self._python_modules[id(os)] = os, variable
+            elif defined and not is_source(value) and not _is_a_librarys(value):
+                self._visit_entry(fn.__globals__, variable, variable)
+            elif value is not None:
+                self._visit(value, variable)
+        for text in strings if IMPORTERS & names.keys() else ():
+            if _is_the_users(sys.modules.get(text)):
+                self._visit(sys.modules[text], text)
+        for variable in undefined_globals(fn):
+            self._entries.append((fn.__globals__, variable))
+            self._names["entry"].append(variable)
+
+    def _read_python_modules(self) -> None:
+        """Take in what the code may read of the user's own modules: the attributes that some of it names."""
+        taken = set()
+        while waiting := [
+            (id(module), key)
+            for module, _ in self._python_modules.values()
+            for key in self._attributes_read(module)
+            if (id(module), key) not in taken
+        ]:
+            for place, key in waiting:
+                module, name = self._python_modules[place]
+                taken.add((place, key))
+                if module is os:
+                    self._visit_dict(os.environ._data, "os.environ")  # type: ignore[attr-defined]  # the dict itself
+                else:
+                    self._visit_entry(vars(module), key, f"{name}.{key}")
+        for module, name in self._python_modules.values():
+            if module is not os and module.__name__ != "__main__":  # whose variables come and go with the script
+                self._sizes.append(vars(module))
+                self._names["size"].append(f"the number of {name}.*")
+
+    def _attributes_read(self, module: types.ModuleType) -> set[str]:
         if module is os:
-            if {"environ", "getenv"} & set(names):
-                self._visit_dict(os.environ._data, "os.environ")  # type: ignore[attr-defined]  # the dict itself
-        elif _is_the_users(module):
-            for attribute in names:
-                value = vars(module).get(attribute)
-                if value is not None and not isinstance(value, types.ModuleType):
-                    self._visit_entry(vars(module), attribute, f"{name}.{attribute}")
+            return {"environ"} if {"environ", "getenv"} & self._named else set()
+        found = self._named & vars(module).keys()
+        if BY_NAME & self._named:
+            code = (types.ModuleType, types.FunctionType, type)
+            found |= {key for key, value in vars(module).items() if key[:2] != "__" and not isinstance(value, code)}
+        return found
 
     def _note_source(self, reader: str, name: str) -> None:
         self.unwatchable = self.unwatchable or f"{reader} reads the clock or random bytes of the system ({name})"
@@ -303,11 +396,20 @@ class PythonState:
             for element in list(value):
                 self._visit(element, name)
 
+    def _visit_cache(self, cache: Any, name: str) -> None:
+        """Take in a function with a cache, whose results stay what they were while what the function reads changes."""
+        self._visit(cache.__wrapped__, name)
+        if _is_the_users(sys.modules.get(cache.__module__)) and not _reads_arguments_only(cache.__wrapped__):
+            self.unwatchable = self.unwatchable or f"the results in the cache of {name} can't be watched"
+
     def _visit_class(self, cls: type, name: str) -> None:
         """Take in the values that a class of the user's keeps, and its functions."""
+        if type(cls) is not type and _is_the_users(sys.modules.get(type(cls).__module__)):
+            self._visit(type(cls), type(cls).__name__)
         for each in cls.__mro__:
             if in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
                 continue
+            self._note_class(each)
             for key in list(vars(each)):
                 named = key in self._named or (key not in CONSTRUCTORS and _is_called_by_others(cls, key))
                 if named or not self._sparing:
@@ -315,13 +417,24 @@ class PythonState:
                 else:
                     self._waiting.setdefault(key, []).append(each)
 
+    def _note_class(self, cls: type) -> None:
+        """Watch what a class of the user's consists of: a method or an attribute may be set later, or on a subclass."""
+        if id(cls) not in self._classes_seen and _is_the_users(sys.modules.get(cls.__module__)):
+            self._classes_seen.add(id(cls))
+            self._classes.append(vars(cls).values())
+            self._names["class size"].append(f"the number of {cls.__name__}.*")
+            self._names["class"] += [f"{cls.__name__}.{key}" for key in vars(cls)]
+
     def _visit_class_attribute(self, cls: type, key: str) -> None:
         attribute = vars(cls)[key]
         function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
         if isinstance(function, types.FunctionType):
             self._visit(function, f"{cls.__name__}.{function.__name__}")
         elif not key.startswith("__") and not isinstance(attribute, types.MemberDescriptorType):
-            self._visit_entry(vars(cls), key, f"{cls.__name__}.{key}")
+            if id(cls) in self._classes_seen:  # where it is watched already
+                self._visit(attribute, f"{cls.__name__}.{key}")
+            else:
+                self._visit_entry(vars(cls), key, f"{cls.__name__}.{key}")
 
     def _release(self, names: Iterable[str]) -> None:
         """Take in the attributes of classes that waited for one of these names, from now on too."""
@@ -346,7 +459,7 @@ class PythonState:
         self._names["entry"].append(name)
         self._visit(mapping[key], name)
 
-    def _visit_dict(self, mapping: dict[Any, Any], name: str, attributes: bool = False) -> None:
+    def _visit_dict(self, mapping: Mapping[Any, Any], name: str, attributes: bool = False) -> None:
         if len(mapping) > LARGEST_CONTAINER:
             return
         self._note_container(mapping)
@@ -392,6 +505,8 @@ class PythonState:
             self._visit_entry(slots, key, f"{name}.{key}")
         if not hasattr(value, "__dict__"):
             return
+        self._objects.append(value)
+        self._names["type"].append(f"the class of {name}")
         anew = [key for cls, keys in SET_BY_EACH_RUN.items() if isinstance(value, cls) for key in keys]
         if isinstance(value, nn.Module):
             self.modules.append(value)
@@ -402,7 +517,7 @@ class PythonState:
         self._names["size"].append(f"the number of {name}.*")
         caches = isinstance(value, torch.distributions.Transform)  # in its private attributes, rewritten by each run
         for key in list(value.__dict__):
-            if key in MODULE_SLOTS:  # each stays the same dict
+            if key in MODULE_SLOTS or key in PYROS_SLOTS:  # each stays the same dict
                 self._visit(value.__dict__[key], f"{name}.{key}")
             elif key in anew:
                 self._set_by_each_run.append((value.__dict__, key, f"{name}.{key}"))
@@ -410,22 +525,39 @@ class PythonState:
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
 
-def _is_the_users(module: types.ModuleType) -> bool:
+def _is_the_users(module: types.ModuleType | None) -> bool:
     """Return whether a module is neither installed nor of the standard library nor of this package."""
-    path = getattr(module, "__file__", None)
-    return bool(path) and not str(path).startswith((*INSTALLED, PACKAGE)) and not in_library(module.__name__)
+    if module is None or in_library(module.__name__):
+        return False
+    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if path is None:  # made by hand, or a notebook
+        return getattr(module, "__spec__", None) is None
+    return not str(path).startswith((*INSTALLED, PACKAGE))
+
+
+def _is_a_librarys(value: Any) -> bool:
+    """Return whether this is a class that isn't the user's, whose variable is taken to stay what it is."""
+    return isinstance(value, type) and not _is_the_users(sys.modules.get(value.__module__))
+
+
+def _reads_arguments_only(fn: Any) -> bool:
+    """Return whether a function's result follows from its arguments: no closure, no data among its globals, no self."""
+    if not isinstance(fn, types.FunctionType) or fn.__closure__ or fn.__qualname__ != fn.__name__:
+        return False
+    found = (fn.__globals__[name] for name in names_in(fn.__code__) if name in fn.__globals__)
+    return all(isinstance(value, types.ModuleType) or callable(value) for value in found)
 
 
 def _is_called_by_others(cls: type, key: str) -> bool:
     """Return whether Python or a library may call this attribute of a class: ``__call__``, ``forward`` of a module."""
     if key.startswith("__"):
         return True
-    bases = (base for base in cls.__mro__ if in_library(base.__module__) or not _is_the_users(_module_of(base)))
+    bases = (
+        base
+        for base in cls.__mro__
+        if in_library(base.__module__) or not _is_the_users(sys.modules.get(base.__module__))
+    )
     return any(key in vars(base) for base in bases)
-
-
-def _module_of(cls: type) -> types.ModuleType:
-    return sys.modules.get(cls.__module__, types.ModuleType(cls.__module__))
 
 
 def _owner(name: str) -> str:

@@ -11,9 +11,11 @@ import dataclasses
 import datetime
 import enum
 import functools
+import importlib
 import itertools
 import os
 import random
+import sys
 import time
 import types
 import typing
@@ -23,6 +25,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
 N = 40
@@ -32,6 +35,8 @@ FACTOR = 1.0
 own_settings = types.ModuleType("own_settings")
 own_settings.__file__ = "own_settings.py"
 own_settings.beta = 1.0
+packages = types.ModuleType("packages")
+packages.__path__, packages.settings = ["packages"], types.ModuleType("packages.settings")
 
 
 def pair(scale, draw=None):
@@ -394,6 +399,179 @@ def a_container_in_c():
     return lambda: held[0], lambda: held.__setitem__(0, 3.0)
 
 
+@read
+def module_of_a_package():
+    packages.settings.beta = 1.0
+    return lambda: packages.settings.beta, lambda: setattr(packages.settings, "beta", 3.0)
+
+
+@read
+def module_in_an_attribute():
+    own_settings.beta, held = 1.0, Holder()
+    held.value = own_settings
+    return lambda: held.value.beta, lambda: setattr(own_settings, "beta", 3.0)
+
+
+@read
+def module_in_a_closure():
+    own_settings.beta, settings = 1.0, own_settings
+    return lambda: settings.beta, lambda: setattr(settings, "beta", 3.0)
+
+
+@read
+def module_by_its_name():
+    sys.modules["own_settings"], own_settings.beta = own_settings, 1.0
+    return lambda: importlib.import_module("own_settings").beta, lambda: setattr(own_settings, "beta", 3.0)
+
+
+@read
+def attribute_that_a_module_gets():
+    vars(own_settings).pop("late", None)
+    return lambda: getattr(own_settings, "late", 1.0), lambda: setattr(own_settings, "late", 3.0)
+
+
+@read
+def global_that_is_defined_later():
+    globals().pop("LATER", None)
+
+    def scale():
+        try:
+            return LATER
+        except NameError:
+            return 1.0
+
+    return scale, lambda: globals().update(LATER=3.0)
+
+
+@read
+def global_by_its_name():
+    globals()["FACTOR"] = 1.0
+    return lambda: globals()["FACTOR"], lambda: globals().update(FACTOR=3.0)
+
+
+@read
+def class_in_a_global():
+    globals()["Kind"] = type("Kind", (), {"beta": 1.0, "__module__": __name__})
+    other = type("Kind", (), {"beta": 3.0, "__module__": __name__})
+    return lambda: Kind.beta, lambda: globals().update(Kind=other)  # noqa: F821
+
+
+@read
+def attribute_over_that_of_a_base():
+    class Derived(Holder):
+        pass
+
+    Holder.beta, held = 1.0, Derived()
+    return lambda: held.beta, lambda: setattr(Derived, "beta", 3.0)
+
+
+@read
+def method_replaced_on_its_class():
+    class Derived(Holder):
+        def scale(self):
+            return 1.0
+
+    held = Derived()
+    return lambda: held.scale(), lambda: setattr(Derived, "scale", lambda self: 3.0)
+
+
+@read
+def attribute_of_a_metaclass():
+    class Meta(type):
+        beta = 1.0
+
+    class Made(metaclass=Meta):
+        pass
+
+    return lambda: Made.beta, lambda: setattr(Meta, "beta", 3.0)
+
+
+@read
+def class_of_an_object():
+    class Other(Holder):
+        beta = 3.0
+
+    Holder.beta, held = 1.0, Holder()
+    return lambda: held.beta, lambda: setattr(held, "__class__", Other)
+
+
+@read
+def defaults_replaced():
+    def scale(beta=1.0):
+        return beta
+
+    return lambda: scale(), lambda: setattr(scale, "__defaults__", (3.0,))
+
+
+@read
+def keyword_defaults_replaced():
+    def scale(*, beta=1.0):
+        return beta
+
+    return lambda: scale(), lambda: setattr(scale, "__kwdefaults__", {"beta": 3.0})
+
+
+@read
+def code_replaced():
+    def scale():
+        return 1.0
+
+    return lambda: scale(), lambda: setattr(scale, "__code__", (lambda: 3.0).__code__)
+
+
+@read
+def keywords_of_a_partial_replaced():
+    scale = functools.partial(lambda beta: beta, beta=1.0)
+    return scale, lambda: scale.keywords.update(beta=3.0)
+
+
+@read
+def view_of_a_dict():
+    table = {"beta": 1.0}
+    view = types.MappingProxyType(table)
+    return lambda: view["beta"], lambda: table.update(beta=3.0)
+
+
+@read
+def values_of_a_dict():
+    table = {"beta": 1.0}
+    values = table.values()
+    return lambda: max(values), lambda: table.update(beta=3.0)
+
+
+@read
+def attribute_of_a_dict():
+    class Table(dict):
+        beta = 1.0
+
+    table = Table(a=1)
+    return lambda: table.beta, lambda: setattr(table, "beta", 3.0)
+
+
+@read
+def a_cache_that_is_cleared():
+    table = {"beta": 1.0}
+
+    @functools.lru_cache
+    def scale():
+        return table["beta"]
+
+    def replace():
+        table["beta"] = 3.0
+        scale.cache_clear()
+
+    return lambda: scale(), replace
+
+
+@read
+def prior_of_a_weight():
+    module = PyroModule()
+    module.weight = PyroSample(dist.Normal(0.0, 1.0))
+    return lambda: module._pyro_samples["weight"].scale, lambda: setattr(
+        module, "weight", PyroSample(dist.Normal(0.0, 3.0))
+    )
+
+
 WRITTEN = {}
 
 
@@ -421,6 +599,17 @@ def counter_in_a_private_attribute_of_a_module():
     def scale():
         net._step += 1
         return 1.0 if net._step < SWITCH else 3.0
+
+    return scale
+
+
+@written
+def counter_in_a_module_of_a_package():
+    packages.settings.beta = 0
+
+    def scale():
+        packages.settings.beta += 1
+        return 1.0 if packages.settings.beta < SWITCH else 3.0
 
     return scale
 
