@@ -23,7 +23,10 @@ SOURCES = {
     "datetime": CLASSES,
     "os": {"urandom", "getrandom", "times"},
     "secrets": {"randbelow", "randbits", "choice", "token_bytes", "token_hex", "token_urlsafe"},
-    "uuid": {"uuid1", "uuid4"},
+    "uuid": {"uuid1", "uuid4", "uuid6", "uuid7"},
+    "timeit": {"default_timer", "timeit", "repeat"},
+    "resource": {"getrusage"},
+    "ssl": {"RAND_bytes"},
 }
 IMPORTERS = {"import_module", "__import__", "modules"}  # which find a module by a string
 GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")

@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import time
+import timeit
 import uuid
 from datetime import datetime as of_day
 from operator import methodcaller
@@ -101,6 +102,11 @@ def a_function():
 @reads
 def a_function_under_another_name():
     return lambda x: x + default_timer()
+
+
+@reads
+def a_timer_of_its_module():
+    return lambda x: x + timeit.default_timer()
 
 
 @reads
