@@ -201,7 +201,7 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/guards.py",
-        "self._look()  # what is watched lies in the container that was there before",
+        "self.look()  # what is watched lies in the container that was there before",
         "pass",
         (f"{USUAL}::test_what_is_made_anew_is_the_same_and_is_watched_from_then_on[containers]",),
     ),
@@ -378,6 +378,21 @@ MUTATIONS = [
         "if key in MODULE_SLOTS or key in PYROS_SLOTS:",
         "if key in MODULE_SLOTS:",
         (f"{SILENTLY}[prior_of_a_weight]",),
+    ),
+    Mutation(
+        "capture/state_numbers.py",
+        "self._changes[name] > MOST_VALUES",
+        "self._changes[name] > 1000 * MOST_VALUES",
+        ("tests/learners/test_readings.py::test_values_that_go_on_changing_cost_no_readings",),
+    ),
+    Mutation(
+        "capture/state_numbers.py",
+        "if name in now and (dead or now[name] != value))",
+        "if False)",
+        (
+            "tests/capture/test_state_numbers.py::"
+            "test_a_value_that_goes_on_changing_no_longer_tells_states_apart_but_others_do",
+        ),
     ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
@@ -823,6 +838,18 @@ MUTATIONS = [
     ),
     # -- learners -----------------------------------------------------------------------------------------------------
     Mutation(
+        "learners/trained_pair.py",
+        "arrangement = form, self._numbers.of(self._state)",
+        "arrangement = form, 0",
+        ("tests/learners/test_readings.py::test_dreams_are_of_what_the_model_observes_now[wake-sleep]",),
+    ),
+    Mutation(
+        "learners/readings.py",
+        "if plate is not self._plate:",
+        "if True:",
+        ("tests/learners/test_readings.py::test_n_is_what_the_plate_says_now[at every step-graph]",),
+    ),
+    Mutation(
         "learners/optimizer.py",
         "self._optimizer(distinct_leaves(parameters.values()))",
         "self._optimizer([p.unconstrained for p in parameters.values()])",
@@ -944,6 +971,12 @@ MUTATIONS = [
     ),
     Mutation("learners/optimizer.py", ", *COUNTED}", "}", (f"{FREE}::test_how_far_it_is_is_no_setting",)),
     # -- model_guide --------------------------------------------------------------------------------------------------
+    Mutation(
+        "model_guide/dependence.py",
+        "else known.states.of(PythonState([model, guide]))",
+        "else 0",
+        ("tests/objectives/test_objective.py::test_closed_forms_are_those_of_the_pair_as_it_is_now[Blend]",),
+    ),
     Mutation(
         "model_guide/log_density.py",
         "return self.log_joint - self.log_q",
@@ -1770,9 +1803,9 @@ MUTATIONS = [
     ),
     Mutation(
         "learners/readings.py",
-        "return self._pair.form, *(",
+        "return self._pair.arrangement, *(",
         "return None, *(",
-        ("tests/test_arguments.py::test_n_is_each_forms_own",),
+        ("tests/learners/test_readings.py::test_n_is_what_the_plate_says_now[there and back-graph]",),
     ),
     Mutation(
         "data_parts.py",
@@ -1806,8 +1839,8 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/dependence.py",
-        "analytic_kl, several, one_global_draw, by_entry, signature_of(args, kwargs)",
-        "analytic_kl, several, one_global_draw, by_entry, ()",
+        "*asked, signature_of(args, kwargs), number",
+        "*asked, (), number",
         ("tests/test_arguments.py::test_the_structure_of_a_pair_is_each_flags_own",),
     ),
     Mutation(

@@ -113,9 +113,9 @@ class PythonState:
 
     def __init__(self, callables: Iterable[Callable[..., Any]], *, only_called: bool = False) -> None:
         self._callables, self._only_called = list(callables), only_called
-        self._look()
+        self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Find what there is to watch now."""
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
@@ -179,7 +179,7 @@ class PythonState:
         values = self.values()
         if not same(values, self._values):
             if any(a is not b and isinstance(b, CONTAINERS) for a, b in zip(self._values, values, strict=False)):
-                self._look()  # what is watched lies in the container that was there before
+                self.look()  # what is watched lies in the container that was there before
                 values = self.values()
             self._values = values
             self._key = tuple(map(self._as_it_counts, values))
@@ -213,11 +213,15 @@ class PythonState:
     def _first_change(self, key: tuple[Any, ...], values: list[Any] | None) -> str:
         """Return the first name, among what is watched now; with ``values``, a new container is what it replaces."""
         now = self.key() if values is None else tuple(map(self._as_it_counts, values))
-        names = [name for kind in self._names.values() for name in kind]
+        names = self.names()
         changed = [i for i, (_, a, b) in enumerate(zip(names, now, key, strict=False)) if a != b]
         if values is not None:
             changed = [i for i in changed if self._as_it_counts(values[i], anew=True) != key[i]]
         return names[changed[0]] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
+
+    def names(self) -> list[str]:
+        """Return the names of the values, in their order."""
+        return [name for kind in self._names.values() for name in kind]
 
     @property
     def reached(self) -> list[Any]:

@@ -66,7 +66,8 @@ class Learner(ABC):
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         inspect: called with the tensors that the pair was checked on, before the first update, with modules in
             evaluation mode and random numbers that are given back: to see what a learner must know of its pair.  It is
-            called again for arguments of another form, another flag or ``None``; :attr:`inspected` is what it returned.
+            called again for arguments of another form, another flag or ``None``, and for a pair in another Python
+            state; :attr:`inspected` is what it returned.
         kept: what else has a state to be saved and restored with the learner's, by name.
 
     Attributes:
@@ -158,7 +159,7 @@ class Learner(ABC):
 
     @property
     def inspected(self) -> Any:
-        """The result of ``inspect`` for arguments of this form; a pair with another flag may have other latents."""
+        """The result of ``inspect`` for the pair as it is now: with another flag it may have other latents."""
         return self._readings.inspected
 
     @final
@@ -235,7 +236,7 @@ class Learner(ABC):
 
     @property
     def dataset_size(self) -> int:
-        """N of Eq. (8), as the model's plate gives it.
+        """N of Eq. (8), as the model's plate gave it the last time.
 
         Raises:
             RuntimeError: before the first step.
@@ -408,7 +409,7 @@ class Learner(ABC):
         check_names(self._pair.strangers, [name for each in self.optimizers for name in self.parameters_of(each)])
 
     def _see(self, batch: Minibatch) -> None:
-        """Check a minibatch whose shapes or form haven't been seen yet; N is its plate's from here on."""
+        """Check a minibatch whose shapes or form, or a pair whose state, hasn't been seen yet; N is its plate's."""
         self._pair.arrange(batch.form)
         if not self._prepared or not self._readings.recall(batch.rows):
             with torch.random.fork_rng():

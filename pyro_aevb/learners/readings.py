@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from pyro_aevb.arguments import Form
 from pyro_aevb.data_source import check_data
-from pyro_aevb.learners.trained_pair import TrainedPair
+from pyro_aevb.learners.trained_pair import Arrangement, TrainedPair
 from pyro_aevb.model_guide.contract import families, read
 from pyro_aevb.model_guide.modes import evaluating
+from pyro_aevb.model_guide.plates import full_size_of
+from pyro_aevb.model_guide.sites import DataPlate
 from pyro_aevb.objectives.objective import Objective
 
 Inspect = Callable[..., Any]
+MOST_KEPT = 1000
+
+
+class _Found(NamedTuple):
+    """The findings in one arrangement of a pair."""
+
+    unchecked: frozenset[str]
+    inspected: Any
 
 
 @final
@@ -28,34 +37,49 @@ class Readings:
         inspect: as for :class:`~pyro_aevb.learners.Learner`.
 
     Attributes:
-        dataset_size: N, as the model's plate gave it for the last minibatch; ``None`` before the first.
         families: the families of the distributions by "model.SITE" and "guide.SITE".
-        unchecked: the observed sites whose distributions were made with ``validate_args=False``.
     """
 
     def __init__(self, pair: TrainedPair, inspect: Inspect | None) -> None:
         self._pair, self._inspect = pair, inspect
-        self.dataset_size: int | None = None
         self.families: dict[str, str] = {}
-        self.unchecked: frozenset[str] = frozenset()
-        self._sizes: dict[tuple[Any, ...], int | None] = {}  # N by the shapes of a minibatch and its form
-        self._inspected: dict[Form | None, Any] = {}
+        self._plate: DataPlate | None = None
+        self._unchecked: frozenset[str] = frozenset()
+        self._plates: dict[tuple[Any, ...], DataPlate] = {}  # by the shapes of a minibatch and the pair's arrangement
+        self._found: dict[Arrangement, _Found] = {}
 
     @property
     def inspected(self) -> Any:
-        """The result of ``inspect`` for arguments of this form; a pair with another flag may have other latents."""
-        return self._inspected.get(self._pair.form)
+        """The result of ``inspect`` for the pair as it is now: with another flag it may have other latents."""
+        found = self._found.get(self._pair.arrangement)
+        return None if found is None else found.inspected
+
+    @property
+    def unchecked(self) -> frozenset[str]:
+        """The observed sites whose distributions were made with ``validate_args=False``."""
+        found = self._found.get(self._pair.arrangement)
+        return frozenset() if found is None else found.unchecked
+
+    @property
+    def dataset_size(self) -> int | None:
+        """N, as the model's plate has it in its last run; ``None`` before the first."""
+        if self._plate is None:
+            return None
+        frame = self._pair.plates.get(self._plate.name)
+        return self._plate.full_size if frame is None else full_size_of(frame, self._plate.size)
 
     def recall(self, tensors: tuple[Any, ...]) -> bool:
-        """Return whether minibatches of these shapes and of this form have been read; :attr:`dataset_size` is theirs.
+        """Return whether minibatches of these shapes have been read in this arrangement; the N is theirs from here on.
 
         Args:
             tensors: those of the minibatch.
         """
-        signature = self._signature(tensors)
-        if signature not in self._sizes or self._pair.form not in self._inspected:
+        plate = self._plates.get(self._signature(tensors))
+        if plate is None or self._pair.arrangement not in self._found:
             return False
-        self.dataset_size = self._sizes[signature]
+        if plate is not self._plate:  # else the last run's N is newer than that which was read
+            self._plate = plate
+            self._pair.plates.pop(plate.name, None)
         return True
 
     def read(self, args: tuple[Tensor, ...], objective: Any) -> None:
@@ -80,7 +104,7 @@ class Readings:
                 "the guide"
             )
         reading.require_one_n()
-        self.dataset_size, self.unchecked = reading.plate.full_size, reading.unchecked
+        self._plate, self._unchecked = reading.plate, reading.unchecked
         self.families = families(reading)
         self.note(args)
 
@@ -90,22 +114,29 @@ class Readings:
         Args:
             tensors: those of the minibatch.
         """
-        self._sizes[self._signature(tensors)] = self.dataset_size
+        assert self._plate is not None
+        _keep(self._plates, self._signature(tensors), self._plate)
 
     def inspect(self, args: tuple[Tensor, ...]) -> None:
-        """Call ``inspect``, once for each form of the arguments.
+        """Call ``inspect``, once for each arrangement of the pair.
 
         Args:
             args: what model and guide take.
         """
-        form = self._pair.form
-        if form in self._inspected:
+        if self._pair.arrangement in self._found:
             return
         found = None
         if self._inspect is not None:
             with torch.random.fork_rng(), evaluating(self._pair.modules):
                 found = self._inspect(*args)
-        self._inspected[form] = found
+        _keep(self._found, self._pair.arrangement, _Found(self._unchecked, found))
 
     def _signature(self, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self._pair.form, *(getattr(tensor, "shape", None) for tensor in tensors)
+        return self._pair.arrangement, *(getattr(tensor, "shape", None) for tensor in tensors)
+
+
+def _keep(found: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put in a value; where there are many, the oldest one goes."""
+    if len(found) >= MOST_KEPT:
+        found.pop(next(iter(found)))
+    found[key] = value

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 
 from pyro_aevb.arguments import Form, arranged
 from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.state_numbers import StateNumbers
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, in_one_state
 
-MOST_FORMS = 100
+MOST_ARRANGED = 100
+Arrangement = tuple[Form | None, int]  # the arguments' form, and the number of the Python state
 _Arranged = tuple[Form | None, PyroCallable, PyroCallable | None]
 
 
@@ -29,27 +32,45 @@ class TrainedPair:
     Attributes:
         model, guide: those given, as functions of a minibatch's tensors, and what they run is noted.
         form: of the arguments that these tensors stand for.
+        arrangement: which of its arrangements this is; what was read of the pair in one holds in that one.
     """
 
     def __init__(self, model: PyroCallable, guide: PyroCallable | None, watched: Sequence[Any]) -> None:
         self._theta, self._phi, self._watched = ParameterRecorder(), ParameterRecorder(), list(watched)
         self._named: dict[int, nn.Module] = {}
+        self._given = model, guide
+        self._state, self._numbers = PythonState([fn for fn in self._given if fn is not None]), StateNumbers()
+        self._lines: set[str] = set()
         self.model: PyroCallable = self._theta(model)
         self.guide: PyroCallable | None = None if guide is None else self._phi(guide)
         self.form: Form | None = None
-        self._arranged: dict[Form | None, _Arranged] = {None: (None, self.model, self.guide)}
+        self.arrangement: Arrangement = None, 0
+        self._arranged: dict[Arrangement, _Arranged] = {}
 
     def arrange(self, form: Form | None) -> None:
-        """Let ``model`` and ``guide`` take the tensors of minibatches of this form; each form has its own functions."""
-        if form not in self._arranged:
-            if len(self._arranged) > MOST_FORMS:
-                self._arranged.pop(next(known for known in self._arranged if known is not None))
-            assert form is not None
-            kept, (_, model, guide) = form.without_wholes(), self._arranged[None]
-            self._arranged[form] = kept, arranged(model, kept), arranged(guide, kept)
-        self.form, self.model, self.guide = self._arranged[form]
+        """Let ``model`` and ``guide`` take the tensors of minibatches of this form, in the Python state that is now.
+
+        Each form and each state has its own functions: with another flag, the pair's or an argument, it is another.
+        """
+        arrangement = form, self._numbers.of(self._state)
+        if arrangement not in self._arranged:
+            if len(self._arranged) > MOST_ARRANGED:
+                self._arranged.pop(next(iter(self._arranged)))
+            kept, (model, guide) = None if form is None else form.without_wholes(), self._given
+            its_model, its_guide = self._theta(model), None if guide is None else self._phi(guide)
+            its_model = in_one_state(arranged(its_model, kept), self._lines)
+            if its_guide is not None:
+                its_guide = in_one_state(arranged(its_guide, kept), self._lines)
+            self._arranged[arrangement] = kept, its_model, its_guide
+        self.arrangement = arrangement
+        self.form, self.model, self.guide = self._arranged[arrangement]
         if self.form is not None and form is not None:
             self.form.numbers = form.numbers
+
+    @property
+    def plates(self) -> dict[str, CondIndepStackFrame]:
+        """The plates of the model's last run, by name."""
+        return self._theta.plates
 
     @property
     def theta(self) -> dict[str, Parameter]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import types
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
+from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.state_numbers import MOST_STATES, StateNumbers
 from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
@@ -34,6 +36,7 @@ from pyro_aevb.model_guide.traces import (
     Outside,
     PyroCallable,
     is_messenger,
+    lines_in_one_state,
     number_of_datapoints,
     on_a_side,
     trace_model,
@@ -92,7 +95,7 @@ def structure(
     """Return the structure of a pair, which is run for it the first time; a line says what prevents closed forms.
 
     It is remembered for as long as model and guide exist, for each signature of the arguments (with a label,
-    and with ``None``), in this module: nothing is left on anybody's objects.
+    and with ``None``) and each Python state of theirs, in this module: nothing is left on anybody's objects.
 
     A KL in closed form, KL(q(z_i|...) || p(z_i|...)), is right if everything that p(z_i|...) depends on was drawn
     without looking at z_i.  A guide that draws it from z_i, directly or on the way, gets a sampled KL for that site.
@@ -110,31 +113,55 @@ def structure(
     Raises:
         ValueError: for a pair that breaks the contract, or mixes particles.
     """
-    asked = analytic_kl, several, one_global_draw, by_entry, signature_of(args, kwargs)
-    known = _remembered(model)
-    same = (each for (other, earlier), each in known or () if earlier == asked and other() == guide)
-    found = next(same, None)
+    known, lines = _remembered(model, guide), lines_in_one_state(model)
+    number = 0 if known is None or lines is not None else known.states.of(PythonState([model, guide]))
+    asked = analytic_kl, several, one_global_draw, by_entry
+    signature = *asked, signature_of(args, kwargs), number
+    found = None if known is None else known.structures.get(signature)
     if found is None:
-        found = _examined(model, guide, args, kwargs, *asked[:4])
-        reference = _reference(guide)
-        if known is not None and reference is not None and not is_tracing():
-            known.append(((reference, asked), found))
+        found, reasons = _examined(model, guide, args, kwargs, *asked)
+        _tell(reasons, lines if known is None or lines is not None else known.lines)
+        if known is not None and not is_tracing():
+            known.add(signature, found)
     if several:
         found.require_particles()
     return found
 
 
-Known = list[tuple[tuple[Callable[[], Any], tuple[Any, ...]], Structure]]
-_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, Known]] = weakref.WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Known:
+    """A pair as far as it is known: its structures, and the lines that were logged of it."""
+
+    guide: Callable[[], Any]
+    states: StateNumbers = field(default_factory=StateNumbers)
+    structures: dict[tuple[Any, ...], Structure] = field(default_factory=dict)
+    lines: set[str] = field(default_factory=set)
+
+    def add(self, signature: tuple[Any, ...], structure: Structure) -> None:
+        """Remember a structure; the first one is forgotten for it where there are many."""
+        if len(self.structures) > MOST_STATES:
+            self.structures.pop(next(iter(self.structures)))
+        self.structures[signature] = structure
 
 
-def _remembered(model: PyroCallable) -> Known | None:
-    """Return what is known of the pairs of a model; ``None`` for a callable that can't be referred to weakly."""
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Any, list[_Known]]] = weakref.WeakKeyDictionary()
+
+
+def _remembered(model: PyroCallable, guide: PyroCallable) -> _Known | None:
+    """Return what is known of a pair; ``None`` for callables that can't be referred to weakly."""
     owner, function = getattr(model, "__self__", model), getattr(model, "__func__", None)
+    reference = _reference(guide)
     try:
-        return _KNOWN.setdefault(owner, {}).setdefault(function, [])
+        pairs = _KNOWN.setdefault(owner, {}).setdefault(function, [])
     except TypeError:
         return None
+    if reference is None:
+        return None
+    found = next((known for known in pairs if known.guide() == guide), None)
+    if found is None:
+        found = _Known(reference)
+        pairs.append(found)
+    return found
 
 
 def _reference(fn: PyroCallable) -> Callable[[], Any] | None:
@@ -142,6 +169,15 @@ def _reference(fn: PyroCallable) -> Callable[[], Any] | None:
         return weakref.WeakMethod(fn) if isinstance(fn, types.MethodType) else weakref.ref(fn)
     except TypeError:
         return None
+
+
+def _tell(reasons: Sequence[str], lines: set[str] | None) -> None:
+    """Log what prevents closed forms, each line once."""
+    for reason in reasons:
+        if lines is None or reason not in lines:
+            logger.warning("%s", reason)
+    if lines is not None:
+        lines.update(reasons)
 
 
 def _examined(
@@ -153,7 +189,9 @@ def _examined(
     several: bool,
     one_global_draw: bool,
     by_entry: bool,
-) -> Structure:
+) -> tuple[Structure, list[str]]:
+    """Return the structure of a pair, and what prevents closed forms."""
+
     def read(model: PyroCallable, guide: PyroCallable) -> tuple[Reading, dict[str, str]]:
         guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
@@ -164,7 +202,7 @@ def _examined(
 
     with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))
-    closed_form = set()
+    closed_form, reasons = set(), []
     for name, site in (reading.latents | reading.global_latents).items() if analytic_kl else ():
         q, p = reading.guide[name].fn, site.fn
         if isinstance(innermost(q), dist.Delta):
@@ -172,13 +210,13 @@ def _examined(
         try:
             kl_divergence(q, p)
         except NotImplementedError:
-            logger.warning("KL of site %r is sampled: no closed form for %s and %s", name, kind(q), kind(p))
+            reasons.append(f"KL of site {name!r} is sampled: no closed form for {kind(q)} and {kind(p)}")
             continue
         if name in entangled:
-            logger.warning(
-                "KL of site %r is sampled: p(%s) depends on %r, which the guide draws from %s",
-                name, name, entangled[name], name,
-            )  # fmt: skip
+            reasons.append(
+                f"KL of site {name!r} is sampled: p({name}) depends on {entangled[name]!r}, which the guide draws from "
+                f"{name}"
+            )
             continue
         closed_form.add(name)
     unchecked = reading.unchecked
@@ -187,7 +225,7 @@ def _examined(
     mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
     values = enumerated(reading, guide)
     apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart)
+    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart), reasons
 
 
 def _mixed(

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints, transform_to
+
+from pyro_aevb.model_guide.sites import frames_around
 
 
 class Parameter(NamedTuple):
@@ -34,7 +37,8 @@ class ParameterRecorder(Messenger):
     """Wrap a Pyro callable so that each run notes its parameters: ``parameters`` maps names to :class:`Parameter`.
 
     The constraint is the one that the parameter was declared with, wherever that was.  ``replaced`` has the parameters
-    of modules in whose place Pyro gave others, which its store has under their names.
+    of modules in whose place Pyro gave others, which its store has under their names.  ``plates`` has the plates around its
+    sites as the last run had them, by name.
 
     >>> from pyro_aevb.model_guide import ParameterRecorder
     >>> recorder = ParameterRecorder()
@@ -50,6 +54,11 @@ class ParameterRecorder(Messenger):
         super().__init__()
         self.parameters: dict[str, Parameter] = {}
         self.replaced: dict[str, Tensor] = {}
+        self.plates: dict[str, CondIndepStackFrame] = {}
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        for frame in frames_around(msg):
+            self.plates[frame.name] = frame
 
     def _pyro_post_param(self, msg: Any) -> None:
         unconstrained = msg["value"].unconstrained()

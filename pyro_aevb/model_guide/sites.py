@@ -67,6 +67,11 @@ class Site:
         return torch.broadcast_shapes(self.fn.batch_shape, of_value)
 
 
+def frames_around(statement: Mapping[str, Any]) -> tuple[CondIndepStackFrame, ...]:
+    """Return the plates around a sample statement that is being run."""
+    return tuple(statement["cond_indep_stack"])
+
+
 class DataPlate(NamedTuple):
     """The plate of the datapoints: ``dim`` counted from the right, ``size`` M and ``full_size`` N of Eq. (8).
 

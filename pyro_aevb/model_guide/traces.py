@@ -120,6 +120,25 @@ def require_own_run(guide: PyroCallable | None, remedy: str) -> None:
         )
 
 
+LINES = "lines_in_one_state"
+
+
+def in_one_state(fn: PyroCallable, lines: set[str]) -> PyroCallable:
+    """Return ``fn``, marked as one that its maker runs in one Python state alone.
+
+    Args:
+        fn: a callable of the maker's own.
+        lines: those that are logged of it and of others that stand for the same one in other states.
+    """
+    setattr(fn, LINES, lines)
+    return fn
+
+
+def lines_in_one_state(fn: PyroCallable) -> set[str] | None:
+    """Return the lines that :func:`in_one_state` was given; ``None`` for what may be run in any state."""
+    return getattr(fn, LINES, None)
+
+
 @contextmanager
 def broadcasting(particles: tuple[int, int] | None) -> Iterator[None]:
     """Say what is expected if a pair can't be run on all its K particles at once."""

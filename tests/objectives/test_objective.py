@@ -254,20 +254,20 @@ def test_a_datapoint_does_not_depend_on_its_neighbours(name):
 def test_terms_add_up():
     """Bound = reconstruction - KL, datapoint by datapoint, and log weights are their sum; from one pass."""
     lg = LinearGaussian(12, 2, 4)
-    calls = []
+    runs = itertools.count()  # no value that the model reaches changes
 
     def counted(x):
-        calls.append(len(x))
+        next(runs)
         lg.model(x)
 
     terms = SGVB(4).terms(counted, lg.guide, lg.x)
-    first = len(calls)
+    first = next(runs)
     terms = SGVB(4).terms(counted, lg.guide, lg.x)
     objective = SGVB(4)
     objective.terms(counted, lg.guide, lg.x)
-    before = len(calls)
+    before = next(runs)
     terms = objective.terms(counted, lg.guide, lg.x)
-    assert len(calls) == before + 1
+    assert next(runs) == before + 2
     assert first == 7  # the pair is looked at once: as it is, and two particles at once against one by one
     assert terms.bound.shape == terms.kl["z"].shape == terms.reconstruction["x"].shape == (12,)
     torch.testing.assert_close(terms.bound, terms.reconstruction["x"] - terms.kl["z"])
@@ -854,11 +854,12 @@ def test_two_scales_on_one_kl():
 )
 def test_an_objective_that_learners_share_knows_each_pair(make, number, caplog):
     """Each pair is looked at once, and what there is to say of it is said once."""
-    objective, runs, learners = make(), [0] * number, []
+    objective, learners = make(), []
+    runs = [itertools.count() for _ in range(number)]  # no value that a model reaches changes
     for i in range(number):
 
         def model(x, i=i):
-            runs[i] += 1
+            next(runs[i])
             loc = pyro.param(f"loc{i}", torch.tensor(0.0))
             with pyro.plate("data", len(x)):
                 z = pyro.sample("z", dist.Laplace(loc, 1.0))
@@ -876,7 +877,81 @@ def test_an_objective_that_learners_share_knows_each_pair(make, number, caplog):
         for _ in range(4):
             for learner in learners:
                 learner.step(x)
-            after.append(list(runs))
+            after.append([next(count) for count in runs])
     for earlier, later in itertools.pairwise(after):
-        assert later == [n + 1 for n in earlier]  # one run a step after the first
+        assert later == [n + 2 for n in earlier]  # one run a step after the first, and the look at the count
     assert caplog.text.count("KL of site 'z' is sampled") == (number if objective.needs_closed_forms else 0)
+
+
+class OtherOrder:
+    """p(z1) p(z2|z1) with a guide that draws z2 first and, where ``turned`` says so, z1 from it."""
+
+    turned = False
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros(()), 1.0))
+            z2 = pyro.sample("z2", dist.Normal(2 * z1, 1.0))
+            pyro.sample("x", dist.Normal(z2, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.5 * x, 1.0))
+            pyro.sample("z1", dist.Normal(0.25 * (z2 if self.turned else x), 0.5))
+
+
+@pytest.mark.parametrize("objective", [SGVB(kl="analytic"), Blend()], ids=lambda each: type(each).__name__)
+def test_closed_forms_are_those_of_the_pair_as_it_is_now(objective):
+    x, pair = torch.randn(1000), OtherOrder()
+    objective.loss(pair.model, pair.guide, x)
+    pair.turned = True
+    found, new = [], OtherOrder()
+    new.turned = True
+    for each in (pair, new):
+        torch.manual_seed(0)
+        found.append(objective.loss(each.model, each.guide, x))
+    assert found[0] == found[1]
+
+
+class Appearing:
+    """z ~ N(w, 1), with w a number or a global latent; in one plate or in two; with a prior of either family."""
+
+    everywhere = mixed = deep = False
+
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(()), 1.0)) if self.everywhere else torch.tensor(0.5)
+        prior = dist.Normal(w, 1.0)
+        if self.mixed:
+            prior = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-1.0, 1.0]), 1.0))
+            prior = prior.expand([len(x)])
+        with pyro.plate("data", 10 * len(x), subsample_size=len(x), dim=-2 if self.deep else -1):
+            if self.deep:
+                with pyro.plate("inner", 3, dim=-1):
+                    z = pyro.sample("z", prior)
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, None].expand(-1, 3))
+            else:
+                pyro.sample("x", dist.Normal(pyro.sample("z", prior), 1.0), obs=x)
+
+    def guide(self, x):
+        if self.everywhere:
+            pyro.sample("w", dist.Normal(torch.tensor(0.5), 0.3))
+        with pyro.plate("data", 10 * len(x), subsample_size=len(x), dim=-2 if self.deep else -1):
+            if self.deep:
+                with pyro.plate("inner", 3, dim=-1):
+                    pyro.sample("z", dist.Normal(x[:, None].expand(-1, 3) / 2, 0.7))
+            else:
+                pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+
+@pytest.mark.parametrize("what", ["everywhere", "mixed", "deep"])
+@pytest.mark.parametrize("objective", [SGVB(2, kl="analytic"), IWAE(3), VIMCO(3)], ids=lambda each: type(each).__name__)
+def test_what_appears_in_a_pair_that_was_seen_without_it_is_seen(what, objective):
+    x, pair, new = torch.randn(50), Appearing(), Appearing()
+    objective.loss(pair.model, pair.guide, x)
+    setattr(pair, what, True)
+    setattr(new, what, True)
+    found = []
+    for each in (pair, new):
+        torch.manual_seed(0)
+        found.append(objective.loss(each.model, each.guide, x))
+    assert found[0] == found[1]
