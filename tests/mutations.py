@@ -838,6 +838,21 @@ MUTATIONS = [
     ),
     # -- learners -----------------------------------------------------------------------------------------------------
     Mutation(
+        "learners/finite_parameters.py",
+        "if self._updates > FIRST_UPDATES:",
+        "if True:",
+        (
+            "tests/learners/test_finite_parameters.py::"
+            "test_a_gradient_of_the_first_steps_is_refused_and_the_remedy_works[False]",
+        ),
+    ),
+    Mutation(
+        "learners/learner.py",
+        "        self._losses.read()\n        self._finite.look()\n",
+        "        self._losses.read()\n",
+        ("tests/learners/test_finite_parameters.py::test_no_checkpoint_holds_parameters_that_are_not_finite",),
+    ),
+    Mutation(
         "learners/trained_pair.py",
         "arrangement = form, self._numbers.of(self._state)",
         "arrangement = form, 0",

@@ -21,6 +21,7 @@ from pyro_aevb.capture.precision import Precision
 from pyro_aevb.data_source import taken_apart
 from pyro_aevb.learners.checks import FirstUpdates, check_different, check_names, check_parameters, check_trained
 from pyro_aevb.learners.fast_path import Computation, FastPath
+from pyro_aevb.learners.finite_parameters import BACK, FiniteParameters
 from pyro_aevb.learners.losses import Losses
 from pyro_aevb.learners.optimizer import AnyOptimizer, Optimizer, as_optimizer
 from pyro_aevb.learners.readings import Readings
@@ -108,6 +109,7 @@ class Learner(ABC):
         self._fast_paths: list[FastPath] = []
         self._losses = Losses()
         self._prepared, self._first = False, FirstUpdates()
+        self._finite = FiniteParameters(self._pair.leaves)
         self._pending: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -201,14 +203,15 @@ class Learner(ABC):
             optimizers: names.
 
         Raises:
-            NonFiniteLossError: for a loss that is NaN or infinite.
+            NonFiniteLossError: for a loss that is NaN or infinite, or a gradient in the first updates.
         """
         parameters = {name: self.parameters_of(name) for name in optimizers}
         if settings.share is not None:
             loss = settings.share.combine(loss, [p for each in parameters.values() for p in each.values()])
         if not self._losses.add(loss):
-            zero_grad((self.theta | self.phi).values())
             raise NonFiniteLossError
+        for each in parameters.values():
+            self._finite.look_at_gradients(each)
         for name, each in parameters.items():
             leaves = distinct_leaves(each.values())
             self._first.note(name, each)
@@ -322,7 +325,8 @@ class Learner(ABC):
         Raises:
             ValueError, TypeError: on the first step, for data or a pair that breaks the contract.
             NonFiniteLossError: for a loss that is NaN or infinite, naming the sites; no parameter is updated from it.
-                On a GPU losses are read, all together, at every hundredth step.
+                On a GPU losses are read, all together, at every hundredth step.  Parameters that aren't finite after a
+                finite loss, from a gradient that isn't, are named in the first steps or at every hundredth.
         """
         try:
             return self.step_on(_minibatch(args, kwargs)._replace(places=index), StepSettings())
@@ -351,18 +355,29 @@ class Learner(ABC):
         try:
             info = self.update(batch, settings)
         except (NonFiniteLossError, ValueError) as error:
+            zero_grad((self.theta | self.phi).values())
+            if isinstance(error, NonFiniteLossError) and error.args:
+                raise
             set_torch_state(noise)
             args = batch.args()
             check_supports(self._pair.model, self._pair.guide, args, self.unchecked)  # what has an error of its own
             terms = non_finite_terms(self._pair.model, self._pair.guide, args, self.theta | self.phi)
             if isinstance(error, ValueError) and terms == "none when run again":
                 raise
+            remedy = (
+                "No parameter was updated from it; lower the learning rate, bound the scales in the model, or let it "
+                "give what the guide draws a density above zero"
+            )
+            if self._finite.names():
+                remedy = (
+                    "The parameters weren't before this step: an earlier step had a finite loss with a gradient that "
+                    f"wasn't finite, or somebody wrote to them. {BACK}"
+                )
             raise NonFiniteLossError(
-                f"expected a finite loss, got NaN or infinity; not finite: {terms}. No parameter was updated from it; "
-                "lower the learning rate, bound the scales in the model, or let it give what the guide draws a density "
-                "above zero"
+                f"expected a finite loss, got NaN or infinity; not finite: {terms}. {remedy}"
             ) from error
         self._losses.read_if_many()
+        self._finite.stepped()
         if not self._first.had:
             check_trained({name for each in self.optimizers for name in self.parameters_of(each)})
         self._first.tell()
@@ -379,14 +394,15 @@ class Learner(ABC):
 
     @final
     def read_losses(self) -> None:
-        """Read the losses of the last steps if they are still on a device, as those of a GPU are for a hundred steps.
+        """Read the losses of the last steps that are still on a device, and see whether parameters are finite.
 
         :func:`~pyro_aevb.training.fit` does so before each evaluation and checkpoint, and at the end.
 
         Raises:
-            NonFiniteLossError: for one that is NaN or infinite.
+            NonFiniteLossError: for what is NaN or infinite.
         """
         self._losses.read()
+        self._finite.look()
 
     @final
     @one_thread
@@ -443,6 +459,7 @@ class Learner(ABC):
         check_parameters(type(self).__name__, trained, bool(self.theta), self.theta_prior is not None)
         for name, optimizer in self.optimizers.items():
             optimizer.prepare(self.parameters_of(name))
+        self._finite.begin()
         if self._pending is not None:
             self._load(self._pending)
             self._pending = None

@@ -37,8 +37,8 @@ class ParameterRecorder(Messenger):
     """Wrap a Pyro callable so that each run notes its parameters: ``parameters`` maps names to :class:`Parameter`.
 
     The constraint is the one that the parameter was declared with, wherever that was.  ``replaced`` has the parameters
-    of modules in whose place Pyro gave others, which its store has under their names.  ``plates`` has the plates around its
-    sites as the last run had them, by name.
+    of modules in whose place Pyro gave others, which its store has under their names.  ``plates`` has the plates around
+    its sites as the last run had them, by name.
 
     >>> from pyro_aevb.model_guide import ParameterRecorder
     >>> recorder = ParameterRecorder()

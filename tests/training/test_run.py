@@ -474,7 +474,7 @@ def test_a_loss_that_is_read_late_is_read_before_anything_is_kept(tmp_path, monk
     kept = Checkpoints(tmp_path).newest()
     assert kept["parts"]["history"]["samples"] == 120
     assert all(value.isfinite().all() for value in kept["parts"]["learner"]["parameters"].values())
-    learner.read_losses()  # they have been read
+    learner._losses.read()  # they have been read
 
 
 @pytest.mark.parametrize("ending", ["the end", "an evaluation", "a hundred steps"])
