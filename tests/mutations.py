@@ -1999,6 +1999,15 @@ MUTATIONS = [
     ),
     # -- training -----------------------------------------------------------------------------------------------------
     Mutation(
+        "training/dry_run.py",
+        "if size == len(batch.rows[0]):",
+        "if False:",
+        (
+            "tests/training/test_dry_run.py::"
+            "test_what_counts_once_takes_a_plate_that_knows_n_and_the_remedy_works[False-a prior on theta]",
+        ),
+    ),
+    Mutation(
         "training/minibatches.py",
         "self._place += len(places)",
         "self._place += self.batch_size + 1",

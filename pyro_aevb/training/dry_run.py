@@ -14,10 +14,11 @@ from pyro_aevb.arguments import arranged
 from pyro_aevb.data_source import check_data
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.step import Minibatch
-from pyro_aevb.model_guide.contract import run_pair
+from pyro_aevb.model_guide.contract import read, run_pair
 from pyro_aevb.model_guide.places import place_error, site_of_places
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
+from pyro_aevb.warning import warn
 
 CHUNK = 1000  # datapoints at a time, for a pair that takes any number of them
 
@@ -44,7 +45,30 @@ def dry_run(learner: Learner, feed: Permutations | Passes, ranks: Ranks, total: 
         _check_batch_norm(learner, [first, *smaller])
         _check_places(learner, feed, first, ranks)
         _check_all(learner, feed, len(first.rows[0]))
-        return ranks.size > 1 and _sums(learner, first)
+        sums = ranks.size > 1 and _sums(learner, first)
+        _check_n(learner, feed.num_data(), first)
+        return sums
+
+
+def _check_n(learner: Learner, num_data: int | None, batch: Minibatch) -> None:
+    """Raise ``ValueError``, or warn, where the plate's N isn't that of the data and what counts once is weighed by it.
+
+    Without a prior on theta and without global latents the N is a factor of the whole loss.
+    """
+    if num_data is None or num_data <= len(batch.rows[0]):
+        return
+    reading = read(arranged(learner.model, batch.form), arranged(learner.guide, batch.form), batch.args())
+    size = reading.plate.full_size
+    once = ["a prior on theta"] if learner.theta_prior is not None else []
+    once += [f"global latents {sorted(reading.global_latents)}"] if reading.global_latents else []
+    if size == num_data or not once:
+        return
+    expected = f"expected a plate of the {num_data} datapoints, for {' and '.join(once)}, got one of {size}"
+    weight = f"it would count {num_data / size:.4g} times; write pyro.plate({reading.plate.name!r}, {num_data}, "
+    remedy = f"{weight}subsample_size=len(x)) in model and guide (dataset_size={num_data} of a VAE)"
+    if size == len(batch.rows[0]):
+        raise ValueError(f"{expected}, the minibatch's size: {remedy}")
+    warn(f"{expected}: {remedy.replace('would count', 'counts')}, if the {size} aren't the whole that these are of")
 
 
 def _check_smaller(learner: Learner, batch: Minibatch, usual: int) -> None:
