@@ -838,6 +838,21 @@ MUTATIONS = [
     ),
     # -- learners -----------------------------------------------------------------------------------------------------
     Mutation(
+        "learners/fused_adam.py",
+        "if not same(_held(self._state), self._held):",
+        "if False:",
+        ("tests/learners/test_fused_adam.py::test_the_bits_are_those_of_torch",),
+    ),
+    Mutation(
+        "learners/optimizer.py",
+        "if not any(id(parameters[name].unconstrained) in held for name in names):",
+        "if False:",
+        (
+            "tests/learners/test_optimizer.py::"
+            "test_an_optimizer_that_would_train_nothing_is_refused_and_the_remedy_works[others']",
+        ),
+    ),
+    Mutation(
         "learners/finite_parameters.py",
         "if self._updates > FIRST_UPDATES:",
         "if True:",

@@ -6,11 +6,14 @@ step.  :class:`FusedAdam` looks once, and from then on makes the one call that c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
+
+from pyro_aevb.capture.compared_values import same
 
 
 class FusedAdam:
@@ -29,6 +32,7 @@ class FusedAdam:
 
     def __init__(self, optimizer: torch.optim.Optimizer, groups: list[_Group]) -> None:
         self._optimizer, self._state, self._groups = optimizer, optimizer.state, groups
+        self._held = _held(optimizer.state)
 
     @classmethod
     def over(cls, optimizer: torch.optim.Optimizer) -> FusedAdam | None:
@@ -55,6 +59,8 @@ class FusedAdam:
             return False
         if torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks:
             return False
+        if not same(_held(self._state), self._held):
+            return False  # its owner has put in other moments, or begins anew
         gradients = [[parameter.grad for parameter in group.parameters] for group in self._groups]
         if not all(group.is_plain(grads) for group, grads in zip(self._groups, gradients, strict=True)):
             return False
@@ -78,6 +84,11 @@ class FusedAdam:
                 maximize=options["maximize"],
             )
         return True
+
+
+def _held(state: Mapping[Any, dict[str, Any]]) -> list[Any]:
+    """Return all that an optimizer's state holds."""
+    return [each for of_one in state.values() for each in (of_one, *of_one.values())]
 
 
 class _Group(NamedTuple):

@@ -103,7 +103,17 @@ class TorchOptimizer(Optimizer):
         if made is not None:
             self._take(made)
 
-    def _take(self, made: torch.optim.Optimizer | LRScheduler) -> None:
+    def _take(self, made: Any) -> None:
+        if not isinstance(made, torch.optim.Optimizer | LRScheduler):
+            raise TypeError(
+                f"expected a torch optimizer or scheduler from the function that makes one, got {made!r}; return it: "
+                "lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
+            )
+        if isinstance(getattr(made, "optimizer", made), torch.optim.LBFGS):
+            raise TypeError(
+                "expected an optimizer that follows one gradient a step, got LBFGS, which computes the loss again and "
+                "again; pass functools.partial(torch.optim.Adam, lr=1e-3), say"
+            )
         if not isinstance(made, LRScheduler):
             self._optimizer = made
             return
@@ -125,12 +135,12 @@ class TorchOptimizer(Optimizer):
         """Make the optimizer, or add a parameter group to it.
 
         Raises:
-            ValueError: for parameters that come later than a scheduler.
+            ValueError: for parameters that come later than a scheduler, and an optimizer over none of them.
         """
         new = [name for name in parameters if name not in self._names]
         if not new:
             return
-        self._names += new
+        names = [*self._names, *new]
         held = {id(tensor) for group in self.param_groups for tensor in group["params"]}
         tensors = [t for t in distinct_leaves(parameters[name] for name in new) if id(t) not in held]
         if self._factory is not None and self._optimizer is None:
@@ -142,6 +152,15 @@ class TorchOptimizer(Optimizer):
                     "later; use schedule= of fit"
                 )
             self._optimizer.add_param_group({"params": tensors})
+        held = {id(tensor) for group in self.param_groups for tensor in group["params"]}
+        if not any(id(parameters[name].unconstrained) in held for name in names):
+            if self._factory is not None:
+                self._optimizer = self._scheduler = None
+            raise ValueError(
+                f"expected an optimizer over some of the parameters {sorted(new)}, got one over others alone: nothing "
+                "would be trained; pass functools.partial(torch.optim.Adam, lr=1e-3), say, or one over these"
+            )
+        self._names = names
 
     def to_train(self) -> None:
         """Call ``train`` of an optimizer that has it."""

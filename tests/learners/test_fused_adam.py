@@ -71,6 +71,17 @@ def add_a_parameter(i, parameters, optimizer):
         parameters["extra"] = Parameter(extra, torch.distributions.constraints.real)
 
 
+def clear_the_state(i, parameters, optimizer):
+    if i == 3:
+        optimizer._optimizer.state.clear()
+
+
+def put_in_another_moment(i, parameters, optimizer):
+    if i == 3:
+        leaf = list(parameters.values())[-1].unconstrained
+        optimizer._optimizer.state[leaf]["exp_avg_sq"] = torch.zeros_like(leaf)
+
+
 def make_the_rate_a_tensor(i, parameters, optimizer):
     if i == 4:
         optimizer.param_groups[0]["lr"] = torch.tensor(0.2)
@@ -85,6 +96,8 @@ def make_the_rate_a_tensor(i, parameters, optimizer):
         (torch.optim.Adam, {"amsgrad": True}, change_rate, ROUNDS),
         (torch.optim.Adam, {}, drop_a_gradient, 2),
         (torch.optim.Adam, {}, load_an_older_state, 2),
+        (torch.optim.Adam, {}, clear_the_state, 2),
+        (torch.optim.Adam, {}, put_in_another_moment, 2),
         (torch.optim.Adam, {}, add_a_hook, 1 + ROUNDS - 2),
         (torch.optim.Adam, {}, add_a_parameter, 2),
         (torch.optim.Adam, {}, make_the_rate_a_tensor, 1 + 2),

@@ -11,7 +11,7 @@ from pairs import bernoulli_vae
 from pyro.infer import Trace_ELBO
 from pyro.optim import ExponentialLR, MultiStepLR, ReduceLROnPlateau
 
-from pyro_aevb import AEVB
+from pyro_aevb import AEVB, VAE
 from pyro_aevb.files.safetensors_state import pack, unpack
 from pyro_aevb.learners import StepSettings
 from pyro_aevb.learners.optimizer import as_optimizer
@@ -220,3 +220,35 @@ def test_a_state_keeps_the_precision_of_its_numbers(cls, wrap):
     for parameters, optimizer in (whole, again):
         steps(parameters, optimizer, range(6, 12))
     assert torch.equal(whole[0]["a"].unconstrained, again[0]["a"].unconstrained)
+
+
+def slow_adam(parameters):
+    torch.optim.Adam(parameters, lr=1e-3)  # and doesn't return it
+
+
+@pytest.mark.parametrize(
+    ("optim", "error", "match"),
+    [
+        (slow_adam, TypeError, "from the function that makes one, got None; return it"),
+        (lambda parameters: torch.nn.Linear(2, 2), TypeError, "from the function that makes one, got Linear"),
+        (lambda parameters: torch.optim.LBFGS(parameters), TypeError, "one gradient a step, got LBFGS"),
+        (torch.optim.Adam(torch.nn.Linear(2, 2).parameters()), ValueError, "got one over others alone: nothing would"),
+        (lambda _: torch.optim.Adam(torch.nn.Linear(2, 2).parameters()), ValueError, "got one over others alone"),
+    ],
+    ids=["no return", "a module", "lbfgs", "others'", "a factory of others'"],
+)
+def test_an_optimizer_that_would_train_nothing_is_refused_and_the_remedy_works(optim, error, match):
+    vae = VAE(4, 2, hidden_dims=(3,))
+    learner = AEVB(vae.model, vae.guide, optim)
+    x = torch.ones(5, 4)
+    for _ in range(2):
+        with pytest.raises(error, match=match):
+            learner.step(x)
+    before = [value.clone() for value in vae.parameters()]
+    AEVB(vae.model, vae.guide, functools.partial(torch.optim.Adam, lr=1e-3)).step(x)
+    assert not any(map(torch.equal, before, vae.parameters()))
+
+
+def test_lbfgs_is_refused_where_it_is_given():
+    with pytest.raises(TypeError, match="one gradient a step, got LBFGS"):
+        as_optimizer(torch.optim.LBFGS(torch.nn.Linear(2, 2).parameters()))
