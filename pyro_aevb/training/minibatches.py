@@ -136,7 +136,7 @@ class Passes:
         self._items: Iterator[Rows] | None = None
         self._ahead: list[Rows] = []
         self._last: Rows | None = None
-        self._done, self._taken = 0, 0  # passes, and minibatches of this one
+        self._done, self._taken = 0, 0  # passes before this one, and minibatches of this one
         self._finds_its_place = tells_its_state(data.data)
         with torch.random.fork_rng():
             self._random = OwnRandomState(int(torch.randint(2**32, ())))
@@ -192,9 +192,9 @@ class Passes:
         """Return the next minibatch, cut off after ``most`` datapoints; ``None`` when there are no more."""
         rows = self._item()
         if rows is None:
+            if self.data.once or (self.passes is not None and self._done + 1 >= self.passes):
+                return None  # the pass isn't counted: a run that goes on may have more of them
             self._done += 1
-            if self._done == self.passes or self.data.once:
-                return None
             self._items, self._taken = None, 0
             if (rows := self._item()) is None:
                 return None

@@ -491,3 +491,31 @@ def test_losses_are_read_at(monkeypatch, ending):
             learner, x, samples={"the end": 30}.get(ending, 5000), batch_size=10, progress=False,
             evaluate_at=[20] if ending == "an evaluation" else [5000],
         )  # fmt: skip
+
+
+class Halves:
+    """A stream of two minibatches whose length nobody knows."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(self.x.split(20))
+
+
+@pytest.mark.parametrize("make", [lambda x: DataLoader(x, batch_size=20, shuffle=True), Halves], ids=["loader", "any"])
+@pytest.mark.parametrize(("first", "more"), [(1, 3), (2, 3), (3, 3)])
+def test_a_stream_that_has_ended_goes_on_for_as_many_passes_as_there_are_now(make, first, more, tmp_path):
+    found = []
+    for folder, passes in (("parts", (first, more)), ("whole", (more,))):
+        for epochs in passes:
+            pyro.clear_param_store()
+            torch.manual_seed(0)
+            vae = VAE(4, 2, hidden_dims=(3,), dataset_size=40)
+            x = torch.ones(40, 4).bernoulli()
+            learner = AEVB(vae.model, vae.guide, ADAM, compile=False)
+            settings = {"checkpoint_dir": tmp_path / folder, "resume": True, "progress": False}
+            history = fit(learner, make(x), epochs=epochs, **settings)
+        assert history.samples == 40 * more
+        found.append([p.detach().clone() for p in vae.parameters()])
+    assert all(map(torch.equal, *found))
