@@ -89,7 +89,7 @@ class MemoryMapped:
         if self._map is not None and self._mapped > LARGEST_MAPPED:
             self._map.madvise(mmap.MADV_DONTNEED)
             self._mapped = 0
-        return torch.from_numpy(rows)
+        return as_tensor(rows)
 
 
 class Ascending:
@@ -107,7 +107,7 @@ class Ascending:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         places, back = np.unique(index.numpy(), return_inverse=True)
-        return torch.as_tensor(self.array[places][back])
+        return as_tensor(self.array[places][back])
 
 
 class SparseRows:
@@ -205,13 +205,15 @@ def part_of(part: Any, place: int, device: torch.device | str | None) -> Any:
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """Return an array as a tensor, which shares its memory unless it is turned around.
+    """Return an array as a tensor, which shares its memory unless it, or the order of its bytes, is turned around.
 
     Raises:
         TypeError: for an array of anything but numbers.
     """
     if array.dtype.kind not in "biufc":
         raise TypeError(f"expected an array of numbers, got one of {array.dtype}; convert with array.astype('float32')")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     return torch.as_tensor(np.ascontiguousarray(array) if min(array.strides, default=0) < 0 else array)
 
 

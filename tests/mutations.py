@@ -396,6 +396,18 @@ MUTATIONS = [
     ),
     # -- datasets -----------------------------------------------------------------------------------------------------
     Mutation(
+        "data_parts.py",
+        "    if not array.dtype.isnative:\n",
+        "    if False:\n",
+        ("tests/test_data_source.py::test_bytes_in_the_other_order_are_the_same_numbers",),
+    ),
+    Mutation(
+        "vae/checks.py",
+        "if x.is_floating_point() else",
+        "if True else",
+        ("tests/test_data_source.py::test_data_of_another_dtype_are_refused_with_remedies_that_work[bool-1]",),
+    ),
+    Mutation(
         "data_source.py",
         "return not isinstance(sampler, SequentialSampler)",
         "return False",

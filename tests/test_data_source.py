@@ -460,3 +460,31 @@ def test_what_is_not_finite_is_named_by_its_row(kind):
 class Passing(Spy):
     def note(self, x, *labels, places):
         pass
+
+
+@pytest.mark.parametrize("mode", [None, "r"], ids=["in RAM", "on disk"])
+@pytest.mark.parametrize("kind", ["f4", "f8", "i2"])
+def test_bytes_in_the_other_order_are_the_same_numbers(kind, mode, tmp_path):
+    values = np.arange(12, dtype=f"<{kind}").reshape(6, 2)
+    np.save(tmp_path / "x.npy", values.astype(f">{kind}"))
+    data = DataSet(np.load(tmp_path / "x.npy", mmap_mode=mode))
+    (found,) = data.at(torch.tensor([4, 1])).tensors
+    assert torch.equal(found, torch.from_numpy(values[[4, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedies"),
+    [(torch.bool, 1), (torch.int64, 1), (torch.uint8, 1), (torch.float64, 2)],
+    ids=lambda each: str(each).removeprefix("torch."),
+)
+def test_data_of_another_dtype_are_refused_with_remedies_that_work(dtype, remedies):
+    vae, x = VAE(4, 2, hidden_dims=(3,)).float(), torch.ones(10, 4)
+    learner, other = AEVB(vae.model, vae.guide, ADAM), x.to(dtype)
+    with pytest.raises(TypeError, match=rf"got {dtype}; convert with x.to\(torch.float32\)") as refused:
+        learner.step(other)
+    assert ("vae.to(" in str(refused.value)) == (remedies == 2)
+    learner.step(other.to(torch.float32))
+    if remedies == 2:
+        pyro.clear_param_store()
+        vae.to(dtype)
+        AEVB(vae.model, vae.guide, ADAM).step(other)

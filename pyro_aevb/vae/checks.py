@@ -232,10 +232,10 @@ def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None
             remedy = f"reshape with x.reshape(-1, {shape[3:]}), or write VAE(x_dim={tuple(x.shape[1:])}, ...)"
         raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
     if dtype is not None and x.dtype != dtype:
-        raise TypeError(
-            f"expected x of dtype {dtype}, got {x.dtype}; convert with torch.as_tensor(x, dtype={dtype}), or the VAE "
-            f"with vae.to({x.dtype})"
+        remedy = f"convert with x.to({dtype})" + (
+            f", or the VAE with vae.to({x.dtype})" if x.is_floating_point() else ""
         )
+        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; {remedy}")
 
 
 def observed_entries(likelihood: Any, observed: Tensor) -> Any:
