@@ -237,6 +237,24 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/clock.py",
+        "call.argval == 0",
+        "call.argval == 1",
+        ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a new random state]",),
+    ),
+    Mutation(
+        "capture/clock.py",
+        "if always or",
+        "if loaded or",
+        ("tests/capture/test_clock.py::test_code_that_does_not_is_captured[a new generator with a seed]",),
+    ),
+    Mutation(
+        "capture/clock.py",
+        "if every.keys() & BY_STRINGS and (",
+        "if False and (",
+        ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[an import by a string]",),
+    ),
+    Mutation(
+        "capture/clock.py",
         "return bool(CLASSES & read)",
         "return False",
         ("tests/capture/test_clock.py::test_code_that_reads_it_is_noticed[a class kept in a variable]",),

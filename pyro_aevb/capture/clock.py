@@ -13,7 +13,7 @@ import random
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _TIMES = ("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime")
 CLASSES = {"now", "utcnow", "today"}  # the classes' of datetime
@@ -28,7 +28,16 @@ SOURCES = {
     "resource": {"getrusage"},
     "ssl": {"RAND_bytes"},
 }
+# What makes a generator of random numbers: from the operating system's, if it is called without a seed.
+MAKERS = {
+    "random": {"Random", "SystemRandom"},
+    "numpy.random": {"default_rng", "RandomState", "SeedSequence", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"},
+    "scipy.stats": {"Sobol", "Halton", "LatinHypercube", "PoissonDisk"},
+}
 IMPORTERS = {"import_module", "__import__", "modules"}  # which find a module by a string
+BY_STRINGS = IMPORTERS | {"datetime64"}
+ALL_MAKERS = set[str]().union(*MAKERS.values())
+BEFORE_CALLS = ("PUSH_NULL", "CACHE", "COPY_FREE_VARS")
 GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 
@@ -72,7 +81,12 @@ def source_in(fn: types.FunctionType) -> str:
     >>> source_in(lambda: time.time()), source_in(lambda: time.sleep(1))
     ('time', '')
     """
-    values = {name: value for name, value in _values(fn) if is_source(value) or leads_to_source(value)}
+    every = dict(_values(fn))
+    if (every.keys() & ALL_MAKERS or any(map(makes_generator, every.values()))) and (name := _unseeded(fn)):
+        return name
+    if every.keys() & BY_STRINGS and (name := _imported_source(fn)):
+        return name
+    values = {name: value for name, value in every.items() if is_source(value) or leads_to_source(value)}
     if not values:  # the usual case, without a look at each instruction
         return ""
     instructions = list(_instructions(fn.__code__))
@@ -90,8 +104,21 @@ def source_in(fn: types.FunctionType) -> str:
 
 def lines_that_load(fn: types.FunctionType, wanted: Callable[[Any], bool]) -> list[int]:
     """Return the numbers of the lines that load a value from a variable, or off a module in one, if it is wanted."""
-    values, found = dict(_values(fn)), []
-    instructions = list(_instructions(fn.__code__))
+    return [each.line for each in _loaded(fn) if wanted(each.value)]
+
+
+class _Loaded(NamedTuple):
+    """A value that the code loads, the variable that it is read off, its line and the instructions that follow."""
+
+    value: Any
+    name: str
+    line: int
+    following: list[dis.Instruction]
+
+
+def _loaded(fn: types.FunctionType) -> Iterator[_Loaded]:
+    """Yield what the code loads from variables, or off modules in them."""
+    values, instructions = dict(_values(fn)), list(_instructions(fn.__code__))
     line = fn.__code__.co_firstlineno
     for i, each in enumerate(instructions):
         line = _line_number(each) or line
@@ -101,14 +128,51 @@ def lines_that_load(fn: types.FunctionType, wanted: Callable[[Any], bool]) -> li
             or each.argval not in values
         ):
             continue
-        value = values[each.argval]
-        for following in instructions[i + 1 :]:
-            if following.opname not in ATTRIBUTE or not isinstance(value, types.ModuleType):
-                break
-            value = getattr(value, following.argval, None)
-        if wanted(value):
-            found.append(line)
-    return found
+        value, place = values[each.argval], i + 1
+        while instructions[place].opname in ATTRIBUTE and isinstance(value, types.ModuleType):
+            value, place = getattr(value, instructions[place].argval, None), place + 1
+        yield _Loaded(value, each.argval, line, instructions[place:])
+
+
+def makes_generator(value: Any) -> bool:
+    """Return whether this makes a generator of random numbers, from the operating system's unless it is given a seed.
+
+    >>> import random
+    >>> from pyro_aevb.capture.clock import makes_generator
+    >>> makes_generator(random.Random), makes_generator(random.random)
+    (True, False)
+    """
+    module, name = str(getattr(value, "__module__", "")), getattr(value, "__name__", "")
+    return any(name in names and f"{module}.".startswith(f"{root}.") for root, names in MAKERS.items())
+
+
+def _unseeded(fn: types.FunctionType) -> str:
+    """Return the variable off which a maker of generators is read and called without arguments; empty for none."""
+    for loaded in _loaded(fn):
+        if makes_generator(loaded.value):
+            always = loaded.value is random.SystemRandom or loaded.value.__name__ in MAKERS["scipy.stats"]
+            if always or _is_called_with_nothing(loaded.following):
+                return loaded.name
+    instructions = list(_instructions(fn.__code__))
+    if any(each.opname == "IMPORT_NAME" and each.argval.startswith(tuple(MAKERS)) for each in instructions):
+        for i, each in enumerate(instructions):
+            is_maker = each.opname.startswith("LOAD_") and each.argval in ALL_MAKERS
+            if is_maker and _is_called_with_nothing(instructions[i + 1 :]):
+                return str(each.argval)
+    return ""
+
+
+def _is_called_with_nothing(following: list[dis.Instruction]) -> bool:
+    call = next((each for each in following if each.opname not in BEFORE_CALLS), None)
+    return call is not None and call.opname.startswith(("CALL", "PRECALL")) and call.argval == 0
+
+
+def _imported_source(fn: types.FunctionType) -> str:
+    """Return the module, one of the sources, that the code finds by its name as a string and reads; empty for none."""
+    read, strings = set(names_in(fn.__code__)), list(strings_in(fn.__code__))
+    if "datetime64" in read and {"now", "today"} & set(strings):
+        return "datetime64"
+    return next((name for name in strings if SOURCES.get(name, set()) & read), "")
 
 
 def _line_number(instruction: dis.Instruction) -> int | None:

@@ -15,6 +15,7 @@ from operator import methodcaller
 from time import perf_counter
 from timeit import default_timer
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -300,8 +301,84 @@ def a_generator_of_the_system():
 
 
 @reads
+def a_new_generator_of_numpy():
+    return lambda x: x + np.random.default_rng().random()
+
+
+@reads
+def a_new_random_state():
+    make = np.random.RandomState
+    return lambda x: x + make().rand()
+
+
+@reads
+def a_new_bit_generator():
+    return lambda x: x + np.random.Generator(np.random.PCG64()).random()
+
+
+@reads
+def a_new_generator_of_python():
+    return lambda x: x + random.Random().random()
+
+
+@reads
+def a_new_generator_of_the_system():
+    return lambda x: x + random.SystemRandom().random()
+
+
+@reads
+def a_generator_imported_in_the_function():
+    def fn(x):
+        from numpy.random import default_rng
+
+        return x + default_rng().random()
+
+    return fn
+
+
+@reads
+def a_module_imported_in_the_function():
+    def fn(x):
+        import numpy.random as numbers
+
+        return x + numbers.default_rng().random()
+
+    return fn
+
+
+@reads
+def an_import_by_a_string():
+    return lambda x: x + __import__("time").time()
+
+
+@reads
+def now_in_numpy():
+    return lambda x: x + int(np.datetime64("now").astype(int))
+
+
+@reads
 def a_unique_name():
     return lambda x: x + uuid.uuid4().int % 3
+
+
+@does_not
+def a_new_generator_with_a_seed():
+    return lambda x: x + np.random.default_rng(3).random() + random.Random(3).random() + np.random.RandomState(3).rand()
+
+
+@does_not
+def a_generator_that_is_only_named():
+    return lambda x: x + (1.0 if isinstance(x, random.Random) else 2.0)
+
+
+@does_not
+def an_import_by_a_string_of_something_else():
+    return lambda x: x + __import__("math").pi
+
+
+@does_not
+def a_date_in_numpy():
+    return lambda x: x + int(np.datetime64("2020-01-01").astype(int))
 
 
 @does_not
