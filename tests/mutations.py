@@ -2604,6 +2604,18 @@ MUTATIONS = [
     Mutation(
         "cli/config.py", "dropped | changed", "changed", (f"{CLI}::test_samples_and_epochs_take_each_others_place",)
     ),
+    Mutation(
+        "cli/tables.py",
+        "if taken := sorted(set(found) & set(there)):",
+        "if taken := sorted(set(found) & {None}):",
+        (f"{TABLES}::test_ends_of_intervals_take_no_columns_place",),
+    ),
+    Mutation(
+        "cli/tables.py",
+        "while name in columns or name in found:",
+        "if name in columns:",
+        (f"{TABLES}::test_names_of_rows_take_no_columns_place",),
+    ),
 ]
 
 

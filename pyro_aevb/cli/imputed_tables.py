@@ -5,13 +5,14 @@ Shapes: N rows, D columns that are modelled, L draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pyro_aevb.cli.table_numbers import imputed_errors, imputed_numbers, raw_numbers
-from pyro_aevb.cli.tables import write_beside, write_table
+from pyro_aevb.cli.tables import names_beside, write_beside, write_table
 from pyro_aevb.datasets.columns import Cell, Column
 from pyro_aevb.datasets.table import Table, write_cells
 from pyro_aevb.posterior import Denoised, Imputed
@@ -54,6 +55,11 @@ def write_imputed(
     write_beside(path, np.where(kept, own, raw_numbers(numbers, columns)), more, ())
 
 
+def ended(columns: Sequence[Column]) -> list[str]:
+    """Return the names of the columns that have intervals: all but those of levels without an order."""
+    return [column.name for column in columns if column.kind not in UNORDERED]
+
+
 def write_denoised(path: Path, table: Table, found: Denoised, draws: int | None) -> None:
     """Write the clean table behind a noisy one.
 
@@ -74,13 +80,11 @@ def write_denoised(path: Path, table: Table, found: Denoised, draws: int | None)
     write_beside(path, raw_numbers(mean, columns), more, ())
 
 
-def _ends(table: Table, columns: tuple[Column, ...], ends: dict[str, np.ndarray]) -> dict[str, list[Cell]]:
+def _ends(table: Table, columns: Sequence[Column], ends: dict[str, np.ndarray]) -> dict[str, list[Cell]]:
     """Return the ends of intervals as columns "name low" and "name high"; where a cell is observed, it is both."""
-    found: dict[str, list[Cell]] = {}
-    for name, end in ends.items():
-        cells = table.rows(end, table.observed)
-        found |= {f"{column.name} {name}": cells[column.name] for column in columns if column.kind not in UNORDERED}
-    return found
+    names = ended(columns)
+    cells = [each for end in ends.values() for name, each in table.rows(end, table.observed).items() if name in names]
+    return dict(zip(names_beside(names, ends, table.cells), cells, strict=True))
 
 
 def _array(values: Any) -> np.ndarray:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,28 @@ def write_beside(path: Path, x: np.ndarray, more: Mapping[str, np.ndarray], name
     if path.suffix == ".npz":
         _write_npz(path, {"x": x, **more})
         return
-    header = [*names, *(f"{name} {each}" for each in more for name in names)]
+    header = [*names, *names_beside(names, more, names)]
     write_atomically(path, comma_separated(header, np.concatenate([x, *more.values()], 1).tolist()))
+
+
+def names_beside(names: Sequence[str], more: Iterable[str], there: Iterable[str]) -> list[str]:
+    """Return the names "column low", ... of columns that are written beside a table's own.
+
+    Args:
+        names: of the columns that they are of.
+        more: what each of these has besides, such as "low" and "high".
+        there: the names of the table's own columns.
+
+    Raises:
+        ValueError: for a name that one of these has.
+    """
+    found = [f"{name} {each}" for each in more for name in names]
+    if taken := sorted(set(found) & set(there)):
+        raise ValueError(
+            f"expected columns of other names than {found[:4]}, which are to be written beside them, got "
+            f"{taken[:4]} in the table; write an .npz, or leave --interval out"
+        )
+    return found
 
 
 def write_table(path: Path, table: Table, numbers: np.ndarray, observed: np.ndarray | None = None) -> None:
@@ -83,7 +103,12 @@ def write_table(path: Path, table: Table, numbers: np.ndarray, observed: np.ndar
 
 def with_labels(labels: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return columns of N datapoints with those before them that name the rows."""
-    return {f"{name} (id)" if name in columns else name: cells for name, cells in labels.items()} | dict(columns)
+    found: dict[str, np.ndarray] = {}
+    for name, cells in labels.items():
+        while name in columns or name in found:
+            name += " (id)"
+        found[name] = cells
+    return found | dict(columns)
 
 
 def write_codes(path: Path, codes: np.ndarray, labels: Mapping[str, np.ndarray]) -> None:

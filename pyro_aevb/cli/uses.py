@@ -95,6 +95,8 @@ def impute_command(
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
     run, rows = run_and_rows(model, device, data, part, limit, every=True, holes=True, key=key, pixels=pixels)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
+    if interval is not None and out.suffix == ".csv":
+        _check_ends(rows)
     there = _there(observed, rows)
     _tell_of_rows(there)
     _tell_of_theta(run)
@@ -321,6 +323,16 @@ def _check_extras(out: Path, draws: int | None, interval: float | None) -> None:
         raise typer.BadParameter(f"expected --out ending in .npz for --draws, got {out}; name another, or leave it out")
     if interval is not None and out.suffix not in (".npz", ".csv"):
         raise typer.BadParameter(f"expected --out ending in .npz or .csv for --interval, got {out}; name another")
+
+
+def _check_ends(rows: Rows) -> None:
+    """Raise ``ValueError`` for a table with columns of the names that the ends of intervals have."""
+    from pyro_aevb.cli.imputed_tables import ended
+    from pyro_aevb.cli.tables import names_beside
+
+    table = rows.table
+    names = rows.names if table is None else ended(table.modelled)
+    names_beside(names, ("low", "high"), names if table is None else table.cells)
 
 
 def _parsed(noise: str) -> tuple[str, float]:

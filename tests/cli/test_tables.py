@@ -12,6 +12,7 @@ from torch import distributions as td
 
 from pyro_aevb import load, log_marginal_likelihood
 from pyro_aevb.cli.table_numbers import central_numbers
+from pyro_aevb.cli.tables import with_labels
 from pyro_aevb.datasets import Table
 from pyro_aevb.datasets.columns import Column
 from pyro_aevb.datasets.table import read_columns, write_cells
@@ -512,3 +513,34 @@ def test_seeds_that_numpy_has_not(seed, people, tmp_path):
         result = invoke(command[0], people[0] / "run", *command[1:], "--out", out, "--seed", seed)
         assert (result.exit_code, out.exists()) == (2, False)
         assert "Invalid value for '--seed'" in result.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--likelihood", "gaussian"]])
+def test_ends_of_intervals_take_no_columns_place(more, tmp_path):
+    rng = np.random.default_rng(0)
+    price = rng.normal(100, 10, 40)
+    own = {"price": price, "price low": price - 5 - rng.random(40), "price high": price + 5 + rng.random(40)}
+    write_cells(tmp_path / "whole.csv", {name: column.tolist() for name, column in own.items()})
+    holes = [None if n % 10 == 0 else cell for n, cell in enumerate(price.tolist())]
+    write_cells(tmp_path / "holes.csv", {name: column.tolist() for name, column in own.items()} | {"price": holes})
+    succeed("train", tmp_path / "whole.csv", "--out", tmp_path / "run", *more, *TINY, "--epochs", "1")
+    args = "impute", tmp_path / "run", tmp_path / "holes.csv", *QUICK
+    refused = invoke(*args, "--out", tmp_path / "f.csv", "--interval", "0.9")
+    assert refused.exit_code == 1
+    assert not (tmp_path / "f.csv").exists()
+    assert "got ['price high', 'price low'] in the table; write an .npz, or leave --interval out" in refused.stderr
+    succeed(*args, "--out", tmp_path / "f.npz", "--interval", "0.9")
+    with np.load(tmp_path / "f.npz") as file:
+        assert file["x"][:, 1] == pytest.approx(own["price low"])
+        assert (file["low"][::10, 0] < file["high"][::10, 0]).all()
+    succeed(*args, "--out", tmp_path / "f.csv")
+    rows = rows_of(tmp_path / "f.csv")
+    assert [float(row["price low"]) for row in rows] == pytest.approx(own["price low"].tolist())
+
+
+def test_names_of_rows_take_no_columns_place():
+    labels = {name: np.array([name]) for name in ("z0", "z0 (id)", "z1 (id)")}
+    found = with_labels(labels, {"z0": np.zeros(1), "z1": np.ones(1)})
+    assert {name: each[0] for name, each in found.items()} == {
+        "z0 (id)": "z0", "z0 (id) (id)": "z0 (id)", "z1 (id)": "z1 (id)", "z0": 0, "z1": 1
+    }  # fmt: skip
