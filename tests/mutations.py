@@ -2616,6 +2616,18 @@ MUTATIONS = [
         "if name in columns:",
         (f"{TABLES}::test_names_of_rows_take_no_columns_place",),
     ),
+    Mutation(
+        "datasets/columns.py",
+        "if not NUMBER.fullmatch(plain):",
+        "if plain:",
+        ("tests/datasets/test_table.py::test_a_number_is_one_level_however_it_is_written",),
+    ),
+    Mutation(
+        "datasets/columns.py",
+        "if isinstance(cell, bool | np.bool_):",
+        "if isinstance(cell, bool):",
+        ("tests/datasets/test_table.py::test_booleans_are_one_pair_of_levels",),
+    ),
 ]
 
 

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--"
 MOST_LEVELS = 50  # of text that is taken for categories
 MOSTLY, FEW = 0.8, 10  # the part of a column's cells, and how many different ones, that make it one of numbers
 SKEWED = 20.0  # the largest of positive numbers over their median, from which they are taken on a log scale
+
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d{1,3})?", re.ASCII)  # and no name, as 007 is
 
 Cell = str | float | int | bool | None
 
@@ -90,8 +94,11 @@ class Column:
         return np.full(len(values), -math.log(self.scale) if self.kind == "real" else 0.0)
 
     def _leveled(self, cells: Sequence[Cell] | np.ndarray) -> list[float]:
-        place = {level: float(i) for i, level in enumerate(self.levels)}
-        written = [as_text(cell) for cell in cells]
+        place = {as_text(level): float(i) for i, level in enumerate(self.levels)}
+        place |= {level: float(i) for i, level in enumerate(self.levels)}  # as an earlier version told them apart
+        if self.levels == ("0", "1"):
+            place |= {"False": 0.0, "True": 1.0}  # an array of booleans was numbers then
+        written = [text if (text := str(cell).strip()) in place else as_text(cell) for cell in cells]
         if unknown := sorted({text for text in written if text not in place}):
             raise ValueError(
                 f"expected a level out of {list(self.levels)} in column {self.name!r}, got {unknown[0]!r}; it isn't in "
@@ -240,11 +247,19 @@ def as_number(cell: Cell) -> float | None:
 
 
 def as_text(cell: Cell) -> str:
-    """Return a cell as a level is written: a whole number without a point."""
+    """Return a cell as a level is written, one text for a number: 1 for 1.0 and "1.00"; "01" is a name, and stays."""
+    if isinstance(cell, bool | np.bool_):
+        return str(bool(cell))
     value = None if isinstance(cell, str) else as_number(cell)
-    if value is not None and not isinstance(cell, bool) and value.is_integer():
+    if value is not None and value.is_integer():
         return str(round(value))
-    return str(cell).strip()
+    text = str(cell).strip()
+    plain = text.replace("\u2212", "-")
+    if not NUMBER.fullmatch(plain):
+        return text
+    digits = format(Decimal(plain), "f")
+    digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+    return digits.lstrip("-") if digits in ("0", "-0") else digits
 
 
 def _levels(cells: Sequence[Cell] | np.ndarray) -> tuple[str, ...]:

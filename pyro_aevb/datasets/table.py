@@ -299,6 +299,6 @@ def _as_column(name: str, column: Any) -> Any:
     if isinstance(column, str) or not isinstance(column, Iterable) or getattr(column, "ndim", 1) != 1:
         got = f"an array of shape {tuple(column.shape)}" if hasattr(column, "shape") else repr(column)
         raise TypeError(f"expected cells in column {name!r}, one a row, got {got}; write a list of them")
-    if isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "biuf":
+    if isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "iuf":
         return column
-    return list(column)
+    return column.tolist() if str(getattr(column, "dtype", "")) in ("bool", "torch.bool") else list(column)

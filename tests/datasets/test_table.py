@@ -298,3 +298,32 @@ def test_values_of_another_shape_are_refused():
 
 def test_levels_of_numbers_are_ordered_by_size():
     assert make_column("a", [10, 9, "2.5", 9], "ordered") == Column("a", "ordered", levels=("2.5", "9", "10"))
+
+
+def test_a_number_is_one_level_however_it_is_written():
+    """pandas writes 0.0 and 1.0 where another cell is missing."""
+    written = ["0", "1", "1.0", "0.00", 1, 1.0, "1e0", "\u22120.0"]
+    column = make_column("a", written)
+    assert column == Column("a", "binary", levels=("0", "1"))
+    assert column.numbers(written)[0].tolist() == [0, 1, 1, 0, 1, 1, 1, 0]
+    assert column.numbers(np.array([1.0, 0.0]))[0].tolist() == [1, 0]
+    assert make_column("a", ["2.50", 2.5, "-1.0", "1e20", 1e20], "categorical").levels == ("-1", "2.5", f"{10**20}")
+    names = make_column("a", ["007", "7", "+7", "1_0", "12345678901234567890", "12345678901234567891"], "categorical")
+    assert set(names.levels) == {"007", "7", "+7", "1_0", "12345678901234567890", "12345678901234567891"}
+
+
+def test_levels_that_were_told_apart_once_still_are():
+    column = Column("a", "categorical", levels=("0", "1", "1.0", "1e-07"))
+    assert column.numbers(["1", "1.0", "0.0", 1e-07])[0].tolist() == [1, 2, 0, 3]
+    assert Column("a", "binary", levels=("0", "1")).numbers([True, np.False_])[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "cells", [[True, False, True], np.array([True, False, True]), np.array(["True", "False", "True"])]
+)
+def test_booleans_are_one_pair_of_levels(cells):
+    columns = [make_column("a", column) for column in Table({"a": cells, "b": [1.5, 2, 3]}).cells.values()]
+    assert columns[0].levels == ("False", "True")
+    mixed = np.array([True, False]), list(np.array([True, False])), torch.tensor([True, False])
+    for later in mixed:
+        assert Table({"a": later, "b": [1.5, 2]}, columns=columns).x[:, 0].tolist() == [1, 0]
