@@ -2628,6 +2628,24 @@ MUTATIONS = [
         "if isinstance(cell, bool):",
         ("tests/datasets/test_table.py::test_booleans_are_one_pair_of_levels",),
     ),
+    Mutation(
+        "datasets/columns.py",
+        'if kind == "ordered" and None in map(as_number, levels):',
+        'if kind == "ordered" and not levels:',
+        ("tests/datasets/test_table.py::test_ordered_text_needs_an_order_and_the_remedy_works",),
+    ),
+    Mutation(
+        "datasets/columns.py",
+        'return Column(name, "ordered", levels=levels)',
+        'return Column(name, "ordered", levels=tuple(sorted(levels)))',
+        ("tests/datasets/test_table.py::test_levels_of_text_have_the_order_that_is_said",),
+    ),
+    Mutation(
+        "cli/config.py",
+        'before, ordered, levels = line.partition("=ordered:")',
+        'before, ordered, levels = line, "", ""',
+        (f"{TABLES}::test_the_order_of_levels_is_said_and_printed",),
+    ),
 ]
 
 

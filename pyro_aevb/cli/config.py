@@ -28,7 +28,10 @@ LEARNERS = ("aevb", "wake-sleep", "reweighted-wake-sleep", "mcem")
 FULL_VB = ("aevb", "reweighted-wake-sleep")  # the learners that take global latents
 COMPILE: dict[str, Compile] = {"auto": "auto", "always": True, "graph": "graph", "never": False}
 COLUMN_KINDS = choices("datasets.columns", "KINDS")
-COLUMN_HELP = f"what a column of a table is, if it isn't what it seems; KIND out of {', '.join(COLUMN_KINDS)}"
+COLUMN_HELP = (
+    f"what a column of a table is, if it isn't what it seems; KIND out of {', '.join(COLUMN_KINDS)}; of levels in an "
+    "order ordered:low,medium,high"
+)
 SGVB = ("sgvb-a", "sgvb-b")
 WEIGHING = ("blend", *SGVB, "stl")
 # Who takes which.
@@ -130,7 +133,8 @@ class TrainingConfig:
             if value is not None and choices and value not in choices:
                 raise ValueError(f"expected {field.name} out of {', '.join(choices)}, got {value!r}")
         for name, kind in (self.columns or {}).items():
-            if kind not in COLUMN_KINDS:
+            word, colon, _ = kind.partition(":")
+            if word not in COLUMN_KINDS or (colon and word != "ordered"):
                 close = difflib.get_close_matches(kind, COLUMN_KINDS, 1)
                 remedy = f"did you mean {close[0]!r}?" if close else "choose one"
                 raise ValueError(
@@ -333,13 +337,20 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _by_name(value: Any) -> dict[str, str]:
-    """Return text by name: of a table, or of lines "name=text", of which the last "=" counts."""
+    """Return text by name: of a table, or of lines "name=text", of which the last "=" that is before a kind counts."""
     if isinstance(value, Mapping):
         return {str(name): _text(each) for name, each in value.items()}
-    parts = [each.rpartition("=") for each in ([value] if isinstance(value, str) else value)]
+    lines = [value] if isinstance(value, str) else value
+    parts = [_at_kind(each) for each in lines]
     if not all(name and text for name, _, text in parts):
         raise ValueError
     return {name: text for name, _, text in parts}
+
+
+def _at_kind(line: str) -> tuple[str, str, str]:
+    """Return a line "name=kind" in its three parts; levels in an order may have "=" in them."""
+    before, ordered, levels = line.partition("=ordered:")
+    return (before, "=", f"ordered:{levels}") if ordered else line.rpartition("=")
 
 
 _CONVERT: dict[Any, Callable[[Any], Any]] = {

@@ -128,10 +128,14 @@ def _is_constant(values: np.ndarray) -> bool:
 
 
 def _described(table: Table) -> str:
-    kinds = [f"{column.name}: {column.kind}" for column in table.modelled]
+    kinds = [f"{column.name}: {_kind_in_words(column)}" for column in table.modelled]
     left_out = [f"{column.name} ({column.kind})" for column in table.columns if column.kind in LEFT_OUT]
     text = f"{len(table)} rows, {len(kinds)} columns to model ({_some(kinds)}), {_missing(table)}"
     return text + (f"; left out: {_some(left_out)}" if left_out else "")
+
+
+def _kind_in_words(column: Column) -> str:
+    return f"ordered, {' < '.join(column.levels)}" if column.kind == "ordered" else column.kind
 
 
 def _modelled_by(table: Table) -> str:

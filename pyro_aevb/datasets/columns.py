@@ -8,13 +8,14 @@ positive       numbers above 0 over several orders            the same of log(va
 count          whole numbers from 0                           as they are
 binary         two different cells                            0 and 1
 categorical    text, or numbers as names                      0, 1, ... by their level
-ordered        levels in an order                             0, 1, ... in it
+ordered        levels in an order, of text one that is said   0, 1, ... in it
 id, constant   a name for each row; one and the same cell     none: left out
 ============== ============================================== ==================================
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import math
 import re
@@ -137,10 +138,11 @@ def make_column(name: str, cells: Sequence[Cell] | np.ndarray, kind: str | None 
     Args:
         name: its name.
         cells: N of them; text is a number if it reads as one.
-        kind: out of ``KINDS``.
+        kind: out of ``KINDS``; or ``"ordered:low,medium,high"``, with the levels in their order and commas between,
+            those that have one in double quotes.
 
     Raises:
-        ValueError: for an unknown kind, and for cells that aren't of it.
+        ValueError: for an unknown kind, for cells that aren't of it, and for ordered text without an order.
 
     >>> from pyro_aevb.datasets.columns import make_column
     >>> make_column("smokes", ["no", "yes", "NA", "no"])
@@ -149,12 +151,21 @@ def make_column(name: str, cells: Sequence[Cell] | np.ndarray, kind: str | None 
     _, there = present(cells)
     if kind is None:
         kind = kind_of(name, there, len(cells))
-    if kind not in KINDS:
+    kind, colon, order = kind.partition(":")
+    if colon and kind == "ordered":
+        return _ordered(name, order, there)
+    if kind not in KINDS or colon:
+        kind += colon + order
         close = difflib.get_close_matches(kind, KINDS, 1, 0.6)
         remedy = f"did you mean {close[0]!r}?" if close else "choose one"
         raise ValueError(f"expected a kind out of {list(KINDS)} for column {name!r}, got {kind!r}; {remedy}")
     if kind in ("binary", "categorical", "ordered"):
         levels = _levels(there)
+        if kind == "ordered" and None in map(as_number, levels):
+            raise ValueError(
+                f"expected the order of the levels of column {name!r}, which are text, got none; say it, the lowest "
+                f"first, as its kind: {_with_order(levels)!r}, put into their order"
+            )
         if len(levels) < 2 or (kind == "binary" and len(levels) > 2):
             wanted = "two levels" if kind == "binary" else "two levels or more"
             raise ValueError(
@@ -268,6 +279,27 @@ def _levels(cells: Sequence[Cell] | np.ndarray) -> tuple[str, ...]:
     values = {text: as_number(text) for text in found}
     by_size = None not in values.values()
     return tuple(sorted(found, key=lambda text: (values[text], text) if by_size else (0.0, text)))
+
+
+def _with_order(levels: Sequence[str]) -> str:
+    """Return the kind of ordered levels, as it is said."""
+    return "ordered:" + ",".join(f'"{level}"' if "," in level else level for level in levels)
+
+
+def _ordered(name: str, order: str, cells: Sequence[Cell] | np.ndarray) -> Column:
+    """Return a column of levels in an order that is said; raise ``ValueError`` for one that can't be theirs."""
+    levels = tuple(as_text(level) for level in next(csv.reader([order], skipinitialspace=True), []))
+    if len(set(levels)) != len(levels) or len(levels) < 2 or any(map(is_missing, levels)):
+        raise ValueError(
+            f"expected two levels or more for column {name!r}, each once, none of them a way to write a missing cell, "
+            f"got {list(levels)}; say ordered:low,medium,high, with the levels of the column"
+        )
+    if others := [level for level in _levels(cells) if level not in levels]:
+        raise ValueError(
+            f"expected all levels of column {name!r} in its order, got {list(levels)} without {others[:5]}; say "
+            f"{_with_order((*levels, *others))!r}, put into their order"
+        )
+    return Column(name, "ordered", levels=levels)
 
 
 def _is_skewed(values: np.ndarray) -> bool:

@@ -37,7 +37,8 @@ class Table:
 
     Args:
         cells: {name: N cells}: numbers, text, ``None``, arrays of numbers; a frame of pandas or polars, an Arrow table.
-        kinds: {name: kind} of columns that are known better than by their look.
+        kinds: {name: kind} of columns that are known better than by their look; of levels in an order
+            ``"ordered:low,medium,high"``.
         columns: those of an earlier table, by which this one is read; columns of other names are left out.
 
     Attributes:
@@ -190,7 +191,8 @@ class Table:
         if column.kind == "constant":
             return f"left out: {column.levels[0] if column.levels else 'no cell'}{tail}"
         if column.levels:
-            return ", ".join(column.levels[:6]) + ", ..." * (len(column.levels) > 6) + tail
+            between = " < " if column.kind == "ordered" else ", "
+            return between.join(column.levels[:6]) + f"{between}..." * (len(column.levels) > 6) + tail
         values = [value for cell in there if (value := as_number(cell)) is not None]
         return f"{min(values):.6g} to {max(values):.6g}{tail}" if values else "no cell" + tail
 

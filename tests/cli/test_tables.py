@@ -544,3 +544,18 @@ def test_names_of_rows_take_no_columns_place():
     assert {name: each[0] for name, each in found.items()} == {
         "z0 (id)": "z0", "z0 (id) (id)": "z0 (id)", "z1 (id)": "z1 (id)", "z0": 0, "z1": 1
     }  # fmt: skip
+
+
+def test_the_order_of_levels_is_said_and_printed(tmp_path):
+    sizes = ["low", "medium", "high", "very high"] * 10
+    write_cells(tmp_path / "x.csv", {"a<=b": sizes, "w": np.linspace(0.5, 1, 40).tolist()})
+    args = "train", tmp_path / "x.csv", *[each for each in TINY if each != "--quiet"], "--epochs", "1", "--column"
+    refused = invoke(*args, "a<=b=ordered", "--out", tmp_path / "run")
+    assert "say it, the lowest first, as its kind: 'ordered:high,low,medium,very high'" in refused.stderr
+    said = succeed(*args, "a<=b=ordered:low,medium,high,very high", "--out", tmp_path / "run").stderr
+    assert "a<=b: ordered, low < medium < high < very high" in said
+    assert read_columns(tmp_path / "run" / "columns.json")[0].levels == tuple(sizes[:4])
+    assert "ordered:low,medium,high,very high" in (tmp_path / "run" / "config.toml").read_text()
+    succeed("train", "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet")
+    wrong = invoke(*args, "w=count:1,2", "--out", tmp_path / "other")
+    assert "got 'count:1,2'" in wrong.stderr

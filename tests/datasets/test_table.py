@@ -327,3 +327,38 @@ def test_booleans_are_one_pair_of_levels(cells):
     mixed = np.array([True, False]), list(np.array([True, False])), torch.tensor([True, False])
     for later in mixed:
         assert Table({"a": later, "b": [1.5, 2]}, columns=columns).x[:, 0].tolist() == [1, 0]
+
+
+SIZES = ["low", "very high", "medium", None, "high", "low"]
+ORDER = "ordered:low,medium,high,very high"
+
+
+def test_levels_of_text_have_the_order_that_is_said():
+    table = Table({"size": SIZES}, {"size": ORDER})
+    assert table.columns == (Column("size", "ordered", levels=("low", "medium", "high", "very high")),)
+    assert table.x[:, 0].tolist() == [0, 3, 1, 0, 2, 0]
+    assert "low < medium < high < very high, 1 missing" in str(table)
+    assert make_column("a", ["<=5", "5,1", "9"], 'ordered: <=5, "5,1", 9.0, more').levels == ("<=5", "5,1", "9", "more")
+
+
+def test_ordered_text_needs_an_order_and_the_remedy_works():
+    with pytest.raises(ValueError, match="the order of the levels of column 'size', which are text, got none") as error:
+        Table({"size": SIZES}, {"size": "ordered"})
+    remedy = str(error.value).split("kind: '")[1].split("', put into")[0]
+    assert remedy == "ordered:high,low,medium,very high"
+    assert Table({"size": SIZES}, {"size": remedy}).columns[0].levels == ("high", "low", "medium", "very high")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("ordered:low,medium,high", r"without \['very high'\]; say 'ordered:low,medium,high,very high', put into"),
+        ("ordered:low,low,medium,high,very high", "two levels or more for column 'size', each once"),
+        ("ordered:low,medium,high,very high,none", "none of them a way to write a missing cell"),
+        ("ordered:", "two levels or more"),
+        ("categorical:low,high", "expected a kind out of .*, got 'categorical:low,high'"),
+    ],
+)
+def test_an_order_that_can_not_be_that_of_the_levels(kind, message):
+    with pytest.raises(ValueError, match=message):
+        Table({"size": SIZES}, {"size": kind})
