@@ -2252,6 +2252,12 @@ MUTATIONS = [
         "len(text) >= 0",
         ("tests/test_short_repr.py::test_a_value_in_a_few_words",),
     ),
+    Mutation(
+        "vae/vae.py",
+        "self.prior.begin(self._seen)",
+        "pass",
+        ("tests/vae/test_vae.py::test_the_components_of_a_vamp_prior_are_the_codes_of_the_data_it_began_with",),
+    ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
         "datasets/delimited.py",

@@ -303,4 +303,5 @@ def _as_column(name: str, column: Any) -> Any:
         raise TypeError(f"expected cells in column {name!r}, one a row, got {got}; write a list of them")
     if isinstance(column, np.ndarray) and not isinstance(column, np.ma.MaskedArray) and column.dtype.kind in "iuf":
         return column
-    return column.tolist() if str(getattr(column, "dtype", "")) in ("bool", "torch.bool") else list(column)
+    cells: Any = column
+    return cells.tolist() if str(getattr(cells, "dtype", "")) in ("bool", "torch.bool") else list(cells)

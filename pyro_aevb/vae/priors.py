@@ -197,7 +197,9 @@ class VampPrior(Prior):
 
     Args:
         num_components: C.
-        pseudo_inputs: (C, D), the u_c to begin with, for example training data; by default uniform in (0, 1).
+        pseudo_inputs: (C, D), or (C, ...) of x's shape, the u_c to begin with, for example training data, of the values
+            that x has, followed by columns for labels and covariates if there are any; by default uniform in (0, 1).
+            The parameters are what the encoder sees of them: levels between -1 and 1, the logarithm of counts.
 
     Raises:
         ValueError: for a num_components below 1.
@@ -214,9 +216,21 @@ class VampPrior(Prior):
         """Make the pseudo-inputs; raise ``ValueError`` if those to begin with have another shape."""
         shape = (self.num_components, x_dim)
         start = torch.rand(shape) if self._start is None else self._start
+        start = start if start.is_floating_point() else start.to(torch.get_default_dtype())
+        start = start.flatten(1) if start.dim() > 2 else start
         if start.shape != shape:
             raise ValueError(f"expected pseudo_inputs of shape {shape}, got {tuple(start.shape)}")
         self.pseudo_inputs = nn.Parameter(start.detach().clone())
+
+    @torch.no_grad()
+    def begin(self, seen: Callable[[Tensor], Tensor]) -> None:
+        """Turn pseudo-inputs that were given as data into what the encoder sees of data; the VAE calls this once.
+
+        Args:
+            seen: from data (C, D) to it, (C, D).
+        """
+        if self._start is not None:
+            self.pseudo_inputs.copy_(seen(self.pseudo_inputs))
 
     def forward(self, posterior: Encode) -> dist.TorchDistribution:
         """Return the mixture of the posteriors."""

@@ -21,7 +21,7 @@ from pyro_aevb.vae.missingness import MISSINGNESS, Missingness, check_missingnes
 from pyro_aevb.vae.networks import INITIALIZATIONS, apply_network, beside, layers_of, make_encoder, make_networks
 from pyro_aevb.vae.notation import vae_in_words
 from pyro_aevb.vae.posteriors import POSTERIORS, PerDatapoint, Posterior
-from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior
+from pyro_aevb.vae.priors import PRIORS, GivenPrior, Prior, VampPrior
 from pyro_aevb.vae.shapes import of_whole, outputs_in_shape
 from pyro_aevb.vae.verbs import Verbs
 
@@ -133,6 +133,8 @@ class VAE(Verbs):
         if self.missingness is not None:
             self.missingness.setup(self.x_dim)
         self._make_networks(encoder, decoder, labels, label_weight)
+        if isinstance(self.prior, VampPrior):
+            self.prior.begin(self._seen)
         # The networks made here as they were made: `save` can describe them unless somebody has changed them since.
         self.own_layers = {
             name: layers_of(network)
@@ -319,6 +321,11 @@ class VAE(Verbs):
         if not self._given_encoder:
             seen = unit_scale(self.likelihood, seen)
         return beside(seen if observed is None else torch.where(observed.flatten(1), seen, 0.0), columns)
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """Return what the encoder sees of rows of data with the columns that are beside them, (C, inputs)."""
+        x, columns = rows.split([self.x_dim, self.beside], -1)
+        return self._flat(x, None, columns if self.beside else None)
 
     def _by_rows(self, name: str, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return a network's outputs (..., outputs) for rows (..., inputs) of a shape, in one batch if need be."""

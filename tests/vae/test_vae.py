@@ -13,11 +13,11 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from statistics_tools import assert_mean
 
-from pyro_aevb import VAE
+from pyro_aevb import VAE, load, save
 from pyro_aevb.vae.likelihoods import LIKELIHOODS
 from pyro_aevb.vae.missingness import MISSINGNESS
 from pyro_aevb.vae.posteriors import POSTERIORS
-from pyro_aevb.vae.priors import PRIORS
+from pyro_aevb.vae.priors import PRIORS, VampPrior
 
 
 def data(likelihood, n=30):
@@ -155,3 +155,46 @@ def test_help_lists_the_names_of_parts(argument, names):
     """Those of the registries, in their order, and no others."""
     said = re.search(rf"^ {{4}}{argument}: (.*?;)", inspect.getdoc(VAE), re.MULTILINE | re.DOTALL)[1]
     assert re.findall('"([^"]*)"', said) == list(names)
+
+
+def rows_of(likelihood):
+    rows = torch.rand(6, 4)
+    values = getattr(LIKELIHOODS[likelihood](), "values", "any")
+    return {"any": rows, "counts": (9 * rows).round(), "levels": (255 * rows).round()}[values]
+
+
+def components(vae, *args, **known):
+    """The means of the components of a VAE's prior."""
+    return poutine.trace(vae.model).get_trace(*args, **known).nodes["z"]["fn"].component_distribution.mean
+
+
+@pytest.mark.parametrize("integers", [False, True])
+@pytest.mark.parametrize(
+    "likelihood", ["poisson", "negative-binomial", "discretized-logistic", "categorical", "gaussian"]
+)
+def test_the_components_of_a_vamp_prior_are_the_codes_of_the_data_it_began_with(likelihood, integers, tmp_path):
+    rows = rows_of(likelihood)
+    given = rows.int() if integers and likelihood != "gaussian" else rows
+    vae = VAE(4, 2, hidden_dims=(7,), likelihood=likelihood, prior=VampPrior(6, pseudo_inputs=given))
+    save(vae, tmp_path)
+    for each in (vae, load(tmp_path)):
+        assert torch.allclose(components(each, rows), each.encode(rows), atol=1e-6)
+        assert torch.equal(each.prior.pseudo_inputs, vae.prior.pseudo_inputs)
+
+
+def test_pseudo_inputs_have_the_columns_that_are_beside_x_and_may_have_its_shape():
+    rows, columns = rows_of("poisson"), torch.eye(3)[[0, 1, 2, 2, 1, 0]]
+    prior = VampPrior(6, pseudo_inputs=torch.cat([rows, columns], 1))
+    vae = VAE(4, 2, hidden_dims=(7,), likelihood="poisson", covariates=3, prior=prior)
+    assert torch.allclose(components(vae, rows, covariates=columns), vae.encode(rows, covariates=columns), atol=1e-6)
+    images = rows.reshape(6, 1, 2, 2)
+    vae = VAE((1, 2, 2), 2, hidden_dims=(7,), likelihood="poisson", prior=VampPrior(6, pseudo_inputs=images))
+    assert torch.allclose(components(vae, images), vae.encode(images), atol=1e-6)
+
+
+def test_an_encoder_of_ones_own_sees_pseudo_inputs_as_they_are():
+    rows = rows_of("poisson")
+    prior = VampPrior(6, pseudo_inputs=rows)
+    vae = VAE(4, 2, likelihood="poisson", encoder=torch.nn.Linear(4, 4), prior=prior)
+    assert torch.equal(vae.prior.pseudo_inputs, rows)
+    assert torch.allclose(components(vae, rows), vae.encode(rows), atol=1e-6)
