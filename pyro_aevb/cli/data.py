@@ -18,7 +18,7 @@ from torch import Tensor
 from pyro_aevb.cli.classes import covariates_of
 from pyro_aevb.cli.config import PARTS, TrainingConfig
 from pyro_aevb.cli.follow import follow
-from pyro_aevb.cli.parts import fraction_of, split
+from pyro_aevb.cli.parts import DIGEST, digest_of, fraction_of, split
 from pyro_aevb.cli.table_files import (
     TableFile,
     is_table,
@@ -46,9 +46,9 @@ class TrainingData(NamedTuple):
 
     ``config``: with the likelihood that the data ask for, and the shape of an image where they are images.  ``said``:
     what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that are trained
-    on and those held out, by part.  ``observed``, ``validation_observed``: which cells are there, (N, D) each, if some
-    aren't.  ``columns``: of a table, whose likelihood is theirs.  ``covariates``, ``validation_covariates``: (N, C), of
-    a conditional VAE, a column for each of ``classes``.
+    on and those held out, by part, and a digest.  ``observed``, ``validation_observed``: which cells are there, (N, D)
+    each, if some aren't.  ``columns``: of a table, whose likelihood is theirs.  ``covariates``,
+    ``validation_covariates``: (N, C), of a conditional VAE, a column for each of ``classes``.
     """
 
     train: Tensor | Binarized | ScaledRows
@@ -99,7 +99,8 @@ class Rows(NamedTuple):
 
     ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.  ``table``: the rows
     of a table, whose numbers x are; ``observed``: which cells are there, (N, D), if some aren't; ``classes``: of images
-    in several folders, (N,); ``covariates``: (N, C), for a conditional VAE.
+    in several folders, (N,); ``covariates``: (N, C), for a conditional VAE; ``raw``: all that is in the file, (N, ...),
+    if it is no table.
     """
 
     x: Any
@@ -111,6 +112,7 @@ class Rows(NamedTuple):
     observed: Tensor | None = None
     classes: tuple[str, ...] = ()
     covariates: Tensor | None = None
+    raw: np.ndarray | None = None
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -178,6 +180,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
     if (fraction := fraction_of(config.validation)) is not None:
         splits = split(fraction, len(grey), generator)
         parts = {name: torch.from_numpy(places) for name, places in splits.items()}
+        splits |= {} if found.raw is None else {DIGEST: digest_of([found.raw])}
         grey, held_out = _taken(grey, parts["train"]), _taken(grey, parts["validation"])
         held_out = _drawn(held_out, config.pixels, generator)
         if covariates is not None:
@@ -214,6 +217,7 @@ def _table_data(config: TrainingConfig, found: TableFile) -> TrainingData:
     held_out = None
     if (fraction := fraction_of(config.validation)) is not None:
         splits = split(fraction, len(train), torch.Generator().manual_seed(config.seed))
+        splits[DIGEST] = digest_of(found.table.numbers)
         train, held_out = (train.take(splits[part]) for part in ("train", "validation"))
     elif config.validation is not None:
         held_out = read_again(config.validation, found.table.columns, config.key).table
@@ -286,7 +290,7 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
     x = _in_units(contents, config)
-    return Rows(x, shape, contents.said, same, contents.names, classes=contents.classes), contents
+    return Rows(x, shape, contents.said, same, contents.names, classes=contents.classes, raw=array), contents
 
 
 def _in_units(contents: Contents, config: TrainingConfig) -> Any:

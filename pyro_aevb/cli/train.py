@@ -14,7 +14,7 @@ import pyro
 import torch
 
 from pyro_aevb.cli.build import fit_options, make_learner, make_vae, with_preset
-from pyro_aevb.cli.classes import CLASSES, write_classes
+from pyro_aevb.cli.classes import CLASSES, read_classes, write_classes
 from pyro_aevb.cli.config import CONFIG, OBJECTIVE_OPTIONS, TrainingConfig
 from pyro_aevb.cli.data import TrainingData, training_data
 from pyro_aevb.cli.options import tell
@@ -22,7 +22,8 @@ from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.cli.parts import SPLITS, write_splits
 from pyro_aevb.cli.table_files import COLUMNS
 from pyro_aevb.datasets.array_files import check_folder
-from pyro_aevb.datasets.table import write_columns
+from pyro_aevb.datasets.columns import Column, as_text, modelled_columns
+from pyro_aevb.datasets.table import read_columns, write_columns
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.learners.learner import Learner
@@ -186,6 +187,33 @@ def _write_kinds(data: TrainingData, folder: Path) -> None:
         write_classes(folder, data.classes)
 
 
+def _check_kinds(data: TrainingData, folder: Path) -> None:
+    """Raise ``ValueError`` for a table whose units or levels, or classes whose names, aren't those of the run."""
+    there, now = (
+        {column.name: column for column in modelled_columns(columns)}
+        for columns in (read_columns(folder / COLUMNS) if data.columns else (), data.columns)
+    )
+    if changed := [name for name in {**there, **now} if not _alike(there.get(name), now.get(name))]:
+        name = changed[0]
+        got = f"column {name!r} as {now.get(name, 'none')} in place of {there.get(name, 'none')}"
+    elif data.classes != (classes := read_classes(folder)):
+        got = f"the classes {list(data.classes)} in place of {list(classes)}"
+    else:
+        return
+    raise ValueError(
+        f"expected {data.config.data} as it was when the run in {folder} began, got {got}; put it back as it was, or "
+        "train anew in another --out"
+    )
+
+
+def _alike(one: Column | None, other: Column | None) -> bool:
+    """Return whether two columns have the same numbers for the same cells."""
+    if one is None or other is None:
+        return False
+    levels = [tuple(map(as_text, each.levels)) for each in (one, other)]
+    return dataclasses.replace(one, levels=levels[0]) == dataclasses.replace(other, levels=levels[1])
+
+
 @contextmanager
 def _begun(folder: Path, config: TrainingConfig, data: TrainingData, resume: bool) -> Iterator[None]:
     """Write into a run's folder what is known before it; take it back if it never begins."""
@@ -193,7 +221,9 @@ def _begun(folder: Path, config: TrainingConfig, data: TrainingData, resume: boo
     if not resume:
         _check_new(folder, config)
     check_folder(folder)
-    if not resume:
+    if resume:
+        _check_kinds(data, folder)
+    else:
         write_config(config, folder)
         _write_kinds(data, folder)
     try:

@@ -30,7 +30,6 @@ from pyro_aevb.cli.table_files import COLUMNS, read_again
 from pyro_aevb.cli.table_numbers import central_numbers, noise_of_columns
 from pyro_aevb.cli.train import check_device
 from pyro_aevb.datasets.columns import Column, modelled_columns
-from pyro_aevb.datasets.image_datasets import DATASETS
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import Table, read_columns
 from pyro_aevb.model_guide.bayesian import Bayesian
@@ -118,9 +117,9 @@ class Run(ABC):
             return self._table_rows(data, part, limit, options, every)
         found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test", holes=holes)
         x, said, values, classes = found.x, found.said, found.values, found.classes
-        if data not in DATASETS and self.folder is not None:
+        if found.raw is not None and self.folder is not None:
             part = "all" if part is None and every else part
-            some, which = part_of_file(data, part, self.config, self.folder, len(x))
+            some, which = part_of_file(data, part, self.config, self.folder, [found.raw])
             x, said = x.at(some) if isinstance(x, ScaledRows) else x[some], said + which
             values = None if values is None else values[some]
             classes = tuple(np.array(classes)[some]) if classes else ()
@@ -138,7 +137,7 @@ class Run(ABC):
         assert self.folder is not None
         found = read_again(data, self.columns, options.get("key", self.config.key))
         part = "all" if part is None and every else part
-        some, which = part_of_file(data, part, self.config, self.folder, len(found.table))
+        some, which = part_of_file(data, part, self.config, self.folder, found.table.numbers)
         table = found.table.take(some).take(slice(limit))
         x, observed = (torch.from_numpy(each).to(self.device) for each in (table.x, table.observed))
         self._check_width(data, x)

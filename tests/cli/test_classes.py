@@ -136,3 +136,14 @@ def test_what_is_refused(args, message, conditional, monkeypatch):
     assert result.exit_code in (1, 2)
     words = " ".join(result.stderr.replace("\u2502", " ").split())
     assert re.search(message, words), words
+
+
+def test_a_run_goes_on_with_the_classes_that_it_began_with(tmp_path):
+    write(tmp_path / "scans", NAMES, 10, 0)
+    args = "train", tmp_path / "scans", "--conditional", "--schedule", "constant", *TINY
+    succeed(*args, "--out", tmp_path / "run", "--epochs", "1")
+    (tmp_path / "scans" / "light").rename(tmp_path / "scans" / "lit")
+    resume = "train", "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet"
+    assert "got the classes ['dark', 'lit'] in place of ['dark', 'light']; put it back" in invoke(*resume).stderr
+    (tmp_path / "scans" / "lit").rename(tmp_path / "scans" / "light")
+    succeed(*resume)

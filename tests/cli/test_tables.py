@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -447,6 +448,18 @@ def test_a_run_on_a_table_holds_rows_out_and_goes_on(people, tmp_path):
     found = succeed("evaluate", tmp_path / "run", data, "--particles", "5", "--json", *QUICK)
     assert json.loads(found.stdout)["datapoints"] == 15
     assert "60 rows; of these the 15 that were held out" in found.stderr
+    rows = rows_of(data)
+    order = sorted(range(N), key=lambda n: rows[n]["income"])
+    moved = tmp_path / "people.csv"
+    write_cells(moved, {name: [cells()[name][n] for n in range(N)] for name in reversed(KINDS)})
+    config = tmp_path / "run" / "config.toml"
+    config.write_text(re.sub("(?m)^data = .*", 'data = "../people.csv"', config.read_text()))
+    found = succeed("evaluate", tmp_path / "run", moved, "--particles", "5", *QUICK)  # in another order of columns
+    assert "60 rows; of these the 15 that were held out" in found.stderr
+    write_cells(moved, {name: [cells()[name][n] for n in order] for name in KINDS})
+    found = invoke("evaluate", tmp_path / "run", moved, *QUICK)
+    assert "got as many others; put the file back, or pass --part all for all of them" in found.stderr
+    succeed("evaluate", tmp_path / "run", moved, "--particles", "5", "--part", "all", *QUICK)
     succeed("train", data, "--out", tmp_path / "file", *TINY, "--validation", data, "--epochs", "1")
 
 
@@ -559,3 +572,33 @@ def test_the_order_of_levels_is_said_and_printed(tmp_path):
     succeed("train", "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet")
     wrong = invoke(*args, "w=count:1,2", "--out", tmp_path / "other")
     assert "got 'count:1,2'" in wrong.stderr
+
+
+def in_other_units(found):
+    return found | {"height": [100 * cell + 50 if isinstance(cell, float) else cell for cell in found["height"]]}
+
+
+def with_a_level_renamed(found):
+    return found | {"region": [cell.replace("north", "nadir") for cell in found["region"]]}
+
+
+def with_a_column_renamed(found):
+    return {{"height": "size"}.get(name, name): column for name, column in found.items()}
+
+
+@pytest.mark.parametrize("change", [in_other_units, with_a_level_renamed, with_a_column_renamed])
+def test_a_run_goes_on_with_the_units_and_the_levels_that_it_began_with(change, tmp_path):
+    """The numbers of a table in other units are the same, and its columns.json would have the old ones."""
+    data = tmp_path / "people.csv"
+    write_cells(data, cells())
+    more = ["--schedule", "constant", "--validation", "0.2"]
+    succeed("train", data, "--out", tmp_path / "run", *TINY, *more, "--epochs", "1")
+    write_cells(data, change(cells()))
+    resume = "train", "--out", tmp_path / "run", "--resume", "--epochs", "2", "--quiet"
+    result = invoke(*resume)
+    assert result.exit_code == 1
+    assert re.search("got column '(height|region|size)' as .* in place of .*Column", result.stderr)
+    assert "put it back as it was, or train anew in another --out" in result.stderr
+    succeed("train", data, "--out", tmp_path / "anew", *TINY, *more, "--epochs", "1")
+    write_cells(data, cells())
+    succeed(*resume)

@@ -121,22 +121,42 @@ def test_every_likelihood_of_whole_numbers_is_known():
 def test_a_run_remembers_which_rows_it_held_out(tmp_path):
     path = numbered(tmp_path)
     config = TrainingConfig(data=path, likelihood="gaussian", validation="0.2")
-    data = training_data(config)
+    data, there = training_data(config), np.load(path)
+    more = there[[*range(50), 0]]
     write_splits(data.splits, tmp_path)
     for part in ("train", "validation"):
-        some, words = part_of_file(path, part, config, tmp_path, 50)
+        some, words = part_of_file(path, part, config, tmp_path, [there])
         assert some.tolist() == sorted(getattr(data, part)[:, 0].tolist())
         assert words == f"; of these the {len(some)} that were {'trained on' if part == 'train' else 'held out'}"
-    assert part_of_file(path, None, config, tmp_path, 50)[0].tolist() == sorted(data.validation[:, 0].tolist())
+    assert part_of_file(path, None, config, tmp_path, [there])[0].tolist() == sorted(data.validation[:, 0].tolist())
     with pytest.raises(ValueError, match="expected --part train, validation or all for the file of the run"):
-        part_of_file(path, "test", config, tmp_path, 50)
+        part_of_file(path, "test", config, tmp_path, [there])
     with pytest.raises(ValueError, match=r"expected the 50 rows of .* that the run split, got 51; pass"):
-        part_of_file(path, None, config, tmp_path, 51)
-    assert part_of_file(path, "all", config, tmp_path, 51) == (slice(None), "; some of them were trained on")
+        part_of_file(path, None, config, tmp_path, [more])
+    assert part_of_file(path, "all", config, tmp_path, [more]) == (slice(None), "; some of them were trained on")
     other = str(tmp_path / "other.npy")
-    assert part_of_file(other, None, config, tmp_path, 51) == (slice(None), "")
+    assert part_of_file(other, None, config, tmp_path, [more]) == (slice(None), "")
     with pytest.raises(ValueError, match=r"expected --part for a named data set, .*; leave it out for all rows"):
-        part_of_file(other, "validation", config, tmp_path, 51)
+        part_of_file(other, "validation", config, tmp_path, [more])
     whole = TrainingConfig(data=path, likelihood="gaussian")
     assert training_data(whole).splits is None
-    assert part_of_file(path, None, whole, tmp_path / "none", 50) == (slice(None), "; all of them were trained on")
+    assert part_of_file(path, None, whole, tmp_path / "none", [there]) == (slice(None), "; all of them were trained on")
+
+
+def test_rows_that_moved_or_changed_are_not_those_that_were_held_out(tmp_path):
+    path = numbered(tmp_path)
+    config = TrainingConfig(data=path, likelihood="gaussian", validation="0.2")
+    write_splits(training_data(config).splits, tmp_path)
+    there = np.load(path)
+    changed = there.copy()
+    changed[7, 1] += 1e-6
+    for rows_now in (there[::-1], changed):
+        for part in (None, "validation", "train"):
+            with pytest.raises(
+                ValueError, match="in their order, got as many others; put the file back, or pass --part"
+            ):
+                part_of_file(path, part, config, tmp_path, [rows_now])
+        assert part_of_file(path, "all", config, tmp_path, [rows_now])[0] == slice(None)
+    splits = {name: rows for name, rows in training_data(config).splits.items() if name != "digest"}
+    write_splits(splits, tmp_path)  # as an earlier version did
+    assert len(part_of_file(path, None, config, tmp_path, [there[::-1]])[0]) == 10
