@@ -2017,6 +2017,18 @@ MUTATIONS = [
         "if False:",
         (f"{SAVING}::test_another_number_in_a_description_is_no_other_model",),
     ),
+    Mutation(
+        "datasets/image_folders.py",
+        "seen = _on_white(image, path) if image.has_transparency_data else None",
+        "seen = None",
+        (f"{ARRAYS}::test_transparent_images_lie_on_white",),
+    ),
+    Mutation(
+        "datasets/image_folders.py",
+        "if least < most and seen",
+        "if least > most and seen",
+        (f"{ARRAYS}::test_a_white_shape_on_nothing_is_refused_and_the_remedy_works",),
+    ),
     # -- learners: what trains nothing --------------------------------------------------------------------------------
     Mutation(
         "learners/checks.py",
@@ -2651,6 +2663,30 @@ MUTATIONS = [
         'before, ordered, levels = line.partition("=ordered:")',
         'before, ordered, levels = line, "", ""',
         (f"{TABLES}::test_the_order_of_levels_is_said_and_printed",),
+    ),
+    Mutation(
+        "cli/parts.py",
+        "if _is_changed(known, arrays):",
+        "if not known:",
+        ("tests/cli/test_training_data.py::test_rows_that_moved_or_changed_are_not_those_that_were_held_out",),
+    ),
+    Mutation(
+        "cli/data.py",
+        "splits[DIGEST] = digest_of(found.table.numbers)",
+        "splits = dict(splits)",
+        (f"{TABLES}::test_a_run_on_a_table_holds_rows_out_and_goes_on",),
+    ),
+    Mutation(
+        "cli/train.py",
+        "if not _alike(there.get(name), now.get(name))",
+        "if name not in now",
+        (f"{TABLES}::test_a_run_goes_on_with_the_units_and_the_levels_that_it_began_with",),
+    ),
+    Mutation(
+        "cli/train.py",
+        "elif data.classes != (classes := read_classes(folder)):",
+        "elif data.classes and len(data.classes) != len(classes := read_classes(folder)):",
+        ("tests/cli/test_classes.py::test_a_run_goes_on_with_the_classes_that_it_began_with",),
     ),
 ]
 

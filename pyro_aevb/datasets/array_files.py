@@ -90,10 +90,11 @@ def read_contents(path: str | Path, key: str | None = None, *, holes: bool = Fal
     if key is not None and path.suffix.lower() != ".npz":
         raise ValueError(f"expected key for an .npz file, got it for {path}; leave it out")
     if path.is_dir():
-        values, classes, left_out = read_images(path)
+        values, classes, left_out, transparent = read_images(path)
         size, colours = f"{values.shape[-1]}x{values.shape[-2]}", "in colour" if values.ndim == 4 else "grey"
         of_classes = f", of {len(set(classes))} classes by their folders" if classes else ""
         said = f"read {path}: {len(values)} images of {size}, {colours}{of_classes}"
+        said += f"; {transparent} of them have transparent pixels, and lie on white" if transparent else ""
         said += f"; left out: images in {', '.join(left_out[:5])}{', ...' * (len(left_out) > 5)}" if left_out else ""
         return Contents(values, (), said, images=True, classes=classes)
     check_regular(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,36 +19,53 @@ MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 8 bits a channel or less, so tha
 MOST_PIXELS = 2**25  # of an image
 
 
-def read_images(folder: Path) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """Return the images of a folder, the class of each, and the folders whose images are left out.
+class Images(NamedTuple):
+    """The images of a folder.
 
-    Images (N, height, width), or (N, 3, height, width) if there are colours, of 0 to 255.  A folder without images of
-    its own may have folders of them: the name of its folder is then an image's class, (N,).  Hidden files are left out.
+    ``values``: (N, height, width), or (N, 3, height, width) if there are colours, of 0 to 255.  ``classes``: of each,
+    (N,), or none.  ``left_out``: the folders whose images are left out.  ``transparent``: how many lie on white, since
+    they have transparent pixels.
+    """
+
+    values: np.ndarray
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    transparent: int
+
+
+def read_images(folder: Path) -> Images:
+    """Return the images of a folder, put on white where they are transparent.
+
+    A folder without images of its own may have folders of them: the name of its folder is then an image's class.
+    Hidden files are left out.
 
     Args:
         folder: the folder.
 
     Raises:
-        ValueError, OSError: for images of different sizes, damaged ones, and none.
+        ValueError, OSError: for images of different sizes, damaged ones, those that white hides, and none.
     """
     paths, inside = _images_in(folder), {}
     for each in sorted(folder.iterdir()):
         if each.is_dir() and not each.name.startswith(".") and (found := _images_in(each)):
             inside[each.name] = found
     if paths:
-        return _stacked(folder, paths), (), tuple(inside)
+        values, transparent = _stacked(folder, paths)
+        return Images(values, (), tuple(inside), transparent)
     paths = [path for found in inside.values() for path in found]
     if not paths:
         raise ValueError(f"expected images ({', '.join(IMAGES)}) in {folder}, got none; name another folder")
-    return _stacked(folder, paths), tuple(name for name, found in inside.items() for _ in found), ()
+    values, transparent = _stacked(folder, paths)
+    return Images(values, tuple(name for name, found in inside.items() for _ in found), (), transparent)
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
 
 
-def _stacked(folder: Path, paths: list[Path]) -> np.ndarray:
-    images = [_read_image(path) for path in paths]
+def _stacked(folder: Path, paths: list[Path]) -> tuple[np.ndarray, int]:
+    read = [_read_image(path) for path in paths]
+    images, transparent = [image for image, _ in read], sum(on_white for _, on_white in read)
     for path, image in zip(paths, images, strict=True):
         if image.shape[:2] != images[0].shape[:2]:
             raise ValueError(
@@ -56,12 +73,13 @@ def _stacked(folder: Path, paths: list[Path]) -> np.ndarray:
                 f"{_size(image)} for {path.name}; resize or crop them first"
             )
     if all(image.ndim == 2 for image in images):
-        return np.stack(images)
+        return np.stack(images), transparent
     channels = [np.stack([image] * 3) if image.ndim == 2 else image.transpose(2, 0, 1) for image in images]
-    return np.stack(channels)
+    return np.stack(channels), transparent
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> tuple[np.ndarray, bool]:
+    """Return an image, (height, width) or (height, width, 3), and whether white shows through it."""
     from PIL import Image, ImageOps, UnidentifiedImageError  # here, since few read images
 
     check_regular(path)
@@ -69,10 +87,11 @@ def _read_image(path: Path) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as file:
             _check_image(file, path)
             image = ImageOps.exif_transpose(file)  # as a camera was held
-            if image.mode in ("1", "L", "LA"):
-                return np.asarray(image.convert("L"))
-            colours = np.asarray(image.convert("RGB"))
-            return colours if (colours != colours[..., :1]).any() else colours[..., 0]
+            seen = _on_white(image, path) if image.has_transparency_data else None
+            if seen is None and image.mode in ("1", "L", "LA"):
+                return np.asarray(image.convert("L")), False
+            colours = np.asarray(image.convert("RGB") if seen is None else seen)
+            return (colours if (colours != colours[..., :1]).any() else colours[..., 0]), seen is not None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"expected an image of up to {MOST_PIXELS} pixels, got {path}: {error}; crop it") from error
     except UnidentifiedImageError as error:
@@ -86,6 +105,23 @@ def _read_image(path: Path) -> np.ndarray:
         raise ValueError(str(error)) from None
     except Exception as error:  # whatever Pillow's readers raise for what is damaged
         raise ValueError(f"expected a whole image, got {path}: {error}; make it anew") from error
+
+
+def _on_white(image: Any, path: Path) -> Any:
+    """Return an image as it looks on white, ``None`` if no pixel is transparent; raise for one that white hides."""
+    from PIL import Image
+
+    whole = image.convert("RGBA")
+    least, most = whole.getchannel("A").getextrema()
+    if least == 255:
+        return None
+    seen = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    if least < most and seen.getextrema() == ((255, 255),) * 3:
+        raise _WrongImageError(
+            f"expected an image that shows on white, got {path}, which is white where it isn't transparent; save it on "
+            "another background"
+        )
+    return seen
 
 
 class _WrongImageError(Exception):

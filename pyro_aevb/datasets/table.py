@@ -121,6 +121,11 @@ class Table:
         """The D columns that aren't left out."""
         return modelled_columns(self.columns)
 
+    @property
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """``x`` and ``observed``, (N, D) each: all that a model sees of the rows."""
+        return self.x, self.observed
+
     def __str__(self) -> str:
         """Return a line a column: its name, its kind, its range or levels, and how many cells are missing."""
         missing = int((~self.observed).sum())

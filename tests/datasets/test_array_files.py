@@ -382,3 +382,39 @@ def test_versions_and_orders_of_npy(tmp_path):
             with (tmp_path / "x.npy").open("wb") as file:
                 np.lib.format.write_array(file, given, version=version)
             assert np.array_equal(read_array(tmp_path / "x.npy"), array)
+
+
+def glyph(shade, mode="RGBA"):
+    """A shape that is in the transparency alone: a bar of one shade on nothing."""
+    alpha = np.zeros((3, 4), np.uint8)
+    alpha[:, 1], alpha[:, 2] = 255, 51
+    channels = [np.full((3, 4), shade, np.uint8)] * (3 if mode == "RGBA" else 1)
+    return Image.fromarray(np.stack([*channels, alpha], -1), mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_images_lie_on_white(mode, tmp_path):
+    glyph(0, mode).save(tmp_path / "a.png")
+    Image.fromarray(np.full((3, 4), 9, np.uint8)).convert(mode).save(tmp_path / "b.png")  # opaque
+    found = read_contents(tmp_path)
+    assert found.values[0].tolist() == [[255, 0, 204, 255]] * 3
+    assert found.values[1].tolist() == [[9] * 4] * 3
+    assert "2 images of 4x3, grey; 1 of them have transparent pixels, and lie on white" in found.said
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_a_colour_that_stands_for_nothing_is_white(mode, tmp_path):
+    """PNG may say of one colour, or of one place in a palette, that it is transparent."""
+    image = Image.fromarray(np.array([[0, 9], [200, 9]], np.uint8))
+    image = image.convert("RGB").quantize() if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a.png", transparency=image.getpixel((1, 0)))
+    assert read_contents(tmp_path).values[0].tolist() == [[0, 255], [200, 255]]
+
+
+def test_a_white_shape_on_nothing_is_refused_and_the_remedy_works(tmp_path):
+    glyph(255).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"expected an image that shows on white, .*; save it on another background"):
+        read_array(tmp_path)
+    black = Image.new("RGBA", (4, 3), "black")
+    Image.alpha_composite(black, glyph(255)).save(tmp_path / "a.png")
+    assert read_contents(tmp_path).values[0].tolist() == [[0, 255, 51, 0]] * 3
