@@ -2688,6 +2688,18 @@ MUTATIONS = [
         "elif data.classes and len(data.classes) != len(classes := read_classes(folder)):",
         ("tests/cli/test_classes.py::test_a_run_goes_on_with_the_classes_that_it_began_with",),
     ),
+    Mutation(
+        "cli/data.py",
+        "(known == WHITE or array.max() > 1)",
+        "array.max() > 1",
+        ("tests/cli/test_training_data.py::test_a_later_file_of_bytes_has_the_units_of_the_run",),
+    ),
+    Mutation(
+        "cli/data.py",
+        "if colours and contents.images and array.ndim == 3:",
+        "if colours and array.ndim == 2:",
+        ("tests/cli/test_training_data.py::test_a_model_of_colours_takes_grey_images",),
+    ),
 ]
 
 

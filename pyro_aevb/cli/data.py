@@ -38,6 +38,7 @@ from pyro_aevb.datasets.scaled_rows import ScaledRows, contained
 from pyro_aevb.datasets.table import Table
 from pyro_aevb.vae.likelihoods import LIKELIHOODS
 
+WHITE = 255.0  # of 8 bits
 ImageShape = tuple[int, ...] | None
 
 
@@ -48,7 +49,8 @@ class TrainingData(NamedTuple):
     what was read from a file, in a line; empty for a data set's name.  ``splits``: the rows of a file that are trained
     on and those held out, by part, and a digest.  ``observed``, ``validation_observed``: which cells are there, (N, D)
     each, if some aren't.  ``columns``: of a table, whose likelihood is theirs.  ``covariates``,
-    ``validation_covariates``: (N, C), of a conditional VAE, a column for each of ``classes``.
+    ``validation_covariates``: (N, C), of a conditional VAE, a column for each of ``classes``.  ``divisor``: by
+    which the values of a file were divided.
     """
 
     train: Tensor | Binarized | ScaledRows
@@ -62,6 +64,7 @@ class TrainingData(NamedTuple):
     covariates: Tensor | None = None
     validation_covariates: Tensor | None = None
     classes: tuple[str, ...] = ()
+    divisor: float | None = None
 
     @property
     def image_shape(self) -> ImageShape:
@@ -100,7 +103,7 @@ class Rows(NamedTuple):
     ``values``: as they stand in the file, where x has the same units; ``names``: of the columns.  ``table``: the rows
     of a table, whose numbers x are; ``observed``: which cells are there, (N, D), if some aren't; ``classes``: of images
     in several folders, (N,); ``covariates``: (N, C), for a conditional VAE; ``raw``: all that is in the file, (N, ...),
-    if it is no table.
+    if it is no table; ``divisor``: by which x is less.
     """
 
     x: Any
@@ -113,6 +116,7 @@ class Rows(NamedTuple):
     classes: tuple[str, ...] = ()
     covariates: Tensor | None = None
     raw: np.ndarray | None = None
+    divisor: float | None = None
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -171,7 +175,8 @@ def training_data(config: TrainingConfig) -> TrainingData:
         config, why = followed
         found = found._replace(said=found.said + why)
         if contents is not None:
-            found = found._replace(x=_in_units(contents, config))
+            divisor = _divisor(contents, config)
+            found = found._replace(x=_in_units(contents, divisor), divisor=divisor)
     grey = found.x
     held_out, splits = None, None
     classes = tuple(sorted(set(found.classes))) if config.conditional else ()
@@ -186,7 +191,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
         if covariates is not None:
             held_out_covariates, covariates = (covariates[parts[part]] for part in ("validation", "train"))
     elif config.validation is not None:
-        others = _validation_rows(config)
+        others = _validation_rows(config, found)
         held_out = others.x
         if covariates is not None:
             held_out_covariates = covariates_of(others.classes, classes, config.validation)
@@ -208,6 +213,7 @@ def training_data(config: TrainingConfig) -> TrainingData:
         covariates=covariates,
         validation_covariates=held_out_covariates,
         classes=classes,
+        divisor=found.divisor,
     )
 
 
@@ -244,12 +250,21 @@ def _taken(x: Tensor | ScaledRows, places: Tensor | slice) -> Any:
     return x.at(places) if isinstance(x, ScaledRows) else x[places]
 
 
-def rows(name: str, config: TrainingConfig, part: str = "test", *, holes: bool = False) -> Rows:
+def rows(
+    name: str,
+    config: TrainingConfig,
+    part: str = "test",
+    *,
+    holes: bool = False,
+    divisor: float | None = None,
+    colours: bool = False,
+) -> Rows:
     """Return the datapoints of a data set's ``part``, or of a file, each pixel drawn once, which may have ``holes``.
 
-    Those of a large file are :class:`~.scaled_rows.ScaledRows`.
+    Those of a large file are :class:`~.scaled_rows.ScaledRows`.  ``divisor``: by which those of a run were divided, if
+    that is known.  ``colours``: whether these are images in colour, so that grey ones have three channels too.
     """
-    found, _ = _images(name, part, config, holes)
+    found, _ = _images(name, part, config, holes, divisor, colours)
     generator = torch.Generator().manual_seed(config.seed)
     if isinstance(found.x, ScaledRows):
         x = grey = _drawn(found.x, config.pixels, generator)
@@ -263,15 +278,27 @@ def rows(name: str, config: TrainingConfig, part: str = "test", *, holes: bool =
     return found._replace(x=x, image_shape=shape, values=values)
 
 
-def _validation_rows(config: TrainingConfig) -> Rows:
+def _validation_rows(config: TrainingConfig, train: Rows) -> Rows:
     assert config.validation is not None
     assert config.data is not None
     if config.data in DATASETS and config.validation in PARTS:
         return rows(config.data, config, config.validation)
-    return rows(config.validation, config)
+    return rows(config.validation, config, divisor=train.divisor, colours=in_colour(train.image_shape))
 
 
-def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -> tuple[Rows, Contents | None]:
+def in_colour(shape: ImageShape) -> bool:
+    """Return whether images of a shape have three channels."""
+    return shape is not None and len(shape) == 3 and shape[0] == 3
+
+
+def _images(
+    name: str,
+    part: str,
+    config: TrainingConfig,
+    holes: bool = False,
+    divisor: float | None = None,
+    colours: bool = False,
+) -> tuple[Rows, Contents | None]:
     """Return the datapoints of a data set's part, or of a file, with what is drawn still to draw, and the file's."""
     if name in DATASETS:
         # What the data set draws once, it draws itself; what is drawn at each visit is drawn here.
@@ -286,20 +313,32 @@ def _images(name: str, part: str, config: TrainingConfig, holes: bool = False) -
             f"you mean {close[0]}?"
         )
     contents = read_contents(name, config.key if Path(name).suffix.lower() == ".npz" else None, holes=holes)
-    array = contents.values
+    raw = array = contents.values
+    if colours and contents.images and array.ndim == 3:
+        array = np.broadcast_to(array[:, None], (len(array), 3, *array.shape[1:]))
+        contents = contents._replace(values=array)
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
-    x = _in_units(contents, config)
-    return Rows(x, shape, contents.said, same, contents.names, classes=contents.classes, raw=array), contents
+    divisor = _divisor(contents, config, divisor)
+    x, beside = _in_units(contents, divisor), {"classes": contents.classes, "raw": raw, "divisor": divisor}
+    return Rows(x, shape, contents.said, same, contents.names, **beside), contents
 
 
-def _in_units(contents: Contents, config: TrainingConfig) -> Any:
-    """Return values as float32: the pixels of 8 bits between 0 and 1, unless it is their levels that are modelled."""
+def _divisor(contents: Contents, config: TrainingConfig, known: float | None = None) -> float:
+    """Return what values are divided by: pixels of 8 bits by 255, unless it is their levels that are modelled.
+
+    An array of bytes is of pixels by its values, or if those of the run were, whose divisor is ``known``.
+    """
     array = contents.values
-    of_bytes = contents.images or (array.dtype == np.uint8 and array.max() > 1)
+    of_bytes = contents.images or (array.dtype == np.uint8 and (known == WHITE or array.max() > 1))
     any_values = getattr(LIKELIHOODS.get(config.likelihood or ""), "values", "any") == "any"
     as_pixels = config.pixels is not None or (contents.images and any_values)
-    divisor = 255.0 if of_bytes and as_pixels else 1.0
+    return WHITE if of_bytes and as_pixels else 1.0
+
+
+def _in_units(contents: Contents, divisor: float) -> Any:
+    """Return values as float32, divided."""
+    array = contents.values
     if 4 * array.size > array_files.IN_MEMORY and array.dtype.itemsize < 4:
         return ScaledRows(array, divisor)
     values = array.astype(np.float32).reshape(len(array), -1)

@@ -21,6 +21,7 @@ from pyro_aevb.cli.options import tell
 from pyro_aevb.cli.own_pair import own_pair
 from pyro_aevb.cli.parts import SPLITS, write_splits
 from pyro_aevb.cli.table_files import COLUMNS
+from pyro_aevb.cli.units import UNITS, write_divisor
 from pyro_aevb.datasets.array_files import check_folder
 from pyro_aevb.datasets.columns import Column, as_text, modelled_columns
 from pyro_aevb.datasets.table import read_columns, write_columns
@@ -179,12 +180,14 @@ def write_config(config: TrainingConfig, folder: Path) -> None:
 
 
 def _write_kinds(data: TrainingData, folder: Path) -> None:
-    """Write which rows are held out, and what a table's columns and the classes of images are."""
+    """Write which rows are held out, and what a table's columns, the classes of images and their units are."""
     write_splits(data.splits, folder)
     if data.columns:
         write_columns(folder / COLUMNS, data.columns)
     if data.classes:
         write_classes(folder, data.classes)
+    if data.divisor is not None:
+        write_divisor(folder, data.divisor)
 
 
 def _check_kinds(data: TrainingData, folder: Path) -> None:
@@ -240,7 +243,7 @@ def _take_back(folder: Path, there: bool) -> None:
         return
     for name in (CHECKPOINTS, EVENTS):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (CONFIG, COLUMNS, CLASSES, SPLITS):
+    for name in (CONFIG, COLUMNS, CLASSES, UNITS, SPLITS):
         (folder / name).unlink(missing_ok=True)
     if not there and not any(folder.iterdir()):
         folder.rmdir()

@@ -24,11 +24,12 @@ from torch.distributions import constraints
 
 from pyro_aevb.cli.classes import covariates_of, read_classes
 from pyro_aevb.cli.config import CONFIG, TrainingConfig
-from pyro_aevb.cli.data import ImageShape, Rows, rows
+from pyro_aevb.cli.data import ImageShape, Rows, in_colour, rows
 from pyro_aevb.cli.parts import part_of_file
 from pyro_aevb.cli.table_files import COLUMNS, read_again
 from pyro_aevb.cli.table_numbers import central_numbers, noise_of_columns
 from pyro_aevb.cli.train import check_device
+from pyro_aevb.cli.units import read_divisor
 from pyro_aevb.datasets.columns import Column, modelled_columns
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import Table, read_columns
@@ -115,7 +116,10 @@ class Run(ABC):
         """
         if self.columns:
             return self._table_rows(data, part, limit, options, every)
-        found = rows(data, dataclasses.replace(self.config.but(options), image_shape=None), part or "test", holes=holes)
+        config = dataclasses.replace(self.config.but(options), image_shape=None)
+        divisor = None if self.folder is None else read_divisor(self.folder)
+        colours = in_colour(self.config.image_shape)
+        found = rows(data, config, part or "test", holes=holes, divisor=divisor, colours=colours)
         x, said, values, classes = found.x, found.said, found.values, found.classes
         if found.raw is not None and self.folder is not None:
             part = "all" if part is None and every else part

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from cli_calls import succeed
 from PIL import Image
 
 from pyro_aevb.cli.config import TrainingConfig
 from pyro_aevb.cli.data import rows, training_data
 from pyro_aevb.cli.parts import part_of_file, write_splits
-from pyro_aevb.datasets import Binarized
+from pyro_aevb.cli.trained_run import TrainedRun
+from pyro_aevb.cli.units import read_divisor
+from pyro_aevb.datasets import Binarized, read_array
 
 
 def numbered(tmp_path, n=50):
@@ -160,3 +163,38 @@ def test_rows_that_moved_or_changed_are_not_those_that_were_held_out(tmp_path):
     splits = {name: rows for name, rows in training_data(config).splits.items() if name != "digest"}
     write_splits(splits, tmp_path)  # as an earlier version did
     assert len(part_of_file(path, None, config, tmp_path, [there[::-1]])[0]) == 10
+
+
+def test_a_later_file_of_bytes_has_the_units_of_the_run(tmp_path):
+    """A dark image has no level above 1; in a run of ones and zeros they are what they seem."""
+    levels = np.random.default_rng(0).integers(0, 256, (40, 16)).astype(np.uint8)
+    np.save(tmp_path / "pixels.npy", levels)
+    np.save(tmp_path / "dark.npy", (levels > 127).astype(np.uint8))
+    for name, divisor in (("pixels", 255.0), ("dark", 1.0)):
+        run = tmp_path / name
+        args = ["--hidden-dims", "4", "--latent-dim", "2", "--batch-size", "6", "--epochs", "1", "--quiet"]
+        succeed("train", tmp_path / f"{name}.npy", "--out", run, *args)
+        assert read_divisor(run) == divisor
+        found = TrainedRun(run, "cpu").rows(str(tmp_path / "dark.npy"), None, None, {}).x
+        assert torch.allclose(found, torch.from_numpy(levels > 127).float() / divisor)
+    (tmp_path / "pixels" / "units.json").unlink()  # as an earlier version left it
+    assert TrainedRun(tmp_path / "pixels", "cpu").rows(str(tmp_path / "dark.npy"), None, None, {}).x.max() == 1
+    (tmp_path / "pixels" / "units.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"expected a divisor of 1 or 255 in .*; train anew"):
+        TrainedRun(tmp_path / "pixels", "cpu").rows(str(tmp_path / "dark.npy"), None, None, {})
+
+
+def test_a_model_of_colours_takes_grey_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder, grey in (("colours", False), ("grey", True)):
+        (tmp_path / folder).mkdir()
+        for n in range(6):
+            image = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+            Image.fromarray(image[..., [0, 0, 0]] if grey else image).save(tmp_path / folder / f"{n}.png")
+    args = ["--hidden-dims", "4", "--latent-dim", "2", "--batch-size", "6", "--epochs", "1", "--quiet"]
+    data = tmp_path / "colours"
+    succeed("train", data, "--validation", tmp_path / "grey", "--out", tmp_path / "run", *args)
+    found = TrainedRun(tmp_path / "run", "cpu").rows(str(tmp_path / "grey"), None, None, {})
+    assert found.image_shape == (3, 4, 5)
+    assert torch.equal(found.x.reshape(6, 3, 20)[:, 0], found.x.reshape(6, 3, 20)[:, 2])
+    assert torch.allclose(found.x.reshape(6, 3, 4, 5)[:, 1], torch.from_numpy(read_array(tmp_path / "grey")))
