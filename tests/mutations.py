@@ -2270,6 +2270,30 @@ MUTATIONS = [
         "pass",
         ("tests/vae/test_vae.py::test_the_components_of_a_vamp_prior_are_the_codes_of_the_data_it_began_with",),
     ),
+    Mutation(
+        "vae/checks.py",
+        "fits = value.expand(expected).shape == expected and (",
+        "fits = value is not None or (",
+        ("tests/vae/test_covariates.py::test_x_is_made_of_as_many_covariates_as_are_given_or_of_one_row",),
+    ),
+    Mutation(
+        "vae/verbs.py",
+        "return found if torch.equal(found.to(x.dtype), x) else x",
+        "return found",
+        ("tests/vae/test_checks.py::test_whole_numbers_are_taken_by_likelihoods_of_these",),
+    ),
+    Mutation(
+        "vae/checks.py",
+        'remedy = "pass x[None] for one datapoint"',
+        'remedy = "flatten with x.flatten(1)"',
+        ("tests/vae/test_checks.py::test_a_remedy_for_x_of_another_shape_works",),
+    ),
+    Mutation(
+        "vae/checks.py",
+        "if dataset_size not in (None, own):",
+        "if dataset_size is own:",
+        ("tests/vae/test_checks.py::test_what_a_posterior_without_an_encoder_can_not_have_is_refused",),
+    ),
     # -- cli ----------------------------------------------------------------------------------------------------------
     Mutation(
         "datasets/delimited.py",

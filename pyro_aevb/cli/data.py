@@ -320,8 +320,9 @@ def _images(
     shape = array.shape[1:] if array.ndim in (3, 4) else None
     same = None if contents.images or array.dtype == np.uint8 else array.reshape(len(array), -1)
     divisor = _divisor(contents, config, divisor)
-    x, beside = _in_units(contents, divisor), {"classes": contents.classes, "raw": raw, "divisor": divisor}
-    return Rows(x, shape, contents.said, same, contents.names, **beside), contents
+    x = _in_units(contents, divisor)
+    found = Rows(x, shape, contents.said, same, contents.names, classes=contents.classes, raw=raw, divisor=divisor)
+    return found, contents
 
 
 def _divisor(contents: Contents, config: TrainingConfig, known: float | None = None) -> float:

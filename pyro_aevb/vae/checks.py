@@ -20,7 +20,7 @@ from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words
 from pyro_aevb.vae.posteriors import Posterior
-from pyro_aevb.vae.priors import Prior
+from pyro_aevb.vae.priors import Prior, VampPrior
 
 STACKS = ((3, 2), (2, 3))  # a module that mixes up dimensions may agree by chance with one of them
 
@@ -227,15 +227,21 @@ def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None
         )
     if x.dim() != 1 + len(x_shape) or x.shape[1:] != x_shape:
         shape = ", ".join(["M", *map(str, x_shape)])
-        remedy = "flatten with x.flatten(1)"
-        if len(x_shape) > 1:
-            remedy = f"reshape with x.reshape(-1, {shape[3:]}), or write VAE(x_dim={tuple(x.shape[1:])}, ...)"
+        own = tuple(x.shape[1:]) if x.dim() > 2 else math.prod(x.shape[1:])
+        remedy = f"or write VAE(x_dim={own}, ...)"
+        if x.shape == x_shape:
+            remedy = "pass x[None] for one datapoint"
+        elif x.dim() < 2:
+            remedy = "pass rows, a datapoint each"
+        elif math.prod(x.shape[1:]) == math.prod(x_shape):
+            how = "flatten with x.flatten(1)" if len(x_shape) == 1 else f"reshape with x.reshape(-1, {shape[3:]})"
+            remedy = f"{how}, {remedy}"
+        else:
+            remedy = remedy.removeprefix("or ")
         raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
     if dtype is not None and x.dtype != dtype:
-        remedy = f"convert with x.to({dtype})" + (
-            f", or the VAE with vae.to({x.dtype})" if x.is_floating_point() else ""
-        )
-        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; {remedy}")
+        other = f", or the VAE with vae.to({x.dtype})" if x.is_floating_point() else ""
+        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype}){other}")
 
 
 def observed_entries(likelihood: Any, observed: Tensor) -> Any:
@@ -270,6 +276,29 @@ def check_observed(x: Tensor, observed: Tensor | None) -> None:
         )
 
 
+def check_per_datapoint(own: int, encoder: Any, prior: Any, dataset_size: int | None) -> None:
+    """Raise ``ValueError`` for parts that a posterior without an encoder can't have, and another data set's size.
+
+    Args:
+        own: the posterior's dataset_size.
+        encoder: one that is given, or ``None``.
+        prior: p(z).
+        dataset_size: the VAE's.
+    """
+    if encoder is not None:
+        raise ValueError("expected no encoder beside a PerDatapoint posterior, got one; leave encoder out")
+    if isinstance(prior, VampPrior):
+        raise ValueError(
+            "expected a prior that isn't made of q(z|x) beside a PerDatapoint posterior, which has no encoder of "
+            "pseudo-inputs, got a VampPrior; take prior='mixture'"
+        )
+    if dataset_size not in (None, own):
+        raise ValueError(
+            f"expected one data set's size, got dataset_size={dataset_size} of the VAE and {own} of the PerDatapoint "
+            f"posterior; pass PerDatapoint(..., dataset_size={dataset_size})"
+        )
+
+
 def check_index(x: Tensor, index: Tensor | None, per_datapoint: bool) -> None:
     """Raise ``ValueError`` unless there is an index (M,) of int64 where the posterior needs one, and none elsewhere."""
     if not per_datapoint:
@@ -282,6 +311,14 @@ def check_index(x: Tensor, index: Tensor | None, per_datapoint: bool) -> None:
             "expected each datapoint's place in the data set for a PerDatapoint posterior, (M,) of int64, got "
             f'{got}; pass vae.guide(x, index=index), and {{"x": x, "index": torch.arange(N)}} to fit'
         )
+
+
+def index_error(index: Tensor, size: int) -> ValueError:
+    """Return the error for places (M,) that aren't all among the ``size`` that there are."""
+    return ValueError(
+        f"expected places in the data set from 0 to {size - 1}, as PerDatapoint(dataset_size={size}) says, got some "
+        f"from {int(index.min())} to {int(index.max())}; pass index=torch.arange(N) of the data it was trained on"
+    )
 
 
 def check_covariates(x: Tensor, covariates: Tensor | None, number: int) -> None:
@@ -309,6 +346,27 @@ def check_offset(x: Tensor, offset: Tensor | None, likelihood: Any) -> None:
         raise ValueError(
             f"expected a likelihood of counts for offset=, with a log_mean among its outputs, got "
             f"{type(likelihood).__name__}; take 'poisson' or 'negative-binomial', or leave offset out"
+        )
+
+
+def check_beside(name: str, value: Tensor, lead: Sequence[int], columns: Sequence[int] = ()) -> None:
+    """Raise ``ValueError`` unless there is a row of what is beside z for each x that is to be made, or one for all.
+
+    Args:
+        name: what it is called.
+        value: it.
+        lead: the batch shape of z.
+        columns: the shape of a row.
+    """
+    expected = *lead, *columns
+    try:
+        fits = value.expand(expected).shape == expected and (not columns or value.shape[-1:] == tuple(columns))
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"expected {name} of shape {expected}, a row for each x, or of {tuple(columns)}, one for all, got "
+            f"{tuple(value.shape)}; pass as many as x are to be made"
         )
 
 

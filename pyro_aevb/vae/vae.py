@@ -161,8 +161,7 @@ class VAE(Verbs):
         self._given_encoder = encoder is not None
         self.decoder = made[1] if decoder is None else decoder
         if isinstance(self.posterior, PerDatapoint):
-            if encoder is not None:
-                raise ValueError("expected no encoder beside a PerDatapoint posterior, got one; leave encoder out")
+            checks.check_per_datapoint(self.posterior.dataset_size, encoder, self.prior, self.dataset_size)
             self.encoder = nn.Embedding(self.posterior.dataset_size, self.posterior.num_outputs)
             nn.init.normal_(self.encoder.weight, std=0.01)
 
@@ -293,7 +292,10 @@ class VAE(Verbs):
     def _outputs(self, rows: Tensor) -> Tensor:
         """Return the encoder's outputs (..., outputs) for rows (..., inputs), or for indices (M,)."""
         if self._per_datapoint:
-            return torch.as_tensor(apply_network("encoder", self.encoder, rows))
+            try:
+                return torch.as_tensor(apply_network("encoder", self.encoder, rows))
+            except IndexError as error:
+                raise checks.index_error(rows, len(self.encoder.weight)) from error
         return self._by_rows("encoder", rows, self._seen_shape)
 
     def _p(self, z: Tensor, columns: Tensor | None, offset: Tensor | None) -> Any:

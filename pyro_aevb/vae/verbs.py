@@ -24,9 +24,10 @@ from pyro_aevb.arguments import Arguments
 from pyro_aevb.data_source import Data, Frame, data_source
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior import AnomalyScore, Denoised, Imputed
-from pyro_aevb.vae.checks import check_made_of
+from pyro_aevb.vae.checks import check_beside, check_made_of
 from pyro_aevb.vae.hierarchy import Hierarchy
 from pyro_aevb.vae.labels import Labels, Y
+from pyro_aevb.vae.likelihoods import Bernoulli
 from pyro_aevb.vae.posteriors import PerDatapoint
 
 Array = TypeVar("Array", Tensor, np.ndarray)  # what goes in comes out
@@ -43,7 +44,9 @@ class Verbs(nn.Module, ABC):
     x_shape: tuple[int, ...]
     latent_dims: tuple[int, ...]
     hierarchy: Hierarchy
+    covariates: int
     labels: Labels | None
+    likelihood: Callable[[Tensor], Any]
     posterior: nn.Module
 
     @abstractmethod
@@ -162,8 +165,9 @@ class Verbs(nn.Module, ABC):
 
         Args:
             number: how many.
-            x: data, for ``source="aggregate"`` or ``"given"``; without, ``covariates`` (number, C) or (1, C) say of
-                what a VAE that has them is to draw, and ``label`` (number,) or (1,) of which label.
+            x: data, for ``source="aggregate"`` or ``"given"``; without, ``covariates`` (number, C), or one row for
+                all, say of what a VAE that has them is to draw, and ``label`` (number,), or one for all, of which
+                label.
             unnamed: ``observed``.
             options: those of the function, and ``observed``, ``index``, ``covariates``, ``offset`` or ``label``.
         """
@@ -179,8 +183,10 @@ class Verbs(nn.Module, ABC):
 
         if x is None:
             known = {name: options.pop(name, None) for name in ("covariates", "label")}
-            number_of_rows = max([1, *(len(value) for value in known.values() if value is not None)])
-            row = self._rows((number_of_rows,), **known)
+            alone = {"covariates": 1, "label": 0}  # dimensions of one for all
+            given = {name: torch.as_tensor(value) for name, value in known.items() if value is not None}
+            one = all(value.dim() <= alone[name] or len(value) == 1 for name, value in given.items())
+            row = self._rows((1 if one else number,), **known)
             return drawn(of_label if "label" in row else self.model, self.guide, Arguments(**row), **options)
         if options.get("source") == "given":
             return _as(x, drawn(*self._pair(options), self._here(x, finite=False), *unnamed, **options))
@@ -226,7 +232,7 @@ class Verbs(nn.Module, ABC):
         named = {name: options.pop(name) for name in NAMED if name in options}
         ends = [self._known(x, (), named) for x in (start, end)]
         pair = self._pair(ends[0][1] | options)
-        data = [Arguments(x, **known) if known else x for x, known in ends]
+        data = [Arguments(self._real(x), **known) if known else x for x, known in ends]
         return _as(start, verbs.interpolate(*pair, *map(self._here, data), **({"site": "x"} | options)))
 
     @overload
@@ -323,15 +329,29 @@ class Verbs(nn.Module, ABC):
     ) -> Any:
         pair = pair or self._pair(options)
         named = {name: options.pop(name) for name in NAMED if name in options}
-        data = self._here(x) if not (unnamed or named) else self._here(Arguments(x, *unnamed, **named))
+        data = self._here(x) if not (unnamed or named) else self._here(Arguments(self._real(x), *unnamed, **named))
         return verb(*pair, data, **options)
 
     def _here(self, data: Any, *, finite: bool = True) -> Any:
         """Return data on the VAE's device."""
+        data = self._real(data)
         device = next((each.device for each in (*self.parameters(), *self.buffers())), torch.device("cpu"))
         if device.type == "cpu" or np.ma.isMaskedArray(data):
             return data
         return data.to(device) if isinstance(data, Tensor) else data_source(data, AT_ONCE, device, finite=finite)
+
+    def _real(self, x: Any) -> Any:
+        """Return whole numbers in the VAE's dtype, if its likelihood is of these and none is rounded; else x."""
+        if getattr(self.likelihood, "values", "any") == "any" and not isinstance(self.likelihood, Bernoulli):
+            return x
+        dtype = self._row()["x"].dtype
+        if isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()):
+            found: Any = x.to(dtype)
+            return found if torch.equal(found.to(x.dtype), x) else x
+        if isinstance(x, np.ndarray) and not np.ma.isMaskedArray(x) and x.dtype.kind in "biu":
+            found = x.astype(torch.empty(0, dtype=dtype).numpy().dtype)
+            return found if np.array_equal(found, x) else x
+        return x
 
     def _row(self) -> dict[str, Tensor]:
         """Return the arguments of one datapoint, for what depends on no data."""
@@ -346,10 +366,13 @@ class Verbs(nn.Module, ABC):
         row, number = self._row(), math.prod(lead)
         rows = {name: value.expand(number, *value.shape[1:]) for name, value in row.items()}
         if covariates is not None:
-            rows["covariates"] = torch.as_tensor(covariates).to(row["x"]).expand(*lead, -1).reshape(number, -1)
+            columns = torch.as_tensor(covariates).to(row["x"])
+            check_beside("covariates", columns, lead, (self.covariates,))
+            rows["covariates"] = columns.expand(*lead, -1).reshape(number, -1)
         if label is not None:
             labels = torch.as_tensor(label)
             check_made_of(labels, 0 if self.labels is None else self.labels.number)
+            check_beside("label", labels, lead)
             rows["label"] = labels.to(row["x"].device, torch.long).expand(*lead).reshape(-1)
         return rows
 

@@ -1,6 +1,7 @@
 """Building a VAE leaves its networks as they are; networks that misread particles; arguments of model and guide."""
 
 import functools
+import re
 
 import pyro
 import pytest
@@ -177,3 +178,66 @@ def test_files_keep_the_first_name_of_a_posterior_per_datapoint(tmp_path):
     assert '"posteriors.FreeForm"' in text
     assert f'"num_data": {N}' in text
     assert load(tmp_path).posterior.dataset_size == N
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "categorical", "poisson"])
+def test_whole_numbers_are_taken_by_likelihoods_of_these(likelihood):
+    vae = VAE(D, J, hidden_dims=(6,), likelihood=likelihood)
+    x = vae.sample(5, seed=0).clamp(max=1)
+    codes = vae.encode(x.float())
+    for whole in (x.long(), x.int(), x.bool(), x.byte()):
+        assert torch.equal(vae.encode(whole), codes)
+        assert torch.equal(torch.as_tensor(vae.encode(whole.numpy())), codes)
+    assert torch.equal(vae.interpolate(x.int(), x.int())[0], vae.reconstruct(x.float()))
+    with pytest.raises(TypeError, match=r"expected x of dtype torch.float32, got torch.int64; convert with"):
+        vae.encode(torch.full((2, D), 2**24 + 1))  # which float32 would round
+
+
+def test_whole_numbers_for_real_x_are_told_what_to_do():
+    vae, x = VAE(D, J, likelihood="gaussian"), torch.ones(3, D, dtype=torch.int32)
+    with pytest.raises(TypeError, match=r"convert with torch.as_tensor\(x, dtype=torch.float32\)") as error:
+        vae.encode(x)
+    assert "vae.to" not in str(error.value)
+    assert vae.encode(torch.as_tensor(x, dtype=torch.float32)).shape == (3, J)
+    with pytest.raises(TypeError, match=r"or the VAE with vae.to\(torch.float64\)"):
+        vae.encode(x.double())
+    assert vae.to(torch.float64).encode(x.double()).shape == (3, J)
+
+
+@pytest.mark.parametrize(
+    ("x_dim", "shape", "remedy", "mended"),
+    [
+        (4, (4,), "pass x[None] for one datapoint", lambda x: x[None]),
+        (4, (3, 2, 2), "flatten with x.flatten(1), or write VAE(x_dim=(2, 2), ...)", lambda x: x.flatten(1)),
+        ((1, 2, 2), (1, 2, 2), "pass x[None] for one datapoint", lambda x: x[None]),
+        ((1, 2, 2), (3, 4), "reshape with x.reshape(-1, 1, 2, 2)", lambda x: x.reshape(-1, 1, 2, 2)),
+        (4, (3, 5), "got (3, 5); write VAE(x_dim=5, ...)", None),
+        ((1, 2, 2), (3, 1, 3, 3), "got (3, 1, 3, 3); write VAE(x_dim=(1, 3, 3), ...)", None),
+    ],
+)
+def test_a_remedy_for_x_of_another_shape_works(x_dim, shape, remedy, mended):
+    vae, x = VAE(x_dim, J), torch.ones(shape)
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        vae.encode(x)
+    if mended is None:
+        assert VAE(shape[1] if len(shape) == 2 else shape[1:], J).encode(x).shape == (3, J)
+    else:
+        assert vae.encode(mended(x)).shape[1] == J
+
+
+def test_what_a_posterior_without_an_encoder_can_not_have_is_refused():
+    own = PerDatapoint(dataset_size=10)
+    with pytest.raises(ValueError, match=r"expected a prior that isn't made of .* take prior='mixture'"):
+        VAE(D, J, posterior=own, prior="vamp")
+    VAE(D, J, posterior=own, prior="mixture")
+    with pytest.raises(
+        ValueError, match=r"got dataset_size=20 of the VAE and 10 .*; pass PerDatapoint\(..., dataset_size=20"
+    ):
+        VAE(D, J, posterior=own, dataset_size=20)
+    vae = VAE(D, J, posterior=PerDatapoint(dataset_size=20), dataset_size=20)
+    x = torch.ones(20, D)
+    for place in (-1, 20):
+        index = torch.arange(20).index_fill(0, torch.tensor([3]), place)
+        with pytest.raises(ValueError, match=r"expected places in the data set from 0 to 19, .* pass index="):
+            vae.encode(x, index=index)
+    assert vae.encode(x, index=torch.arange(20)).shape == (20, J)

@@ -224,3 +224,17 @@ def test_a_model_of_counts_is_the_one_written_in_pyro():
     torch.testing.assert_close(*values, rtol=1e-4, atol=1e-4)
     for line in ("c of 3 covariates", "p(x|z, c) = NegativeBinomial(f(z, c))", "q(z|x, c) ="):
         assert line in str(vae)
+
+
+def test_x_is_made_of_as_many_covariates_as_are_given_or_of_one_row():
+    vae, z = VAE(6, 2, covariates=3, hidden_dims=(5,)), torch.zeros(4, 2)
+    row = torch.eye(3)[1]
+    for one in (row, row[None]):
+        assert torch.equal(vae.sample(4, covariates=one, seed=0), vae.sample(4, covariates=row.expand(4, 3), seed=0))
+        assert torch.equal(vae.decode(z, one), vae.decode(z, row.expand(4, 3)))
+    for wrong in (torch.eye(3), torch.ones(4, 2), torch.ones(4, 1), torch.ones(4)):
+        for made in (lambda wrong=wrong: vae.sample(4, covariates=wrong), lambda wrong=wrong: vae.decode(z, wrong)):
+            with pytest.raises(
+                ValueError, match=r"expected covariates of shape \([14], 3\), a row for each x, or of \(3,\)"
+            ):
+                made()

@@ -482,3 +482,16 @@ def test_what_is_drawn_or_decoded_of_a_label_needs_a_label_that_there_is(label):
         VAE(D, J).sample(4, label=[0])
     with pytest.raises(ValueError, match="expected no label, got one: the VAE has none"):
         VAE(D, J).decode(torch.zeros(1, J), label=0)
+
+
+def test_x_is_drawn_for_as_many_labels_as_are_given_or_one():
+    vae = VAE(6, 2, labels=3, hidden_dims=(5,))
+    for one in (2, [2], torch.tensor(2)):
+        assert torch.equal(vae.sample(4, label=one, seed=0), vae.sample(4, label=[2] * 4, seed=0))
+    for number, label in ((2, [0, 1, 2]), (4, [0, 1])):
+        with pytest.raises(
+            ValueError, match=rf"expected label of shape \({number},\), a row for each x, or of \(\), one"
+        ):
+            vae.sample(number, label=label)
+    with pytest.raises(ValueError, match=r"expected label of shape \(4,\), .* got \(3,\)"):
+        vae.decode(torch.zeros(4, 2), label=[0, 1, 2])
