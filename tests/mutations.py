@@ -1751,6 +1751,18 @@ MUTATIONS = [
         "average(means, angle=False)",
         ("tests/posterior/test_angles.py::test_a_missing_angle_is_filled_in_on_the_circle",),
     ),
+    Mutation(
+        "posterior/proposals.py",
+        "except (ValueError, NotImplementedError):  # log q is",
+        "except IndexError:  # log q is",
+        ("tests/vae/test_swaps.py::test_draws_from_the_posterior_need_no_inverse_of_the_guide",),
+    ),
+    Mutation(
+        "vae/posteriors.py",
+        "class NoInverseError(NotImplementedError, ValueError):",
+        "class NoInverseError(NotImplementedError):",
+        ("tests/cli/test_uses.py::test_a_flow_without_an_inverse_answers_or_says_what_does",),
+    ),
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",

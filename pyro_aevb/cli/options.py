@@ -21,6 +21,7 @@ from pyro_aevb.cli.config import ARCHITECTURE, CONFIG, TrainingConfig, kind_of
 INTERRUPTED = 130
 HINTS = {  # what the library says in terms of Python, in terms of options
     "inside the support of site": "; the options for it are --pixels and --likelihood",
+    "for which log q(z|x) is not known": "; the options for it are --posterior, --objective and --method",
     "a method with a lower bound for log E_q(w)[p(x|w)]": "; the option for it is --method",
 }
 

@@ -219,11 +219,16 @@ class PlanarFlow(Posterior):
         return dist.TransformedDistribution(base, transforms)
 
 
+class NoInverseError(NotImplementedError, ValueError):
+    """Raised for a density that a flow without an inverse doesn't have."""
+
+
 class _Planar(ConditionedPlanar):
     def _inverse(self, y: Tensor) -> Tensor:
-        raise NotImplementedError(
+        raise NoInverseError(
             "expected draws of the planar flow's own, got other values, for which log q(z|x) is not known: it has no "
-            "inverse; use the objective SGVB() or IWAE(), or posterior='iaf' or 'spline'"
+            "inverse; take posterior='iaf' or 'spline', or what is content with its own draws, as the objectives "
+            "SGVB() and IWAE() and the methods 'importance' and 'ais'"
         )
 
 

@@ -295,7 +295,7 @@ class VAE(Verbs):
             try:
                 return torch.as_tensor(apply_network("encoder", self.encoder, rows))
             except IndexError as error:
-                raise checks.index_error(rows, len(self.encoder.weight)) from error
+                raise checks.index_error(rows, self.encoder.get_parameter("weight").shape[0]) from error
         return self._by_rows("encoder", rows, self._seen_shape)
 
     def _p(self, z: Tensor, columns: Tensor | None, offset: Tensor | None) -> Any:

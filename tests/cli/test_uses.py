@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cli_calls import invoke
+from cli_calls import invoke, succeed
 from PIL import Image
 
 from pyro_aevb import VAE, elbo, log_marginal_likelihood, save
@@ -284,3 +284,24 @@ def test_observed_values_outside_of_the_support_are_refused(images, tmp_path):
     wrong[0, 0] = np.nan
     np.save(tmp_path / "wrong.npy", wrong)
     assert invoke("impute", folder / "run", tmp_path / "wrong.npy", "--out", out, *QUICK).exit_code == 0
+
+
+def test_a_flow_without_an_inverse_answers_or_says_what_does(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savetxt(tmp_path / "x.csv", rng.standard_normal((20, 3)), delimiter=",", header="a,b,c", comments="")
+    args = "train", tmp_path / "x.csv", "--latent-dim", "2", "--hidden-dims", "4", "--epochs", "1", "--batch-size", "10"
+    args = *args, "--quiet", "--posterior"
+    said = "; the options for it are --posterior, --objective and --method"
+    for n, more in enumerate((["--objective", "stl"], ["--objective", "vimco"], ["--learner", "wake-sleep"])):
+        refused = invoke(*args, "planar", *more, "--out", tmp_path / f"{n}")
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1), refused.stderr
+        assert refused.stderr.endswith(f"{said}\n")
+        succeed(*args, "iaf", *more, "--out", tmp_path / f"{n}")
+    succeed(*args, "planar", "--objective", "iwae", "--out", tmp_path / "run")
+    for method in ("hmc", "importance", "auto"):
+        succeed(
+            "encode", tmp_path / "run", tmp_path / "x.csv", "--method", method, "--out", tmp_path / "z.csv", "--quiet"
+        )
+    refused = invoke("evaluate", tmp_path / "run", tmp_path / "x.csv", "--method", "posterior-density", "--quiet")
+    assert (refused.exit_code, said in refused.stderr) == (1, True)
+    succeed("evaluate", tmp_path / "run", tmp_path / "x.csv", "--method", "importance", "--particles", "5", "--quiet")
