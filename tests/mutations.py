@@ -489,6 +489,18 @@ MUTATIONS = [
         "load_digits().data / 15.0",
         ("tests/datasets/test_image_datasets.py::test_digits_come_with_scikit_learn",),
     ),
+    Mutation(
+        "datasets/columns.py",
+        "if not (math.isfinite(loc) and SMALLEST < scale < math.inf):",
+        "if not loc == loc:",
+        ("tests/datasets/test_table.py::test_numbers_whose_squares_no_float_has_are_told_why_and_the_remedy_works",),
+    ),
+    Mutation(
+        "datasets/columns.py",
+        "(not 0 <= value <= MOST_COUNTED or",
+        "(not 0 <= value or",
+        ("tests/datasets/test_table.py::test_counts_that_float32_would_round_are_refused",),
+    ),
     # -- distributions ------------------------------------------------------------------------------------------------
     Mutation(
         "distributions/inverse_cdf.py",

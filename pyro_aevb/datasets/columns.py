@@ -31,6 +31,8 @@ LEFT_OUT = ("id", "constant")
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing", "<na>"}
 MOST_LEVELS = 50  # of text that is taken for categories
 MOSTLY, FEW = 0.8, 10  # the part of a column's cells, and how many different ones, that make it one of numbers
+SMALLEST = 1e-150  # deviation, whose square float64 can hold
+MOST_COUNTED = 2**24  # up to which float32 has all whole numbers
 SKEWED = 20.0  # the largest of positive numbers over their median, from which they are taken on a log scale
 
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d*)?([eE][+-]?\d{1,3})?", re.ASCII)  # and no name, as 007 is
@@ -119,12 +121,12 @@ class Column:
         return ((np.log(values) if self.kind == "positive" else values) - self.loc) / self.scale
 
     def _check(self, cell: Cell, value: float | None) -> None:
-        wanted = {"positive": "a number above 0", "count": "a whole number from 0"}.get(self.kind, "a number")
+        wanted = {"positive": "a number above 0", "count": "a whole number from 0 to 2^24"}.get(self.kind, "a number")
         if (
             value is None
             or not math.isfinite(value)
             or (self.kind == "positive" and value <= 0)
-            or (self.kind == "count" and (value < 0 or value != round(value)))
+            or (self.kind == "count" and (not 0 <= value <= MOST_COUNTED or value != round(value)))
         ):
             raise ValueError(
                 f"expected {wanted} in column {self.name!r}, which is {self.kind}, got {cell!r}; leave the cell empty "
@@ -178,9 +180,16 @@ def make_column(name: str, cells: Sequence[Cell] | np.ndarray, kind: str | None 
     values = plain.numbers(there)[0]
     if kind == "count":
         return plain
-    if not len(values) or values.std() == 0:
+    if not len(values) or (values == values[0]).all():
         raise ValueError(f"expected different numbers in column {name!r}, which is {kind}, got one; it is constant")
-    return Column(name, kind, float(values.mean()), float(values.std()))
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        loc, scale = float(values.mean()), float(values.std())
+    if not (math.isfinite(loc) and SMALLEST < scale < math.inf):
+        raise ValueError(
+            f"expected numbers in column {name!r} whose mean and deviation float64 can hold, got {values.min():g} to "
+            f"{values.max():g}; write them in another unit, so that their squares are between 1e-300 and 1e300"
+        )
+    return Column(name, kind, loc, scale)
 
 
 def kind_of(name: str, cells: Sequence[Cell] | np.ndarray, num_rows: int) -> str:
@@ -215,7 +224,7 @@ def kind_of(name: str, cells: Sequence[Cell] | np.ndarray, num_rows: int) -> str
     whole = bool((values % 1 == 0).all())
     if whole and len(levels) == num_rows > 2 and name.lower().strip().endswith("id"):
         return "id"
-    if whole and values.min() >= 0 and values.max() < 2**24:
+    if whole and values.min() >= 0 and values.max() < MOST_COUNTED:
         return "count" if np.median(values) < 100 else "positive" if _is_skewed(values) else "real"
     return "positive" if _is_skewed(values) else "real"
 

@@ -262,7 +262,7 @@ def test_parquet(tmp_path):
         ({"age": [1.5, 2]}, {"aeg": "real"}, r"columns out of \['age'\], got \['aeg'\]; did you mean 'age'"),
         ({"a": ["x", "y"]}, {"a": "real"}, "a number in column 'a', which is real, got 'x'; leave the cell empty"),
         ({"a": [1.5, -2]}, {"a": "positive"}, "a number above 0 in column 'a', which is positive, got -2"),
-        ({"a": [1.5, 2]}, {"a": "count"}, r"a whole number from 0 in column 'a', which is count, got 1\.5"),
+        ({"a": [1.5, 2]}, {"a": "count"}, r"a whole number from 0 to 2\^24 in column 'a', which is count, got 1\.5"),
         ({"a": [1.5, math.inf, 3]}, {}, "a number in column 'a'"),
         ({"a": [1, 2, 3, 5]}, {"a": "binary"}, "two levels in column 'a', which is binary, got"),
         ({"a": ["x", "x"]}, {"a": "categorical"}, "two levels or more in column 'a'"),
@@ -362,3 +362,28 @@ def test_ordered_text_needs_an_order_and_the_remedy_works():
 def test_an_order_that_can_not_be_that_of_the_levels(kind, message):
     with pytest.raises(ValueError, match=message):
         Table({"size": SIZES}, {"size": kind})
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200, 1e307])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_numbers_whose_squares_no_float_has_are_told_why_and_the_remedy_works(size, as_array):
+    cells = size * np.array([1.5, -2.5, 0.5, 17.0])
+    for each in (cells, -cells):
+        with pytest.raises(
+            ValueError, match=r"expected numbers in column 'a' whose mean .*; write them in another unit"
+        ):
+            Table({"a": each if as_array else each.tolist(), "b": [1.5, 2, 3, 7]})
+    assert Table({"a": cells / size, "b": [1.5, 2, 3, 7]}).x[:, 0].std() == pytest.approx(1)
+    for fine in (1e140, 1e-140):
+        table = Table({"a": fine * np.array([1.5, -2.5, 0.5, 17.0])})
+        assert table.x.std() == pytest.approx(1)
+
+
+def test_counts_that_float32_would_round_are_refused():
+    assert make_column("a", [3, 2**24, 1], "count").numbers([2**24])[0].tolist() == [2.0**24]
+    for cells in ([2**24 + 1, 3, 5, 1], ["16777217", "3"], np.array([2.0**24 + 2, 1.0])):
+        with pytest.raises(
+            ValueError, match=r"a whole number from 0 to 2\^24 in column 'a', which is count, got .*another kind"
+        ):
+            Table({"a": cells}, {"a": "count"})
+        assert Table({"a": cells}, {"a": "real"}).columns[0].kind == "real"
