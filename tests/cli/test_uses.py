@@ -296,7 +296,7 @@ def test_a_flow_without_an_inverse_answers_or_says_what_does(tmp_path):
         refused = invoke(*args, "planar", *more, "--out", tmp_path / f"{n}")
         assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1), refused.stderr
         assert refused.stderr.endswith(f"{said}\n")
-        succeed(*args, "iaf", *more, "--out", tmp_path / f"{n}")
+        succeed(*args, "iaf", *more, "--out", tmp_path / f"{n} iaf")
     succeed(*args, "planar", "--objective", "iwae", "--out", tmp_path / "run")
     for method in ("hmc", "importance", "auto"):
         succeed(
