@@ -2748,6 +2748,18 @@ MUTATIONS = [
         "if colours and array.ndim == 2:",
         ("tests/cli/test_training_data.py::test_a_model_of_colours_takes_grey_images",),
     ),
+    Mutation(
+        "cli/uses.py",
+        "name: [cell if keep else None for cell",
+        "name: [cell for cell",
+        (f"{TABLES}::test_an_array_of_real_numbers_is_a_table_without_names",),
+    ),
+    Mutation(
+        "cli/uses.py",
+        'if part in ("train", "validation") and (table',
+        "if part is rows and (table",
+        (f"{TABLES}::test_an_array_of_real_numbers_is_a_table_without_names",),
+    ),
 ]
 
 

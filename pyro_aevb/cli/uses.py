@@ -97,7 +97,9 @@ def impute_command(
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
     if interval is not None and out.suffix == ".csv":
         _check_ends(rows)
-    there = _there(observed, rows)
+    there = _there(rows)
+    if observed is not None:
+        rows, there = _with_holes(observed, rows, there, part)
     _tell_of_rows(there)
     _tell_of_theta(run)
     number = max(FEWEST_DRAWS, draws or 0)
@@ -246,28 +248,55 @@ def register(app: typer.Typer) -> None:
     app.command("score", short_help="Write how surprising each datapoint is.")(score_command)
 
 
-def _there(observed: str | None, rows: Rows) -> Tensor:
-    """Return which cells are there, by a file of 0 and 1, or those that aren't NaN, or missing from a table."""
+def _there(rows: Rows) -> Tensor:
+    """Return which cells are there: those that aren't NaN, or missing from a table."""
     x: Tensor = rows.x
-    if rows.table is not None:
-        if observed is not None:
-            raise ValueError(f"expected a table whose missing cells are empty, got --observed {observed}; leave it out")
-        return x.new_ones(x.shape).bool() if rows.observed is None else rows.observed
-    if observed is None:
+    if rows.table is None:
         return ~x.isnan()
+    return x.new_ones(x.shape).bool() if rows.observed is None else rows.observed
+
+
+def _with_holes(observed: str, rows: Rows, there: Tensor, part: str | None) -> tuple[Rows, Tensor]:
+    """Return rows and which of their cells are there, also by a file of 0 and 1, which a table without names takes.
+
+    Raises ``ValueError`` for another file, for a table with names, and for a part of a file.
+    """
+    import torch
+
+    from pyro_aevb.datasets.table import Table
+
+    x, table = rows.x, rows.table
+    if part in ("train", "validation") and (table is not None or rows.raw is not None):
+        raise ValueError(f"expected all rows for --observed, got --part {part}; leave it out")
+    if table is None:
+        return rows, there & _mask(observed, tuple(x.shape)).to(x.device)
+    names = list(table.cells)
+    if names != [f"x{d}" for d in range(len(names))]:
+        raise ValueError(f"expected a table whose missing cells are empty, got --observed {observed}; leave it out")
+    kept = _mask(observed, (len(table), len(names))).T.tolist()
+    cells = {
+        name: [cell if keep else None for cell, keep in zip(column, mask, strict=True)]
+        for (name, column), mask in zip(table.cells.items(), kept, strict=True)
+    }
+    holed = Table(cells, columns=table.columns)
+    numbers, known = (torch.from_numpy(each).to(x.device) for each in holed.numbers)
+    return rows._replace(x=numbers, observed=known, table=holed), known
+
+
+def _mask(observed: str, shape: tuple[int, ...]) -> Tensor:
+    """Return which cells of data of this shape are there, by a file, whose first rows may be enough."""
     import torch
 
     from pyro_aevb.datasets.array_files import read_contents
 
-    values = torch.from_numpy(read_contents(observed).values).to(x.device)
-    values = values.flatten(1)[: len(x)] if values.dim() > 1 else values[:, None]
-    if values.shape != x.shape or not ((values == 0) | (values == 1)).all():
+    values = torch.from_numpy(read_contents(observed).values)
+    values = values.flatten(1)[: shape[0]] if values.dim() > 1 else values[:, None]
+    if values.shape != shape or not ((values == 0) | (values == 1)).all():
         raise ValueError(
-            f"expected 0 and 1 of the shape {tuple(x.shape)} of the data in {observed}, got shape "
-            f"{tuple(values.shape)} and values from {values.min():.4g} to {values.max():.4g}; 1 is for a cell that is "
-            "there"
+            f"expected 0 and 1 of the shape {shape} of the data in {observed}, got shape {tuple(values.shape)} and "
+            f"values from {values.min():.4g} to {values.max():.4g}; 1 is for a cell that is there"
         )
-    return (values == 1) & ~x.isnan()
+    return values == 1
 
 
 def _write_filled(

@@ -319,6 +319,17 @@ def test_an_array_of_real_numbers_is_a_table_without_names(tmp_path):
     assert list(rows[0]) == ["x0", "x1", "x2"]
     assert [float(row["x0"]) for row in rows] == x[:, 0].tolist()
     assert rows[0]["x2"] == "7.0"
+    there = np.ones(x.shape)
+    there[:5, 0] = 0
+    np.save(tmp_path / "mask.npy", there)
+    np.save(tmp_path / "holes.npy", np.where(there == 1, x, np.nan))
+    for name, more in (("x", ["--observed", tmp_path / "mask.npy"]), ("holes", [])):
+        succeed("impute", tmp_path / "run", tmp_path / f"{name}.npy", *more, "--out", tmp_path / f"{name}.csv", *QUICK)
+    assert (tmp_path / "x.csv").read_text() == (tmp_path / "holes.csv").read_text()
+    assert [float(row["x0"]) for row in rows_of(tmp_path / "x.csv")][5:] == x[5:, 0].tolist()
+    masked = "impute", tmp_path / "run", tmp_path / "x.npy", "--observed", tmp_path / "mask.npy", *QUICK
+    result = invoke(*masked, "--part", "validation", "--out", tmp_path / "x.csv")  # whose rows are others
+    assert "expected all rows for --observed, got --part validation; leave it out" in result.stderr
     np.save(tmp_path / "y.npy", x[:, :2])
     result = invoke("encode", tmp_path / "run", tmp_path / "y.npy", "--out", tmp_path / "z.npy")
     assert "expected 3 columns, as the model has, got 2" in result.stderr
@@ -368,7 +379,7 @@ REFUSED = {
         "expected a level out of ['north', 'south', 'west'] in column 'region', got 'moon'",
     ),
     "no number": (lambda c: c.update(height=["tall"] * N), "expected a number in column 'height', which is real"),
-    "no count": (lambda c: c.update(visits=[1.5] * N), "expected a whole number from 0 in column 'visits'"),
+    "no count": (lambda c: c.update(visits=[1.5] * N), "expected a whole number from 0 to 2^24 in column 'visits'"),
     "below 0": (lambda c: c.update(income=[-1] * N), "expected a number above 0 in column 'income'"),
 }
 
