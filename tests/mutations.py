@@ -2710,7 +2710,7 @@ MUTATIONS = [
         "cli/config.py",
         'before, ordered, levels = line.partition("=ordered:")',
         'before, ordered, levels = line, "", ""',
-        (f"{TABLES}::test_the_order_of_levels_is_said_and_printed",),
+        ("tests/cli/test_config_values.py::test_a_value_has_its_fields_type",),
     ),
     Mutation(
         "cli/parts.py",

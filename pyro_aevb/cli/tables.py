@@ -176,5 +176,7 @@ def evidence_columns(evidence: Evidence, method: str) -> dict[str, np.ndarray]:
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     buffer, named = io.BytesIO(), dict[str, Any](arrays)
+    for name in {"file", "allow_pickle"} & named.keys():  # what NumPy calls arguments of its own
+        named[f"{name} (id)"] = named.pop(name)
     np.savez_compressed(buffer, **named)
     write_atomically(path, buffer.getvalue())

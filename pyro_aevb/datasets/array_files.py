@@ -56,7 +56,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         path: an array (.npy, .npz, SciPy's sparse ones too), a table of numbers (.csv, .tsv, .txt with a header row or
             without, .parquet), or a folder of images (.png, .jpg, .tif) of one size, or of folders of these, in the
             order of their names and scaled to [0, 1]: (N, height, width), or (N, 3, height, width) if there are
-            colours.
+            colours; transparent pixels lie on white.
         key: the name of an array in an .npz; needed if there are several.
 
     Raises:

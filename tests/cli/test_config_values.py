@@ -19,6 +19,7 @@ from pyro_aevb.cli.config import TrainingConfig
         ("clip_norm", 2, 2.0),
         ("keep_best", False, False),
         ("data", "digits", "digits"),
+        ("columns", ["a=b=count", "b=ordered:<=5,>=6"], {"a=b": "count", "b": "ordered:<=5,>=6"}),
     ],
 )
 def test_a_value_has_its_fields_type(name, given, value):

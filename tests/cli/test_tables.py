@@ -13,7 +13,7 @@ from torch import distributions as td
 
 from pyro_aevb import load, log_marginal_likelihood
 from pyro_aevb.cli.table_numbers import central_numbers
-from pyro_aevb.cli.tables import with_labels
+from pyro_aevb.cli.tables import with_labels, write_codes
 from pyro_aevb.datasets import Table
 from pyro_aevb.datasets.columns import Column
 from pyro_aevb.datasets.table import read_columns, write_cells
@@ -613,3 +613,9 @@ def test_a_run_goes_on_with_the_units_and_the_levels_that_it_began_with(change, 
     succeed("train", data, "--out", tmp_path / "anew", *TINY, *more, "--epochs", "1")
     write_cells(data, cells())
     succeed(*resume)
+
+
+def test_an_npz_has_names_of_rows_that_numpy_has_arguments_of(tmp_path):
+    write_codes(tmp_path / "z.npz", np.zeros((1, 2)), {"file": np.array(["a"])})
+    with np.load(tmp_path / "z.npz") as file:
+        assert (sorted(file), file["file (id)"].tolist()) == (["file (id)", "z"], ["a"])

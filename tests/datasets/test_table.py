@@ -319,7 +319,13 @@ def test_levels_that_were_told_apart_once_still_are():
 
 
 @pytest.mark.parametrize(
-    "cells", [[True, False, True], np.array([True, False, True]), np.array(["True", "False", "True"])]
+    "cells",
+    [
+        [True, False, True],
+        [np.True_, np.False_, np.True_],
+        np.array([True, False, True]),
+        np.array(["True", "False", "True"]),
+    ],
 )
 def test_booleans_are_one_pair_of_levels(cells):
     columns = [make_column("a", column) for column in Table({"a": cells, "b": [1.5, 2, 3]}).cells.values()]
