@@ -346,7 +346,7 @@ MUTATIONS = [
     Mutation(
         "capture/guards.py",
         "self._visit(value(), name)",
-        "pass",
+        "None",
         ("tests/capture/test_stateful.py::test_a_weak_reference_is_followed_and_one_that_cannot_be_is_named",),
     ),
     Mutation(
@@ -1062,7 +1062,7 @@ MUTATIONS = [
         ("tests/model_guide/test_plates.py::test_what_depends_on_latents_in_the_plate_is_refused_outside_of_it",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/plate_sizes.py",
         "if follows and sizes.get(reading.plate.name) == size:",
         "if follows and not size:",
         (
@@ -1072,7 +1072,7 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/estimator.py",
-        "if len(batch[0]) in sizes:",
+        "if len(batch[0]) in sizes.values():",
         "if False:",
         ("tests/model_guide/test_plates.py::test_a_last_minibatch_of_as_many_rows_as_an_inner_plate_is_refused",),
     ),

@@ -165,7 +165,6 @@ def training_data(config: TrainingConfig) -> TrainingData:
             f"expected --column for a table ({', '.join(TABLES)}) without --pixels, --image-shape and --convolutions, "
             f"got it for {config.data}; leave it out"
         )
-    generator = torch.Generator().manual_seed(config.seed)
     found, contents = _images(config.data, "train", config)
     if config.likelihood is None and not own:
         followed = follow(config, found.x, contents)
@@ -177,6 +176,12 @@ def training_data(config: TrainingConfig) -> TrainingData:
         if contents is not None:
             divisor = _divisor(contents, config)
             found = found._replace(x=_in_units(contents, divisor), divisor=divisor)
+    return _image_data(config, found)
+
+
+def _image_data(config: TrainingConfig, found: Rows) -> TrainingData:
+    """Return the data of images, or of rows of numbers alike, with their validation part."""
+    generator = torch.Generator().manual_seed(config.seed)
     grey = found.x
     held_out, splits = None, None
     classes = tuple(sorted(set(found.classes))) if config.conditional else ()

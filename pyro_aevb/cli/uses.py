@@ -269,11 +269,11 @@ def _with_holes(observed: str, rows: Rows, there: Tensor, part: str | None) -> t
     if part in ("train", "validation") and (table is not None or rows.raw is not None):
         raise ValueError(f"expected all rows for --observed, got --part {part}; leave it out")
     if table is None:
-        return rows, there & _mask(observed, tuple(x.shape)).to(x.device)
+        return rows, there & _mask_of(observed, tuple(x.shape)).to(x.device)
     names = list(table.cells)
     if names != [f"x{d}" for d in range(len(names))]:
         raise ValueError(f"expected a table whose missing cells are empty, got --observed {observed}; leave it out")
-    kept = _mask(observed, (len(table), len(names))).T.tolist()
+    kept = _mask_of(observed, (len(table), len(names))).T.tolist()
     cells = {
         name: [cell if keep else None for cell, keep in zip(column, mask, strict=True)]
         for (name, column), mask in zip(table.cells.items(), kept, strict=True)
@@ -283,7 +283,7 @@ def _with_holes(observed: str, rows: Rows, there: Tensor, part: str | None) -> t
     return rows._replace(x=numbers, observed=known, table=holed), known
 
 
-def _mask(observed: str, shape: tuple[int, ...]) -> Tensor:
+def _mask_of(observed: str, shape: tuple[int, ...]) -> Tensor:
     """Return which cells of data of this shape are there, by a file, whose first rows may be enough."""
     import torch
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
@@ -20,6 +19,7 @@ from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.model_guide.contract import check_options, named, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.places import place_error, site_of_places
+from pyro_aevb.model_guide.plate_sizes import plate_sizes
 from pyro_aevb.model_guide.traces import PyroCallable, on_a_side
 from pyro_aevb.samplers.ais import Tick
 
@@ -137,10 +137,9 @@ def check_other_sizes(model: PyroCallable, guide: PyroCallable | None, batches: 
         return
     try:
         with evaluated(model, guide) as (its_model, _, _):
-            trace = on_a_side(lambda: poutine.trace(its_model).get_trace(*next(iter(batches))))
+            sizes = on_a_side(lambda: plate_sizes(its_model, next(iter(batches))))
     except Exception:  # each model fails in its own way, and whoever reads it says how
         return
-    sizes = {frame.size for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())}
     for batch in others:
-        if len(batch[0]) in sizes:
+        if len(batch[0]) in sizes.values():
             read(model, guide, batch)

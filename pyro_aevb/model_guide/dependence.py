@@ -257,8 +257,13 @@ def _mixed(
 
     def found() -> str | None:
         with pyro.plate("particles", 2, dim=particles[0]), Outside(outside):
-            guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
-        together = terms(read_traces(model_trace, guide_trace, num_data, particles))
+            guide_trace = trace_pair(model, guide, args, kwargs)[0]
+            given = guide_trace.copy()  # values that no transform remembers the inverse of, which would be rounded less
+            for name, site in _latents(guide_trace).items():
+                given.nodes[name] = {**site, "value": site["value"].clone()}
+            again_trace = trace_model(guide, given, args, kwargs)
+            model_trace = trace_model(model, given, args, kwargs)
+        together = terms(read_traces(model_trace, again_trace, num_data, particles))
         for k in range(2):
             alone, again = row(guide_trace, k), row(guide_trace, k)
             for name, term in alone.items():
@@ -399,60 +404,6 @@ def check_outside(reading: Reading, model: PyroCallable, args: tuple[Any, ...], 
                 f"from {local[0]!r}; make all that belongs together one datapoint, x of shape (1, ...), whose parts "
                 "are dimensions of its latents: .to_event(1)"
             )
-
-
-def as_many_entries(reading: Reading) -> list[str]:
-    """Return the model's plates that could be that of the datapoints as well, by their numbers of entries.
-
-    Args:
-        reading: of the pair.
-    """
-    plate = reading.plate
-    frames = [frame for site in reading.model.values() for frame in site.frames]
-    alike = {f.name for f in frames if f.size == plate.size and f.dim is not None and f.name != plate.name}
-    subsampled = {f.name for f in frames if f.full_size not in (None, f.size)}
-    return sorted(alike) if plate.name not in subsampled or alike & subsampled else []
-
-
-def check_plate_follows(
-    reading: Reading, plates: list[str], model: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, num_rows: int
-) -> None:
-    """Check that the data plate changes with the number of datapoints, and not another one of as many entries.
-
-    The model is run on one datapoint less; one that can't be tells nothing.
-
-    Args:
-        reading: of the pair.
-        plates: the names of the other ones.
-        model: p(x, z).
-        args: what the reading was made with.
-        kwargs: likewise.
-        num_rows: how many of ``args`` have datapoints first.
-
-    Raises:
-        ValueError: if it is another plate that does.
-    """
-    size = reading.plate.size
-    rows = slice(size - 1) if size > 1 else [0, 0]
-
-    def fewer(value: Any) -> Any:
-        return value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == size else value
-
-    try:
-        trace = poutine.trace(model).get_trace(
-            *map(fewer, args[:num_rows]), *args[num_rows:], **{name: fewer(value) for name, value in kwargs.items()}
-        )
-        sizes = {frame.name: frame.size for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())}
-    except Exception:  # each model fails in its own way on a number of datapoints that it isn't for
-        return
-    follows = [name for name in plates if sizes.get(name, size) != size]
-    if follows and sizes.get(reading.plate.name) == size:
-        raise ValueError(
-            f"expected a plate of the datapoints that can be told from the others, got {size} datapoints, as many as "
-            f"plate {reading.plate.name!r} has entries beside {follows[0]!r}; pass another batch_size, so that no "
-            f"minibatch has {size}, or write the N of the data into the plate: pyro.plate({follows[0]!r}, N, "
-            "subsample_size=len(x))"
-        )
 
 
 def _latents(trace: Trace) -> dict[str, Any]:
