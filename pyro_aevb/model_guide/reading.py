@@ -245,16 +245,18 @@ class Reading:
             return torch.zeros(1, dtype=like.dtype if like.is_floating_point() else None, device=like.device)
         return total
 
-    def require_latents(self, names: Collection[str]) -> None:
-        """Refuse other latents than those of an earlier run of other datapoints.
+    def require_latents(self, names: Collection[str], summed: Collection[str] = ()) -> None:
+        """Refuse other latents than those of an earlier run of other datapoints; what may be summed out may be there.
 
         Args:
             names: of its local latents.
+            summed: the names of those that were summed out of it.
 
         Raises:
             LatentsError: for others.
         """
-        if set(self.latents) != set(names):
+        marked = [name for name, site in self.latents.items() if site.infer.get("enumerate")]
+        if not set(names) <= self.latents.keys() <= {*names, *summed, *marked}:
             raise LatentsError(
                 f"expected datapoints with the latents {sorted(names)} each, got {sorted(self.latents)} in a run of "
                 "others of them; pad them to one length, and mask what isn't there"

@@ -90,7 +90,7 @@ class LatentSpace:
                 )
         if not latents:
             raise ValueError("expected a model with local latents, got none; add pyro.sample('z', ...) in its plate")
-        self._depth, self._right = reading.depth, -reading.plate.dim - 1
+        self._depth, self._right, self._summed = reading.depth, -reading.plate.dim - 1, reading.summed
         self._shapes = {
             name: bijection(name, site.fn).inv(site.value).shape[len(site.batch_shape) :]
             for name, site in latents.items()
@@ -127,7 +127,7 @@ class LatentSpace:
     def position(self, trace: Trace, num_data: int, guide_trace: Trace | None = None) -> Tensor:
         """Return the latents of a trace of the model, (M, J)."""
         reading = read_traces(trace, guide_trace, num_data)
-        reading.require_latents(self._shapes)
+        reading.require_latents(self._shapes, self._summed)
         sites, drawn = reading.latents, []
         for name, shape in self._shapes.items():
             u = bijection(name, sites[name].fn).inv(sites[name].value)

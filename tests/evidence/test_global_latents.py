@@ -4,7 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from global_pairs import GLOBAL, mean_of_local_latents, one
+from global_pairs import GLOBAL, mean_of_local_latents, observed_outside, one
 from statistics_tools import SIGMAS
 
 from pyro_aevb import AIS, Importance, elbo, log_density, log_marginal_likelihood
@@ -147,6 +147,19 @@ def test_given_values_of_the_globals():
         )
         error = evidence.standard_error if method == "posterior-density" else torch.tensor(1e-6)
         assert ((evidence.value - dist.Normal(one(0.5), 2**0.5).log_prob(x)).abs() < 5 * error + 1e-6).all()
+
+
+def test_what_is_observed_outside_of_the_plate_counts_once():
+    """log p(y|w) has the mean log N(y; m, 1) - 1 / (2 p) under the posterior N(m, 1 / p) of w, p = 2 + 6 / 2."""
+    pair = observed_outside()
+    m, p = (pair.data[0].sum() / 2 + 2.5) / 5, 5.0
+    exact = (dist.Normal(m, 1.0).log_prob(one(2.5)) - 1 / (2 * p)).item()
+    bound = elbo(pair.model, pair.guide, *pair.data, num_particles=4000, batch_size=2, seed=0)
+    assert bound.log_given.item() == pytest.approx(exact, abs=0.03)
+    assert bound.total().value == pytest.approx(pair.log_evidence, abs=5 * bound.total_error.item())
+    density = log_density(pair.model, pair.guide, *pair.data, num_particles=4)
+    total = density.log_weight.sum(1) + density.global_log_weight + density.log_given
+    assert total.tolist() == pytest.approx([pair.log_evidence] * 4, abs=1e-9)
 
 
 def test_log_density_has_the_globals_apart():

@@ -295,7 +295,7 @@ def replayable():
 
     def run(x, index, method, num_particles, **options):
         place.clear()
-        unread = mock.Mock(depth=1, model={}, unchecked=frozenset(), global_latents={}, guide={})
+        unread = mock.Mock(depth=1, model={}, unchecked=frozenset(), global_latents={}, latents={"z": None}, guide={})
         with (
             mock.patch("pyro_aevb.evidence.marginal_likelihood._check_pair", return_value=unread),
             mock.patch("pyro_aevb.model_guide.log_density.read", return_value=unread),
