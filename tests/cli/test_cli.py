@@ -105,7 +105,7 @@ def test_a_process_does_what_the_command_does(trained, data, tmp_path):
 def test_what_train_writes(trained, data):
     printed, out = trained
     assert {p.name for p in out.iterdir() if not p.name.startswith("weights-")} == {
-        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints", "splits.npz"
+        "vae.json", "config.toml", "history.csv", "history.png", "checkpoints", "splits.npz", "units.json"
     }  # fmt: skip
     assert printed["samples"] == 5 * 160
     assert printed["versions"]["pyro_aevb"] == __version__
