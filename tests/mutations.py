@@ -1778,6 +1778,12 @@ MUTATIONS = [
     # -- samplers -----------------------------------------------------------------------------------------------------
     Mutation(
         "samplers/hmc.py",
+        "torch.where(at_end == math.inf, 0.0, acceptance)",
+        "torch.where(at_end == math.inf, 1.0, acceptance)",
+        ("tests/samplers/test_hmc.py::test_where_the_target_overflows_no_trajectory_ends",),
+    ),
+    Mutation(
+        "samplers/hmc.py",
         "noise.uniform(acceptance) < acceptance",
         "noise.uniform(acceptance) < 1",
         (f"{HMC}::test_acceptance_on_a_gaussian_is_known",),

@@ -105,7 +105,8 @@ def transition(
     r"""Make one HMC transition that leaves exp(log density) invariant.
 
     A momentum p ~ N(0, I) is drawn, a trajectory integrated, and its end accepted with probability
-    min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory whose H is not finite is rejected.
+    min(1, exp(H(start) - H(end))), H = -log_prob + p.p/2.  A trajectory that ends where H isn't
+    finite is rejected.
 
     Args:
         target: the density to sample from, and its gradient.
@@ -124,10 +125,10 @@ def transition(
     """
     momentum = noise.normal(state.position)
     end, end_momentum = leapfrog(target, state, momentum, step_size, num_leapfrog)
-    log_ratio = (end.log_prob - 0.5 * end_momentum.square().sum(-1)) - (
-        state.log_prob - 0.5 * momentum.square().sum(-1)
-    )
+    at_end = end.log_prob - 0.5 * end_momentum.square().sum(-1)
+    log_ratio = at_end - (state.log_prob - 0.5 * momentum.square().sum(-1))
     acceptance = log_ratio.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf).clamp(max=0.0).exp()
+    acceptance = torch.where(at_end == math.inf, 0.0, acceptance)
     accepted = noise.uniform(acceptance) < acceptance
     chosen = (
         torch.where(accepted.unsqueeze(-1) if e.dim() > accepted.dim() else accepted, e, s)

@@ -98,6 +98,25 @@ def every_support(x):
         pyro.sample("x", dist.Normal(a.sum(-1) + b + c[..., 0] + d, 1.0), obs=x)
 
 
+def test_where_the_target_overflows_no_trajectory_ends():
+    """exp(-z^2 / 2) below 1, infinite above, as a density is that overflows: what is left is a truncated normal."""
+
+    def log_prob(z):
+        value = -0.5 * z.square().sum(-1)
+        return torch.where(z[..., 0] > 1, value + torch.inf, value)
+
+    target = hmc.differentiable(log_prob)
+    state = hmc.init(target, torch.zeros(4000, 1).double())
+    for _ in range(30):
+        state, info = hmc.transition(target, state, step_size=0.5, num_leapfrog=3)
+        assert state.log_prob.isfinite().all()
+    assert (~info.accepted).any()
+    standard = dist.Normal(torch.tensor(0.0).double(), 1.0)
+    one = torch.tensor(1.0).double()
+    mean = -standard.log_prob(one).exp() / standard.cdf(one)
+    assert abs(state.position.mean() - mean) < 0.06
+
+
 def test_unconstrained_coordinates_carry_the_jacobian():
     x = torch.randn(4).double()
     space = LatentSpace(every_support, x)
