@@ -1249,6 +1249,22 @@ MUTATIONS = [
         ("tests/model_guide/test_contract.py::test_what_is_masked_may_be_anything",),
     ),
     Mutation(
+        "model_guide/reading.py",
+        "name not in sites or not is_discrete(sites[name]",
+        "name not in sites or not callable(sites[name]",
+        (
+            "tests/model_guide/test_local_densities.py::test_a_point_of_a_discrete_latent_makes_no_density_of_what_is_integrated_out",
+        ),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "if others := sorted(auxiliary.keys() - sources):",
+        "if others := sorted(auxiliary.keys() - auxiliary.keys()):",
+        (
+            "tests/model_guide/test_local_densities.py::test_auxiliary_sites_of_both_kinds_are_refused_and_the_remedy_works",
+        ),
+    ),
+    Mutation(
         "model_guide/local_densities.py",
         "if shared := sorted(found & of_all.keys()):",
         "if shared := sorted(found & of_all.keys()) if points else []:",

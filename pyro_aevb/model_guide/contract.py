@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.data_source import Frame, not_a_tensor
-from pyro_aevb.model_guide.dependence import check_outside
+from pyro_aevb.model_guide.dependence import check_auxiliary, check_outside
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.plate_sizes import as_many_entries, check_plate_follows
@@ -71,6 +71,8 @@ def read(
         guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
         on_a_side(lambda: _check_plates(reading, its_model, args, kwargs))
+        if its_guide is not None:
+            on_a_side(lambda: check_auxiliary(reading, its_guide, args, kwargs))
     reading = dataclasses.replace(reading, named_modules=tuple(named))
     for name, site in observed_nodes(model_trace):
         check_support(name, site)

@@ -406,6 +406,37 @@ def check_outside(reading: Reading, model: PyroCallable, args: tuple[Any, ...], 
             )
 
 
+def check_auxiliary(reading: Reading, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> None:
+    """Check that a guide's auxiliary sites are all made into latents, where one is: others would be integrated out.
+
+    The guide is run for it, if it has any.
+
+    Args:
+        reading: of the pair.
+        guide: q(z|x).
+        args: what the reading was made with.
+        kwargs: likewise.
+
+    Raises:
+        ValueError: for a guide with both.
+    """
+    auxiliary = reading.sites("guide", "auxiliary", "global auxiliary")
+    if not auxiliary or is_messenger(guide):
+        return
+    latents = reading.sites("guide", "local", "global")
+    points = [name for name, site in latents.items() if isinstance(innermost(site.fn), dist.Delta)]
+    direct = parents(guide, args, kwargs, names=[*auxiliary, *points])
+    sources = set().union(*(direct[name] for name in points))
+    for name in reversed(direct):  # what a source is made from is one
+        sources |= direct[name] if name in sources else set()
+    if others := sorted(auxiliary.keys() - sources):
+        raise ValueError(
+            f"expected auxiliary sites that are made into latents, as {points} are of Delta, or none, got "
+            f"{others[0]!r} besides, which is to be integrated out; draw those latents from distributions of their "
+            "own, such as TransformedDistribution(...), without auxiliary sites"
+        )
+
+
 def _latents(trace: Trace) -> dict[str, Any]:
     nodes: dict[str, Any] = trace.nodes
     return {

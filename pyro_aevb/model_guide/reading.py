@@ -41,7 +41,7 @@ from pyro_aevb.model_guide.sites import (
     masks_cells,
     replace_site,
 )
-from pyro_aevb.model_guide.supports import innermost, is_unchecked
+from pyro_aevb.model_guide.supports import innermost, is_discrete, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 
@@ -362,7 +362,7 @@ def read_traces(
     plate = data_plate({n: f for n, f in inside.items() if kinds[n] in ("latent", "observed")}, kinds, num_data)
     check_one_data_plate(inside, kinds, plate)
     roles = {name: _model_role(kinds[name], model[name], inside[name], plate, guide) for name in model}
-    guide_roles = _guide_roles(guide, roles, plate)
+    guide_roles = _guide_roles(guide, model, roles, plate)
     _check_names(roles, guide_roles, guide_trace is not None)
     readings: list[dict[str, Site]] = []
     for half, sites, of in (("model", model, roles), ("guide", guide, guide_roles)):
@@ -441,9 +441,12 @@ def _check_summed(model: Mapping[str, Any], num_data: int) -> None:
             )
 
 
-def _guide_roles(guide: Mapping[str, Any], model: Mapping[str, Role], plate: DataPlate) -> dict[str, Role]:
+def _guide_roles(
+    guide: Mapping[str, Any], sites: Mapping[str, Any], model: Mapping[str, Role], plate: DataPlate
+) -> dict[str, Role]:
     roles: dict[str, Role] = {}
-    transformed = any(isinstance(innermost(s["fn"]), dist.Delta) for n, s in guide.items() if _kind(s) == "latent")
+    points = [n for n, s in guide.items() if _kind(s) == "latent" and isinstance(innermost(s["fn"]), dist.Delta)]
+    transformed = any(name not in sites or not is_discrete(sites[name]["fn"]) for name in points)
     for name, site in guide.items():
         kind = _kind(site)
         if kind in ("deterministic", "subsample"):

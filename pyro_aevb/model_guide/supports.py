@@ -33,6 +33,14 @@ def innermost(fn: Any) -> Any:
     return fn
 
 
+def is_discrete(fn: Any) -> bool:
+    """Return whether a distribution says that it is over discrete values."""
+    try:
+        return bool(fn.support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        return False
+
+
 def is_periodic(fn: Any) -> bool:
     """Return whether a distribution is one of angles, whose density repeats beyond (-pi, pi)."""
     fn = innermost(fn)

@@ -196,6 +196,57 @@ def test_point_masses_are_refused_where_their_density_is_a_term(entry):
         DENSITIES[entry](*POINTS["Delta"]())
 
 
+def hierarchical(x, *, y=None, w=None):
+    """z ~ N(x / 2 + a, 0.8) with a ~ N(0, 0.5) integrated out, beside a discrete y and a continuous w."""
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(len(x)).double(), 0.5), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(x / 2 + a, 0.8))
+        if y is not None:
+            pyro.sample("y", y(len(x)))
+        if w is not None:
+            u = pyro.sample("u", dist.Normal(torch.zeros(len(x)).double(), 1.0), infer={"is_auxiliary": True})
+            pyro.sample("w", dist.Delta(u) if w == "made" else dist.Normal(0.0 * u, 1.0))
+
+
+def with_more(x, *, y=False, w=False):
+    with pyro.plate("data", len(x)):
+        shift = 0.0
+        if y:
+            shift = pyro.sample("y", dist.Bernoulli(torch.ones(()).double())) - 1
+        if w:
+            pyro.sample("w", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x)
+
+
+def test_a_point_of_a_discrete_latent_makes_no_density_of_what_is_integrated_out():
+    x = torch.tensor([0.3, -1.0]).double()
+    guide = functools.partial(hierarchical, y=lambda number: dist.Delta(torch.ones(number).double()))
+    model = functools.partial(with_more, y=True)
+    found = log_marginal_likelihood(model, guide, x, num_particles=20_000, seed=0, progress=False)
+    assert ((found.value - dist.Normal(0.0, 2**0.5).log_prob(x)).abs() < 5 * found.standard_error).all()
+    assert (found.standard_error < 0.05).all()
+
+
+def test_auxiliary_sites_of_both_kinds_are_refused_and_the_remedy_works():
+    x = torch.tensor([0.3, -1.0]).double()
+    model = functools.partial(with_more, w=True)
+    both = functools.partial(hierarchical, w="made")
+    runs = {
+        "elbo": lambda: elbo(model, both, x),
+        "importance": lambda: log_marginal_likelihood(model, both, x, progress=False),
+        "step": lambda: AEVB(model, both, functools.partial(torch.optim.Adam, lr=0.01)).step(x),
+    }
+    for run in runs.values():
+        with pytest.raises(
+            ValueError, match=r"auxiliary sites that are made into latents, as \['w'\].* got 'a' besides"
+        ):
+            run()
+    guide = functools.partial(hierarchical, w="drawn")
+    found = log_marginal_likelihood(model, guide, x, num_particles=20_000, seed=0, progress=False)
+    assert ((found.value - dist.Normal(0.0, 2**0.5).log_prob(x)).abs() < 5 * found.standard_error).all()
+
+
 @pytest.mark.parametrize("kind", POINTS)
 def test_every_guide_of_point_masses_is(kind):
     of, guide = POINTS[kind]()
