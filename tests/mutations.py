@@ -1251,7 +1251,7 @@ MUTATIONS = [
     Mutation(
         "model_guide/reading.py",
         "name not in sites or not is_discrete(sites[name]",
-        "name not in sites or not callable(sites[name]",
+        "name not in sites or bool(sites[name]",
         (
             "tests/model_guide/test_local_densities.py::test_a_point_of_a_discrete_latent_makes_no_density_of_what_is_integrated_out",
         ),
