@@ -174,6 +174,7 @@ def test_importance_is_the_iwae_bound():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the effective sample size")  # of one of 60, with 16 chains
 def test_bdmc_brackets_the_truth():
     """500 temperatures at 10 dimensions: a gap below 0.1 nats, with the truth inside."""
     lg = LinearGaussian(60, 10, 20)
