@@ -74,8 +74,10 @@ class Auto(Estimator):
             no_tail = torch.full_like(found.value, torch.nan)
             return replace(found, pareto_k=no_tail, method=("ais",) * len(no_tail))
 
+        if problem.guide is None:
+            return anneal
         reading = read(problem.model, problem.guide, problem.args)
-        if problem.guide is None or narrower(reading, problem.model, problem.args) is not None:
+        if narrower(reading, problem.model, problem.args) is not None:
             return anneal
         weigh = self.importance.weigher(problem)
 

@@ -12,7 +12,6 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimates import BoundEstimate
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, given, read
-from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -74,9 +73,9 @@ def elbo(
         vectorize=(vectorize, True), compile=(compile, "auto"),
     )  # fmt: skip
     batches, model, guide = over_minibatches(model, guide, args, kwargs, batch_size, options)
-    first = next(iter(batches))
-    require_local_densities(read(model, guide, first), model, guide, first)
-    density = capture_log_density(model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile)
+    density = capture_log_density(
+        model, guide, num_particles=num_particles, vectorize=vectorize, compile=compile, points=False
+    )
     density.expected_calls = len(batches)
     with seeded(seed):
         result = estimate(density, batches)

@@ -15,6 +15,7 @@ from pyro import distributions as dist
 from pyro_aevb.model_guide.dependence import parents
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.model_guide.supports import is_discrete
 from pyro_aevb.model_guide.traces import PyroCallable, is_messenger, on_a_side
 
 REMEDY = (
@@ -72,10 +73,7 @@ def _is_mass(q: Any, p: Any) -> bool:
 
 
 def _has_points(fn: Any) -> bool:
-    try:
-        return _point(fn) is not None or isinstance(fn, dist.Empirical) or bool(fn.support.is_discrete)
-    except (NotImplementedError, AttributeError):  # a distribution that doesn't say what it is over
-        return False
+    return _point(fn) is not None or isinstance(fn, dist.Empirical) or is_discrete(fn)
 
 
 def _point(fn: Any) -> dist.Delta | None:

@@ -138,6 +138,7 @@ def capture_log_density(
     vectorize: bool = True,
     compile: Compile = True,
     precision: Precision = "float32",
+    points: bool = True,
 ) -> Capture:
     """Return :func:`log_density` of this pair on the fast path, a function of the minibatch that keeps no gradient.
 
@@ -150,6 +151,7 @@ def capture_log_density(
         vectorize: as for :func:`log_density`.
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         precision: of matrix products.
+        points: whether point masses of continuous latents may stand, as in the objective of MAP.
 
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
@@ -175,7 +177,7 @@ def capture_log_density(
             modules.extend(PythonState([model, guide]).modules)
             first = read(*recorded, args, modules=modules)
             first.require_whole_plates()
-            require_local_densities(first, model, guide, args, points=True)
+            require_local_densities(first, model, guide, args, points=points)
             if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
         values = enumerated(first, guide)
