@@ -5,7 +5,7 @@ Training and evaluation take the same kinds of data, and both take them from her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, SequentialSampler, TensorDataset
 from torch.utils.data import default_collate as torchs_collate
 
-from pyro_aevb.arguments import Arguments, Form, Parts, arranged, as_arguments, take_apart
+from pyro_aevb.arguments import Arguments, Form, Parts, as_arguments, take_apart
+from pyro_aevb.checks import check_data
 from pyro_aevb.data_parts import (
     Ascending,
     Drawn,
@@ -33,7 +34,6 @@ from pyro_aevb.data_parts import (
     not_a_tensor,
     part_of,
 )
-from pyro_aevb.warning import warn
 
 Part = Tensor | np.ndarray | Frame | Indexed
 Data = Part | tuple[Any, ...] | dict[str, Any] | Arguments | Dataset[Any] | Iterable[Any]
@@ -220,110 +220,6 @@ def _no_data(data: Any) -> TypeError:
     )
 
 
-class Minibatches:
-    """All of the data of an evaluation, from the first datapoint to the last, as often as it is asked for.
-
-    Attributes:
-        num_data: N.
-        form: of the arguments that a minibatch's tensors stand for.
-        shuffled: whether they come from a loader that doesn't take its datapoints in their order.
-    """
-
-    def __init__(
-        self,
-        num_data: int,
-        number: int,
-        form: Form | None,
-        each: Callable[[], Iterator[Rows]],
-        *,
-        others: Callable[[], Iterable[Rows]] = tuple,
-        shuffled: bool = False,
-    ) -> None:
-        self.num_data, self.form, self._number, self._each, self._others = num_data, form, number, each, others
-        self.shuffled = shuffled
-
-    def __len__(self) -> int:
-        return self._number
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for rows in self._each():
-            if rows.form != self.form or _brought(rows.form) != _brought(self.form):
-                raise ValueError(
-                    "expected minibatches that differ in their datapoints alone, got other flags, numbers or tensors "
-                    "in common with one of them than with the first; evaluate each by itself"
-                )
-            yield rows.tensors
-
-    def of_other_sizes(self) -> Iterator[tuple[Tensor, ...]]:
-        """Yield a minibatch of each size that the first one hasn't."""
-        return (rows.tensors for rows in self._others())
-
-    def arranged(self, fn: Any) -> Any:
-        """Return a model or a guide as a function of a minibatch's tensors."""
-        return arranged(fn, self.form)
-
-
-def _brought(form: Form | None) -> tuple[Any, ...] | None:
-    """Return the numbers, and the tensors in common by their values."""
-    return None if form is None else (form.numbers, tuple((w.dtype, w.shape, w.tolist()) for w in form.wholes))
-
-
-def minibatches(args: tuple[Any, ...], batch_size: int, kwargs: Mapping[str, Any] | None = None) -> Minibatches:
-    """Return the data of an evaluation in minibatches.
-
-    Args:
-        args: what model and guide take, each a :data:`Part` or anything else, as :func:`.arguments.take_apart` says; or
-            one tuple, ``Dataset``, ``DataLoader`` or iterable that gives all of it.  A stream has minibatches of its
-            own sizes, and is read into memory.
-        batch_size: M.
-        kwargs: what they take by name.
-
-    Raises:
-        ValueError, TypeError: for data that can't be used: none at all, or not finite.
-
-    >>> import numpy as np
-    >>> from pyro_aevb.data_source import minibatches
-    >>> [len(x) for (x,) in minibatches((np.zeros((5, 2)),), 2)]
-    [2, 2, 1]
-    """
-    call = as_arguments(args, kwargs or {})
-    if not call.args and not call.kwargs:
-        raise ValueError("expected at least one datapoint, got none; pass x of shape (N, ...)")
-    check_integers(batch_size=batch_size)
-    if batch_size < 1:
-        raise ValueError(f"expected batch_size of 1 or more, got {batch_size}")
-    alone = len(call.args) == 1 and not call.kwargs and not isinstance(call.args[0], (dict, list, PackedSequence, str))
-    source = data_source(call.args[0] if alone else call, batch_size)
-    if isinstance(source, DataSet):
-        first = next(source.in_order(batch_size))
-        number = -(-len(source) // batch_size)
-        last = len(source) % batch_size if number > 1 else 0
-        each, others = (lambda: source.in_order(batch_size)), (lambda: source.last(last))
-        return Minibatches(len(source), number, first.form, each, others=others)
-    tell_of_order(source)
-    found = list(source.in_order())
-    if not found:
-        raise ValueError("expected at least one datapoint, got a stream without minibatches")
-    number = sum(len(rows.tensors[0]) for rows in found)
-    sizes = {len(rows.tensors[0]): rows for rows in reversed(found)}
-    rest = [rows for size, rows in sizes.items() if size != len(found[0].tensors[0])]
-    form, shuffled = found[0].form, source.shuffles
-    return Minibatches(number, len(found), form, lambda: iter(found), others=lambda: rest, shuffled=shuffled)
-
-
-def tell_of_order(source: DataSet | Stream) -> None:
-    """Warn of a loader that shuffles: what is computed of each datapoint comes in an order that nobody knows.
-
-    Args:
-        source: the data of an evaluation.
-    """
-    if isinstance(source, Stream) and source.shuffles:
-        warn(
-            "expected data in their order, got a DataLoader that shuffles: the results are in the order in which it "
-            "gave the datapoints, and result n isn't that of row n; pass shuffle=False, or the data set itself"
-        )
-
-
 def _arguments(data: Any, is_item: bool = False) -> Arguments:
     """Return data as arguments: a tuple in its order, a dict by its names; a loader's item may be a list of them."""
     if isinstance(data, Arguments):
@@ -397,62 +293,3 @@ def _no_minibatch(item: Any) -> TypeError:
         f"expected minibatches of tensors, got {type(item).__name__}; give a DataLoader a collate_fn that makes "
         "what model and guide take"
     )
-
-
-def check_integers(**numbers: Any) -> None:
-    """Check that every number that is given is a whole one, of an integer type.
-
-    Args:
-        numbers: by name; ``None`` is none.
-
-    Raises:
-        TypeError: for another type, 1e3 among them.
-
-    >>> from pyro_aevb.data_source import check_integers
-    >>> check_integers(epochs=2.0)
-    Traceback (most recent call last):
-    ...
-    TypeError: expected an integer for epochs, got 2.0; pass int(...)
-    """
-    for name, number in numbers.items():
-        if number is not None and not hasattr(number, "__index__"):
-            raise TypeError(f"expected an integer for {name}, got {number!r}; pass int(...)")
-
-
-def check_data(*args: Any, name: Callable[[int], str] = "datapoint {}".format) -> None:
-    """Check that every argument is a non-empty tensor of finite numbers, all with the same number of datapoints.
-
-    Args:
-        args: a minibatch.
-        name: names a datapoint by its place in it, for the error.
-
-    Raises:
-        TypeError: for what isn't a tensor.
-        ValueError: for the rest.
-
-    >>> from pyro_aevb.model_guide import check_data
-    >>> check_data(torch.tensor([[1.0], [float("nan")]]))
-    Traceback (most recent call last):
-    ...
-    ValueError: expected finite data, got 1 NaN or infinite value in argument 0, the first in datapoint 1; ...
-    """
-    for i, x in enumerate(args):
-        if not isinstance(x, Tensor):
-            raise not_a_tensor(x, i)
-        if x.dim() == 0 or not len(x):
-            raise ValueError(
-                f"expected at least one datapoint, got shape {tuple(x.shape)} as argument {i}; a number is bound "
-                "beforehand: functools.partial(model, name=value), and the guide likewise"
-            )
-        if len(x) != len(args[0]):
-            raise ValueError(f"expected {len(args[0])} datapoints in argument {i} as in argument 0, got {len(x)}")
-        if torch.isfinite(x.sum()):  # a thirtieth of the time of looking at each; finite numbers too large to add go on
-            continue
-        bad = ~torch.isfinite(x)
-        if bad.any():
-            count, first = int(bad.sum()), int(bad.reshape(len(x), -1).any(1).nonzero()[0])
-            raise ValueError(
-                f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
-                f"the first in {name(first)}; "
-                "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
-            )

@@ -42,6 +42,7 @@ FLOORS = (
         "arguments": "what a function is called with, as tensors",
         "data_parts": "what gives datapoints for their indices",
     },
+    {"checks": "what is passed, by its type and its numbers (data_parts)"},
     {
         "data_source": "what holds datapoints, whatever they are",
         "files": "bytes on the disk, whatever they mean",
@@ -51,6 +52,7 @@ FLOORS = (
     },
     {
         "model_guide": "a pair is read once, on the fast path (capture)",
+        "evaluation_data": "a data source in minibatches, in its order",
         "datasets": "tensors from files; what they are good for is the caller's to know",
     },
     {

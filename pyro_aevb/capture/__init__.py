@@ -2,8 +2,8 @@
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.capture.graph import CaptureError, Graph, trace
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import PRECISIONS, Precision
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import StateNumbers
 
 __all__ = [

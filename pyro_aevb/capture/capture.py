@@ -8,7 +8,7 @@ A graph must never run that isn't the function any more.  Five guards see to tha
 
 * code that reads a traced value in Python (``if z.sum() > 0``, ``.tolist()``) can't be traced, and is named;
 * shapes, dtypes, train or eval mode, and every Python value that the callables can reach
-  (:mod:`pyro_aevb.capture.guards`) make up the signature: another value, another trace;
+  (:mod:`pyro_aevb.capture.python_state`) make up the signature: another value, another trace;
 * the first two calls of a graph, and from then on each whose number is a power of two, are made eagerly as well, with
   the same noise, and outputs and gradients compared;
 * an eager run that writes any of these values, or draws from another generator than torch's own, is no function of them
@@ -37,8 +37,8 @@ from pyro_aevb.capture.clock import lines_that_load
 from pyro_aevb.capture.compared_values import by_value
 from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, line_of, logger, take_gradients, trace
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.random_state import set_torch_state, torch_state
 
 Compile = bool | Literal["auto", "graph"]

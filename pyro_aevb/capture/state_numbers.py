@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 
 MOST_STATES = 100  # that are told apart
 MOST_VALUES, RUNS_A_VALUE = 8, 100  # after so many values of one, each must have had so many runs on average

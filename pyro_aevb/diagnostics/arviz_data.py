@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.data_source import Minibatches
 from pyro_aevb.diagnostics.densities import densities_at
+from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.modes import evaluated

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Minibatches
 from pyro_aevb.diagnostics.latent_dimensions import LatentDimensions, latent_dimensions
 from pyro_aevb.diagnostics.sbc import entries
+from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.evidence.estimates import Estimate, Evidence, MeanEstimate
 from pyro_aevb.evidence.estimator import Estimator, check_sizes, over_minibatches
 from pyro_aevb.evidence.evidence_gap import EvidenceGap, evidence_gap

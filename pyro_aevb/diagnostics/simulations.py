@@ -14,8 +14,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_aevb.data_source import minibatches
 from pyro_aevb.diagnostics.passes import guide_draws, layouts_of
+from pyro_aevb.evaluation_data import minibatches
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.model_guide.contract import check_callables, given, read

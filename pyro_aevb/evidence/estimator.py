@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Minibatches, check_integers, minibatches
+from pyro_aevb.checks import check_integers
+from pyro_aevb.evaluation_data import Minibatches, minibatches
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.model_guide.contract import check_options, named, read
 from pyro_aevb.model_guide.modes import evaluated

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
-from pyro_aevb.data_source import check_data
+from pyro_aevb.checks import check_data
 from pyro_aevb.learners.trained_pair import Arrangement, TrainedPair
 from pyro_aevb.model_guide.contract import families, read
 from pyro_aevb.model_guide.modes import evaluating

@@ -10,7 +10,7 @@ from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 
 from pyro_aevb.arguments import Form, arranged
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import StateNumbers
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
 from pyro_aevb.model_guide.traces import PyroCallable, in_one_state

@@ -1,6 +1,6 @@
 """A model and its guide, read: sites, parameters, modules and log densities."""
 
-from pyro_aevb.data_source import check_data
+from pyro_aevb.checks import check_data
 from pyro_aevb.model_guide.contract import NonFiniteLossError, read
 from pyro_aevb.model_guide.discrete_posterior import discrete_posterior
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import MOST_STATES, StateNumbers
 from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.guide_values import enumerated

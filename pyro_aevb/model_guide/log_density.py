@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from pyro_aevb.arguments import arranged, as_arguments
 from pyro_aevb.capture.capture import Capture, Compile
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import Precision
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.data_source import taken_apart
 from pyro_aevb.model_guide.contract import check_options, given, read
 from pyro_aevb.model_guide.dependence import structure

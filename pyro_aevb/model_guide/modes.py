@@ -12,7 +12,7 @@ from pyro import primitives
 from pyro.poutine.messenger import Messenger
 from torch import nn
 
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 
 
 @contextmanager

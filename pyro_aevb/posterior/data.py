@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.data_source import Data, Minibatches, Rows, data_source, tell_of_order
+from pyro_aevb.data_source import Data, Rows, data_source
+from pyro_aevb.evaluation_data import Minibatches, tell_of_order
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.noise import Streams

@@ -15,7 +15,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Minibatches
+from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.dependence import parents
 from pyro_aevb.model_guide.modes import evaluated

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Minibatches
+from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.local_densities import require_local_densities

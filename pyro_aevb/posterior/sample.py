@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Minibatches, minibatches
+from pyro_aevb.evaluation_data import Minibatches, minibatches
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from pyro_aevb.data_source import check_integers
+from pyro_aevb.checks import check_integers
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.regular import check_regular
 from pyro_aevb.files.safetensors_state import pack, unpack

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_aevb.arguments import arranged
-from pyro_aevb.data_source import check_data
+from pyro_aevb.checks import check_data
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.model_guide.contract import read, run_pair

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.capture.precision import Precision
-from pyro_aevb.data_source import Data, DataSet, Stream, check_integers, data_source
+from pyro_aevb.checks import check_integers
+from pyro_aevb.data_source import Data, DataSet, Stream, data_source
 from pyro_aevb.files.lock import locked
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.schedules import CONSTANT, Schedule

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 
 
 class KeptStates:

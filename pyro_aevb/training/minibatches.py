@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_aevb.arguments import CONSTANTS
-from pyro_aevb.data_source import DataSet, Rows, Stream, check_integers
+from pyro_aevb.checks import check_integers
+from pyro_aevb.data_source import DataSet, Rows, Stream
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.random_state import OwnRandomState
 from pyro_aevb.training.computed_permutation import ComputedPermutation

@@ -10,7 +10,8 @@ from typing import Any, SupportsFloat
 import torch
 from torch import Tensor
 
-from pyro_aevb.data_source import DataSet, Stream, check_integers
+from pyro_aevb.checks import check_integers
+from pyro_aevb.data_source import DataSet, Stream
 from pyro_aevb.learners.step import StepSettings
 from pyro_aevb.training.history import History
 from pyro_aevb.training.ranks import Ranks

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.data_source import Data, DataSet, Minibatches, check_data, check_integers, data_source
+from pyro_aevb.checks import check_data, check_integers
+from pyro_aevb.data_source import Data, DataSet, data_source
+from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.evidence.elbo import estimate
 from pyro_aevb.evidence.estimator import check_other_sizes
 from pyro_aevb.learners.learner import Learner

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyro_aevb.data_source import check_integers
+from pyro_aevb.checks import check_integers
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.vae.networks import INITIALIZATIONS
 from pyro_aevb.vae.notation import support_in_words

@@ -28,8 +28,8 @@ import pyro_aevb
 from pyro_aevb import AEVB, IWAE, MCEM, SGVB, STL, VAE, VIMCO, DReG, ReweightedWakeSleep, ScoreFunction, WakeSleep
 from pyro_aevb.capture import Capture
 from pyro_aevb.capture.graph_passes import onednn_is_faster
-from pyro_aevb.capture.guards import PythonState
 from pyro_aevb.capture.precision import in_precision
+from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
 from pyro_aevb.training import fit
@@ -554,7 +554,7 @@ def test_what_a_model_logs_with_is_not_part_of_the_signature():
 
 @pytest.mark.parametrize("objective", [SGVB(), IWAE(3), ScoreFunction(3)], ids=lambda o: type(o).__name__)
 def test_what_is_watched_of_an_objective_is_what_can_be_set(objective):
-    names = [name for kind in PythonState([objective])._names.values() for name in kind]
+    names = PythonState([objective]).names()
     assert len(names) < 100, names
     state, steady = PythonState([objective]), objective.num_particles
     before = state.key()

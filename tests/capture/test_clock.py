@@ -4,7 +4,7 @@ import pytest
 from clocks import DOES_NOT, READS, X
 
 from pyro_aevb.capture import Capture
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 
 
 @pytest.mark.parametrize("name", READS)

@@ -13,7 +13,7 @@ from usual_models import USUAL
 
 from pyro_aevb import AEVB
 from pyro_aevb.capture import Capture
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 
 STEPS = 14  # the fast path itself compares at 1, 2, 4 and 8
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)

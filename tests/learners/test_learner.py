@@ -14,7 +14,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import is_validation_enabled
 
 from pyro_aevb import AEVB, MCEM, VIMCO, DReG, NonFiniteLossError, ReweightedWakeSleep, WakeSleep
-from pyro_aevb.data_source import check_data
+from pyro_aevb.checks import check_data
 from pyro_aevb.learners import Learner
 from pyro_aevb.training import fit
 

@@ -30,7 +30,7 @@ from pyro_aevb import (
     fit,
     log_marginal_likelihood,
 )
-from pyro_aevb.capture.guards import PythonState
+from pyro_aevb.capture.python_state import PythonState
 from zoo.entry import Entry, M, N, Pair
 
 SGD = functools.partial(torch.optim.SGD, lr=1e-4)

@@ -1,28 +1,17 @@
-"""The values that a Python callable reads besides its arguments: closures, globals, attributes, modules' parameters.
-
-A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
-moment.  :class:`PythonState` sees within microseconds whether they are still the same.
-
-What it can't see it names: code that reads the clock, or has an iterator to go on with, and that may be called has
-:attr:`PythonState.unwatchable` (a line in the log, and eager runs).  Not covered are values behind a call into C (an
-``array.array``, a file, a data base), names that ``eval`` makes up, NumPy arrays of more than ``LARGEST_ARRAY`` bytes,
-and containers of more than ``LARGEST_CONTAINER`` elements.
-"""
+"""What a Python callable can reach besides its arguments: closures, globals, attributes, modules' parameters."""
 
 from __future__ import annotations
 
 import collections
 import functools
-import itertools
 import logging
-import operator
 import os
 import random
 import sys
 import sysconfig
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +34,16 @@ from pyro_aevb.capture.clock import (
     undefined_globals,
 )
 from pyro_aevb.capture.compared_values import (
-    CONTAINERS,
     SCALARS,
     VALUES,
-    Contents,
     Slots,
-    by_value,
     held,
     in_library,
     is_array,
     is_cache,
     is_container,
-    same,
 )
+from pyro_aevb.capture.watched_values import WatchedValues
 
 # Attributes that Pyro sets anew in each run, before it reads them.
 SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
@@ -71,8 +57,6 @@ PYROS_SLOTS = ("_pyro_params", "_pyro_samples")  # constraints and priors
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
 VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
-REQUIRES_GRAD = operator.attrgetter("requires_grad")
-FUNCTION_PARTS = operator.attrgetter("__code__", "__defaults__")
 LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
 INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 # A function that names one of these may fetch any attribute.
@@ -81,82 +65,45 @@ CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
 MAKERS = {"type", "__class__", "copy", "deepcopy", "replace"}  # or make another of an object
 
 
-class PythonState:
-    """The Python values that ``callables`` can reach, as they are each time :meth:`key` is called.
-
-    Reached are closure cells, globals that the code names, default arguments, attributes of objects, private ones and
-    slots too, and of their classes (``training`` of a module among them), attributes that the code names of the user's
-    own modules, elements of small containers and arrays, ``os.environ``, and through these the same again; not the
-    inside of libraries.  A container or a plate that is made anew, with the same in it, is the same.
+class Reach:
+    """The Python values that ``callables`` can reach now, found by a walk from one to the next.
 
     Args:
         callables: functions, methods, modules and other objects that can be called.
         only_called: take in only those methods of classes that the code names, or that Python or a library calls.
 
     Attributes:
-        modules: the torch modules that are reached.
-        tensors: the tensors that are reached, parameters and buffers among them.
-        generators: the random generators that are reached.
-        functions: the user's functions that are reached.
+        watched: where the values lie that the callables may read.
+        seen: everything that is reached but scalars, by identity, in the order in which it was found.
+        containers: the identities of the containers of which each element is watched.
+        modules: the torch modules.
+        generators: the random generators.
         unwatchable: what can't be watched, in words; empty if there is nothing of the kind.
 
-    >>> from pyro_aevb.capture import PythonState
-    >>> beta = [0.5]
-    >>> state = PythonState([lambda x: x * beta[0]])
-    >>> before = state.key()
-    >>> state.key() == before
-    True
-    >>> beta[0] = 1.0
-    >>> state.key() == before, state.difference(before)
-    (False, 'beta[0]')
+    >>> from pyro_aevb.capture.reach import Reach
+    >>> layer = torch.nn.Linear(2, 1)
+    >>> reach = Reach([lambda x: layer(x)])
+    >>> reach.modules == [layer], len(reach.watched.tensors)
+    (True, 2)
     """
 
     def __init__(self, callables: Iterable[Callable[..., Any]], *, only_called: bool = False) -> None:
-        self._callables, self._only_called = list(callables), only_called
-        self.look()
-
-    def look(self) -> None:
-        """Find what there is to watch now."""
+        callables = list(callables)
+        self.watched = WatchedValues()
+        self.seen: dict[int, Any] = {}
+        self.containers: set[int] = set()
         self.modules: list[nn.Module] = []
-        self.tensors: list[Tensor] = []
         self.generators: list[Any] = []
-        self.functions: list[types.FunctionType] = []
         self.unwatchable = ""
-        self._entries: list[tuple[Any, Any]] = []
-        self._cells: list[types.CellType] = []
-        self._sizes: list[Mapping[Any, Any]] = []
-        self._mappings: list[Mapping[Any, Any]] = []
-        self._sequences: list[Sequence[Any]] = []
-        self._contents: list[Contents] = []
-        self._classes: list[ValuesView[Any]] = []
         self._classes_seen: set[int] = set()
-        self._objects: list[Any] = []
-        kinds = (
-            "entry",
-            "cell",
-            "size",
-            "mapping",
-            "sequence",
-            "contents",
-            "gradient",
-            "type",
-            "class size",
-            "class",
-            "function",
-        )
-        self._names: dict[str, list[str]] = {kind: [] for kind in kinds}
-        self._seen: dict[int, Any] = {}
-        self._containers: set[int] = set()  # those of which each element is watched
         self._named: set[str] = set()  # in the code
         self._waiting: dict[str, list[type]] = {}  # attributes of classes that nothing has named yet
-        self._sparing = self._only_called
+        self._sparing = only_called
         self._python_modules: dict[int, tuple[types.ModuleType, str]] = {}  # the user's own, and os
         self._sources: list[tuple[str, set[str]]] = []  # values with clocks among their attributes
         self._iterators: list[str] = []  # by name, those too that no code may name
         self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
-        self._values: list[Any] = []
-        self._key: tuple[Any, ...] = ()
-        for fn in self._callables:
+        for fn in callables:
             self._visit(fn, getattr(fn, "__name__", type(fn).__name__))
         self._read_python_modules()
         for attributes, key, name in self._set_by_each_run:
@@ -168,80 +115,8 @@ class PythonState:
         for name in self._iterators:
             if "." not in name or name.rpartition(".")[2].partition("[")[0] in self._named:
                 self.unwatchable = self.unwatchable or f"the place of the iterator {name} can't be watched"
-        if self.unwatchable and not self._only_called:
-            self.unwatchable = PythonState(self._callables, only_called=True).unwatchable
-
-    def key(self) -> tuple[Any, ...]:
-        """Return the values now: scalars as they are, containers by what they hold, anything else by identity.
-
-        Whoever keeps a key keeps its :meth:`values` too: an identity says nothing once its object is gone.
-        """
-        values = self.values()
-        if not same(values, self._values):
-            if any(a is not b and isinstance(b, CONTAINERS) for a, b in zip(self._values, values, strict=False)):
-                self.look()  # what is watched lies in the container that was there before
-                values = self.values()
-            self._values = values
-            self._key = tuple(map(self._as_it_counts, values))
-        return self._key
-
-    def values(self) -> list[Any]:
-        """Return the values themselves."""
-        # Between two steps this runs with cold caches: a container is read as a whole, since each key costs a miss.
-        values = [mapping.get(key) for mapping, key in self._entries]
-        values += [held(cell) for cell in self._cells]
-        values += map(len, self._sizes)
-        for mapping in self._mappings:
-            values.append(len(mapping))
-            values.extend(mapping)
-            values.extend(mapping.values())
-        for sequence in self._sequences:
-            values.append(len(sequence))
-            values.extend(sequence)
-        values += [contents.read() for contents in self._contents]
-        values += map(REQUIRES_GRAD, self.tensors)
-        values += map(type, self._objects)
-        values += map(len, self._classes)
-        values += itertools.chain.from_iterable(self._classes)
-        values += itertools.chain.from_iterable(map(FUNCTION_PARTS, self.functions))
-        return values
-
-    def difference(self, key: tuple[Any, ...]) -> str:
-        """Return the name of the first value that differs from that in ``key``; empty if none does."""
-        return self._first_change(key, self.values()) or self._first_change(key, None)
-
-    def _first_change(self, key: tuple[Any, ...], values: list[Any] | None) -> str:
-        """Return the first name, among what is watched now; with ``values``, a new container is what it replaces."""
-        now = self.key() if values is None else tuple(map(self._as_it_counts, values))
-        names = self.names()
-        changed = [i for i, (_, a, b) in enumerate(zip(names, now, key, strict=False)) if a != b]
-        if values is not None:
-            changed = [i for i in changed if self._as_it_counts(values[i], anew=True) != key[i]]
-        return names[changed[0]] if changed else "what it reaches" if values is None and len(now) != len(key) else ""
-
-    def names(self) -> list[str]:
-        """Return the names of the values, in their order."""
-        return [name for kind in self._names.values() for name in kind]
-
-    @property
-    def reached(self) -> list[Any]:
-        """Everything that is reached but scalars, in the order in which it was found."""
-        return list(self._seen.values())
-
-    def buffers(self) -> list[Tensor]:
-        """Return the buffers of all modules reached: the tensors that a run usually changes in place."""
-        return [buffer for module in self.modules for buffer in module._buffers.values() if buffer is not None]
-
-    def _as_it_counts(self, value: Any, anew: bool = False) -> Any:
-        """Return a value as it is compared: a container by its type, since its elements are compared themselves.
-
-        One that isn't watched is told apart from others, unless it is to be taken for one made ``anew``.
-        """
-        if id(value) not in self._containers and not (anew and is_container(value)):
-            return by_value(value)
-        if isinstance(value, tuple):  # whose elements aren't, but may be containers
-            return type(value), *(self._as_it_counts(element, anew) for element in value)
-        return type(value)
+        if self.unwatchable and not only_called:
+            self.unwatchable = Reach(callables, only_called=True).unwatchable
 
     def _visit(self, value: Any, name: str) -> None:
         if isinstance(value, (*SCALARS, *VALUES, *CLOSED)):
@@ -250,11 +125,11 @@ class PythonState:
             return
         if isinstance(value, type):
             self._release_constructors(value)
-        if id(value) in self._seen:
+        if id(value) in self.seen:
             return
-        if len(self._seen) > MOST_SLOTS:
+        if len(self.seen) > MOST_SLOTS:
             return
-        self._seen[id(value)] = value
+        self.seen[id(value)] = value
         if type(value) in weakref.ProxyTypes:
             self.unwatchable = self.unwatchable or f"what the weak reference {name} leads to can't be watched"
         elif isinstance(value, weakref.ref):
@@ -273,8 +148,7 @@ class PythonState:
                 self._visit(part, name)
             self._visit_dict(value.keywords, name)
         elif isinstance(value, Tensor):
-            self.tensors.append(value)
-            self._names["gradient"].append(f"{name}.requires_grad")
+            self.watched.add_tensor(value, name)
         elif isinstance(value, type):
             self._visit_class(value, name)
             self._release_constructors(value)
@@ -314,11 +188,9 @@ class PythonState:
             for cell in fn.__closure__ or ():  # a handler around somebody's model
                 self._visit(held(cell), name)
             return
-        self.functions.append(fn)
-        self._names["function"] += [f"{fn.__qualname__}.{part}" for part in ("__code__", "__defaults__")]
+        self.watched.add_function(fn)
         for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            self._cells.append(cell)
-            self._names["cell"].append(variable)
+            self.watched.add_cell(cell, variable)
             self._visit(held(cell), variable)
         self._visit(fn.__defaults__, name)
         if fn.__code__.co_kwonlyargcount:
@@ -351,8 +223,7 @@ class PythonState:
             if _is_the_users(sys.modules.get(text)):
                 self._visit(sys.modules[text], text)
         for variable in undefined_globals(fn):
-            self._entries.append((fn.__globals__, variable))
-            self._names["entry"].append(variable)
+            self.watched.add_entry(fn.__globals__, variable, variable)
 
     def _read_python_modules(self) -> None:
         """Take in what the code may read of the user's own modules: the attributes that some of it names."""
@@ -372,8 +243,7 @@ class PythonState:
                     self._visit_entry(vars(module), key, f"{name}.{key}")
         for module, name in self._python_modules.values():
             if module is not os and module.__name__ != "__main__":  # whose variables come and go with the script
-                self._sizes.append(vars(module))
-                self._names["size"].append(f"the number of {name}.*")
+                self.watched.add_size(vars(module), f"the number of {name}.*")
 
     def _attributes_read(self, module: types.ModuleType) -> set[str]:
         if module is os:
@@ -394,8 +264,7 @@ class PythonState:
         elif len(value) > LARGEST_CONTAINER:
             return
         self._note_container(value)
-        self._contents.append(Contents(value))
-        self._names["contents"].append(f"the contents of {name}")
+        self.watched.add_contents(value, name)
         if not is_array(value):
             for element in list(value):
                 self._visit(element, name)
@@ -425,9 +294,7 @@ class PythonState:
         """Watch what a class of the user's consists of: a method or an attribute may be set later, or on a subclass."""
         if id(cls) not in self._classes_seen and _is_the_users(sys.modules.get(cls.__module__)):
             self._classes_seen.add(id(cls))
-            self._classes.append(vars(cls).values())
-            self._names["class size"].append(f"the number of {cls.__name__}.*")
-            self._names["class"] += [f"{cls.__name__}.{key}" for key in vars(cls)]
+            self.watched.add_class(cls)
 
     def _visit_class_attribute(self, cls: type, key: str) -> None:
         attribute = vars(cls)[key]
@@ -459,8 +326,7 @@ class PythonState:
                 self._visit_class_attribute(each, key)
 
     def _visit_entry(self, mapping: Any, key: Any, name: str) -> None:
-        self._entries.append((mapping, key))
-        self._names["entry"].append(name)
+        self.watched.add_entry(mapping, key, name)
         self._visit(mapping[key], name)
 
     def _visit_dict(self, mapping: Mapping[Any, Any], name: str, attributes: bool = False) -> None:
@@ -470,11 +336,9 @@ class PythonState:
         names = [f"{name}.{key}" if attributes else f"{name}[{key!r}]" for key in mapping]
         size = f"the number of {name}.*" if attributes else f"the number of {name}['*']"
         if not mapping:  # as most are, the hooks of modules: whether it is still empty is all there is to see
-            self._sizes.append(mapping)
-            self._names["size"].append(size)
+            self.watched.add_size(mapping, size)
             return
-        self._mappings.append(mapping)
-        self._names["mapping"] += [size, *names, *names]
+        self.watched.add_mapping(mapping, size, names)
         for name, value in zip(names, list(mapping.values()), strict=True):
             self._visit(value, name)
 
@@ -484,14 +348,13 @@ class PythonState:
         self._note_container(sequence)
         names = [f"{name}[{i}]" for i in range(len(sequence))]
         if not isinstance(sequence, tuple):
-            self._sequences.append(sequence)
-            self._names["sequence"] += [f"len({name})", *names]
+            self.watched.add_sequence(sequence, f"len({name})", names)
         for element_name, value in zip(names, sequence, strict=True):
             self._visit(value, element_name)
 
     def _note_container(self, value: Any) -> None:
         if is_container(value):
-            self._containers.add(id(value))
+            self.containers.add(id(value))
 
     def _visit_plate(self, plate: pyro.plate, name: str) -> None:
         """Take in what makes a plate, and which datapoints are in it, unless all are."""
@@ -501,24 +364,22 @@ class PythonState:
                 self._visit_entry(plate.__dict__, key, f"{name}.{key}")
 
     def _visit_object(self, value: Any, name: str) -> None:
-        if id(type(value)) not in self._seen:  # whose objects needn't be made by the code
-            self._seen[id(type(value))] = type(value)
+        if id(type(value)) not in self.seen:  # whose objects needn't be made by the code
+            self.seen[id(type(value))] = type(value)
             self._visit_class(type(value), type(value).__name__)
         slots = Slots(value)
         for key in slots.names():
             self._visit_entry(slots, key, f"{name}.{key}")
         if not hasattr(value, "__dict__"):
             return
-        self._objects.append(value)
-        self._names["type"].append(f"the class of {name}")
+        self.watched.add_object(value, name)
         anew = [key for cls, keys in SET_BY_EACH_RUN.items() if isinstance(value, cls) for key in keys]
         if isinstance(value, nn.Module):
             self.modules.append(value)
         elif not anew:
             self._visit_dict(value.__dict__, name, attributes=True)
             return
-        self._sizes.append(value.__dict__)
-        self._names["size"].append(f"the number of {name}.*")
+        self.watched.add_size(value.__dict__, f"the number of {name}.*")
         caches = isinstance(value, torch.distributions.Transform)  # in its private attributes, rewritten by each run
         for key in list(value.__dict__):
             if key in MODULE_SLOTS or key in PYROS_SLOTS:  # each stays the same dict
