@@ -1,4 +1,4 @@
-"""What a Python callable can reach besides its arguments: closures, globals, attributes, modules' parameters."""
+"""A walk over the values that a callable can reach besides its arguments: closures, globals, attributes, modules."""
 
 from __future__ import annotations
 
