@@ -1520,6 +1520,30 @@ MUTATIONS = [
     # -- posterior ----------------------------------------------------------------------------------------------------
     Mutation(
         "posterior/likelihood.py",
+        'or msg["name"] not in self._names',
+        "or False",
+        (f"{VERBS}::test_a_global_latent_that_was_given_keeps_its_value_and_is_no_observation[obs]",),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "poutine.trace(Dreaming(names)(model))",
+        "poutine.trace(poutine.uncondition(model))",
+        (
+            "tests/evidence/test_annealing.py"
+            "::test_data_are_simulated_at_the_value_that_a_global_latent_was_given[given]",
+        ),
+    ),
+    Mutation(
+        "evidence/annealing.py",
+        "poutine.condition(Dreaming(names)(model), data=data)",
+        "poutine.condition(poutine.uncondition(model), data=data)",
+        (
+            "tests/evidence/test_annealing.py"
+            "::test_data_are_simulated_at_the_value_that_a_global_latent_was_given[condition]",
+        ),
+    ),
+    Mutation(
+        "posterior/likelihood.py",
         "return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)",
         "return args",
         (f"{VERBS}::test_a_model_that_reads_x_to_make_x_is_not_sampled",),
@@ -2511,8 +2535,8 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/sample.py",
-        "Redrawn(likelihood.site if values else None)",
-        "Redrawn()",
+        "anew = (likelihood.site,) if values else likelihood.observed",
+        "anew = likelihood.observed",
         ("tests/vae/test_labels.py::test_x_is_drawn_of_the_label_that_is_asked_for",),
     ),
     Mutation(

@@ -5,6 +5,7 @@ The sampling itself is in :mod:`pyro_aevb.samplers.ais`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 
@@ -17,6 +18,7 @@ from pyro_aevb.evidence.estimates import Direction, Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem, check_sizes
 from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.dreaming import Dreaming
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Tick, Tuned
@@ -195,13 +197,13 @@ class BDMC(Estimator):
         num_args = len(problem.args)
         with torch.random.fork_rng(), torch.no_grad():
             reading = read(model, None, problem.args)
-            names, dim = list(reading.observations), reading.plate.dim
+            names, dim = reading.observed, reading.plate.dim
             first = _simulate(model, problem.args, names)[1].values()
 
         def simulated(*args: Tensor) -> Any:
             """Run the model on observations of its own, which come after its arguments."""
             data = dict(zip(names, args[num_args:], strict=True))
-            return poutine.condition(poutine.uncondition(model), data=data)(*args[:num_args])
+            return poutine.condition(Dreaming(names)(model), data=data)(*args[:num_args])
 
         path = method.path(simulated, problem, *(site["value"] for site in first))
 
@@ -242,7 +244,7 @@ def _drawn_by_weight(position: Tensor, log_weight: Tensor) -> Tensor:
     return position.gather(0, index.unsqueeze(-1).expand_as(position))
 
 
-def _simulate(model: PyroCallable, args: tuple[Tensor, ...], names: list[str]) -> tuple[Trace, dict[str, Any]]:
-    """Return a trace of the model with its observed sites drawn, and these sites."""
-    trace = poutine.trace(poutine.uncondition(model)).get_trace(*args)
+def _simulate(model: PyroCallable, args: tuple[Tensor, ...], names: Sequence[str]) -> tuple[Trace, dict[str, Any]]:
+    """Return a trace of the model with its observations drawn, and these sites."""
+    trace = poutine.trace(Dreaming(names)(model)).get_trace(*args)
     return trace, {name: trace.nodes[name] for name in names}

@@ -16,12 +16,12 @@ import torch
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.arguments import Arguments, inside_of
+from pyro_aevb.model_guide.dreaming import Dreaming
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.sites import holds, masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
@@ -81,7 +81,7 @@ class Dreams:
 
     def _run(self, args: tuple[Any, ...], earlier: Trace | None, known: Collection[str]) -> Trace:
         """Run the model with the sites dreamed, its latents and the ``known`` sites as they were in the earlier run."""
-        dreaming: PyroCallable = _Dreaming(self._sites)(self._model)
+        dreaming: PyroCallable = Dreaming(self._sites)(self._model)
         if earlier is not None:
             kept = earlier.copy()
             for name in self._sites:
@@ -204,19 +204,6 @@ class Dreams:
 
 def _nodes(trace: Trace) -> Mapping[str, Any]:
     return trace.nodes
-
-
-class _Dreaming(Messenger):
-    """Sample the observed sites of these names, and keep what they observed."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        super().__init__()
-        self._names = names
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] and msg["name"] in self._names:
-            msg["infer"] = {**(msg["infer"] or {}), "obs": msg["value"], "dreamed": True}
-            msg["is_observed"], msg["value"], msg["done"] = False, None, False
 
 
 class _View(NamedTuple):

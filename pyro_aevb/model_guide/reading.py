@@ -104,6 +104,11 @@ class Reading:
         return self.sites("model", "observation")
 
     @property
+    def observed(self) -> tuple[str, ...]:
+        """The names of these sites as the model wrote them, whatever was summed out around them."""
+        return tuple(each for name, site in self.observations.items() for each in site.infer.get("parts", (name,)))
+
+    @property
     def latents(self) -> dict[str, Site]:
         """The model's local latents, log p(z)."""
         return self.sites("model", "local")

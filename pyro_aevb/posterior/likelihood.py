@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -20,21 +20,21 @@ from torch import Tensor
 
 from pyro_aevb.model_guide.contract import check_call, read
 from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.sites import masked_log_prob
 from pyro_aevb.model_guide.supports import innermost
-from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side
+from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.proposals import At, Layout
 
 
 class Redrawn(Messenger):
-    """Draw the sites that observe x, as the latents are drawn: one run of the model is then (z, x) ~ p(z) p(x|z).
+    """Draw observed sites, as the latents are drawn: one run of the model is then (z, x) ~ p(z) p(x|z).
 
     Latents that are marked for enumeration are drawn too.
 
     Args:
-        only: the name of the one site that is drawn, where z is that of a datapoint and the others are as they were
-            observed; ``None`` for all.
+        names: of the sites; the others are as they were observed.
 
     Attributes:
         observed: by the names of these sites, what they observed.
@@ -43,9 +43,9 @@ class Redrawn(Messenger):
         values: what was drawn, latents among it.
     """
 
-    def __init__(self, only: str | None = None) -> None:
+    def __init__(self, names: Collection[str]) -> None:
         super().__init__()
-        self._only = only
+        self._names = names
         self.observed: dict[str, Any] = {}
         self.fns: dict[str, Any] = {}
         self.latent_fns: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class Redrawn(Messenger):
         msg["infer"] = {key: value for key, value in infer.items() if key != "enumerate"}
         if (
             not msg["is_observed"]
-            or self._only not in (None, msg["name"])
+            or msg["name"] not in self._names
             or infer.get("_deterministic")
             or isinstance(innermost(msg["fn"]), dist.Unit)
         ):
@@ -101,7 +101,7 @@ class _Terms(Messenger):
 
 
 class Likelihood(NamedTuple):
-    """The site of x, its layout, the layouts of the latents by name, and how many rows a run may have.
+    """The site of x, its layout, the layouts of the latents by name, all observations, and the most rows of a run.
 
     A minibatch of the N datapoints of a plate has N of them at most.
     """
@@ -109,6 +109,7 @@ class Likelihood(NamedTuple):
     site: str
     layout: Layout
     latents: dict[str, Layout]
+    observed: tuple[str, ...]
     most_rows: int = sys.maxsize
 
     def mean(self, model: PyroCallable, values: Mapping[str, Tensor], *args: Tensor) -> Tensor:
@@ -142,10 +143,11 @@ def likelihood_of(model: PyroCallable, args: tuple[Tensor, ...], site: str | Non
             one that breaks the contract.
     """
     check_call("model", model, args)
+    observed = _observed(model, args)
     runs: list[Redrawn] = []
 
     def drawn(*args: Tensor) -> Any:
-        with Redrawn() as run:
+        with Redrawn(observed) as run:
             result = model(*args)
         runs[:] = [run]
         return result
@@ -156,7 +158,14 @@ def likelihood_of(model: PyroCallable, args: tuple[Tensor, ...], site: str | Non
     check_drawn_from_latents(model, args, with_others_in_place(args, runs[0], name), runs[0], name)
     latents = {each: Layout.of(found, reading) for each, found in reading.latents.items()}
     most = reading.plate.full_size if reading.plate.full_size > reading.plate.size else sys.maxsize
-    return Likelihood(name, Layout.of(reading.observations[name], reading), latents, most)
+    return Likelihood(name, Layout.of(reading.observations[name], reading), latents, observed, most)
+
+
+def _observed(model: PyroCallable, args: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Return the names of the observations of the datapoints, whatever these are."""
+    with evaluated(model, None) as (its_model, _, _), Redrawn(()):
+        trace = on_a_side(lambda: trace_model(its_model, None, args))
+    return read_traces(trace, None, number_of_datapoints(args)).observed
 
 
 def one_of_sites(names: list[str], site: str | None, kind: str, option: str = "site") -> str:
@@ -222,16 +231,15 @@ def check_drawn_from_latents(
     Raises:
         ValueError: for a model that reads x to make x (teacher forcing).
     """
-    anew = None if set(drawn.observed) != {site} else site
 
     def terms(*args: Tensor) -> dict[str, Tensor]:
-        with pyro.validation_enabled(False), _Terms(site) as run, At(drawn.values), Redrawn(anew):
+        with pyro.validation_enabled(False), _Terms(site) as run, At(drawn.values), Redrawn(drawn.observed):
             model(*args)
         return run.found
 
     with evaluated(model, None) as (model, _, _):
         one, other = (on_a_side(functools.partial(terms, *each)) for each in (args, others))
-    relevant = one if anew else {name: one[name] for name in one if name == site or name in drawn.latent_fns}
+    relevant = one if set(drawn.observed) == {site} else {name: one[name] for name in one if name == site or name in drawn.latent_fns}
     if not all(name in other and _same(value, other[name]) for name, value in relevant.items()):
         raise ValueError(
             f"expected a model whose x is drawn given its latents, got one that reads x to make x at site {site!r} "
@@ -263,7 +271,7 @@ def check_drawn_in(
 
 
 def _redrawn(model: PyroCallable, site: str, *args: Tensor) -> Redrawn:
-    with Redrawn(site) as run:
+    with Redrawn((site,)) as run:
         model(*args)
     return run
 

@@ -270,7 +270,7 @@ class _Opened(NamedTuple):
         at = self.likelihood.in_a_run({each: code for each, code in self.codes.items() if each != name})
         with evaluated(self.model, None) as (its_model, _, _), torch.random.fork_rng():
             torch.manual_seed(0 if seed is None else seed)
-            with poutine.block(), At(at), Redrawn(self.likelihood.site) as run:
+            with poutine.block(), At(at), Redrawn((self.likelihood.site,)) as run:
                 its_model(*self.rows)
         return run.latent_fns[name]
 

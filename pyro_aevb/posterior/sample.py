@@ -65,8 +65,8 @@ def sample(
         model: p(x, z), called as ``model(*args, **kwargs)``.
         guide: q(z|x), called likewise; not asked for ``source="prior"``.
         number: S, how many; of ``"given"`` for each datapoint, 2 or more.
-        args: the data.  For ``"prior"`` what the sites observe doesn't count, only what the model reads besides: draw s
-            has row s modulo N.  For ``"given"`` x and, unless what is missing is NaN, the mask ``observed``, as for
+        args: the data.  For ``"prior"`` what is observed of the datapoints doesn't count, only what the model reads
+            besides: draw s has row s modulo N.  For ``"given"`` x and, unless what is missing is NaN, the mask ``observed``, as for
             :func:`.impute`.
         source: out of the table above.
         site: the name of the site of x; needed if there are several.
@@ -186,13 +186,14 @@ def _drawn(
 ) -> Tensor:
     """Return a draw of x for each row, or its mean given z: z at ``values``, from the prior where there are none."""
     found, size = [], min(BLOCK, likelihood.most_rows)
+    anew = (likelihood.site,) if values else likelihood.observed
     with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng():
         for place in range(0, len(rows[0]), size):
             some = slice(place, place + size)
             block = tuple(row[some] for row in rows)
             at = likelihood.in_a_run({name: value[some] for name, value in values.items()})
             torch.manual_seed(streams.seed(place, "predictions"))
-            with poutine.block(), At(at), Redrawn(likelihood.site if values else None) as run:
+            with poutine.block(), At(at), Redrawn(anew) as run:
                 its_model(*block)
             each = mean_of(run.fns[likelihood.site]) if mean else run.values[likelihood.site]
             found.append(likelihood.layout.datapoints_second(each, 1, len(block[0]))[0])

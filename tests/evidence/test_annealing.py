@@ -115,6 +115,32 @@ def test_what_can_t_be_a_graph_runs_eagerly_and_one_line_says_why(model, method,
     assert all("gives a result whose size depends on values" in line for line in lines)
 
 
+@few_chains_count
+@pytest.mark.parametrize("by", ["given", "condition"])
+def test_data_are_simulated_at_the_value_that_a_global_latent_was_given(by):
+    """w = 5, x ~ N(w + z, 1): log p(x|w) is that of N(5, 2) at the data that the model makes of it."""
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(w + z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("w", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    w, options = {"w": torch.tensor(5.0).double()}, {"method": BDMC(AIS(20, num_leapfrog=3)), "seed": 0}
+    pair = (model, guide) if by == "given" else (pyro.condition(model, w), None)
+    given = {"given": w} if by == "given" else {}
+    found = log_marginal_likelihood(*pair, torch.zeros(50).double(), **options, **given, progress=False)
+    assert set(found.data) == {"x"}
+    assert_mean(found.data["x"], 5.0, resolution=1.1)
+    off = found.value - dist.Normal(5.0, 2**0.5).log_prob(found.data["x"])
+    assert_mean(off, 0.0, resolution=0.2)
+
+
 def test_progress_adds_up_to_one():
     done = []
     lg = linear_gaussian(5)

@@ -458,6 +458,35 @@ def test_the_regret_is_what_the_amortized_guide_loses():
         anomaly_score(model, None, x, regret=True, **QUICK)
 
 
+def with_a_global(x, w=None):
+    """w ~ N(0, 1), z ~ N(0, 1), x ~ N(w + z, 1); given w, x is N(w, 2) and z given x is N((x - w) / 2, 1/2)."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(()).double(), 1.0), obs=w)
+    with pyro.plate("data", 100, subsample_size=len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(w + z, 1.0), obs=x)
+
+
+def exact_given_five(x):
+    with pyro.plate("data", 100, subsample_size=len(x)):
+        pyro.sample("z", dist.Normal((x - 5) / 2, 0.5**0.5))
+
+
+FIVE = torch.tensor(5.0).double()
+
+
+@pytest.mark.parametrize(
+    "model", [pyro.condition(with_a_global, {"w": FIVE}), lambda x: with_a_global(x, FIVE)], ids=["condition", "obs"]
+)
+def test_a_global_latent_that_was_given_keeps_its_value_and_is_no_observation(model):
+    x = 5 + normal(N)
+    assert_mean(sample(model, None, 4000, x, seed=0), 5.0, resolution=0.2)
+    assert_mean((sample(model, None, 4000, x, seed=0) - 5).square(), 2.0, resolution=0.3)
+    assert_mean((sample(model, None, 4000, x, mean=True, seed=0) - 5).square(), 1.0, resolution=0.2)
+    torch.testing.assert_close(reconstruct(model, exact_given_five, x), (x + 5) / 2)
+    with pytest.raises(ValueError, match=r"one observation out of \['x'\], got 'w'; pass site='x'"):
+        sample(model, None, 3, x, site="w")
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 
