@@ -1543,6 +1543,15 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "posterior/encode.py",
+        "if _follow_draws(guide, first, layouts):",
+        "if False:",
+        (
+            f"{VERBS}::test_a_mean_that_follows_another_draw_is_one_over_draws[latent]",
+            f"{VERBS}::test_a_mean_that_follows_another_draw_is_one_over_draws[auxiliary]",
+        ),
+    ),
+    Mutation(
         "posterior/likelihood.py",
         "return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)",
         "return args",

@@ -5,19 +5,22 @@ Shapes: N datapoints, L draws, M of a minibatch.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import pyro
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.model_guide.contract import check_callables, read
-from pyro_aevb.model_guide.dependence import parents
+from pyro_aevb.model_guide.dependence import ancestors, parents
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.supports import innermost, is_periodic
@@ -65,7 +68,7 @@ def encode(
     r"""Return the mean of z given x, or draws of it, for each datapoint.
 
     By the guide it is the mean of q(z|x): as it can be written down, or of L draws where it can't (a flow, a latent
-    that depends on one before it).  ``method="auto"`` asks p(z|x) itself, by draws that can be trusted.
+    that depends on one before it, or on an auxiliary site).  ``method="auto"`` asks p(z|x) itself, by draws that can be trusted.
 
     Args:
         model: p(x, z), called as ``model(*args, **kwargs)``.
@@ -223,7 +226,7 @@ def guide_means(
 ) -> dict[str, Tensor] | None:
     """Return the means of q(z|x), {site: (N, ...)}; ``None`` unless all of them can be written down.
 
-    They can't if they depend on what was drawn: two runs tell.
+    They can't if they depend on what was drawn: on another site, or on what two runs tell.
 
     Args:
         model: p(x, z), a function of a minibatch's tensors.
@@ -240,9 +243,8 @@ def guide_means(
     reading = read(model, guide, first)
     wanted = [name for name in reading.latents if site in (None, name)]
     layouts = {name: Layout.of(reading.latents[name], reading) for name in wanted}
-    several = len(reading.proposals) > 1
-    if several and any(each.fn.support.is_discrete for each in reading.proposals.values()):
-        return None  # two runs may draw the same
+    if _follow_draws(guide, first, layouts):
+        return None
     found = []
     for batch in batches:
         fns = _distributions(guide, batch, 0)
@@ -327,6 +329,27 @@ def _block_size(model: PyroCallable, guide: PyroCallable, rows: tuple[Tensor, ..
     return BLOCK
 
 
+def _follow_draws(guide: PyroCallable, args: tuple[Tensor, ...], names: Collection[str]) -> bool:
+    """Return whether the distribution of one of these latents follows what the guide draws at another site, or may.
+
+    Two runs don't tell: a discrete site may be drawn alike in both.
+    """
+    fns = _distributions(guide, args, 0)
+    drawn = {name for name, fn in fns.items() if not isinstance(innermost(fn), dist.Delta)}
+    if not any(drawn - {name} for name in names):
+        return False
+    try:
+        before = on_a_side(lambda: ancestors(guide, args))
+    except (
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+    ):  # of a flow without an inverse, or not to be tracked
+        return True
+    return any(before[name] & drawn for name in names)
+
+
 class _Distributions(Messenger):
     """Keep the distributions of the latents that a guide draws."""
 
@@ -335,7 +358,7 @@ class _Distributions(Messenger):
         self.fns: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
+        if not msg["is_observed"] and not site_is_subsample(msg):
             self.fns[msg["name"]] = msg["fn"]
 
 

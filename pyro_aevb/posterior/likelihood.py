@@ -239,7 +239,8 @@ def check_drawn_from_latents(
 
     with evaluated(model, None) as (model, _, _):
         one, other = (on_a_side(functools.partial(terms, *each)) for each in (args, others))
-    relevant = one if set(drawn.observed) == {site} else {name: one[name] for name in one if name == site or name in drawn.latent_fns}
+    others_stay = set(drawn.observed) == {site}
+    relevant = {name: one[name] for name in one if others_stay or name == site or name in drawn.latent_fns}
     if not all(name in other and _same(value, other[name]) for name, value in relevant.items()):
         raise ValueError(
             f"expected a model whose x is drawn given its latents, got one that reads x to make x at site {site!r} "

@@ -66,8 +66,8 @@ def sample(
         guide: q(z|x), called likewise; not asked for ``source="prior"``.
         number: S, how many; of ``"given"`` for each datapoint, 2 or more.
         args: the data.  For ``"prior"`` what is observed of the datapoints doesn't count, only what the model reads
-            besides: draw s has row s modulo N.  For ``"given"`` x and, unless what is missing is NaN, the mask ``observed``, as for
-            :func:`.impute`.
+            besides: draw s has row s modulo N.  For ``"given"`` x and, unless what is missing is NaN, the mask
+            ``observed``, as for :func:`.impute`.
         source: out of the table above.
         site: the name of the site of x; needed if there are several.
         mean: whether to give the mean of p(x|z) in place of a draw from it; not for ``"given"``.

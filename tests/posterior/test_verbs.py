@@ -487,6 +487,51 @@ def test_a_global_latent_that_was_given_keeps_its_value_and_is_no_observation(mo
         sample(model, None, 3, x, site="w")
 
 
+@pytest.mark.parametrize("as_latent", [False, True], ids=["auxiliary", "latent"])
+def test_a_mean_that_follows_another_draw_is_one_over_draws(as_latent):
+    """The guide draws c ~ Bernoulli(p) and z ~ N(x if c, else -1000, 1): two runs that give c = 1 give the mean x."""
+
+    prob = 0.99
+
+    def model(x):
+        with pyro.plate("data", 50, subsample_size=len(x)):
+            if as_latent:
+                pyro.sample("c", dist.Normal(torch.zeros_like(x), 1.0))
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1000.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 50, subsample_size=len(x)):
+            if as_latent:
+                c = pyro.sample("c", dist.Normal(torch.zeros_like(x), 1.0)) < dist.Normal(0.0, 1.0).icdf(x * 0 + prob)
+            else:
+                c = pyro.sample("c", dist.Bernoulli(torch.full_like(x, prob)), infer={"is_auxiliary": True}) > 0
+            pyro.sample("z", dist.Normal(torch.where(c, x, torch.full_like(x, -1000.0)), 1.0))
+
+    x = torch.full((5,), 4.0).double()
+    exact, error = 4 * prob - 1000 * (1 - prob), 1004 * (prob * (1 - prob) / (5 * 10_000)) ** 0.5
+    codes = encode(model, guide, x, site="z", num_draws=10_000, seed=0)
+    means = reconstruct(model, guide, x, num_draws=10_000, seed=0)
+    assert SIGMAS * error < 3 < abs(exact - 4)
+    for found in (codes, means):
+        assert abs(found.mean() - exact) <= SIGMAS * error
+
+
+def test_the_mean_beside_an_auxiliary_site_that_it_doesn_t_follow_is_written_down():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.5)), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    x = normal(N)
+    assert torch.equal(encode(model, guide, x), x / 2)
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 
