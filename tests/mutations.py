@@ -1552,6 +1552,92 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "posterior/cells.py",
+        "kind = x.dtype if are_discrete(fn).all() else torch.promote_types(x.dtype, draws.dtype)",
+        "kind = x.dtype",
+        (
+            "tests/posterior/test_impute.py"
+            "::test_draws_of_a_continuous_cell_are_no_whole_numbers_whatever_x_is[importance-torch.int64]",
+        ),
+    ),
+    Mutation(
+        "posterior/gibbs.py",
+        "filled_in(rows[1], rows[0], cells, fn)",
+        "torch.where(rows[0], rows[1], cells.to(rows[1]))",
+        (
+            "tests/posterior/test_impute.py"
+            "::test_draws_of_a_continuous_cell_are_no_whole_numbers_whatever_x_is[gibbs-torch.int64]",
+        ),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "draws = unrolled(draws) if self.angle else draws",
+        "draws = draws",
+        ("tests/posterior/test_angles.py::test_an_interval_of_a_missing_angle_is_around_its_mean",),
+    ),
+    Mutation(
+        "posterior/likelihood.py",
+        "if missing := [name for name in self.latents if name not in values]:",
+        "if missing := []:",
+        (f"{VERBS}::test_a_latent_that_is_summed_out_has_no_place_on_a_path_and_is_given_one_in_decode",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "if is_directional(fn) else mean",
+        "if False else mean",
+        (f"{VERBS}::test_directions_stay_of_length_one",),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "    if is_directional(prior):\n        raise",
+        "    if False:\n        raise",
+        (f"{VERBS}::test_directions_stay_of_length_one",),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "wrapped(start + t * wrapped(end - start))",
+        "start + t * (end - start)",
+        (
+            "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
+        ),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "in_a_line(draws, prior).sort(0)",
+        "draws.sort(0)",
+        (
+            "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
+        ),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "[wrapped(each) for each in found] if is_periodic(prior) else found",
+        "found",
+        (
+            "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
+        ),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "constraints.real and not is_periodic(prior):",
+        "constraints.real:",
+        (
+            "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
+        ),
+    ),
+    Mutation(
+        "diagnostics/latent_dimensions.py",
+        "mean = unrolled(mean) if name in angles else mean",
+        "",
+        ("tests/posterior/test_angles.py::test_the_activity_of_an_angle_is_about_its_mean_on_the_circle",),
+    ),
+    Mutation(
+        "diagnostics/latent_dimensions.py",
+        "unrolled(each) if name in angles_of(reading) else each",
+        "each",
+        ("tests/posterior/test_angles.py::test_the_activity_of_an_angle_is_about_its_mean_on_the_circle",),
+    ),
+    Mutation(
         "posterior/likelihood.py",
         "return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)",
         "return args",

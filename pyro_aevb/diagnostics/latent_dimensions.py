@@ -4,7 +4,7 @@ r"""Each entry of a latent by itself: its part of the KL, and whether it moves w
 
 The first is there for latents whose entries are independent in q and p alike.  The second is the activity of Burda,
 Grosse and Salakhutdinov, *Importance weighted autoencoders*, 2016, Section 5.2; the noise of E_q from K draws,
-Var_q / K, is taken off.
+Var_q / K, is taken off.  Of an angle both are those of numbers within half a turn of its mean on the circle.
 
 Shapes: K draws, N datapoints, M of a minibatch.
 """
@@ -26,6 +26,7 @@ from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
+from pyro_aevb.posterior.angles import angles_of, unrolled
 from pyro_aevb.posterior.cells import cells_of
 
 
@@ -62,8 +63,10 @@ def latent_dimensions(
         vectorize: whether all draws are made in one pass.
     """
     parts: list[_Pass] = []
+    angles: frozenset[str] = frozenset()
     for batch in batches:
         reading = read(model, guide, batch)
+        angles |= angles_of(reading)
         if enumerated(reading, guide):
             return LatentDimensions({}, {})
         parts.append(_minibatch(model, guide, batch, reading, num_particles, vectorize))
@@ -71,6 +74,7 @@ def latent_dimensions(
     activity = {}
     for name in parts[0].mean:
         mean, noise = (torch.cat([getattr(part, of)[name] for part in parts]) for of in ("mean", "variance"))
+        mean = unrolled(mean) if name in angles else mean
         between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
         activity[name] = (between - noise.mean(0) / num_particles).clamp(min=0.0)
     return LatentDimensions(kl, activity)
@@ -95,6 +99,7 @@ def _minibatch(
                 kl.setdefault(name, []).append(layout.datapoints_second(term, at_once, size))
     z = {name: torch.cat(each) for name, each in drawn.items()}
     z = {name: each if each.is_floating_point() else each.to(torch.get_default_dtype()) for name, each in z.items()}
+    z = {name: unrolled(each) if name in angles_of(reading) else each for name, each in z.items()}
     return _Pass(
         {name: torch.cat(each).mean(0) for name, each in kl.items()},
         {name: each.mean(0) for name, each in z.items()},

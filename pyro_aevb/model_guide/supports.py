@@ -51,6 +51,22 @@ def is_periodic(fn: Any) -> bool:
     return isinstance(fn, torch.distributions.VonMises | dist.SineBivariateVonMises)
 
 
+def base_support(fn: Any) -> Any:
+    """Return the support of one cell of a distribution of independent ones, or of a mixture."""
+    support = fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
+def is_directional(fn: Any) -> bool:
+    """Return whether the last dimension of a distribution's values has length 1, which their means don't have.
+
+    It is a direction, or a row of the Cholesky factor of a correlation.
+    """
+    return any(base_support(fn) is each for each in (dist.constraints.sphere, dist.constraints.corr_cholesky))
+
+
 def is_unchecked(fn: Any) -> bool:
     """Return whether the distribution was made with ``validate_args=False``: whoever wrote that wants no check.
 

@@ -1,4 +1,4 @@
-"""Angles: their mean on the circle, and their spread around it.
+"""Angles: their mean on the circle, and their spread around it; directions, whose mean is one.
 
 Shapes: L draws, N datapoints.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.model_guide.reading import Reading
-from pyro_aevb.model_guide.supports import is_periodic
+from pyro_aevb.model_guide.supports import is_directional, is_periodic
 
 
 def angles_of(reading: Reading) -> frozenset[str]:
@@ -44,7 +44,22 @@ def unrolled(angles: Tensor) -> Tensor:
         angles: (L, N, ...).
     """
     mean = average(angles, angle=True)
-    return mean + torch.remainder(angles - mean + math.pi, 2 * math.pi) - math.pi
+    return mean + wrapped(angles - mean)
+
+
+def wrapped(angles: Tensor) -> Tensor:
+    """Return angles as the numbers from -pi to pi that are equal to them but for turns."""
+    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
+
+
+def place_of(mean: Tensor, fn: Any) -> Tensor:
+    """Return the mean of a latent as a value of it: of directions that of length 1.
+
+    Args:
+        mean: (N, ...).
+        fn: the latent's distribution.
+    """
+    return mean / mean.norm(dim=-1, keepdim=True) if is_directional(fn) else mean
 
 
 def in_a_line(draws: Tensor, fn: Any) -> Tensor:

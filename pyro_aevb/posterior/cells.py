@@ -105,6 +105,19 @@ def are_discrete(fn: Any) -> Tensor:
     return torch.tensor(bool(fn.support.is_discrete))
 
 
+def filled_in(x: Tensor, observed: Tensor, draws: Tensor, fn: Any) -> Tensor:
+    """Return x with draws in its missing cells, of a dtype that has both: x's own, if all cells are discrete.
+
+    Args:
+        x: (..., M, ...).
+        observed: of its shape, true for cells that are there.
+        draws: of a shape that x's broadcasts to.
+        fn: p(x|z).
+    """
+    kind = x.dtype if are_discrete(fn).all() else torch.promote_types(x.dtype, draws.dtype)
+    return torch.where(observed, x.to(kind), draws.to(kind))
+
+
 def _of_observed_cells(name: str, fn: Any, observed: Tensor) -> Any:
     """Return p(x_observed|z); raise ``ValueError`` for a likelihood whose cells depend on one another."""
     if isinstance(fn, ColumnsDistribution):

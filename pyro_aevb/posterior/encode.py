@@ -33,7 +33,7 @@ from pyro_aevb.model_guide.traces import (
     trace_pair,
 )
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import angles_of, average
+from pyro_aevb.posterior.angles import angles_of, average, place_of
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.gate import Draws
@@ -68,7 +68,8 @@ def encode(
     r"""Return the mean of z given x, or draws of it, for each datapoint.
 
     By the guide it is the mean of q(z|x): as it can be written down, or of L draws where it can't (a flow, a latent
-    that depends on one before it, or on an auxiliary site).  ``method="auto"`` asks p(z|x) itself, by draws that can be trusted.
+    that depends on one before it, or on an auxiliary site).  ``method="auto"`` asks p(z|x) itself, by draws that can be
+    trusted.
 
     Args:
         model: p(x, z), called as ``model(*args, **kwargs)``.
@@ -131,7 +132,8 @@ def encode(
     draws = draws_of(model, guide, batches, options, streams)[name]
     if output == "draws":
         return draws
-    return average(draws, angle=name in angles_of(read(model, guide, next(iter(batches)))))
+    reading = read(model, guide, next(iter(batches)))
+    return place_of(average(draws, angle=name in angles_of(reading)), reading.latents[name].fn)
 
 
 @one_thread
@@ -218,7 +220,8 @@ def codes_of(
                 if means := guide_means(its_model, its_guide, batches):
                     return means
         found, angles = draws_of(model, guide, batches, options, streams), angles_of(reading)
-        return {name: average(draws, angle=name in angles) for name, draws in found.items()}
+        means = {name: average(draws, angle=name in angles) for name, draws in found.items()}
+        return {name: place_of(mean, reading.latents[name].fn) for name, mean in means.items()}
 
 
 def guide_means(
@@ -340,12 +343,7 @@ def _follow_draws(guide: PyroCallable, args: tuple[Tensor, ...], names: Collecti
         return False
     try:
         before = on_a_side(lambda: ancestors(guide, args))
-    except (
-        KeyError,
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-    ):  # of a flow without an inverse, or not to be tracked
+    except (KeyError, NotImplementedError, RuntimeError, TypeError):  # as of a flow without an inverse
         return True
     return any(before[name] & drawn for name in names)
 

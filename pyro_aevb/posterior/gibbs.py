@@ -31,7 +31,7 @@ from pyro_aevb.model_guide.guide_supports import narrower
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, drawn, trace_pair
-from pyro_aevb.posterior.cells import predicted
+from pyro_aevb.posterior.cells import filled_in, predicted
 from pyro_aevb.posterior.chains import effective_sample_size, r_hat, thinned
 from pyro_aevb.posterior.gate import Draws, Request
 from pyro_aevb.posterior.noise import Streams
@@ -150,7 +150,7 @@ class Gibbs:
         """Return whole rows, what isn't there drawn from p(x|z)."""
         fn = likelihood_at(self._model, self._site, self._in_a_run(values), rows)
         cells = self._layout.datapoints_second(predicted(fn, 1, self._layout.width - 1).draws, 1, len(rows[0]))[0]
-        return torch.ones_like(rows[0]), torch.where(rows[0], rows[1], cells.to(rows[1])), *rows[2:]
+        return torch.ones_like(rows[0]), filled_in(rows[1], rows[0], cells, fn), *rows[2:]
 
     def _drawn(self, fn: PyroCallable, rows: tuple[Tensor, ...]) -> Values:
         """Return draws of the prior, or of the guide."""

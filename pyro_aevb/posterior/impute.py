@@ -31,8 +31,8 @@ from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import average, in_a_line
-from pyro_aevb.posterior.cells import ObservedCells, are_discrete, predicted, the_site
+from pyro_aevb.posterior.angles import average, in_a_line, unrolled
+from pyro_aevb.posterior.cells import ObservedCells, are_discrete, filled_in, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
 from pyro_aevb.posterior.gibbs import Gibbs
@@ -58,6 +58,8 @@ class Imputed:
         mode: the most frequent draw of each cell that is a category or a count, (N, ...), NaN for other cells; ``None``
             if no cell is.
         posterior: the draws of z, and how far each datapoint's can be trusted.
+        angle: whether the cells are angles, whose mean is that on the circle; the ends of an interval are then numbers
+            within half a turn of it, and may be beyond -pi and pi.
     """
 
     draws: Tensor
@@ -65,6 +67,7 @@ class Imputed:
     standard_error: Tensor
     mode: Tensor | None
     posterior: Posterior
+    angle: bool = False
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -85,6 +88,7 @@ class Imputed:
             raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
         draws = torch.as_tensor(self.draws)  # an array, as a method of a VAE gives it
         draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
+        draws = unrolled(draws) if self.angle else draws
         size = len(draws)
         places = [((size + 1) * (1 + side * coverage) / 2 - 1) / max(size - 1, 1) for side in (-1, 1)]
         ends: Any = [draws.quantile(min(max(place, 0.0), 1.0), 0) for place in places]
@@ -224,15 +228,15 @@ def _real(draws: Tensor) -> Tensor:
 
 def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
     """Return x with draws in its missing cells."""
-    draws = torch.where(observed, x, found.draws.to(x.dtype))
     angle, discrete, mode = is_periodic(fn), are_discrete(fn).to(x.device), None
+    draws = filled_in(x, observed, found.draws, fn)
     means = found.draws if angle else found.mean
     error = torch.where(observed, 0.0, posterior.standard_error(in_a_line(means, fn)))
     mean = torch.where(observed, x.to(means), average(means, angle=angle))
     if discrete.any():
         frequent = torch.where(observed, x, draws.mode(0).values)
         mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)
-    return Imputed(draws, mean, error, mode, posterior)
+    return Imputed(draws, mean, error, mode, posterior, angle)
 
 
 def _cells(x: Any, observed: Any, args: tuple[Any, ...], streams: Streams) -> tuple[Tensor, Tensor, tuple[Any, ...]]:

@@ -113,13 +113,21 @@ class Likelihood(NamedTuple):
     most_rows: int = sys.maxsize
 
     def mean(self, model: PyroCallable, values: Mapping[str, Tensor], *args: Tensor) -> Tensor:
-        """Return the mean of p(x|z) for each of R rows, (R, ...); see :func:`mean_of` for the errors.
+        """Return the mean of p(x|z) for each of R rows, (R, ...).
 
         Args:
             model: in the mode that it is to be run in.
             values: of the latents, (R, ...) each.
             args: R rows.
+
+        Raises:
+            ValueError: for a latent without a value, and as :func:`mean_of`.
         """
+        if missing := [name for name in self.latents if name not in values]:
+            raise ValueError(
+                f"expected a value of every latent that x is drawn from, got none of {missing}, which the guide "
+                "doesn't draw; decode(model, guide, {site: value, ...}, x) takes the values of all"
+            )
         size = number_of_datapoints(args)
         with poutine.block(), At(self.in_a_run(values)), Observed() as found:
             model(*args)

@@ -16,9 +16,10 @@ from pyro_aevb.capture.capture import Compile
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables
 from pyro_aevb.model_guide.modes import evaluated
-from pyro_aevb.model_guide.supports import innermost
+from pyro_aevb.model_guide.supports import base_support, innermost, is_directional, is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.posterior.angles import in_a_line, wrapped
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.encode import codes_of
@@ -54,8 +55,9 @@ def interpolate(
 ) -> Tensor:
     r"""Return the means of p(x|z) on the way from the codes of N datapoints to those of N others.
 
-    Straight: z_t = (1 - t) z_0 + t z_1.  Spherical: along the great circle, z_t = [sin((1 - t) a) z_0 + sin(t a) z_1] /
-    sin a, with a the angle between z_0 and z_1 (White 2016, *Sampling generative networks*), each latent by itself.
+    Straight: z_t = (1 - t) z_0 + t z_1, of angles the shorter way round.  Spherical: along the great circle, z_t =
+    [sin((1 - t) a) z_0 + sin(t a) z_1] / sin a, with a the angle between z_0 and z_1 (White 2016, *Sampling generative
+    networks*), each latent by itself.
 
     Args:
         model: p(x, z); what it reads besides x is that of ``start``.
@@ -63,7 +65,7 @@ def interpolate(
         start: N datapoints, of any kind that :func:`~pyro_aevb.training.fit` takes; a tuple for several arguments.
         end: as many others.
         num_steps: T, both ends among them.
-        path: ``"straight"``, or ``"spherical"`` for latents that may be any real numbers.
+        path: ``"straight"``, or ``"spherical"`` for latents that may be any real numbers, and those of length 1.
         site: the name of the site of x; needed if there are several.
         method: of the codes, as for :func:`.encode`, likewise the options that follow.
         num_draws: L.
@@ -104,7 +106,7 @@ def interpolate(
             "one: x.expand(N, ...)"
         )
     along = _straight if path == "straight" else _spherical
-    pairs = {name: (opened.codes[name], other.codes[name], opened.space(name)) for name in opened.codes}
+    pairs = {name: (opened.codes[name], other.codes[name], opened.prior(name, None)) for name in opened.codes}
     steps = [step / (num_steps - 1) for step in range(num_steps)]
     places = [{name: along(*each, step) for name, each in pairs.items()} for step in steps]
     return torch.stack([opened.means(place, batch_size) for place in places])
@@ -179,7 +181,7 @@ def traverse(
     q = torch.linspace(*ends, num_steps, dtype=code.dtype) if num_steps > 1 else torch.tensor([0.5], dtype=code.dtype)
     quantiles = opened.quantiles(name, q.to(code.device), seed).reshape(num_steps, len(code), -1)  # (T, N, J)
     flat = code.flatten(1) if code.dim() > 1 else code[:, None]
-    support, found = opened.space(name), []
+    support, found = opened.prior(name, None).support, []
     for dim in range(flat.shape[1]):
         for step in range(num_steps):
             moved = flat.clone()
@@ -284,13 +286,10 @@ class _Opened(NamedTuple):
             with torch.random.fork_rng():
                 torch.manual_seed(0 if seed is None else seed)
                 draws = prior.sample((PRIOR_DRAWS,))
-            order = draws.sort(0).values
+            order = in_a_line(draws, prior).sort(0).values
             found = [order[min(PRIOR_DRAWS - 1, int(each * PRIOR_DRAWS))] for each in q.tolist()]
+            found = [wrapped(each) for each in found] if is_periodic(prior) else found
         return torch.stack([layout.datapoints_second(each, 1, size)[0] for each in found])
-
-    def space(self, name: str) -> Any:
-        """Return the support of a latent."""
-        return self.prior(name, None).support
 
     def check(self, name: str, value: Tensor, support: Any) -> None:
         """Raise ``ValueError`` unless a place (N, ...) is in the support of a latent."""
@@ -334,21 +333,29 @@ def _inverse_cdf(prior: Any, u: Tensor) -> Tensor:
     return base.icdf(u.to(like))
 
 
-def _straight(start: Tensor, end: Tensor, support: Any, t: float) -> Tensor:
+def _straight(start: Tensor, end: Tensor, prior: Any, t: float) -> Tensor:
+    """Return the place t of the way from ``start`` to ``end``, (N, ...) each."""
+    if is_directional(prior):
+        raise ValueError(
+            f"expected latents with a straight path between them, got values of length 1, {prior.support}; use "
+            "path='spherical'"
+        )
+    if is_periodic(prior):
+        return wrapped(start + t * wrapped(end - start))
     return (1 - t) * start + t * end
 
 
-def _spherical(start: Tensor, end: Tensor, support: Any, t: float) -> Tensor:
+def _spherical(start: Tensor, end: Tensor, prior: Any, t: float) -> Tensor:
     """Return the place t of the way along the great circle from ``start`` to ``end``, (N, ...) each."""
-    base = support
-    while hasattr(base, "base_constraint"):  # of independent cells, or of a mixture
-        base = base.base_constraint
-    if base is not torch.distributions.constraints.real:
+    if is_directional(prior):
+        a, b = start, end
+    elif base_support(prior) is torch.distributions.constraints.real and not is_periodic(prior):
+        a, b = (each.flatten(1) if each.dim() > 1 else each[:, None] for each in (start, end))
+    else:
+        got = "angles" if is_periodic(prior) else f"the support {prior.support}"
         raise ValueError(
-            f"expected latents that may be any real numbers for a spherical path, got the support {support}; use "
-            "path='straight'"
+            f"expected latents that may be any real numbers for a spherical path, got {got}; use path='straight'"
         )
-    a, b = (each.flatten(1) if each.dim() > 1 else each[:, None] for each in (start, end))
     cosine = (a * b).sum(-1, keepdim=True) / (a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True))
     angle = cosine.nan_to_num(1.0).clamp(-1, 1).arccos()
     flat = angle.sin() < 1e-4  # the same direction, or opposite ones, between which any circle leads

@@ -7,9 +7,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from statistics_tools import SIGMAS
 
-from pyro_aevb import impute
-from pyro_aevb.posterior import encode, posterior, reconstruct
+from pyro_aevb import impute, report
+from pyro_aevb.posterior import encode, interpolate, posterior, reconstruct, traverse
 
 X = torch.tensor([[-2.0, 0.0], [-2.0, 0.4], [2.0, 0.0], [0.0, -2.0]]).double()
 PRIOR, NOISE = 0.5, 0.7
@@ -93,3 +94,50 @@ def test_a_missing_angle_is_filled_in_on_the_circle():
     found = impute(model, prior, x, method="importance", **QUICK)
     assert_near(found.mean[:, 0], math.pi, 0.1)
     assert (found.standard_error[:, 0] < 0.03).all()
+
+
+def near_pi(x):
+    """a ~ VonMises(pi, 50), x two of VonMises(a, 50)."""
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.VonMises(torch.full((len(x),), math.pi).double(), 50.0))
+        pyro.sample("x", dist.VonMises(a[..., None].expand(*a.shape, 2), 50.0).to_event(1), obs=x)
+
+
+def guide_near_pi(x):
+    with pyro.plate("data", len(x)):
+        towards = torch.stack([50 * x[..., 0].cos() - 50, 50 * x[..., 0].sin()], -1)
+        pyro.sample("a", dist.VonMises(torch.atan2(towards[..., 1], towards[..., 0]), 90.0))
+
+
+def test_an_interval_of_a_missing_angle_is_around_its_mean():
+    """x_1 given x_0 = 3.1: a has the concentration 100, nearly, and x_1 - a 50: a variance of 1/100 + 1/50, nearly."""
+    x = torch.tensor([[3.1, math.nan], [3.1, -3.1]]).double()
+    found = impute(near_pi, guide_near_pi, x, method="importance", **QUICK)
+    low, high = found.interval(0.9)
+    exact = 1.645 * 0.03**0.5
+    assert_near(found.mean[0, 1], (3.1 + math.pi) / 2, 0.05)
+    for end in (low, high):
+        assert (end - found.mean)[0, 1].abs().item() == pytest.approx(exact, rel=0.15)
+        assert (end[1] == x[1]).all()
+    assert (low[0, 1] < found.mean[0, 1]) & (found.mean[0, 1] < high[0, 1])
+
+
+def test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean():
+    start, end = torch.full((1, 2), 3.1).double(), torch.full((1, 2), -3.0).double()
+    way = interpolate(near_pi, guide_near_pi, start, end, num_steps=3)[:, 0, 0]
+    codes = torch.stack([encode(near_pi, guide_near_pi, each)[0] for each in (start, end)])
+    assert_near(way[[0, 2]], codes, 1e-9)
+    assert_near(way[1], (codes[0] + codes[1] + 2 * math.pi) / 2, 1e-9)
+    steps = traverse(near_pi, guide_near_pi, start, num_steps=3, seed=0)[0, :, 0, 0]
+    assert_near(steps, math.pi + 1.645 / 50**0.5 * torch.tensor([-1.0, 0.0, 1.0]), 0.02)
+    assert steps.abs().max() <= math.pi
+    with pytest.raises(ValueError, match=r"any real numbers for a spherical path, got angles; use path='straight'"):
+        interpolate(near_pi, guide_near_pi, start, end, path="spherical")
+
+
+def test_the_activity_of_an_angle_is_about_its_mean_on_the_circle(caplog):
+    """x = pi + 0.2 e, e ~ N(0, 1), and the guide's mean half as far from pi: its variance is 0.01."""
+    e = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.remainder(0.2 * e.expand(200, 2), 2 * math.pi) - math.pi
+    found = report(near_pi, guide_near_pi, x, seed=0, progress=False, compile=False).dimensions[0].activity
+    assert found == pytest.approx(0.01, rel=SIGMAS * (2 / 200) ** 0.5)

@@ -379,3 +379,57 @@ def test_an_interval_of_few_draws_has_its_probability(number):
     inside = dist.Normal(0.0, 1.0).cdf(high) - dist.Normal(0.0, 1.0).cdf(low)
     assert abs(inside.mean() - 0.9) < SIGMAS * inside.std() / len(inside) ** 0.5
     assert torch.equal(found.interval(0.999)[1], draws.max(0).values)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("importance", kind) for kind in (torch.int64, torch.int32, torch.float16)] + [("gibbs", torch.int64)],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:the draws of")  # by so few chains
+def test_draws_of_a_continuous_cell_are_no_whole_numbers_whatever_x_is(method, kind):
+    """z ~ N(0, 1), x two of N(z, 0.3^2): z given x_0 = 1 is N(m, v) with m = 1 / 1.09, v = 0.09 m, x_1 N(m, v + 0.09).
+
+    A chain that saw whole numbers in the place of x_1 would have another z.
+    """
+    mean, variance = 1 / 1.09, 0.09 / 1.09
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 2), 0.3).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.float().sum(-1) / 2, 0.5))
+
+    x, observed = torch.tensor([[1, 0]]).to(kind), torch.tensor([[True, False]])
+    options = {
+        "chains": Chains(num_chains=50, num_warmup=20, num_samples=20),
+        "seed": 0,
+        "progress": False,
+        "compile": False,
+    }
+    found = impute(model, guide, x, observed, method=method, num_draws=1000, **options)
+    assert found.draws.dtype == torch.float32
+    assert (found.draws[:, 0, 0] == 1).all()
+    size = float(found.posterior.effective_sample_size)
+    assert size > 200
+    for draws, spread in ((found.posterior.draws["z"][:, 0], variance), (found.draws[:, 0, 1], variance + 0.09)):
+        assert abs(draws.mean() - mean) < SIGMAS * (spread / size) ** 0.5
+        assert abs(draws.var() / spread - 1) < SIGMAS * (2 / size) ** 0.5
+
+
+def test_draws_of_a_count_are_of_the_kind_that_x_is():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(2.0 * torch.ones(len(x)), 1.0))
+            pyro.sample("x", dist.Poisson(z[..., None].expand(*z.shape, 2)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(2.0 + x.sum(-1), 2.0))
+
+    x, observed = torch.tensor([[2, 0]]), torch.tensor([[True, False]])
+    options = {"method": "importance", "num_draws": 20, "seed": 0, "compile": False}
+    assert impute(model, guide, x, observed, **options).draws.dtype == torch.int64

@@ -532,6 +532,34 @@ def test_the_mean_beside_an_auxiliary_site_that_it_doesn_t_follow_is_written_dow
     assert torch.equal(encode(model, guide, x), x / 2)
 
 
+def on_a_sphere(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.ProjectedNormal(torch.zeros(len(x), 2).double()))
+        pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+
+def towards_x(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.ProjectedNormal(3 * x))
+
+
+def test_directions_stay_of_length_one():
+    """Codes are x / |x|, the mean of x their direction itself, and the way between them is along the circle."""
+    angles = torch.tensor([[3.0, 1.0], [0.5, -0.5]]).double()
+    a, b = (torch.stack([angle.cos(), angle.sin()], -1) for angle in angles)
+    with pytest.raises(ValueError, match=r"expected latents with a straight path .*, got values of length 1, .*spheri"):
+        interpolate(on_a_sphere, towards_x, a, b, num_steps=3)
+    found = interpolate(on_a_sphere, towards_x, a, b, num_steps=3, path="spherical")
+    middle = torch.stack([angles.mean(0).cos(), angles.mean(0).sin()], -1)
+    torch.testing.assert_close(found, torch.stack([a, middle, b]))
+    options = {"method": "importance", "num_draws": 1000, "seed": 0, **QUICK}
+    codes = encode(on_a_sphere, towards_x, a, **options)
+    torch.testing.assert_close(codes.norm(dim=-1), torch.ones(2).double())
+    assert (codes - a).norm(dim=-1).max() < SIGMAS * 0.6 / 700**0.5  # p(z|x) is von Mises, of concentration 4
+    way = interpolate(on_a_sphere, towards_x, a, b, num_steps=3, path="spherical", **options)
+    torch.testing.assert_close(way.norm(dim=-1), torch.ones(3, 2).double())
+
+
 # -- What is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -597,6 +625,26 @@ def test_latents_without_a_mean_are_refused_and_the_remedies_work():
     weights = torch.exp(dist.Normal(torch.arange(3.0), 1.0).log_prob(x[:, None]))
     exact = (weights * torch.arange(3.0)).sum(-1) / weights.sum(-1)
     assert ((found - exact).abs() <= SIGMAS * 1.0 / 400**0.5).all()
+
+
+def test_a_latent_that_is_summed_out_has_no_place_on_a_path_and_is_given_one_in_decode():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            y = pyro.sample("y", dist.Bernoulli(torch.full_like(x, 0.5)), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(z + 10 * y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    x = normal(N)
+    for verb, args in ((interpolate, (x, x)), (traverse, (x,))):
+        with pytest.raises(ValueError, match=r"expected a value of every latent .*, got none of \['y'\].*decode\("):
+            verb(model, guide, *args, num_steps=3)
+    z = encode(model, guide, x)
+    found = decode(model, guide, {"z": z, "y": torch.ones(N).double()}, x)
+    torch.testing.assert_close(found, x / 2 + 10)
 
 
 def test_a_model_that_reads_x_to_make_x_is_not_sampled():
