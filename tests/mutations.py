@@ -2351,6 +2351,30 @@ MUTATIONS = [
         ("tests/training/test_validation.py::test_it_stops_early_and_keeps_the_best",),
     ),
     Mutation(
+        "training/validation.py",
+        " and self.monitor in record.values",
+        "",
+        ("tests/training/test_run_settings.py::test_what_may_change_takes_effect[takes_patience]",),
+    ),
+    Mutation(
+        "training/loop.py",
+        "(total is None or history.samples < total) and self.run.has_ended()",
+        "False",
+        ("tests/training/test_run_settings.py::test_what_may_change_takes_effect[takes_callbacks]",),
+    ),
+    Mutation(
+        "training/run.py",
+        "self._before_asking = before if asked else None",
+        "self._before_asking = None",
+        ("tests/training/test_run_settings.py::test_what_may_change_takes_effect[takes_callbacks]",),
+    ),
+    Mutation(
+        "training/run.py",
+        "self.parts[name].load_state_dict(state)",
+        "pass",
+        ("tests/training/test_run.py::test_a_run_that_a_callback_ended_goes_on_to_where_those_of_now_end_it[tensor]",),
+    ),
+    Mutation(
         "training/history.py",
         "[2 * e for e in table[name + ERROR]]",
         "[e for e in table[name + ERROR]]",

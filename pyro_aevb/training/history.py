@@ -109,13 +109,12 @@ class History:
         return figure
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain numbers, lists and dicts."""
+        """Return plain numbers, lists and dicts; what ended a run is decided anew by the one that goes on."""
         return {
             "records": [tuple(record) for record in self.records],
             "samples": self.samples,
             "seconds": self.seconds,
             "evaluation_seconds": self.evaluation_seconds,
-            "stopped_early": self.stopped_early,
             "best": None if self.best is None else tuple(self.best),
         }
 
@@ -123,5 +122,5 @@ class History:
         """Restore a :meth:`state_dict`."""
         self.records = [Record(*record) for record in state["records"]]
         self.samples, self.seconds = state["samples"], state["seconds"]
-        self.evaluation_seconds, self.stopped_early = state["evaluation_seconds"], state["stopped_early"]
+        self.evaluation_seconds = state["evaluation_seconds"]
         self.best = None if state["best"] is None else Record(*state["best"])

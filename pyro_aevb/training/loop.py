@@ -53,6 +53,7 @@ class Loop:
         """Make steps until the data, the plan, an evaluation or a signal ends it."""
         history, total = self.run.history, self.plan.total
         due = self.evaluations.next_after(history)
+        history.stopped_early = (total is None or history.samples < total) and self.run.has_ended()
         while (total is None or history.samples < total) and not history.stopped_early:
             stop, late = self.run.ranks.any(signals.interrupted or signals.terminated > 0, self._is_late())
             if stop:

@@ -167,6 +167,9 @@ class Run:
         }
         self._earlier, self._start = 0.0, time.perf_counter()
         self._written: tuple[int, int] | None = None
+        self._before_asking: dict[str, Any] | None = (
+            None  # states, where a callback asked for an end at the last record
+        )
 
     def start(self, resume: bool) -> None:
         """Go on from the newest checkpoint if ``resume`` says so and there is one; begin anew otherwise."""
@@ -200,7 +203,7 @@ class Run:
         for name, part in self.parts.items():
             if name in state["parts"]:  # validation may be new
                 part.load_state_dict(state["parts"][name])
-        self.best.resume(self.history)
+        self._before_asking = state.get("before_asking")
         self._earlier, self._start = self.history.seconds, time.perf_counter()
         self._written = self._place()
         return True
@@ -213,7 +216,7 @@ class Run:
         self.history.seconds = self.seconds()
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         if self.ranks.rank == 0:
-            self.checkpoints.write({"settings": self.settings, "parts": parts})
+            self.checkpoints.write({"settings": self.settings, "parts": parts, "before_asking": self._before_asking})
         self._written = self._place()
 
     @property
@@ -237,8 +240,25 @@ class Run:
         training = self._training.take()
         history.records.append(Record(history.samples, history.seconds, values, training))
         self.best.update(history, self.learner)
-        asked = self.ranks.run_on_first(lambda: any([callback(history) for callback in self.callbacks]))
-        return self.best.is_stale(history) or asked
+        return self._ask() or self.best.is_stale(history)
+
+    def has_ended(self) -> bool:
+        """Return whether the last record ends the run by the patience and the callbacks that it has now.
+
+        Callbacks of which one ended the run are asked again, from the states that they were asked from.
+        """
+        if self._before_asking is None:
+            return self.best.is_stale(self.history)
+        for name, state in self._before_asking.items():
+            self.parts[name].load_state_dict(state)
+        return self._ask() or self.best.is_stale(self.history)
+
+    def _ask(self) -> bool:
+        """Return whether a callback ends the run."""
+        before = {name: self.parts[name].state_dict() for name in ("given", "random")}
+        asked: bool = self.ranks.run_on_first(lambda: any([callback(self.history) for callback in self.callbacks]))
+        self._before_asking = before if asked else None
+        return asked
 
     def _values(self) -> dict[str, float]:
         return {**(self.bound() if self.bound else {}), **(_numbers(self.evaluate()) if self.evaluate else {})}

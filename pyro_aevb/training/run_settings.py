@@ -42,7 +42,7 @@ ON_RESUME = {
     "monitor": SAME_OR_NONE,
     "patience": NEW,  # a run that it ended goes on if it would not end by the new one
     "keep_best": SAME,
-    "callbacks": NEW,
+    "callbacks": NEW,  # a run that one ended asks those of now again, from where it asked, and goes on if none ends it
     "checkpoint_dir": NEW,
     "checkpoint_every": NEW,
     "checkpoints_kept": NEW,

@@ -121,7 +121,6 @@ class Best:
             raise ValueError(f"expected patience of 1 evaluation or more, got {patience}")
         self.monitor, self.patience, self.keep = monitor, patience, keep
         self.parameters: dict[str, Any] | None = None
-        self._patience_of_checkpoint = patience
 
     def settings(self) -> dict[str, Any]:
         """Return what a resumed run must have in common."""
@@ -144,26 +143,23 @@ class Best:
                 self.parameters = learner.copy_parameters()
 
     def is_stale(self, history: History) -> bool:
-        """Return whether the last ``patience`` evaluations were no better."""
+        """Return whether the last ``patience`` evaluations of the value to go by were no better."""
         if self.patience is None:
             return False
         best = -1 if history.best is None else history.best.samples
-        return sum(record.samples > best for record in history.records) >= self.patience
+        return (
+            sum(record.samples > best and self.monitor in record.values for record in history.records) >= self.patience
+        )
 
     def put(self, learner: Learner) -> None:
         """Give a learner the best parameters, if there are any."""
         if self.parameters is not None:
             learner.put_parameters(self.parameters)
 
-    def resume(self, history: History) -> None:
-        """Decide anew whether the run that is resumed has ended, if its patience was another one."""
-        if self.patience != self._patience_of_checkpoint:
-            history.stopped_early = self.is_stale(history)
-
     def state_dict(self) -> dict[str, Any]:
-        """Return the best parameters and the patience."""
-        return {"parameters": self.parameters, "patience": self.patience}
+        """Return the best parameters."""
+        return {"parameters": self.parameters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a :meth:`state_dict`, and take note of the patience that it was written with."""
-        self.parameters, self._patience_of_checkpoint = state["parameters"], state["patience"]
+        """Restore a :meth:`state_dict`."""
+        self.parameters = state["parameters"]

@@ -142,6 +142,39 @@ def test_a_run_can_be_made_longer(tmp_path):
     assert_same(run("aevb", "tensor", tmp_path, epochs=7, resume=True, **short), expected)
 
 
+class Countdown:
+    """A callback that ends a run when it has been called so often, draws noise and tells its state."""
+
+    def __init__(self, last):
+        self.last, self.count = last, 0
+
+    def __call__(self, history):
+        self.count += 1
+        return self.count >= self.last + 0 * torch.rand(()).item()
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+@pytest.mark.parametrize("data", ["tensor", "generator", "workers"])
+def test_a_run_that_a_callback_ended_goes_on_to_where_those_of_now_end_it(data, tmp_path, monkeypatch):
+    """Ended, asked again by the same, by a later one, at the end of the data, and by one that never ends it."""
+    workers = lambda x: DataLoader(TensorDataset(x), batch_size=8, shuffle=True, num_workers=1)  # noqa: E731
+    monkeypatch.setitem(DATA, "workers", workers)
+    longest = 40 if data == "generator" else 120
+    for last, samples in ((1, longest), (1, longest), (2, longest), (3, min(72, longest)), (9, longest)):
+        found, expected = Countdown(last), Countdown(last)
+        options = {"make": batch_norm_vae, "epochs": None, "samples": samples, "schedule": None}
+        parts = run("aevb", data, tmp_path, callbacks=[found], resume=True, **options)
+        whole = run("aevb", data, callbacks=[expected], **options)
+        assert_same(parts, whole)
+        assert parts[0].stopped_early == whole[0].stopped_early
+        assert found.count == expected.count
+
+
 def test_old_checkpoints_go(tmp_path):
     run("aevb", "tensor", tmp_path, checkpoints_kept=3)
     assert len(list(tmp_path.iterdir())) == 3

@@ -135,13 +135,23 @@ def takes_particles(folder):
 
 
 def takes_patience(folder):
-    """The run stopped early; with more patience it goes on, with as much it doesn't."""
+    """The run stopped early; with more patience it goes on, with as much it doesn't.
+
+    An evaluation at the end of a shorter run counts, and one without the value to go by doesn't.
+    """
     options = {"evaluate": iter_down([0]), "validation": None, "monitor": "a", "epochs": 20, "resume": True}
     stopped = run(folder / "stopped", **options, patience=2)
     assert stopped.stopped_early
     assert stopped.samples == run(folder / "stopped", **options, patience=2).samples == 48
     assert run(folder / "stopped", **options, patience=4).samples == 80
     assert run(folder / "stopped", **options).samples == 20 * N
+    options["evaluate"] = iter_down([0])
+    assert not run(folder / "ended", **options | {"epochs": 1, "evaluate_every": 20}, patience=1).stopped_early
+    assert run(folder / "ended", **options, patience=1).samples == N
+    options["evaluate"] = lambda: {}
+    run(folder / "added", **options | {"epochs": 2, "monitor": None})
+    options["evaluate"] = iter_down([0])
+    assert run(folder / "added", **options, patience=3).samples == 2 * N + 4 * 16
 
 
 def iter_down(count):
@@ -153,9 +163,15 @@ def iter_down(count):
 
 
 def takes_callbacks(folder):
+    """The run that a callback ended goes on if those of now would not end it there, with the same it doesn't."""
     calls = []
     run(folder, resume=True, epochs=3, callbacks=[calls.append])
     assert calls
+    for last in (144, 144, 176):
+        ended = run(folder, resume=True, epochs=9, callbacks=[lambda history, last=last: history.samples >= last])
+        assert (ended.samples, ended.stopped_early) == (last, True)
+    whole = run(folder, resume=True, epochs=9)
+    assert (whole.samples, whole.stopped_early) == (9 * N, False)
 
 
 def takes_validation(folder):
