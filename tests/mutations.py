@@ -589,6 +589,12 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/estimates.py",
+        "pareto_k[~pareto_k.isnan()]",
+        "pareto_k.nan_to_num(-torch.inf)",
+        (f"{EVIDENCE}::test_a_line_says_how_heavy_the_tails_are",),
+    ),
+    Mutation(
+        "evidence/estimates.py",
         "torch.hypot(self.standard_error, self.upper.standard_error)",
         "self.standard_error + self.upper.standard_error",
         (f"{EVIDENCE}::test_both_sides_of_bidirectional_monte_carlo",),

@@ -131,9 +131,7 @@ class Evidence:
     method: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
-        tail = (
-            "" if self.pareto_k is None else f", pareto_k up to {self.pareto_k.nan_to_num(-torch.inf).max().item():.2f}"
-        )
+        tail = "" if self.pareto_k is None else _tail_in_words(self.pareto_k)
         upper = "" if self.upper is None else f", upper={self.upper!r}"
         return f"Evidence({_in_words(self)}, direction={self.direction!r}{tail}{upper})"
 
@@ -163,6 +161,14 @@ def _in_words(estimate: Estimate | BoundEstimate | Evidence) -> str:
         return f"shape {tuple(estimate.value.shape)}"
     value, error = estimate.mean()
     return f"N={len(estimate.value)}, mean {value:.4f} ± {error:.2g} nats"
+
+
+def _tail_in_words(pareto_k: Tensor) -> str:
+    """Return the largest of the shapes that are known, nothing if none is."""
+    known = pareto_k[~pareto_k.isnan()]
+    if not len(known):
+        return ""
+    return ", weights without a tail" if (known == -torch.inf).all() else f", pareto_k up to {known.max().item():.2f}"
 
 
 def concatenate(parts: Sequence[Evidence]) -> Evidence:

@@ -45,6 +45,29 @@ def mean_square(width, dim):
     return (width**2 / math.sqrt(2 * width**2 - 1)) ** dim
 
 
+# -- Evidence in a line -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tails", "words"),
+    [
+        ([-math.inf, -math.inf, math.nan], ", weights without a tail"),
+        ([-math.inf, 0.25, math.nan], ", pareto_k up to 0.25"),
+        ([0.25, math.inf, -math.inf], ", pareto_k up to inf"),
+        ([math.nan] * 3, ""),
+    ],
+)
+def test_a_line_says_how_heavy_the_tails_are(tails, words):
+    numbers = torch.tensor([-1.0, -2.0, -3.0]), torch.zeros(3)
+    line = "Evidence(N=3, mean -2.0000 ± 0.58 nats, direction='lower'"
+    assert repr(Evidence(*numbers, "lower", pareto_k=torch.tensor(tails).double())) == f"{line}{words})"
+
+
+def test_equal_weights_have_no_tail_to_print():
+    lg = LinearGaussian(8, 2, 4)
+    assert "weights without a tail" in repr(estimate(posterior_pair(lg, 1.0), lg.x, num_particles=100))
+
+
 # -- Estimate, MeanEstimate -------------------------------------------------------------------------------------------
 
 
