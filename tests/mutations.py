@@ -1103,6 +1103,15 @@ MUTATIONS = [
         ("tests/learners/test_global_latents.py::test_a_plate_of_m_entries_by_chance_is_not_the_data_plate",),
     ),
     Mutation(
+        "model_guide/plates.py",
+        "(dim != particles_dim or shape[dim] != num_particles)",
+        "(particles_dim is None or dim > particles_dim)",
+        (
+            "tests/model_guide/test_plates.py::test_particles_whose_dimension_meets_itself_are_refused",
+            "tests/model_guide/test_plates.py::test_a_sum_of_two_latents_with_other_shapes_is_told_by_its_shape",
+        ),
+    ),
+    Mutation(
         "model_guide/enumeration.py",
         "rest[ordinal] = rest[ordinal] - log_prior if ordinal in rest else -log_prior",
         "rest[ordinal] = rest[ordinal]",

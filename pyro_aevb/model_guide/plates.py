@@ -113,20 +113,29 @@ def check_shape(site: Site, half: str, particles: Particles | None, num_data: in
             f"a distribution of batch shape {tuple(site.fn.batch_shape)} and event shape "
             f"{tuple(site.fn.event_shape)}; declare the dimensions of one datapoint with .to_event(...)"
         ) from error
+    particles_dim, num_particles = particles or (None, 1)
     for dim in range(-len(shape), 0):
-        if particles is not None and dim <= particles[0]:
-            continue
         expected = sizes.get(dim, 1)
-        if shape[dim] != expected and expected != -1:
+        if shape[dim] != expected and expected != -1 and (dim != particles_dim or shape[dim] != num_particles):
             break
     else:
         return
     expected_shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
+    got = (
+        f"got {tuple(shape)}, from a distribution of batch shape {tuple(site.fn.batch_shape)} and a value of shape "
+        f"{tuple(site.value.shape)}"
+    )
+    if particles_dim is not None:
+        raise ValueError(
+            f"expected log probabilities of site {site.name!r} of the {half} that have the shape of its plates, "
+            f"{expected_shape}, with {num_particles} particles at dim={particles_dim}, {got}; a number that is drawn "
+            f"has shape {(num_particles, *(1,) * (-particles_dim - 1))} here: keep its dimensions where they are, "
+            "counted from the right, or pass vectorize=False"
+        )
     raise ValueError(
         f"expected log probabilities of site {site.name!r} of the {half} that have the shape of its plates, "
-        f"{expected_shape}, got {tuple(shape)}, from a distribution of batch shape {tuple(site.fn.batch_shape)} and a "
-        f"value of shape {tuple(site.value.shape)}; declare the dimensions of one datapoint with .to_event(...), and "
-        "give the value no dimensions that the distribution hasn't: y.squeeze(-1)"
+        f"{expected_shape}, {got}; declare the dimensions of one datapoint with .to_event(...), and give the value no "
+        "dimensions that the distribution hasn't: y.squeeze(-1)"
     )
 
 

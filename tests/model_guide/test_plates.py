@@ -9,7 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch.utils.data import DataLoader, TensorDataset
 
-from pyro_aevb import AEVB, SGVB, elbo, evidence_gap, fit, log_marginal_likelihood, report
+from pyro_aevb import AEVB, SGVB, STL, elbo, evidence_gap, fit, log_density, log_marginal_likelihood, report
 from pyro_aevb.evidence import Evidence
 from pyro_aevb.posterior import posterior
 
@@ -119,6 +119,78 @@ def test_what_comes_after_the_plate_and_depends_on_nothing_in_it_is_left_alone()
         expected = Trace_ELBO(4000, vectorize_particles=True, max_plate_nesting=1).loss(model, guide, x)
     bound = elbo(model, guide, x, num_particles=4000, seed=0).total()
     assert abs(bound.value + expected) < 10 * bound.standard_error < 1
+
+
+# -- Plates beside that of the datapoints ------------------------------------------------------------------------------
+
+GROUP = torch.arange(12) % 4
+SEVERAL = {
+    "elbo": lambda *pair, **how: elbo(*pair, num_particles=200, seed=0, **how).total(),
+    "log density": lambda *pair, **how: log_density(*pair, num_particles=3, **how),
+    "L^A": lambda *pair, **how: SGVB(3, **how).loss(*pair),
+    "L^B": lambda *pair, **how: SGVB(3, kl="analytic", **how).loss(*pair),
+    "STL": lambda *pair, **how: STL(3, **how).loss(*pair),
+}
+
+
+def groups(x):
+    """mu ~ N(0, 1), four effects a_g ~ N(mu, 0.7^2), x_n ~ N(a_g(n), 1)."""
+    mu = pyro.sample("mu", dist.Normal(double(0.0).squeeze(), 1.0))
+    with pyro.plate("groups", 4):
+        a = pyro.sample("a", dist.Normal(mu, 0.7))
+    with pyro.plate("data", 12, subsample_size=len(x)):
+        pyro.sample("x", dist.Normal(a[..., GROUP], 1.0), obs=x)
+
+
+def guide_of_groups(x, *, slipped):
+    """a_g ~ N(g, 0.3^2) whatever mu ~ N(1, 0.3^2) is, which ``slipped`` gives a dimension of its own."""
+    mu = pyro.sample("mu", dist.Normal(double(1.0).squeeze(), 0.3))
+    loc = torch.arange(4.0).double() + 0.0 * (mu[..., None] if slipped else mu)
+    with pyro.plate("groups", 4):
+        pyro.sample("a", dist.Normal(loc, 0.3))
+
+
+def bound_of_groups(x):
+    """E_q[log p(x|a)] - KL(q || p) of these two."""
+    log_p = dist.Normal(GROUP.double(), 1.0).log_prob(x).sum() - 12 * 0.3**2 / 2
+    kl_of_mu = torch.distributions.kl_divergence(dist.Normal(double(1.0), 0.3), dist.Normal(double(0.0), 1.0)).sum()
+    q, p = dist.Normal(torch.arange(4.0).double(), 0.3), dist.Normal(torch.ones(4).double(), 0.7)
+    return log_p - kl_of_mu - torch.distributions.kl_divergence(q, p).sum() - 4 * 0.3**2 / (2 * 0.7**2)
+
+
+@pytest.mark.parametrize("entry", SEVERAL)
+def test_particles_whose_dimension_meets_itself_are_refused(entry):
+    x = normal(12) + GROUP
+    with pytest.raises(ValueError, match=r"the shape of its plates, \(4,\), with \d+ particles at dim=-2.*vectorize=F"):
+        SEVERAL[entry](groups, functools.partial(guide_of_groups, slipped=True), x)
+
+
+@pytest.mark.parametrize("slipped", [False, True])
+def test_in_their_place_or_one_by_one_they_have_the_bound(slipped):
+    x, guide = normal(12) + GROUP, functools.partial(guide_of_groups, slipped=slipped)
+    for entry in SEVERAL:
+        SEVERAL[entry](groups, guide, x, vectorize=not slipped)
+    bound = SEVERAL["elbo"](groups, guide, x, vectorize=not slipped)
+    assert abs(bound.value - bound_of_groups(x)) < 5 * bound.standard_error < 1.5
+
+
+def test_a_sum_of_two_latents_with_other_shapes_is_told_by_its_shape():
+    def model(x):
+        shift = pyro.sample("shift", dist.Normal(double(0.0).squeeze(), 1.0))
+        effects = pyro.sample("effects", dist.Normal(torch.zeros(4).double(), 0.7).to_event(1))
+        with pyro.plate("data", 12, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(shift + effects[..., GROUP], 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("shift", dist.Normal(double(0.0).squeeze(), 1.0))
+        pyro.sample("effects", dist.Normal(torch.zeros(4).double(), 0.7).to_event(1))
+
+    for compute in SEVERAL.values():
+        with pytest.raises(
+            ValueError, match=r"site 'x' of the model that have .* got \(\d+, \d+, 12\).*vectorize=False"
+        ):
+            compute(model, guide, normal(12))
+        compute(model, guide, normal(12), vectorize=False)
 
 
 # -- Plates of as many entries as there are datapoints -----------------------------------------------------------------
