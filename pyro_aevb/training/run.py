@@ -167,9 +167,7 @@ class Run:
         }
         self._earlier, self._start = 0.0, time.perf_counter()
         self._written: tuple[int, int] | None = None
-        self._before_asking: dict[str, Any] | None = (
-            None  # states, where a callback asked for an end at the last record
-        )
+        self._before_asking: dict[str, Any] | None = None  # the states before a callback ended the run
 
     def start(self, resume: bool) -> None:
         """Go on from the newest checkpoint if ``resume`` says so and there is one; begin anew otherwise."""
