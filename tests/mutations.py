@@ -50,8 +50,8 @@ class Mutation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The room's file and the replacement, without what a test id can't have."""
-        return f"{self.file.removesuffix('.py')}: {self.new or 'without ' + self.old}".replace("\n", " ")[:100]
+        """The room's file, the replacement and what it replaces, without what a test id can't have."""
+        return f"{self.file.removesuffix('.py')}: {self.new or 'nothing'} for {self.old}".replace("\n", " ")[:140]
 
     def broken(self) -> str:
         """Return the file's text with the breakage in it; raise ``ValueError`` unless there is one place for it."""
