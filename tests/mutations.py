@@ -1084,9 +1084,21 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/reading.py",
-        "if frame.full_size not in (None, frame.size):",
-        "if False:",
+        "if frame.full_size not in (None, frame.size) and",
+        "if False and",
         ("tests/model_guide/test_plates.py::test_a_part_of_each_datapoint_is_refused_in_an_evaluation",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        'counted = self.sites("model", "observation", "given", "local", "global", "enumerated")',
+        "counted = self.observations | self.latents",
+        ("tests/model_guide/test_plates.py::test_a_part_of_any_plate_is_refused_in_an_evaluation",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        'for frame in (*site.frames, *site.infer.get("frames", ())):',
+        "for frame in site.frames:",
+        ("tests/model_guide/test_plates.py::test_a_part_of_any_plate_is_refused_in_an_evaluation",),
     ),
     Mutation(
         "model_guide/reading.py",

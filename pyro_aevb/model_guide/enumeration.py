@@ -185,6 +185,7 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
             "cond_indep_stack": tuple(frames[symbol] for symbol in sorted(ordinal)),
             "infer": {
                 "summed": enumerated,
+                "frames": tuple(frame for each in terms for frame in nodes[each]["cond_indep_stack"]),
                 "parts": {each: nodes[each] for each in observed},
                 "depth": max(-frame.dim for frame in frames.values()) if frames else 0,
             },

@@ -298,17 +298,18 @@ class Reading:
             )
 
     def require_whole_plates(self) -> None:
-        """Refuse a plate within a datapoint that is subsampled: each run would be of other parts of it.
+        """Refuse a subsampled plate beside that of the datapoints: each run is of other parts, and N/M doesn't count.
 
         Raises:
             ValueError: for the first one, with what to do.
         """
-        for name, site in (self.observations | self.latents).items():
-            for frame in site.inner(self.plate):
-                if frame.full_size not in (None, frame.size):
+        counted = self.sites("model", "observation", "given", "local", "global", "enumerated")
+        for name, site in [*counted.items(), *(self.proposals | self.global_proposals).items()]:
+            for frame in (*site.frames, *site.infer.get("frames", ())):
+                if frame.full_size not in (None, frame.size) and frame_of([frame], self.plate) is None:
                     raise ValueError(
-                        f"expected all of a datapoint, got {frame.size} of the {frame.full_size} entries of plate "
-                        f"{frame.name!r} around site {name!r}; evaluate a model with "
+                        f"expected whole plates in an evaluation, got {frame.size} of the {frame.full_size} entries of "
+                        f"plate {frame.name!r} around site {name!r}; evaluate a model and a guide with "
                         f"pyro.plate({frame.name!r}, {frame.full_size}), without subsample_size"
                     )
 

@@ -271,7 +271,9 @@ def exact_guide(x):
 
 @pytest.mark.parametrize("entry", EVALUATIONS)
 def test_a_part_of_each_datapoint_is_refused_in_an_evaluation(entry):
-    with pytest.raises(ValueError, match=r"all of a datapoint, got 2 of the 4 entries of plate 'parts'.*without subs"):
+    with pytest.raises(
+        ValueError, match=r"whole plates in an evaluation, got 2 of the 4 entries of plate 'parts'.*without subs"
+    ):
         EVALUATIONS[entry](functools.partial(parts_of, subsample_size=2), exact_guide, normal(3, 4) + 1)
 
 
@@ -283,3 +285,91 @@ def test_it_may_be_trained_on_and_evaluated_with_all_of_it():
     model = functools.partial(parts_of, subsample_size=2)
     losses = torch.tensor([SGVB().loss(model, exact_guide, x) for _ in range(400)])
     assert abs(losses.mean() + exact.sum()) < 5 * losses.std() / 20
+
+
+def one_after_the_other(x, subsample_size):
+    """The four numbers of a datapoint in a sequential plate."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        for place, i in enumerate(pyro.plate("parts", 4, subsample_size=subsample_size)):
+            pyro.sample(f"x{place}", dist.Normal(z, 1.0), obs=x[:, i])
+
+
+def summed_one_after_the_other(x, subsample_size):
+    """Likewise, and each has a label of its own, which is summed out."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        for place, i in enumerate(pyro.plate("parts", 4, subsample_size=subsample_size)):
+            y = pyro.sample(f"y{place}", dist.Bernoulli(double(0.3).squeeze()), infer={"enumerate": "parallel"})
+            pyro.sample(f"x{place}", dist.Normal(z + y, 1.0), obs=x[:, i])
+
+
+def in_one_event(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x", dist.Normal(z[..., None], 1.0).expand([*z.shape, 4]).to_event(1), obs=x)
+
+
+def observed_outside(x, subsample_size):
+    """Four numbers that are observed once for all of the data."""
+    with pyro.plate("parts", 4, subsample_size=subsample_size):
+        pyro.sample("given", dist.Normal(double(0.0).squeeze(), 1.0), obs=double(2.0).expand(subsample_size or 4))
+    in_one_event(x)
+
+
+def drawn_outside(x, subsample_size):
+    """Four numbers that are drawn once for all of the data."""
+    with pyro.plate("parts", 4, subsample_size=subsample_size):
+        pyro.sample("w", dist.Normal(double(0.0).squeeze(), 1.0))
+    in_one_event(x)
+
+
+def guide_of_drawn_outside(x, subsample_size):
+    with pyro.plate("parts", 4, subsample_size=subsample_size):
+        pyro.sample("w", dist.Normal(double(1.0).squeeze(), 1.0))
+    exact_guide(x)
+
+
+def drawn_one_by_one_outside(x, subsample_size):
+    for place, _ in enumerate(pyro.plate("parts", 4, subsample_size=subsample_size)):
+        pyro.sample(f"w{place}", dist.Normal(double(0.0).squeeze(), 1.0))
+    in_one_event(x)
+
+
+def guide_of_drawn_one_by_one_outside(x, subsample_size):
+    for place, _ in enumerate(pyro.plate("parts", 4, subsample_size=subsample_size)):
+        pyro.sample(f"w{place}", dist.Normal(double(1.0).squeeze(), 1.0))
+    exact_guide(x)
+
+
+SUBSAMPLED = [
+    (one_after_the_other, exact_guide),
+    (summed_one_after_the_other, exact_guide),
+    (observed_outside, exact_guide),
+    (drawn_outside, guide_of_drawn_outside),
+    (drawn_one_by_one_outside, guide_of_drawn_one_by_one_outside),
+]
+
+
+def of_size(size, pair):
+    return [f if f is exact_guide else functools.partial(f, subsample_size=size) for f in pair]
+
+
+@pytest.mark.parametrize("entry", ["elbo", "importance", "report"])
+@pytest.mark.parametrize("pair", SUBSAMPLED, ids=lambda pair: pair[0].__name__)
+def test_a_part_of_any_plate_is_refused_in_an_evaluation(pair, entry):
+    with pytest.raises(ValueError, match=r"got 2 of the 4 entries of plate 'parts'.*pyro.plate\('parts', 4\), without"):
+        EVALUATIONS[entry](*of_size(2, pair), normal(5, 4) + 1)
+
+
+@pytest.mark.parametrize("pair", SUBSAMPLED, ids=lambda pair: pair[0].__name__)
+def test_the_whole_of_any_plate_is_evaluated(pair):
+    x = normal(5, 4) + 1
+    bound = elbo(*of_size(None, pair), x, num_particles=400, seed=0)
+    plain = torch.distributions.MultivariateNormal(torch.zeros(4).double(), torch.eye(4).double() + 1).log_prob(x)
+    if pair[0] in (one_after_the_other, observed_outside, drawn_outside, drawn_one_by_one_outside):
+        torch.testing.assert_close(bound.value, plain)
+    given = 4 * dist.Normal(0.0, 1.0).log_prob(double(2.0)).item() if pair[0] is observed_outside else 0.0
+    assert bound.log_given.item() == pytest.approx(given)
+    cost = 4 * 0.5 if "drawn" in pair[0].__name__ else 0.0
+    assert bound.global_kl.item() == pytest.approx(cost, abs=5 * (4 / 400) ** 0.5)
