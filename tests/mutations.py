@@ -1240,6 +1240,32 @@ MUTATIONS = [
         (f"{RANDOM}::test_log_density_is_the_sum_of_the_densities",),
     ),
     Mutation(
+        "model_guide/weights.py",
+        "if weight.numel() == 1:",
+        "if not local or weight.numel() == 1:",
+        (
+            "tests/model_guide/test_reading.py::test_outside_of_the_data_plate_a_scale_is_one_number_and_the_remedy_works",
+        ),
+    ),
+    Mutation(
+        "model_guide/weights.py",
+        "weight.shape[max(weight.dim() - len(shape), 0) :] == shape and",
+        "True and",
+        ("tests/model_guide/test_reading.py::test_a_number_for_each_entry_is_refused",),
+    ),
+    Mutation(
+        "model_guide/weights.py",
+        "shape = (plate.size, *(1,) * (-plate.dim - 1))",
+        "shape = (plate.size,)",
+        ("tests/model_guide/test_reading.py::test_a_number_for_each_datapoint_stands_in_the_data_plates_dimension",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        "weights.scale * weights.by_site[name] * self.log_prob(site)",
+        "weights.scale * self.log_prob(site)",
+        ("tests/model_guide/test_reading.py::test_a_reading_weighs_each_datapoint_s_entries_alike",),
+    ),
+    Mutation(
         "model_guide/reading.py",
         "if is_one(common) or not all(",
         "if True or not all(",

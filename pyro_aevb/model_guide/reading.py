@@ -176,10 +176,10 @@ class Reading:
         total: Tensor | float = 0.0
         weights = self.weights()
         for name, site in self.sites(half, *roles).items():
-            scale = weights.scale * weights.by_site[name] if name in weights.by_site else site.weight
-            total = (
-                total + scale_and_mask(density(name, site.fn, site.value, drawn=site.is_drawn), scale, site.mask).sum()
-            )
+            if name in weights.by_site:
+                total = total + (weights.scale * weights.by_site[name] * self.log_prob(site)).sum()
+            else:
+                total = total + (site.weight * self.global_log_prob(site)).sum()
         return torch.as_tensor(total)
 
     def per_datapoint(self, term: Tensor) -> Tensor:
@@ -384,7 +384,8 @@ def read_traces(
                 check_data_frame(made[name], half, plate)
             frame = frame_of(frames, plate)
             own = 1.0 if frame is None else full_size_of(frame, num_data) / num_data
-            made[name] = replace_site(made[name], weight=weight_of(name, site["scale"], own))
+            weight = weight_of(name, site["scale"], own, plate, local=frame is not None)
+            made[name] = replace_site(made[name], weight=weight)
         readings.append(made)
     model_sites, guide_sites = readings
     for name, site in model_sites.items():

@@ -9,20 +9,38 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.graph import is_tracing
-from pyro_aevb.model_guide.sites import Scale
+from pyro_aevb.model_guide.sites import DataPlate, Scale
 
 
-def weight_of(name: str, scale: Any, own: float) -> Scale:
-    """Return the site's scale without the plate's N/M."""
+def weight_of(name: str, scale: Any, own: float, plate: DataPlate, *, local: bool) -> Scale:
+    """Return the site's scale without the plate's N/M: a number, a tensor of shape (), or (M,), one a datapoint.
+
+    A scale stands where it meets the site's log probabilities, in Pyro as here: (M,) is one a datapoint in a data plate
+    at dim=-1, and (M, 1) in one at dim=-2.
+
+    Args:
+        name: the site's.
+        scale: the plates' and that of ``poutine.scale``, multiplied.
+        own: N/M, or 1 outside of the data plate.
+        plate: that of the datapoints.
+        local: whether the site is in it.
+
+    Raises:
+        ValueError: for one number for each entry of another plate.
+    """
     weight: Scale = scale / own
-    if isinstance(weight, Tensor):
-        if weight.dim() > 1:
-            raise ValueError(
-                f"expected a scale of one number, or one a datapoint, for site {name!r}, got {tuple(weight.shape)}; "
-                "sum it over the plates within a datapoint, or write it into the distribution"
-            )
-        return weight
-    return 1.0 if math.isclose(weight, 1.0, rel_tol=1e-12) else float(weight)
+    if not isinstance(weight, Tensor):
+        return 1.0 if math.isclose(weight, 1.0, rel_tol=1e-12) else float(weight)
+    if weight.numel() == 1:
+        return weight.reshape(())
+    shape = (plate.size, *(1,) * (-plate.dim - 1))
+    if local and weight.shape[max(weight.dim() - len(shape), 0) :] == shape and weight.numel() == plate.size:
+        return weight.reshape(plate.size)
+    one_each = f", or one a datapoint, of shape {shape} in the data plate at dim={plate.dim}," if local else ""
+    raise ValueError(
+        f"expected a scale of one number{one_each} for site {name!r}, got {tuple(weight.shape)}; write each entry as a "
+        f"site of its own, in a loop: with pyro.poutine.scale(scale=scale[i]): pyro.sample(f'{name}_{{i}}', ...)"
+    )
 
 
 def is_one(weight: Scale) -> bool:

@@ -12,8 +12,10 @@ from pyro import poutine
 
 from pyro_aevb import (
     AEVB,
+    IWAE,
     MCEM,
     SGVB,
+    STL,
     ReweightedWakeSleep,
     ScoreFunction,
     WakeSleep,
@@ -24,6 +26,7 @@ from pyro_aevb import (
 )
 from pyro_aevb.evidence import Quadrature
 from pyro_aevb.model_guide import read
+from pyro_aevb.model_guide.reading import read_traces
 
 SGD = functools.partial(torch.optim.SGD, lr=0.0)
 OBJECTIVES = OBJECTIVES | {"score function": functools.partial(ScoreFunction, baseline="leave-one-out")}
@@ -212,3 +215,125 @@ def test_wake_sleep_reports_the_bound_where_a_latent_is_padded():
 
     info = WakeSleep(model, trained, SGD, SGD, dream_arguments=lambda sites, x, m: (together(sites), m)).step(*args)
     close(info.elbo, exact.mean())
+
+
+# -- Scales stand where they meet the log probabilities ----------------------------------------------------------------
+
+
+def crossed(scale, entries=3, *, around="x"):
+    """A model in the plates of the datapoints, dim=-2, and of their entries, dim=-1, its latent or its data weighed."""
+
+    def weighed(name):
+        return poutine.scale(scale=scale if name == around else 1.0)
+
+    def model(x):
+        a = pyro.param("a", torch.tensor(0.5).double())
+        with pyro.plate("data", 30, subsample_size=len(x), dim=-2), pyro.plate("entries", entries, dim=-1):
+            with weighed("z"):
+                z = pyro.sample("z", dist.Normal(torch.tensor(0.0).double(), 1.0))
+            with weighed("x"):
+                pyro.sample("x", dist.Normal(a * z, 1.0), obs=x)
+
+    def guide(x):
+        b = pyro.param("b", torch.tensor(0.2).double())
+        plates = pyro.plate("data", 30, subsample_size=len(x), dim=-2), pyro.plate("entries", entries, dim=-1)
+        with plates[0], plates[1], weighed("z"):
+            pyro.sample("z", dist.Normal(b * x, 1.0))
+
+    return model, guide
+
+
+def loss_and_gradients(objective, pair, *args):
+    pyro.clear_param_store()
+    poutine.trace(pair[0]).get_trace(*args), poutine.trace(pair[1]).get_trace(*args)
+    parameters = dict(pyro.get_param_store().named_parameters())
+    pyro.set_rng_seed(1)
+    loss = objective.differentiable_loss(*pair, *args)
+    gradients = torch.autograd.grad(loss, parameters.values())
+    return torch.cat([each.detach().reshape(-1) for each in (loss, *gradients)])
+
+
+@pytest.mark.parametrize("around", ["x", "z"])
+@pytest.mark.parametrize("entries", [2, 3])
+def test_a_number_for_each_datapoint_stands_in_the_data_plates_dimension(entries, around):
+    x = torch.randn(3, entries, generator=torch.Generator().manual_seed(0)).double()
+    numbers = torch.tensor([1.0, 5.0, 0.2]).double()
+    pair = crossed(numbers[:, None], entries, around=around)
+    expected = loss_and_gradients(pyro.infer.Trace_ELBO(), pair, x)
+    torch.testing.assert_close(loss_and_gradients(SGVB(), pair, x), expected)
+    torch.testing.assert_close(loss_and_gradients(IWAE(1), pair, x), expected)
+    torch.testing.assert_close(loss_and_gradients(STL(), pair, x)[0], expected[0])
+    torch.testing.assert_close(
+        loss_and_gradients(SGVB(kl="analytic"), pair, x), loss_and_gradients(pyro.infer.TraceMeanField_ELBO(), pair, x)
+    )
+    losses = []
+    for compile in (False, "graph"):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(1)
+        learner = AEVB(*pair, SGD, SGVB(), compile=compile)
+        losses.append([learner.step(x).loss.item() for _ in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    plain = elbo(*crossed(1.0, entries), x, num_particles=2, seed=0).value
+    torch.testing.assert_close(elbo(*pair, x, num_particles=2, seed=0).value, plain)
+
+
+def test_a_reading_weighs_each_datapoint_s_entries_alike():
+    x = torch.randn(3, 3).double()
+    model, guide = crossed(torch.tensor([[1.0], [5.0], [0.2]]).double())
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    found = read_traces(model_trace, guide_trace, 3).total("model", "observation", "local")
+    torch.testing.assert_close(found, model_trace.log_prob_sum())
+
+
+@pytest.mark.parametrize("entry", ["loss", "elbo"])
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (1, 3)])
+@pytest.mark.parametrize("around", ["x", "z"])
+def test_a_number_for_each_entry_is_refused(around, shape, entry):
+    pair, x = crossed(torch.arange(1.0, 4.0).double().expand(shape), around=around), torch.randn(3, 3).double()
+    with pytest.raises(
+        ValueError, match=rf"of one number, or one a datapoint, of shape \(3, 1\).*'{around}', got \({shape[0]}"
+    ):
+        SGVB().loss(*pair, x) if entry == "loss" else elbo(*pair, x)
+
+
+def numbers(scale, loc, obs=None):
+    """Three numbers outside of the data plate: one site, or three with a scale each."""
+    if isinstance(scale, list):
+        for i, each in enumerate(scale):
+            with poutine.scale(scale=each):
+                pyro.sample(f"w_{i}", dist.Normal(loc[i], 1.0), obs=None if obs is None else obs[i])
+    else:
+        with pyro.plate("numbers", 3), poutine.scale(scale=scale):
+            pyro.sample("w", dist.Normal(loc, 1.0), obs=obs)
+
+
+def outside(scale, *, given):
+    obs = torch.tensor([1.0, 2.0, 3.0]).double() if given else None
+
+    def model(x):
+        numbers(scale, pyro.param("a", torch.tensor([0.5, 0.0, -0.5]).double()), obs)
+        with pyro.plate("data", 50, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        if not given:
+            numbers(scale, pyro.param("b", torch.tensor([0.1, 1.0, 2.0]).double()))
+        with pyro.plate("data", 50, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_outside_of_the_data_plate_a_scale_is_one_number_and_the_remedy_works(given):
+    x = torch.randn(5).double()
+    for each in (torch.tensor([1.0, 10.0, 100.0]).double(), torch.ones(3, 1).double()):
+        with pytest.raises(ValueError, match=r"a scale of one number for site 'w', got \(3.*pyro.sample\(f'w_\{i\}', "):
+            SGVB(2).loss(*outside(each, given=given), x)
+    for scale in ([1.0, 10.0, 100.0], torch.tensor([5.0]).double()):
+        pair = outside(scale, given=given)
+        expected = loss_and_gradients(pyro.infer.Trace_ELBO(), pair, x)
+        torch.testing.assert_close(loss_and_gradients(SGVB(), pair, x), expected)
+        assert torch.isfinite(elbo(*pair, x).value).all()
