@@ -1204,6 +1204,27 @@ MUTATIONS = [
         ("tests/objectives/test_global_latents.py::test_terms_hold_the_global_kl_apart_and_once",),
     ),
     Mutation(
+        "objectives/draws.py",
+        "if frame_of(site.frames, reading.plate) is None:",
+        "if False:",
+        (
+            "tests/model_guide/test_reading.py"
+            "::test_a_note_weighs_by_its_scales_and_by_n_over_m_in_the_data_plate_alone[outside]",
+        ),
+    ),
+    Mutation(
+        "objectives/draws.py",
+        "reading.plate.scale * times(site.weight, reading.log_prob(site))",
+        "reading.plate.scale * reading.log_prob(site)",
+        ("tests/model_guide/test_reading.py::test_a_scale_around_model_and_guide_weighs_a_note_once",),
+    ),
+    Mutation(
+        "model_guide/reading.py",
+        'in (self.proposals | self.sites("guide", "note")).items():',
+        "in self.proposals.items():",
+        ("tests/model_guide/test_reading.py::test_a_note_in_a_data_plate_of_another_n_is_refused",),
+    ),
+    Mutation(
         "objectives/particles.py",
         "signal = signal - (signal.sum(0) - signal) / others",
         "signal = signal - signal.mean(0)",

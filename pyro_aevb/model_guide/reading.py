@@ -319,7 +319,7 @@ class Reading:
         Raises:
             ValueError: with what to do.
         """
-        for name, site in self.proposals.items():
+        for name, site in (self.proposals | self.sites("guide", "note")).items():
             frame = frame_of(site.frames, self.plate)
             if frame is None:
                 continue

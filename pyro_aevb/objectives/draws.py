@@ -6,7 +6,7 @@ Shapes: K particles, M datapoints; V K rows instead of K where the guide enumera
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.dependence import ancestors, kind, parents
 from pyro_aevb.model_guide.guide_values import REMEDY, GuideValues, log_share
+from pyro_aevb.model_guide.plates import frame_of
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Scale, Site, density, replace_site
 from pyro_aevb.model_guide.supports import Inside, innermost
@@ -166,14 +167,18 @@ def _joined(rows: list[Particles], one_global_draw: bool) -> Particles:
         sampled_kl=first.sampled_kl,
         weight=first.weight,
         scale=first.scale,
-        note=None if first.note is None else torch.cat([row.note for row in rows if row.note is not None]),
-        given=None if first.given is None else torch.cat([row.given for row in rows if row.given is not None]),
+        note=_cat_if_any([row.note for row in rows]),
+        global_note=_cat_if_any([row.global_note for row in rows]),
+        given=_cat_if_any([row.given for row in rows]),
         gradient_scale=first.gradient_scale,
-        log_share=None
-        if first.log_share is None
-        else torch.cat([r.log_share for r in rows if r.log_share is not None]),
+        log_share=_cat_if_any([row.log_share for row in rows]),
         reparameterized=tuple(each for row in rows for each in row.reparameterized),
     )
+
+
+def _cat_if_any(terms: Sequence[Tensor | None]) -> Tensor | None:
+    there = [term for term in terms if term is not None]
+    return torch.cat(there) if there else None
 
 
 def _one_pass(
@@ -214,7 +219,7 @@ def _one_pass(
     log_likelihood = {name: reading.log_prob(site) for name, site in reading.observations.items()}
     first = next(iter(log_likelihood))
     log_likelihood[first] = inside.or_nan(log_likelihood[first])
-    notes = reading.sites("guide", "note").values()
+    note, global_note = _notes(reading)
     return Particles(
         log_likelihood=log_likelihood,
         log_prior=log_prior,
@@ -225,7 +230,8 @@ def _one_pass(
         sampled_kl=frozenset(name for name in kl if name not in closed_form),
         weight=weights.by_site,
         scale=weights.scale,
-        note=reading.sum_log_prob(notes) if notes else None,
+        note=note,
+        global_note=global_note,
         given=_given(reading),
         global_kl=global_kl,
         global_score=_global_score(reading, global_log_q, how) if flow in ("score", "wake") else None,
@@ -372,6 +378,21 @@ def _given(reading: Reading) -> Tensor | None:
     """Return the log density of the sites that the model observes outside of the data plate, (K,) or (1,)."""
     terms = {n: times(s.weight, reading.global_log_prob(s)) for n, s in reading.sites("model", "given").items()}
     return sum_terms(terms) if terms else None
+
+
+def _notes(reading: Reading) -> tuple[Tensor | None, Tensor | None]:
+    """Return the log densities of what the guide observes, times their scales and N/M in the data plate.
+
+    Returns:
+        those in the data plate, (K, M), and outside of it, (K,) or (1,); ``None`` for none.
+    """
+    local, outside = {}, {}
+    for name, site in reading.sites("guide", "note").items():
+        if frame_of(site.frames, reading.plate) is None:
+            outside[name] = times(site.weight, reading.global_log_prob(site))
+        else:
+            local[name] = reading.plate.scale * times(site.weight, reading.log_prob(site))
+    return sum_terms(local) if local else None, sum_terms(outside) if outside else None
 
 
 class _Detached(Messenger):

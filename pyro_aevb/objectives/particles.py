@@ -42,7 +42,9 @@ class Particles:
         sampled_kl: the latents whose ``kl`` is sampled.
         weight: the scales beside ``scale``, by site: numbers, or tensors of shape () or (M,).
         scale: N/M, times a scale that stands around every site alike: a number or (M,).
-        note: log densities of what the guide observes, (K, M): part of Pyro's loss and not of a bound; or ``None``.
+        note: log densities of what the guide observes in the data plate, times N/M and their own scales, (K, M): part
+            of Pyro's loss and not of a bound; or ``None``.
+        global_note: likewise outside of the data plate, times their own scales, (K,) or (1,); or ``None``.
         given: the log density of what the model observes outside of the data plate, once for the whole data set, (K,)
             or (1,); or ``None``.
         global_kl: of each global latent: KL(q(w) || p(w)) in closed form, or log q(w) - log p(w): (K,), or (1,) for a
@@ -66,6 +68,7 @@ class Particles:
     weight: dict[str, Scale]
     scale: Scale
     note: Tensor | None
+    global_note: Tensor | None
     given: Tensor | None
     global_kl: dict[str, Tensor]
     global_score: Tensor | None
@@ -149,7 +152,9 @@ class Particles:
         if of_globals is not None:
             loss = loss - of_globals
         if self.note is not None:
-            loss = loss + (self.scale * self.expected(self.note).mean(0)).sum()
+            loss = loss + self.expected(self.note).mean(0).sum()
+        if self.global_note is not None:
+            loss = loss + self.global_note.mean()
         return loss - self.log_given
 
     @property

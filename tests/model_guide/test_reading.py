@@ -142,6 +142,95 @@ def test_a_note_is_part_of_the_loss_and_not_of_the_bound():
     assert abs(stock - (-exact.sum().item() - 5.0 * len(exact))) < 1e-9
 
 
+NOTES = {  # what a penalty of w^2 counts, of 5 datapoints in place of 50, and where it stands in the guide
+    "inside": (50.0, "inside", 1.0),
+    "inside, scaled": (5.0, "inside", 0.1),
+    "inside, one scale a datapoint": (10 * 15.0, "inside", torch.arange(1.0, 6.0).double()),
+    "outside": (1.0, "outside", 1.0),
+    "outside, scaled": (10.0, "outside", 10.0),
+}
+
+
+def pair_with_a_penalty(where, scale, around=1.0, labels=False):
+    """The posterior as the guide, of z, with 2 equal labels y if asked for; the loss is -log p(x) and the penalty."""
+
+    def model(x):
+        with poutine.scale(scale=around), pyro.plate("data", 50, subsample_size=len(x)):
+            if labels:
+                pyro.sample("y", dist.Bernoulli(torch.tensor(0.5).double()))
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def penalty():
+        with poutine.scale(scale=scale):
+            pyro.factor("penalty", pyro.param("w", torch.tensor(2.0).double()).square(), has_rsample=True)
+
+    def guide(x):
+        if where == "outside":
+            penalty()
+        with poutine.scale(scale=around), pyro.plate("data", 50, subsample_size=len(x)):
+            if labels:
+                pyro.sample("y", dist.Bernoulli(torch.tensor(0.5).double()), infer={"enumerate": "parallel"})
+            if where == "inside":
+                penalty()
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_note_weighs_by_its_scales_and_by_n_over_m_in_the_data_plate_alone(name):
+    weight, *how = NOTES[name]
+    x = torch.randn(5).double()
+    log_p = 10 * dist.Normal(0.0, 2**0.5).log_prob(x).sum()
+    expected = torch.stack([weight * 4 - log_p, torch.tensor(weight * 4.0).double()])  # and d/dw w^2 at w = 2
+    pair = pair_with_a_penalty(*how)
+    torch.testing.assert_close(loss_and_gradients(pyro.infer.Trace_ELBO(), pair, x), expected)
+    for objective in (
+        SGVB(),
+        SGVB(3),
+        SGVB(3, vectorize=False),
+        SGVB(2, kl="analytic"),
+        STL(2),
+        IWAE(3),
+        ScoreFunction(2),
+    ):
+        found = loss_and_gradients(objective, pair, x)
+        assert found[1].item() == pytest.approx(4 * weight)
+        if not objective.needs_closed_forms:  # the other terms are log p(x) for each draw
+            torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loss_and_gradients(SGVB(2), pair_with_a_penalty(*how, labels=True), x), expected)
+    torch.testing.assert_close(elbo(*pair, x).value.sum(), log_p / 10)
+    losses = []
+    for compile in (False, "graph"):
+        pyro.clear_param_store()
+        learner = AEVB(*pair, SGD, SGVB(), compile=compile)
+        losses += [learner.step(x).loss.item() for _ in range(4)]
+    assert losses == pytest.approx([expected[0].item()] * 8)
+
+
+def test_a_scale_around_model_and_guide_weighs_a_note_once():
+    x, pair = torch.randn(5).double(), pair_with_a_penalty("inside", 3.0, around=0.1)
+    expected = loss_and_gradients(pyro.infer.Trace_ELBO(), pair, x)
+    torch.testing.assert_close(loss_and_gradients(SGVB(3), pair, x), expected)
+
+
+def test_a_note_in_a_data_plate_of_another_n_is_refused():
+    model, guide = pair_with_a_penalty("", 1.0)
+
+    def other(x):
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            pyro.factor("penalty", torch.tensor(1.0), has_rsample=True)
+
+    def with_another_n(x):
+        with poutine.block(hide=["data"]):
+            other(x)
+        guide(x)
+
+    with pytest.raises(ValueError, match=r"expected one N in model and guide, got 50 .* 20 around site 'penalty'"):
+        SGVB().loss(model, with_another_n, torch.randn(5).double())
+
+
 def test_a_model_with_a_factor_has_a_bound_and_no_log_p():
     x = torch.randn(5).double()
 
