@@ -1,64 +1,112 @@
-"""Modules in evaluation mode for as long as something is evaluated."""
+"""Modules in evaluation mode for as long as something is evaluated, and their buffers as they were afterwards."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import torch
 from pyro import primitives
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_aevb.capture.python_state import PythonState
 
 
 @contextmanager
 def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into evaluation mode inside the block, and each back into the mode it was in.
+    """Put modules into evaluation mode inside the block, and afterwards back: each one's mode, and its buffers.
+
+    A forward may write into a buffer, or replace it, whatever the mode.
 
     Args:
         modules: each by itself; what is inside one of them is not looked for.
     """
-    modes = [(module, module.training) for module in modules]
+    before = [AsItWas(module) for module in modules]
     try:
-        for module, _ in modes:
+        for module in modules:
             module.training = False
         yield
     finally:
-        try:
-            _put_back(modes)
-        except BaseException:  # a signal, in the middle of it
-            _put_back(modes)
-            raise
+        _put_all_back(before)
 
 
-def _put_back(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    for module, mode in modes:
-        module.training = mode
+class AsItWas:
+    """A module's mode and buffers, as they were.
+
+    Args:
+        module: the module; what is inside of it isn't looked at.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self._mode = module, module.training
+        self._buffers = dict(module._buffers)
+        held = [buffer for buffer in self._buffers.values() if buffer is not None and not is_lazy(buffer)]
+        self._values = [(buffer, buffer.detach(), buffer.detach().clone()) for buffer in held]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Put both back; a buffer that nothing has written is left alone, since a gradient may need it."""
+        self.module.training = self._mode
+        for buffer, memory, value in self._values:
+            if _lies_elsewhere(buffer, memory):
+                buffer.data = memory
+            if not _is_equal(buffer, value):
+                buffer.copy_(value)
+        if any(self.module._buffers.get(name) is not buffer for name, buffer in self._buffers.items()):
+            self.module._buffers.update(self._buffers)
+        for name in self.module._buffers.keys() - self._buffers.keys():
+            del self.module._buffers[name]
+
+
+def _lies_elsewhere(buffer: Tensor, memory: Tensor) -> bool:
+    """Return whether a buffer isn't the same view of the same memory any more (``buffer.data = ...``, ``resize_``)."""
+    if buffer.layout is not torch.strided:
+        return False
+    kept = buffer.shape == memory.shape and buffer.stride() == memory.stride() and buffer.dtype is memory.dtype
+    return not kept or buffer.data_ptr() != memory.data_ptr()
+
+
+def _is_equal(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same values, NaN among them; of sparse ones it isn't asked."""
+    if a.layout is not torch.strided:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _put_all_back(before: Iterable[AsItWas]) -> None:
+    try:
+        for each in before:
+            each.put_back()
+    except BaseException:  # a signal, in the middle of it
+        for each in before:
+            each.put_back()
+        raise
 
 
 class NamedModules(Messenger):
-    """Put each module that the wrapped callable gives to ``pyro.module`` into evaluation mode, and note its mode.
+    """Put each module that the wrapped callable gives to ``pyro.module`` into evaluation mode, and note how it was.
 
     Such a module may be out of sight of :class:`~pyro_aevb.capture.PythonState`: another package's, a function's cache.
 
     Args:
-        modes: the modules that were met and their modes, by identity; several wrapped callables may share it.
+        met: the modules that were met, as they were, by identity; several wrapped callables may share it.
     """
 
-    def __init__(self, modes: dict[int, tuple[nn.Module, bool]]) -> None:
+    def __init__(self, met: dict[int, AsItWas]) -> None:
         super().__init__()
-        self._modes = modes
+        self._met = met
 
     def _pyro_param(self, msg: Any) -> None:
         if primitives._MODULE_NAMESPACE_DIVIDER not in msg["name"]:
             return
         for each in named_by_the_caller():
-            if id(each) not in self._modes:
-                self._modes[id(each)] = each, each.training
+            if id(each) not in self._met:
+                self._met[id(each)] = AsItWas(each)
                 each.training = False
 
 
@@ -74,7 +122,7 @@ def named_by_the_caller() -> list[nn.Module]:
 def evaluated(
     model: Callable[..., Any], guide: Callable[..., Any] | None, modules: Sequence[nn.Module] | None = None
 ) -> Iterator[tuple[Any, Any, list[nn.Module]]]:
-    """Put a pair's modules into evaluation mode inside the block, those too that only its run names.
+    """Be :func:`evaluating` a pair's modules inside the block, those too that only its run names.
 
     Args:
         model: p(x, z).
@@ -86,11 +134,11 @@ def evaluated(
     """
     if modules is None:
         modules = PythonState([fn for fn in (model, guide) if fn is not None]).modules
-    modes: dict[int, tuple[nn.Module, bool]] = {}
+    met: dict[int, AsItWas] = {}
     named: list[nn.Module] = []
     with evaluating(modules):
         try:
-            yield NamedModules(modes)(model), None if guide is None else NamedModules(modes)(guide), named
+            yield NamedModules(met)(model), None if guide is None else NamedModules(met)(guide), named
         finally:
-            named += [module for module, _ in modes.values()]
-            _put_back(list(modes.values()))
+            named += [each.module for each in met.values()]
+            _put_all_back(met.values())

@@ -12,6 +12,7 @@ from torch import nn
 
 from pyro_aevb import AEVB
 from pyro_aevb.evidence import elbo
+from pyro_aevb.model_guide import evaluating
 from pyro_aevb.training import fit
 
 N, D = 40, 3
@@ -87,6 +88,87 @@ def test_they_are_evaluated_and_left_as_they_were(way):
     assert net(way)[1] in learner.modules
     net(way).eval()
     assert bounds == [elbo(model, guide, x, seed=0).mean()[0]] * 2, "an evaluation ran in training mode"
+
+
+class Counting(nn.Module):
+    """A module that counts its runs in buffers, in whatever mode."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.register_buffer("n", torch.empty(1).fill_(0.0))
+        self.register_buffer("last", torch.full((2,), torch.nan))
+        self.register_buffer("mask", None)
+
+    def forward(self, x):
+        HOW[self.how](self)
+        return x + 0.0 * self.last.nan_to_num()[0]
+
+
+HOW = {
+    "in place": lambda m: m.n.add_(1),
+    "through data": lambda m: m.n.data.add_(1),
+    "another storage": lambda m: setattr(m.n, "data", m.n + 1),
+    "replaced": lambda m: setattr(m, "n", m.n + 1),
+    "resized": lambda m: m.n.resize_(len(m.n) + 1).fill_(1.0),
+    "came to be": lambda m: setattr(m, "mask", torch.ones(2)),
+    "registered": lambda m: m.register_buffer("another", torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "named"])
+@pytest.mark.parametrize("how", HOW)
+def test_what_a_forward_does_to_buffers_is_undone(how, seen):
+    counting, x = Counting(how), torch.randn(N, D)
+    HIDDEN.encoder, before = counting, {name: tensor.clone() for name, tensor in counting.state_dict().items()}
+    tensors, places = list(counting.buffers()), [buffer.data_ptr() for buffer in counting.buffers()]
+
+    def model(x):
+        module = pyro.module("counting", counting if seen else HIDDEN.encoder)
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(module(z)[..., None] + torch.zeros(D), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    elbo(model, guide, x, seed=0)
+    after = counting.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name].nan_to_num(-1), before[name].nan_to_num(-1)) for name in before)
+    assert all(a is b for a, b in zip(counting.buffers(), tensors, strict=True))
+    assert [buffer.data_ptr() for buffer in counting.buffers()] == places or how == "resized"
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_a_buffer_counts_the_steps_alone(compile):
+    counting, x = Counting("in place"), torch.randn(N, D)
+
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(counting(z)[..., None] + torch.zeros(D), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    learner = AEVB(model, guide, ADAM, compile=compile)
+    for _ in range(10):
+        learner.step(x)
+    assert counting.n.item() == 10
+
+
+def test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers():
+    """Nothing is written back into a buffer that nothing has written: its gradient would be refused."""
+    net, x = Counting("registered"), torch.ones(3, requires_grad=True)
+    with evaluating([net]):
+        loss = (x * net.last.nan_to_num(2.0)[0] * net.last[0]).sum() + (x * net.n).sum()
+    loss.backward()
+    assert x.grad.isnan().all()
 
 
 @pytest.mark.parametrize("compile", [False, pytest.param("graph", marks=pytest.mark.slow)])
