@@ -176,6 +176,42 @@ MUTATIONS = [
         ("tests/capture/test_capture.py::test_a_wrong_graph_is_refused",),
     ),
     Mutation(
+        "capture/run_state.py",
+        "tensor._version != version or _checksum(tensor) != checksum",
+        "tensor._version != version",
+        ("tests/capture/test_run_state.py::test_what_a_run_writes_is_written_once_a_call[through data-plain]",),
+    ),
+    Mutation(
+        "capture/run_state.py",
+        "tensor.shape != end.shape or torch.equal(tensor, start)",
+        "tensor.shape != end.shape",
+        ("tests/capture/test_run_state.py::test_a_write_that_the_graph_leaves_out_is_noticed",),
+    ),
+    Mutation(
+        "capture/run_state.py",
+        "if _place(tensor) != place]",
+        "if not place]",
+        ("tests/capture/test_run_state.py::test_a_tensor_that_moves_at_each_call_is_named_and_the_remedy_is_captured",),
+    ),
+    Mutation(
+        "capture/run_state.py",
+        "strides = [*map(Tensor.stride, tensors)]",
+        "strides = [tensor.stride()[:0] for tensor in tensors]",
+        ("tests/capture/test_run_state.py::test_the_strides_of_a_tensor_are_part_of_the_signature[a parameter-graph]",),
+    ),
+    Mutation(
+        "capture/run_state.py",
+        "*map(SHAPE, tensors), ",
+        "",
+        ("tests/capture/test_run_state.py::test_the_shape_of_an_own_tensor_is_part_of_the_signature[more rows]",),
+    ),
+    Mutation(
+        "capture/run_state.py",
+        ", *map(DTYPE, tensors)",
+        "",
+        ("tests/capture/test_run_state.py::test_the_shape_of_an_own_tensor_is_part_of_the_signature[another dtype]",),
+    ),
+    Mutation(
         "capture/graph.py",
         "    of_torch.addFilter(others)",
         "    of_torch.addFilter(lambda record: False)",
@@ -1049,6 +1085,42 @@ MUTATIONS = [
     ),
     Mutation("learners/optimizer.py", ", *COUNTED}", "}", (f"{FREE}::test_how_far_it_is_is_no_setting",)),
     # -- model_guide --------------------------------------------------------------------------------------------------
+    Mutation(
+        "model_guide/modes.py",
+        "                buffer.copy_(value)",
+        "                pass",
+        ("tests/model_guide/test_modes.py::test_what_a_forward_does_to_buffers_is_undone[through data-seen]",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "                buffer.data = memory",
+        "                pass",
+        ("tests/model_guide/test_modes.py::test_what_a_forward_does_to_buffers_is_undone[another storage-seen]",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "            self.module._buffers.update(self._buffers)",
+        "            pass",
+        ("tests/model_guide/test_modes.py::test_what_a_forward_does_to_buffers_is_undone[replaced-named]",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "            del self.module._buffers[name]",
+        "            pass",
+        ("tests/model_guide/test_modes.py::test_what_a_forward_does_to_buffers_is_undone[registered-seen]",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "            if not _is_equal(buffer, value):",
+        "            if True:",
+        ("tests/model_guide/test_modes.py::test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())",
+        "return torch.equal(a, b)",
+        ("tests/model_guide/test_modes.py::test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers",),
+    ),
     Mutation(
         "model_guide/dependence.py",
         "else known.states.of(PythonState([model, guide]))",

@@ -19,8 +19,6 @@ A graph must never run that isn't the function any more.  Five guards see to tha
 from __future__ import annotations
 
 import operator
-import random
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,14 +37,14 @@ from pyro_aevb.capture.graph import CaptureError, Graph, Parameters, line_of, lo
 from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, send_to_onednn, without_log1p
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
 from pyro_aevb.capture.python_state import PythonState
-from pyro_aevb.random_state import set_torch_state, torch_state
+from pyro_aevb.capture.run_state import Saved, Untouched, is_sparse, layouts, wrongly_left
 
 Compile = bool | Literal["auto", "graph"]
 EVERY_MODULES_HOOKS = (
     *(nn_module._global_forward_hooks, nn_module._global_forward_pre_hooks),
     *(nn_module._global_backward_hooks, nn_module._global_backward_pre_hooks),
 )
-DTYPE, REQUIRES_GRAD = operator.attrgetter("dtype"), operator.attrgetter("requires_grad")  # without Python's time
+REQUIRES_GRAD = operator.attrgetter("requires_grad")  # without Python's time
 LARGEST_CACHE = 8
 TRACES_ON_TRIAL, RUNS_A_TRACE = 32, 20  # after so many traces, each must have been run so many times on average
 # How many calls it takes until a trace (about 1 s) or a compilation (4 to 30 s) has paid for itself.
@@ -176,11 +174,10 @@ class Capture:
 
     def _entry(self, args: tuple[Tensor, ...]) -> _Entry:
         """Return the signature's entry; a new one pushes out the least recently used."""
-        parameters = self._parameters().values()
-        tensors = (
-            *map(id, dict(pyro.get_param_store().named_parameters()).values()),
+        parameters, stored = self._parameters().values(), dict(pyro.get_param_store().named_parameters()).values()
+        signature = (
+            *map(id, stored),
             *map(id, parameters),
-            *map(DTYPE, parameters),
             *map(REQUIRES_GRAD, parameters),
             *((a.shape, a.stride(), a.dtype, a.device, a.requires_grad) for a in args),
             *map(by_value, self._reads()),
@@ -190,19 +187,27 @@ class Capture:
             torch.is_autocast_enabled("cpu"),
             torch.is_autocast_enabled("cuda"),
         )
-        key = (tensors, self._state.key())
-        if self._last is not None and key[1] is self._last[0][1] and tensors == self._last[0][0]:
-            return self._last[1]  # the usual case, without hashing some hundred values
+        state = self._state.key()
+        if self._last is not None and state is self._last[0][1] and signature == self._last[0][0]:
+            entry = self._last[1]  # the usual case, without hashing some hundred values
+            if layouts(entry.tensors) == entry.layouts:
+                return entry
+        key = signature, state, tuple(layouts(self._tensors()))
         if key not in self._entries:
             self._state = self._look()  # with the values, what there is to watch may have changed
-            key = (tensors, self._state.key())
+            key = signature, self._state.key(), tuple(layouts(self._tensors()))
         if key not in self._entries:
-            self._entries[key] = _Entry([*parameters, *self._state.values()])
+            self._entries[key] = _Entry([*stored, *parameters, *self._state.values()], self._tensors())
             if len(self._entries) > LARGEST_CACHE:
                 self._entries.popitem(last=False)
         self._entries.move_to_end(key)
         self._last = key, self._entries[key]
         return self._entries[key]
+
+    def _tensors(self) -> list[Tensor]:
+        """Return the tensors that a run can reach besides its arguments, each once."""
+        stored = dict(pyro.get_param_store().named_parameters()).values()
+        return list({id(t): t for t in (*stored, *self._parameters().values(), *self._state.tensors)}.values())
 
     def _level(self, shapes: tuple[tuple[int, ...], ...]) -> str:
         best = "graph" if self._without_inductor else "inductor"
@@ -218,27 +223,30 @@ class Capture:
     def _checked(self, entry: _Entry, level: str, args: tuple[Tensor, ...]) -> Any:
         """Run ``fn``, then the graph (made if there is none) on the same noise; return the graph's result if equal."""
         changing = [*self._state.buffers(), *self._written]
-        before, untouched, key = _Saved(changing), _Untouched(self._state, changing), self._state.key()
+        before, untouched = Saved(changing), Untouched(self._tensors(), changing, self._state.generators)
+        key = self._state.key()
         expected = self._eager(*args)
         parameters = self._parameters()
         gradients = take_gradients(parameters)
-        after = _Saved(changing)
+        after = Saved(changing)
         try:
             if self._state.unwatchable:
                 raise CaptureError(self._state.unwatchable)
             if hooked := [name for name, parameter in parameters.items() if _has_hook(parameter)]:
                 raise CaptureError(f"the gradient of {hooked[0]!r} has a hook, whose Python a graph doesn't run")
-            if sparse := [name for name, gradient in gradients.items() if _is_sparse(gradient)]:
+            if sparse := [name for name, gradient in gradients.items() if is_sparse(gradient)]:
                 raise CaptureError(f"the gradient of {sparse[0]!r} is a sparse tensor, which a graph doesn't give")
-            if any(map(_is_sparse, pytree.tree_leaves(expected))):
+            if any(map(is_sparse, pytree.tree_leaves(expected))):
                 raise CaptureError("a result is a sparse tensor, which a graph doesn't give")
             if drawn := untouched.drawn_from():
                 where = _lines_that_draw(drawn[1], PythonState([*self._watched, self._fn], only_called=True))
                 raise CaptureError(f"each call draws from {drawn[0]}{where}; draw from torch's global generator")
-            if changed := self._state.difference(key):
+            moved = [self._state.name_of(tensor) for tensor in untouched.moved()]
+            if changed := self._state.difference(key) or (moved and moved[0]):
                 shapes = tuple(a.shape for a in args)
                 if shapes in self._begun:
-                    raise CaptureError(f"each call changes {changed}")
+                    place = f"where {changed} lies; write into it, with {changed}.copy_(...)"
+                    raise CaptureError(f"each call changes {place if changed in moved else changed}")
                 self._begun.add(shapes)  # the first call may: a size that was guessed, a parameter that came to be
                 return self._give(expected, gradients)
             if written := untouched.written():  # they are saved from now on
@@ -250,7 +258,10 @@ class Capture:
                 before.restore()
             result = entry.graph(args)  # type: ignore[misc]  # built just above
             entry.runs += 1
-            difference = _difference(expected, result, gradients, parameters, self._tolerance(args))
+            tolerance = self._tolerance(args)
+            difference = _difference(expected, result, gradients, parameters, tolerance)
+            if not difference and (differing := wrongly_left(before, after, tolerance)) is not None:
+                difference = f"{self._state.name_of(differing)} is left with other values"
             if not difference:
                 entry.doubts = 0
                 return result
@@ -301,16 +312,18 @@ class Capture:
         logger.info("%s in %.1f s for shapes %s", level, seconds, [tuple(a.shape) for a in args])
 
     def _unsteady(self) -> str:
-        keys = [key for _, key in self._entries]
+        keys = [key for _, key, _ in self._entries]
         names = (self._state.difference(key) for key in keys if len(key) == len(self._state.key()))
-        return next((f"the value of {name}" for name in names if name), "the shape of its arguments")
+        shapes = "the shape of its arguments or of its own tensors"
+        return next((f"the value of {name}" for name in names if name), shapes)
 
 
 class _Entry:
     """The graph of one input signature, and its record so far."""
 
-    def __init__(self, alive: list[Any]) -> None:
+    def __init__(self, alive: list[Any], tensors: list[Tensor]) -> None:
         self.alive = alive  # the objects whose identity is part of the signature
+        self.tensors, self.layouts = tensors, layouts(tensors)
         self.runs = self.doubts = 0
         self.graph: Graph | None = None
         self.level = "eager"
@@ -321,53 +334,8 @@ class _Entry:
         return number & (number - 1) == 0 or self.doubts > 0
 
 
-class _Saved:
-    """The state that a run may change besides its result, as it was: torch's generators and the model's ``tensors``."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._noise = torch_state()
-        self._values = [(tensor, tensor.clone()) for tensor in tensors]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put generators and tensors back."""
-        set_torch_state(self._noise)
-        for tensor, value in self._values:
-            tensor.copy_(value)
-
-
 def _has_hook(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
-
-
-def _is_sparse(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout is not torch.strided
-
-
-class _Untouched:
-    """The state that a run must leave alone: generators other than torch's global ones, tensors that aren't saved.
-
-    Args:
-        state: what the run can reach.
-        saved: the tensors that it may change.
-    """
-
-    def __init__(self, state: PythonState, saved: Sequence[Tensor]) -> None:
-        ids = {id(tensor) for tensor in saved}
-        self._versions = [(tensor, tensor._version) for tensor in state.tensors if id(tensor) not in ids]
-        self._generators = [(generator, _state_of(generator)) for generator in (random, *state.generators)]
-        self._numpy = _numpy_state()
-
-    def drawn_from(self) -> tuple[str, Any] | None:
-        """Return the name of a generator that has moved since, and it or its module; ``None`` if none has."""
-        if self._numpy != _numpy_state():
-            return "NumPy's random", sys.modules["numpy.random"]
-        moved = (generator for generator, state in self._generators if state != _state_of(generator))
-        return next((("Python's random" if each is random else type(each).__name__, each) for each in moved), None)
-
-    def written(self) -> list[Tensor]:
-        """Return the tensors that were changed in place since."""
-        return [tensor for tensor, version in self._versions if tensor._version != version]
 
 
 def _lines_that_draw(generator: Any, state: PythonState) -> str:
@@ -380,21 +348,6 @@ def _lines_that_draw(generator: Any, state: PythonState) -> str:
 
     found = [(fn.__code__.co_filename, line) for fn in state.functions for line in lines_that_load(fn, is_it)]
     return " or".join(f" at {line_of(*each)}" for each in list(dict.fromkeys(found))[:2])
-
-
-def _state_of(generator: Any) -> Any:
-    if isinstance(generator, torch.Generator):
-        return generator.get_state().tolist()
-    if hasattr(generator, "bit_generator"):  # NumPy's
-        return str(generator.bit_generator.state)
-    return str(generator.get_state()) if hasattr(generator, "get_state") else generator.getstate()
-
-
-def _numpy_state() -> Any:
-    if "numpy.random" not in sys.modules:
-        return None
-    state: Any = sys.modules["numpy.random"].get_state()
-    return state[1].tobytes(), state[2:]
 
 
 def check_compile(compile: Any) -> None:

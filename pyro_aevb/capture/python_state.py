@@ -98,6 +98,11 @@ class PythonState:
         """Return the names of the values, in their order."""
         return self._reach.watched.names()
 
+    def name_of(self, tensor: Tensor) -> str:
+        """Return the name under which a tensor was found; a tensor that isn't reached is a parameter of the store."""
+        found = self._reach.watched.tensor_names()
+        return next((name for each, name in zip(self.tensors, found, strict=True) if each is tensor), "a parameter")
+
     @property
     def reached(self) -> list[Any]:
         """Everything that is reached but scalars, in the order in which it was found."""

@@ -73,6 +73,10 @@ class WatchedValues:
         """Return the names of the values, in their order."""
         return [name for kind in self._names.values() for name in kind]
 
+    def tensor_names(self) -> list[str]:
+        """Return the names of the tensors, in their order."""
+        return [name.removesuffix(".requires_grad") for name in self._names["gradient"]]
+
     def add_entry(self, mapping: Any, key: Any, name: str) -> None:
         """Watch what a mapping has under a key, ``None`` where it has nothing."""
         self._entries.append((mapping, key))
