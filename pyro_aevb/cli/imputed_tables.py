@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pyro_aevb.cli.table_numbers import imputed_errors, imputed_numbers, raw_numbers
+from pyro_aevb.cli.table_numbers import imputed_errors, raw_numbers
 from pyro_aevb.cli.tables import names_beside, write_beside, write_table
-from pyro_aevb.datasets.columns import Cell, Column
+from pyro_aevb.datasets.columns import LEVELED, Cell, Column
+from pyro_aevb.datasets.filled_cells import filled_numbers
 from pyro_aevb.datasets.table import Table, write_cells
 from pyro_aevb.posterior import Denoised, Imputed
 
@@ -34,7 +35,7 @@ def write_imputed(
         draws: how many are written too.
     """
     columns, kept = table.modelled, table.observed
-    numbers = imputed_numbers(found, columns, fill)
+    numbers = filled_numbers(found, columns, fill)
     ends: dict[str, np.ndarray] = {}
     if interval is not None:
         ends = {name: _array(end) for name, end in zip(("low", "high"), found.interval(interval), strict=True)}
@@ -83,7 +84,9 @@ def write_denoised(path: Path, table: Table, found: Denoised, draws: int | None)
 def _ends(table: Table, columns: Sequence[Column], ends: dict[str, np.ndarray]) -> dict[str, list[Cell]]:
     """Return the ends of intervals as columns "name low" and "name high"; where a cell is observed, it is both."""
     names = ended(columns)
-    cells = [each for end in ends.values() for name, each in table.rows(end, table.observed).items() if name in names]
+    leveled = [column.kind in LEVELED for column in columns]
+    rounded = [np.where(leveled, end.round(), end) for end in ends.values()]
+    cells = [each for end in rounded for name, each in table.rows(end, table.observed).items() if name in names]
     return dict(zip(names_beside(names, ends, table.cells), cells, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a table's columns: central ones of p(x|z), those of imputed cells, noise, and units.
+"""The numbers of a table's columns: central ones of p(x|z), errors of imputed cells, noise, and units.
 
 A number is what the model sees of a cell: a standardised one of a real column, the place of a level.
 
@@ -15,12 +15,10 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyro_aevb.datasets.columns import Column
+from pyro_aevb.datasets.columns import LEVELED, Column
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.impute import Imputed
-
-LEVELED = ("binary", "categorical", "ordered")
 
 
 def central_numbers(fn: Any, columns: Sequence[Column]) -> Tensor:
@@ -42,26 +40,6 @@ def central_numbers(fn: Any, columns: Sequence[Column]) -> Tensor:
 def raw_numbers(numbers: np.ndarray, columns: Sequence[Column]) -> np.ndarray:
     """Return numbers (..., D) in the units of their columns; levels are their places."""
     return np.stack([column.raw(numbers[..., d]) for d, column in enumerate(columns)], -1)
-
-
-def imputed_numbers(found: Imputed, columns: Sequence[Column], fill: str) -> np.ndarray:
-    """Return the numbers (N, D) to fill in: a draw, or means in the units of the columns and most frequent levels.
-
-    Args:
-        found: the draws.
-        columns: the D columns.
-        fill: "draw", "mean", or "mode" for the most frequent count too.
-    """
-    if fill == "draw":
-        return found.draws[0].cpu().numpy().astype(np.float64)
-    mean, draws = (each.cpu().numpy().astype(np.float64) for each in (found.mean, found.draws))
-    mode = mean if found.mode is None else found.mode.cpu().numpy().astype(np.float64)
-    for d, column in enumerate(columns):
-        if column.kind in LEVELED or (fill == "mode" and column.kind == "count"):
-            mean[:, d] = mode[:, d]
-        elif column.kind == "positive":
-            mean[:, d] = (np.log(column.raw(draws[..., d]).mean(0)) - column.loc) / column.scale
-    return mean
 
 
 def imputed_errors(found: Imputed, columns: Sequence[Column]) -> np.ndarray:

@@ -28,6 +28,7 @@ import numpy as np
 
 KINDS = ("real", "positive", "count", "binary", "categorical", "ordered", "id", "constant")
 LEFT_OUT = ("id", "constant")
+LEVELED = ("binary", "categorical", "ordered")
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "?", "-", "--", ".", "missing", "<na>"}
 MOST_LEVELS = 50  # of text that is taken for categories
 MOSTLY, FEW = 0.8, 10  # the part of a column's cells, and how many different ones, that make it one of numbers
@@ -76,7 +77,19 @@ class Column:
         return values
 
     def cells(self, values: np.ndarray) -> list[Cell]:
-        """Return the cells of numbers (N,); NaN is a missing one, ``None``."""
+        """Return the cells of numbers (N,); NaN is a missing one, ``None``.
+
+        Raises:
+            ValueError: for a number between the places of several levels, as a mean of them is; of two, the probability
+                of the second, the nearer one is the more probable.
+        """
+        between = np.asarray(values)[np.asarray(values) % 1 > 0]
+        if len(between) and len(self.levels) > 2:
+            raise ValueError(
+                f"expected whole numbers, the places of levels, in column {self.name!r}, which is {self.kind}, got "
+                f"{between[0]:.4g}; Table.filled(impute(...)) has the most frequent levels, and argmax the most "
+                "probable ones"
+            )
         if self.levels:
             last = len(self.levels) - 1
             return [None if math.isnan(v) else self.levels[min(max(round(v), 0), last)] for v in values.tolist()]

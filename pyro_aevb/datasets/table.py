@@ -26,6 +26,7 @@ from pyro_aevb.datasets.columns import (
     present,
 )
 from pyro_aevb.datasets.delimited import DELIMITED, read_rows, with_points
+from pyro_aevb.datasets.filled_cells import Filled, filled_numbers
 from pyro_aevb.datasets.number_tables import TABLES, is_header, read_parquet
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.comma_separated import comma_separated
@@ -151,15 +152,40 @@ class Table:
         some = np.arange(len(self))[places].tolist()
         return Table({name: _at(column, some) for name, column in self.cells.items()}, columns=self.columns)
 
+    def filled(self, made: Filled, fill: str = "mean") -> dict[str, list[Cell]]:
+        """Return the table's cells with the missing ones filled in, in raw units; what was there is as it was.
+
+        Args:
+            made: what :func:`~pyro_aevb.impute` gave for ``x`` and ``observed``.
+            fill: ``"mean"``, in raw units, and the most frequent level; ``"mode"`` for the most frequent count too;
+                ``"draw"`` for the first draw.
+
+        Raises:
+            ValueError: for another shape, and another ``fill``.
+
+        >>> from types import SimpleNamespace
+        >>> from pyro_aevb.datasets import Table
+        >>> table = Table({"height": [1.5, 1.7, None], "pet": ["cat", None, "dog"], "age": [20, 30, 41]})
+        >>> draws = torch.tensor(table.x).expand(3, 3, 3).clone()
+        >>> draws[:, 1, 1] = torch.tensor([0.0, 1.0, 1.0])  # two dogs
+        >>> made = SimpleNamespace(draws=draws, mean=draws.mean(0), mode=draws.mode(0).values)
+        >>> table.filled(made)["pet"]
+        ['cat', 'dog', 'dog']
+        """
+        return self.rows(filled_numbers(made, self.modelled, fill), self.observed)
+
     def rows(self, values: np.ndarray, observed: np.ndarray | None = None) -> dict[str, list[Cell]]:
         """Return a whole table's cells from numbers (N, D): in raw units, with the columns that are left out.
+
+        A mean of numbers is no cell's: of levels it is between them, of a positive column's logarithms it is that of
+        their geometric mean.  :meth:`filled` has the means of imputed cells.
 
         Args:
             values: for each modelled column; NaN for a missing cell.
             observed: cells that are given back as they came, (N, D); by default none.
 
         Raises:
-            ValueError: for another shape.
+            ValueError: for another shape, and numbers between the places of levels.
         """
         values = np.asarray(values)
         if values.shape != self.x.shape:

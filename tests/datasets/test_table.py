@@ -1,6 +1,7 @@
 """A table's columns: what they are taken for, their numbers, and the way back."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,6 +202,36 @@ def test_columns_that_are_no_cells_are_refused():
 def test_a_later_table_without_a_cell_in_a_column_is_printed():
     columns = Table({"a": [1.5, 2.5, 4.0], "b": [1, 2, 5]}).columns
     assert "a  real   no cell, 2 missing" in str(Table({"a": [None, None], "b": [1, None]}, columns=columns))
+
+
+def test_imputed_cells_are_means_in_raw_units_and_most_frequent_levels():
+    """Draws 0, 0, 2 of a level: no mean, 2/3, which would be "b"; e^0 and e^2 of a positive cell, no geometric mean."""
+    cells = {
+        "c": ["a", "b", "c", None],
+        "w": [0.5, 1.0, 2.0, None],
+        "n": [0, 7, 12, None],
+        "b": ["no", "yes", "no", None],
+    }
+    table = Table(cells, kinds={"c": "categorical", "w": "positive", "n": "count"})
+    draws = torch.tensor(table.x).double().expand(3, 4, 4).clone()
+    w = table.modelled[1]
+    draws[:, 3, 0] = torch.tensor([0.0, 0.0, 2.0])
+    draws[:, 3, 1] = (torch.tensor([0.0, 0.0, 2.0]) - w.loc) / w.scale
+    draws[:, 3, 2] = torch.tensor([1.0, 1.0, 5.0])
+    draws[:, 3, 3] = torch.tensor([0.0, 1.0, 1.0])
+    made = SimpleNamespace(draws=draws, mean=draws.mean(0), mode=draws.mode(0).values)
+    filled = table.filled(made)
+    assert [filled[name][:3] for name in cells] == [column[:3] for column in cells.values()]
+    assert (filled["c"][3], filled["n"][3], filled["b"][3]) == ("a", 2, "yes")
+    assert filled["w"][3] == pytest.approx((2 + math.e**2) / 3)
+    assert table.filled(made, "mode")["n"][3] == 1
+    assert table.filled(made, "draw")["b"][3] == "no"
+    arrays = SimpleNamespace(draws=draws.numpy(), mean=draws.mean(0).numpy(), mode=draws.mode(0).values.numpy())
+    assert table.filled(arrays) == filled
+    with pytest.raises(ValueError, match=r"expected fill out of \['mean', 'mode', 'draw'\], got 'median'; .*'mean'"):
+        table.filled(made, "median")
+    with pytest.raises(ValueError, match=r"the places of levels, in column 'c', .* got 0\.6667; Table\.filled\(impute"):
+        table.rows(made.mean.numpy(), table.observed)
 
 
 def test_arrays_of_numbers_are_columns():
