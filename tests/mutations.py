@@ -630,6 +630,18 @@ MUTATIONS = [
         (f"{EVIDENCE}::test_a_line_says_how_heavy_the_tails_are",),
     ),
     Mutation(
+        "evidence/cubature.py",
+        "done(torch.where(going, falling, 1.0).mean().item())",
+        "pass",
+        ("tests/evidence/test_cubature.py::test_the_progress_of_an_integral_is_told_on_its_way",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "self._share = max(self._share, share)",
+        "self._share = share",
+        ("tests/evidence/test_cubature.py::test_the_progress_of_an_integral_is_told_on_its_way",),
+    ),
+    Mutation(
         "evidence/estimates.py",
         "torch.hypot(self.standard_error, self.upper.standard_error)",
         "self.standard_error + self.upper.standard_error",
@@ -2642,6 +2654,14 @@ MUTATIONS = [
         ("tests/vae/test_checks.py::test_what_a_posterior_without_an_encoder_can_not_have_is_refused",),
     ),
     # -- cli ----------------------------------------------------------------------------------------------------------
+    Mutation(
+        "cli/uses.py",
+        """    law = run.noise(kind, size, x, **rows.known)
+    if rows.observed is not None:""",
+        """    law = None
+    if rows.observed is not None:""",
+        ("tests/cli/test_tables.py::test_what_a_table_can_not_be_used_for_is_one_sentence",),
+    ),
     Mutation(
         "datasets/delimited.py",
         "text = _with_tabs(path, _decoded(path))",

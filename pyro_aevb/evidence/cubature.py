@@ -31,6 +31,7 @@ WIDTH = 3.0  # standard deviations for a unit of v
 BLIND = 1.0  # nats by which a peak may rise above the nodes of a cell that sees it
 MARGIN = 1.6  # parabolas through steeper than Gaussian sides fall short of the peak
 MOST_ROUNDS = 200
+FIRST_LOOK, COARSE_LOOK = 0.1, 0.3  # shares of the work, at the first integral's roots and at its end
 
 
 class Integral(NamedTuple):
@@ -91,7 +92,11 @@ def stretched(t: Tensor) -> Tensor:
 
 
 def integrate(
-    log_density: LogDensityAt, points: Tensor, tolerance: float = 1e-3, max_points: int = 300_000
+    log_density: LogDensityAt,
+    points: Tensor,
+    tolerance: float = 1e-3,
+    max_points: int = 300_000,
+    done: Callable[[float], None] = lambda share: None,
 ) -> Integral:
     """Return log int f(u) du for each datapoint.
 
@@ -101,6 +106,7 @@ def integrate(
         points: (K, M, J), known points, not all the same; they show where to begin, and modes that grids don't see.
         tolerance: the error that is small enough, in nats.
         max_points: the most evaluations for a datapoint.
+        done: called now and then with the share of the work that is done, as far as the errors tell.
 
     Raises:
         ValueError: for a density that is infinite somewhere.
@@ -121,9 +127,10 @@ def integrate(
     cube = Cube(centre, torch.diag_embed((high - low).clamp(min=1e-6)))
     narrowest = 10 * torch.finfo(points.dtype).eps  # of the cube, half a cell: places that still differ
     first = _Tree(log_density, cube, known, log_f, narrowest)
-    first.grow(COARSE[dim], max_points)
+    done(FIRST_LOOK)
+    first.grow(COARSE[dim], max_points, lambda share: done(FIRST_LOOK + (COARSE_LOOK - FIRST_LOOK) * share))
     tree = _Tree(log_density, _around(first), known, log_f, narrowest)
-    return tree.grow(tolerance, max_points)
+    return tree.grow(tolerance, max_points, lambda share: done(COARSE_LOOK + (1 - COARSE_LOOK) * share))
 
 
 def _in_doubles(log_f: Tensor) -> Tensor:
@@ -154,13 +161,15 @@ class _Tree:
         cells = self._evaluate(centre, torch.full_like(centre, 1 / ROOT[dim]), everyone.repeat_interleave(len(roots)))
         self.cells = cells._replace(error=torch.maximum(cells.error, cells.value))  # split once, so that two agree
 
-    def grow(self, tolerance: float, max_points: int) -> Integral:
+    def grow(self, tolerance: float, max_points: int, done: Callable[[float], None]) -> Integral:
         """Split cells until the error is below the tolerance, or ``max_points`` are spent."""
         for _ in range(MOST_ROUNDS):
             cells = self.cells
             value, error = (cells.total(logarithms, self.num_data) for logarithms in (cells.value, cells.error))
             number = torch.bincount(cells.owner, minlength=self.num_data)
             going = (error > value + math.log(tolerance)) & (self._spent < max_points)
+            falling = ((error - value) / math.log(tolerance)).nan_to_num(nan=1.0).clamp(0.0, 1.0)
+            done(torch.where(going, falling, 1.0).mean().item())
             bound = value + math.log(tolerance / 2) - number.log()
             chosen = going[cells.owner] & ~cells.final & (cells.error > bound[cells.owner])
             if not chosen.any():

@@ -77,21 +77,24 @@ class Quadrature(Estimator):
             if problem.guide is not None:
                 draws = [path.space.guide_draw(problem.guide, *args) for _ in range(GUIDE_DRAWS)]
                 points = torch.cat([points, torch.stack(draws)])
-            tick(0.1)
+            so_far = _SoFar(tick)
+            so_far(0.05)
 
             index = torch.randperm(len(args[0]), device=points.device)
             index = index.repeat(-(-self.rows_per_pass // len(index)))[: self.rows_per_pass]
 
             def integral(at: LogDensityAtRows) -> Integral:
                 log_f = lambda u, index: at(path, args, u.to(points), index)  # noqa: E731
-                return integrate(log_f, points, self.tolerance, self.max_points)
+                return integrate(
+                    log_f, points, self.tolerance, self.max_points, lambda share: so_far(0.05 + 0.9 * share)
+                )
 
             try:
                 found = integral(self._by_rows if path.takes(index, points[:1], *args) else self._by_particles)
             except LatentsError:  # of some rows by themselves
                 found = integral(self._by_particles)
             value, error, settled = found
-            tick(0.9)
+            so_far(1.0)
             check_weights(value)
             _warn_of_unsettled(error, settled)
             return Evidence(value, error, "numerical", settled=settled)
@@ -124,6 +127,17 @@ class Quadrature(Estimator):
         whole[rank, index] = u
         found = [path.log_joint_and_resolved(part, *args) for part in whole.split(chunk)]
         return torch.cat([f for f, _ in found])[rank, index], torch.cat([r for _, r in found])[rank, index]
+
+
+class _SoFar:
+    """The share of a minibatch's work that is done, told to ``tick`` as it grows; what falls back isn't told."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._tick, self._share = tick, 0.0
+
+    def __call__(self, share: float) -> None:
+        self._tick(max(0.0, share - self._share))
+        self._share = max(self._share, share)
 
 
 def _warn_of_unsettled(error: Tensor, settled: Tensor) -> None:

@@ -11,6 +11,7 @@ from statistics_tools import SIGMAS
 
 from pyro_aevb import AIS, SMC, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence.cubature import integrate
+from pyro_aevb.evidence.estimator import Problem
 
 N01 = dist.Normal(0.0, 1.0)
 
@@ -272,6 +273,23 @@ def test_rows_that_have_fewer_latents_by_themselves_are_run_in_the_minibatch(ord
     x, lengths = torch.randn(6, 2)[order], LENGTHS[order]
     found = log_marginal_likelihood(chain, None, x, lengths, method="quadrature", seed=0, compile=False, progress=False)
     torch.testing.assert_close(found.value, exact_chain(x, lengths).to(found.value), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_the_progress_of_an_integral_is_told_on_its_way(vectorize):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal((3 * z).sin(), 0.05), obs=x)
+
+    x, ticks = torch.linspace(-1, 1, 4), []
+    problem = Problem(model, None, (x,), None, 1, vectorize, False)
+    with torch.no_grad():
+        Quadrature().prepare(problem)(ticks.append, x)
+    assert min(ticks) >= 0
+    assert sum(ticks) == pytest.approx(1.0)
+    so_far = torch.tensor(ticks).cumsum(0)
+    assert ((so_far > 0.2) & (so_far < 0.9)).sum() >= 4
 
 
 @pytest.mark.parametrize("method", ["quadrature", "ais", "smc"])
