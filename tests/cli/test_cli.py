@@ -179,7 +179,9 @@ def test_a_report_says_how_many_were_annealed(capsys):
     print_evidence(evidence.mean(), evidence, "auto", seed=0, as_json=False)
     told = capsys.readouterr().out.splitlines()
     assert told[2].startswith("log p(x), auto")
-    assert told[3] == "log p(x) of 2 by ais, of 1 by importance"
+    assert told[3] == (
+        "log p(x) of 2 by ais, of 1 by importance; for up to 3 latent dimensions --method quadrature is faster than ais"
+    )
 
 
 @pytest.mark.parametrize(("method", "direction"), [("quadrature", "numerical"), ("ais", "lower")])
