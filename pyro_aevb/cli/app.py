@@ -229,6 +229,7 @@ def reconstruct_command(
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write the mean of p(x|z) at the mean of q(z|x) for each datapoint of DATA, to a .npy, .npz or .csv file.
@@ -251,7 +252,7 @@ def reconstruct_command(
         limit = 50
     run, rows = run_and_rows(model, device, data, part, limit, key=key, pixels=pixels, every=True)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    means = run.reconstruct(rows, seed)
+    means = run.reconstruct(rows, seed, progress=not quiet)
     if shape is not None:
         write_image(pairs(rows.x, means, shape, white=run.white), out)
     elif rows.table is not None:

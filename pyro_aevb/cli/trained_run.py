@@ -158,9 +158,9 @@ class Run(ABC):
         cells = {c.name: [c.levels[0] if c.kind == "constant" and c.levels else None] * number for c in kept}
         return Table(cells, columns=kept)
 
-    def reconstruct(self, rows: Rows, seed: int) -> Tensor:
+    def reconstruct(self, rows: Rows, seed: int, *, progress: bool) -> Tensor:
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
-        return self.verbs.reconstruct(*rows.args, seed=seed)
+        return self.verbs.reconstruct(*rows.args, seed=seed, progress=progress)
 
     def manifold(self, side: int, of_class: str | None = None) -> Tensor:
         """Return the means of p(x|z) on a grid of two latent dimensions, (side^2, D), of a class if there are any."""
@@ -333,11 +333,12 @@ class TrainedRun(Run):
         return torch.cat([draws(x[some], some) for some in places])
 
     @torch.no_grad()
-    def reconstruct(self, rows: Rows, seed: int) -> Tensor:
+    def reconstruct(self, rows: Rows, seed: int, *, progress: bool) -> Tensor:
         """Return the means of p(x|z) at the means of q(z|x), (N, D); of a table the central numbers of its columns."""
         if not self.columns:
-            return super().reconstruct(rows, seed)
-        codes = {site: self.vae.encode(*rows.args, site=site, seed=seed) for site in self.vae.hierarchy.sites}
+            return super().reconstruct(rows, seed, progress=progress)
+        options = {"seed": seed, "progress": progress}
+        codes = {site: self.vae.encode(*rows.args, site=site, **options) for site in self.vae.hierarchy.sites}
         found = []
         for place in range(0, len(rows.x), CHUNK):
             some = slice(place, place + CHUNK)

@@ -161,11 +161,11 @@ def denoise_command(
     limit = PICTURED if out.suffix in PICTURE and limit is None else limit
     run, rows = run_and_rows(model, device, data, part, limit, every=True, key=key, pixels=pixels)
     x = rows.x
+    law = run.noise(kind, size, x, **rows.known)
     if rows.observed is not None:
         raise ValueError("expected a table without missing cells to denoise, got some; fill them in first, by impute")
     _tell_of_theta(run)
     shape = run.image_shape(image_shape) if out.suffix in PICTURE else None
-    law = run.noise(kind, size, x, **rows.known)
     number = max(FEWEST_DRAWS, draws or 0)
     options = {"method": method, "num_draws": number, "seed": seed, "progress": not quiet}
     found = run.verbs.denoise(x, law, **options, **rows.known)

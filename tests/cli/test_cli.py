@@ -742,6 +742,13 @@ def test_help_has_examples(command):
             assert option in invoke(example.split()[0], "--help").stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_reads_data_may_be_quiet(command):
+    shown = invoke(command, "--help").stdout
+    reads = "DATA" in shown.splitlines()[0]
+    assert ("--quiet" in shown) == reads
+
+
 def test_the_list_of_commands_and_the_version():
     shown = invoke("--help").stdout
     assert re.findall(r"^  (\w+)  +\w", shown.split("Commands:")[1], re.MULTILINE) == list(COMMANDS)

@@ -294,6 +294,13 @@ def test_a_table_is_freed_of_noise_in_the_units_of_its_cells(tmp_path):
     found = vae.denoise(torch.from_numpy(table.x), law, method="importance", seed=0, progress=False)
     expected = table.modelled[1].raw(found.mean[:, 1].numpy())
     assert [float(row["weight"]) for row in rows_of(tmp_path / "d.csv")] == pytest.approx(expected, rel=1e-4)
+    whole["weight"][3] = ""
+    write_cells(tmp_path / "holes.csv", whole)
+    refused = invoke("denoise", tmp_path / "run", tmp_path / "holes.csv", "--out", tmp_path / "no.csv", *args)
+    assert refused.exit_code == 1
+    assert "without missing cells to denoise, got some; fill them in first, by impute" in refused.stderr
+    succeed("impute", tmp_path / "run", tmp_path / "holes.csv", "--out", tmp_path / "filled.csv", *QUICK)
+    succeed("denoise", tmp_path / "run", tmp_path / "filled.csv", "--out", tmp_path / "d.csv", *args)
 
 
 def test_an_array_of_real_numbers_is_a_table_without_names(tmp_path):
@@ -407,7 +414,7 @@ def test_a_file_that_does_not_fit_is_one_sentence(name, people, tmp_path):
             ["impute", "{f}/people.csv", "--out", "{t}/z.png"],
             "expected images to make a picture of, got a table; write",
         ),
-        (["denoise", "{f}/people.csv", "--noise", "flips:0.1", "--out", "{t}/z.csv"], "without missing cells to deno"),
+        (["denoise", "{f}/people.csv", "--noise", "flips:0.1", "--out", "{t}/z.csv"], "expected binary columns alone"),
         (["denoise", "{t}/w.csv", "--noise", "gaussian:1", "--out", "{t}/z.csv"], "expected real columns alone for"),
         (["encode", "{f}/people.csv", "--pixels", "static", "--out", "{t}/z.csv"], "expected no --pixels for a table"),
         (["reconstruct", "{f}/people.csv", "--out", "{t}/z.png"], "expected images to make a picture of, got a table"),
