@@ -1221,7 +1221,13 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/enumeration.py",
-        "log_prob = scale_and_mask(log_prob, mask=mask)",
+        'other = None if node["is_observed"] else guide.get(name)',
+        "other = None",
+        ("tests/model_guide/test_enumeration.py::test_a_mask_in_either_half_is_known_before_the_sum[guide]",),
+    ),
+    Mutation(
+        "model_guide/enumeration.py",
+        "log_prob = scale_and_mask(log_prob, mask=joint_mask(*masks))",
         "pass",
         ("tests/model_guide/test_enumeration.py::test_log_p_of_x_is_the_sum_over_all_values[words_of_a_topic]",),
     ),

@@ -28,7 +28,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.model_guide.sites import apart_from_mask, density
+from pyro_aevb.model_guide.sites import apart_from_mask, density, joint_mask
 
 MAX_PLATES = 8  # dimensions that plates may take up, particles among them; values are enumerated left of these
 
@@ -83,7 +83,7 @@ def trace_summed(model: Any, guide_trace: Trace | None, args: tuple[Any, ...], k
         for name in enumerated:
             one.remove_node(name)
         trace = poutine.trace(poutine.replay(fn, trace=one)).get_trace(*args, **kwargs)
-    return _sum_out(trace, enumerated)
+    return _sum_out(trace, enumerated, {} if guide_trace is None else guide_trace.nodes)
 
 
 def _is_drawn_for_each(node: Any) -> bool:
@@ -135,7 +135,7 @@ def _enumerate_dim(node: Any) -> int | None:
     return dim
 
 
-def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
+def _sum_out(trace: Trace, enumerated: list[str], guide: Mapping[str, Any]) -> Trace:
     trace.symbolize_dims()
     nodes: Mapping[str, Any] = trace.nodes
     symbols = {nodes[name]["infer"]["_dim_to_symbol"][_enumerate_dim(nodes[name])] for name in enumerated}
@@ -144,10 +144,10 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
     for name, node in nodes.items():
         if node["type"] != "sample" or site_is_subsample(node) or (node["infer"] or {}).get("_deterministic"):
             continue
-        fn, mask = apart_from_mask(node["fn"], node["mask"])
+        fn, *masks = _apart_from_masks(name, node, guide)
         log_prob = density(name, fn, node["value"], drawn=not node["is_observed"])
         if name not in enumerated:  # p(y) sums to 1 where y is masked off, as in the padding of a sequence
-            log_prob = scale_and_mask(log_prob, mask=mask)
+            log_prob = scale_and_mask(log_prob, mask=joint_mask(*masks))
         dim_to_symbol = _symbols_of(log_prob, node, len(trace.plate_to_symbol))
         term = packed.pack(log_prob, dim_to_symbol)
         if name in enumerated or not symbols.isdisjoint(term._pyro_dims):
@@ -172,7 +172,7 @@ def _sum_out(trace: Trace, enumerated: list[str]) -> Trace:
     rest = contracted(terms)
     for ordinal, log_prior in prior.items():
         rest[ordinal] = rest[ordinal] - log_prior if ordinal in rest else -log_prior
-    changed = _latent_nodes({name: nodes[name] for name in latents}, ordinal_of, prior)
+    changed = _latent_nodes({name: nodes[name] for name in latents}, guide, ordinal_of, prior)
     # A site of its own for each set of plates that is left, named after those that there were.
     for name, (ordinal, log_density) in zip([*observed, *enumerated], rest.items(), strict=False):
         changed[name] = {
@@ -220,25 +220,33 @@ def _frames(node: Any) -> list[Any]:
     return [frame for frame in node["cond_indep_stack"] if frame.vectorized]
 
 
+def _apart_from_masks(name: str, node: Any, guide: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Return a site's distribution, its mask, and that of a latent in the guide: what either masks off isn't there."""
+    other = None if node["is_observed"] else guide.get(name)
+    return *apart_from_mask(node["fn"], node["mask"]), other and apart_from_mask(other["fn"], other["mask"])[1]
+
+
 def _latent_nodes(
-    latents: Mapping[str, Any], ordinal_of: Mapping[str, Ordinal], prior: Mapping[Ordinal, Tensor]
+    latents: Mapping[str, Any],
+    guide: Mapping[str, Any],
+    ordinal_of: Mapping[str, Ordinal],
+    prior: Mapping[Ordinal, Tensor],
 ) -> dict[str, Any]:
     """Return the nodes of latents that depend on what was summed: the first in its plates has the prior of all."""
-    parts = [apart_from_mask(node["fn"], node["mask"]) for node in latents.values()]
-    masks = [mask for _, mask in parts]
-    if any(mask is not masks[0] for mask in masks):
+    parts = [_apart_from_masks(name, node, guide) for name, node in latents.items()]
+    if any(mask is not first for _, *masks in parts for mask, first in zip(masks, parts[0][1:], strict=True)):
         raise ValueError(
             f"expected one mask for latents that depend on what is summed out, got several for {list(latents)}; write "
             "poutine.mask around all of them, or sample what is to be summed in the guide"
         )
     left, changed = dict(prior), {}
-    for (name, node), (fn, mask) in zip(latents.items(), parts, strict=True):
+    for (name, node), (fn, *masks) in zip(latents.items(), parts, strict=True):
         sizes = {frame.dim: frame.size for frame in _frames(node)}
         shape = [sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0)]
         log_density = left.pop(ordinal_of[name], None)
         if log_density is None:
             log_density = node["value"].new_zeros(shape)
-        changed[name] = {**node, "fn": Summed(log_density, fn), "mask": mask}
+        changed[name] = {**node, "fn": Summed(log_density, fn), "mask": joint_mask(*masks)}
     if left:
         raise ValueError(
             f"expected latents that depend on what is summed out in the same plates with it, got {sorted(latents)} in "

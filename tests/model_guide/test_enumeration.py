@@ -11,7 +11,7 @@ import torch
 from objectives import OBJECTIVES
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 
-from pyro_aevb import AEVB, AIS, IWAE, MCEM, SGVB, SMC, ReweightedWakeSleep, elbo, log_density
+from pyro_aevb import AEVB, AIS, IWAE, MCEM, SGVB, SMC, STL, ReweightedWakeSleep, elbo, log_density
 from pyro_aevb import log_marginal_likelihood as log_p
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.01)
@@ -293,6 +293,74 @@ def test_a_mask_on_a_latent_counts_on_both_sides(half):
     log_q = log_normal(z, 0.5 * x, 3.0)
     assert terms.kl["z"].tolist() == pytest.approx((torch.where(seen, log_q - prior, 0.0)).tolist(), abs=1e-9)
     assert terms.bound.tolist() == pytest.approx((torch.where(seen, joint - log_q, 0.0)).tolist(), abs=1e-9)
+
+
+def where_z_is_masked(half, seen):
+    """z, which depends on y, isn't there for some datapoints, x is for all; the mask is written in one half or both."""
+    masks = {each: pyro.poutine.mask(mask=seen if half in (each, "both") else True) for each in ("model", "guide")}
+
+    def model(x):
+        a = pyro.param("a", torch.tensor(0.4).double())
+        with pyro.plate("data", 20, subsample_size=len(x)):
+            y = pyro.sample("y", dist.Categorical(WEIGHTS), infer={"enumerate": "parallel"})
+            with masks["model"]:
+                z = pyro.sample("z", dist.Normal(LOCS[y], 1.0))
+            pyro.sample("x", dist.Normal(seen * z + a * y, 1.0), obs=x)
+
+    def guide(x):
+        b = pyro.param("b", torch.tensor(0.5).double())
+        with pyro.plate("data", 20, subsample_size=len(x)), masks["guide"]:
+            pyro.sample("z", dist.Normal(b * x, 3.0))
+
+    return model, guide
+
+
+@pytest.mark.parametrize("half", ["model", "guide", "both"])
+def test_a_mask_in_either_half_is_known_before_the_sum(half):
+    x, seen = normal(N, seed=6), torch.tensor([True, False, True, True, False])
+    pair = where_z_is_masked(half, seen)
+    pyro.set_rng_seed(0)
+    found = log_density(*pair, x, num_particles=2)
+    pyro.set_rng_seed(0)
+    with pyro.plate("particles", 2, dim=-2):
+        z = pyro.poutine.trace(pair[1]).get_trace(x).nodes["z"]["value"].detach()
+    of_y, of_z = WEIGHTS.log(), torch.where(seen[:, None], log_normal(z[..., None], LOCS), 0.0)
+    of_x = log_normal(x[:, None], (seen * z)[..., None] + 0.4 * torch.arange(3))
+    joint = (of_y + of_z + of_x).logsumexp(-1)
+    log_q = torch.where(seen, log_normal(z, 0.5 * x, 3.0), 0.0)
+    torch.testing.assert_close(found.log_joint, joint)
+    torch.testing.assert_close(found.log_q, log_q)
+    for objective in (SGVB(2), STL(2), IWAE(2)):
+        pyro.set_rng_seed(0)
+        torch.testing.assert_close(objective.terms(*pair, x).log_weight, joint - log_q)
+
+
+def test_a_mask_in_the_guide_alone_trains_as_one_in_both():
+    x, seen, found = normal(N, seed=6), torch.tensor([True, False, True, True, False]), []
+    for half, objective, compile in (
+        ("both", TraceEnum_ELBO(max_plate_nesting=1), False),
+        ("guide", SGVB(), False),
+        ("guide", SGVB(), "graph"),
+    ):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        learner = AEVB(*where_z_is_masked(half, seen), ADAM, objective, compile=compile)
+        found.append([learner.step(x).loss.item() for _ in range(5)])
+    assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert found[2] == pytest.approx(found[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("half", ["model", "guide", "both"])
+def test_log_p_is_that_of_what_is_there_whichever_half_says_so(half):
+    x, seen = normal(N, seed=6), torch.tensor([True, False, True, True, False])
+    there = log_normal(x[:, None], LOCS + 0.4 * torch.arange(3), 2**0.5)
+    of_x = torch.where(seen[:, None], there, log_normal(x[:, None], 0.4 * torch.arange(3)))
+    exact = (of_x + WEIGHTS.log()).logsumexp(-1)
+    evidence = log_p(*where_z_is_masked(half, seen), x, num_particles=4000, seed=0, progress=False)
+    error = (evidence.value - exact).abs()
+    assert (error <= 5 * evidence.standard_error + 1e-9).all()
+    assert evidence.standard_error.max() < 0.1
+    torch.testing.assert_close(evidence.value[~seen], exact[~seen])
 
 
 def test_what_can_t_be_summed_is_said():
