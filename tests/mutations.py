@@ -212,6 +212,118 @@ MUTATIONS = [
         ("tests/capture/test_run_state.py::test_the_shape_of_an_own_tensor_is_part_of_the_signature[another dtype]",),
     ),
     Mutation(
+        "capture/reach.py",
+        'self._visit_entry(Variable(value), None, f"{name}.get()")',
+        "pass",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[context_variable]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "            self._visit(owner_of(value), name)",
+        "            pass",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_method_of_a_list]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        " or is_buffer(value):\n            self._visit_contents",
+        ":\n            self._visit_contents",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_number_of_ctypes]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "if not of_bytes or (is_array(value) and value.dtype.hasobject):",
+        "if not of_bytes:",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[an_array_of_objects]",),
+    ),
+    Mutation(
+        "capture/compared_values.py",
+        "if self._value.dtype.hasobject else",
+        "if False else",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[an_array_of_numbers_as_objects]",),
+    ),
+    Mutation(
+        "capture/compared_values.py",
+        'isinstance(value, sys.modules["numpy"].ndarray)',
+        'type(value) is sys.modules["numpy"].ndarray',
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_matrix]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "if is_opaque(value) or (foreign",
+        "if (foreign",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_data_base]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "(foreign and is_out_of_reach(value, self._within))",
+        "False",
+        (
+            "tests/capture/test_stateful.py::test_what_cannot_be_watched_is_named_if_the_code_names_it[a large object of a package]",
+        ),
+    ),
+    Mutation(
+        "capture/installed.py",
+        "(not _is_plain(each) and is_opaque(each))",
+        "False",
+        (
+            "tests/capture/test_stateful.py::test_what_cannot_be_watched_is_named_if_the_code_names_it[an object of a package with a data base]",
+        ),
+    ),
+    Mutation(
+        "capture/reach.py",
+        'strings.add(str(fn.__globals__.get("__name__")))',
+        "pass",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[ones_own_module_by_its_name]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "if reads_modules_by_unknown_names(names, strings):",
+        "if False:",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[a_module_by_a_computed_name]",),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "(is_installed_file(file) and of not in self._own)",
+        "False",
+        (
+            "tests/capture/test_stateful.py::test_the_code_of_an_installed_package_is_not_walked_unless_the_pair_is_written_in_it",
+        ),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "(is_installed_file(file) and of not in self._own)",
+        "is_installed_file(file)",
+        (
+            "tests/capture/test_stateful.py::test_the_code_of_an_installed_package_is_not_walked_unless_the_pair_is_written_in_it",
+        ),
+    ),
+    Mutation(
+        "capture/reach.py",
+        "                self._watch_settings(each)\n                continue",
+        "                pass",
+        (
+            "tests/capture/test_stateful.py::test_the_code_of_an_installed_package_is_not_walked_unless_the_pair_is_written_in_it",
+        ),
+    ),
+    Mutation(
+        "capture/graph.py",
+        ", Tensor.new)",
+        ")",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[numbers_off_a_tensor]",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        "*self._reads(), *hooks])",
+        "*self._reads()])",
+        ("tests/capture/test_stateful.py::test_the_closure_of_a_hook_of_every_module_is_watched",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        '            torch.get_autocast_dtype("cpu"),\n',
+        "",
+        ("tests/capture/test_stateful.py::test_the_dtype_of_autocast_is_part_of_the_signature",),
+    ),
+    Mutation(
         "capture/graph.py",
         "    of_torch.addFilter(others)",
         "    of_torch.addFilter(lambda record: False)",

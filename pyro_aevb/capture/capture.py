@@ -162,7 +162,8 @@ class Capture:
         return entry.graph(args)
 
     def _look(self) -> PythonState:
-        return PythonState([*self._watched, *self._reads()])
+        hooks = [hook for hooks in EVERY_MODULES_HOOKS for hook in hooks.values()]
+        return PythonState([*self._watched, *self._reads(), *hooks])
 
     def _drop(self) -> None:
         self._entries.clear()
@@ -186,6 +187,8 @@ class Capture:
             torch.get_default_dtype(),
             torch.is_autocast_enabled("cpu"),
             torch.is_autocast_enabled("cuda"),
+            torch.get_autocast_dtype("cpu"),
+            torch.get_autocast_dtype("cuda"),
         )
         state = self._state.key()
         if self._last is not None and state is self._last[0][1] and signature == self._last[0][0]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import functools
 import operator
+import sys
 import types
 from typing import Any
 
@@ -45,8 +47,21 @@ class Slots:
         return getattr(self._value, name)
 
 
+class Variable:
+    """The value of a context variable, read like a dict."""
+
+    def __init__(self, variable: contextvars.ContextVar[Any]) -> None:
+        self._variable = variable
+
+    def get(self, key: Any) -> Any:
+        """Return the variable's value, or ``None`` if it has none."""
+        return self._variable.get(None)
+
+    __getitem__ = get
+
+
 class Contents:
-    """The contents of a set, a deque or a small array; the same object as before if they are equal."""
+    """The contents of a set, a deque, a small array or a buffer; the same object as before if they are equal."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -55,7 +70,10 @@ class Contents:
     def read(self) -> Snapshot:
         """Return the contents, as something that compares by value."""
         if is_array(self._value):
-            now = Snapshot((self._value.shape, self._value.dtype.str, self._value.tobytes()))
+            data = tuple(map(by_value, elements(self._value))) if self._value.dtype.hasobject else self._value.tobytes()
+            now = Snapshot((self._value.shape, self._value.dtype.str, data))
+        elif is_buffer(self._value):
+            now = Snapshot((bytes(memoryview(self._value)),))
         elif isinstance(self._value, set):
             now = Snapshot((frozenset(map(by_value, self._value)),))
         else:
@@ -88,8 +106,22 @@ def is_container(value: Any) -> bool:
 
 
 def is_array(value: Any) -> bool:
-    """Return whether this is an array of NumPy's, which needn't have been imported."""
-    return type(value).__module__ == "numpy" and type(value).__name__ in ("ndarray", "memmap")
+    """Return whether this is an array of NumPy's, or of a class made from it; NumPy needn't have been imported."""
+    return "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray)
+
+
+def elements(array: Any) -> list[Any]:
+    """Return the Python objects in an array of NumPy's."""
+    return list(array.ravel().tolist())
+
+
+def is_buffer(value: Any) -> bool:
+    """Return whether this gives its memory as bytes: an ``array.array``, a ``memoryview``, a number of ``ctypes``."""
+    try:
+        memoryview(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def is_cache(value: Any) -> bool:

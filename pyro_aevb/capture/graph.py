@@ -30,7 +30,7 @@ TORCH = str(Path(torch.__file__).parent)
 NOT_THE_USERS = (TORCH, str(Path(pyro.__file__).parent), str(Path(__file__).parents[1]))
 # Functions that take lists of numbers, which may be tensors.
 FROM_LISTS, ITEMS = (
-    (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor),
+    (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor, Tensor.new),
     (Tensor.__getitem__, Tensor.__setitem__),
 )
 SPLITS = (torch.tensor_split, Tensor.tensor_split)

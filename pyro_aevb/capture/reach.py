@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import functools
 import logging
 import os
 import random
 import sys
-import sysconfig
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -37,28 +36,41 @@ from pyro_aevb.capture.compared_values import (
     SCALARS,
     VALUES,
     Slots,
+    Variable,
+    elements,
     held,
     in_library,
     is_array,
+    is_buffer,
     is_cache,
     is_container,
+)
+from pyro_aevb.capture.installed import (
+    LARGEST_CONTAINER,
+    PACKAGE,
+    VIEWS,
+    is_foreign,
+    is_installed_file,
+    is_opaque,
+    is_out_of_reach,
+    is_the_users,
+    owner_of,
+    packages_of,
+    reads_modules_by_unknown_names,
 )
 from pyro_aevb.capture.watched_values import WatchedValues
 
 # Attributes that Pyro sets anew in each run, before it reads them.
 SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
 CLOSED = (logging.Logger,)  # which leads to every other logger of the process
-PACKAGE = str(Path(__file__).parents[1]) + os.sep  # and of this one
 MODULE_SLOTS = (
     *("_parameters", "_buffers", "_modules"),
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
 )
 PYROS_SLOTS = ("_pyro_params", "_pyro_samples")  # constraints and priors
 TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}  # attributes that every module has
-VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 GENERATORS = (random.Random, torch.Generator)  # and NumPy's
-LARGEST_CONTAINER, LARGEST_ARRAY, MOST_SLOTS = 1000, 100_000, 20_000
-INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+LARGEST_ARRAY, MOST_SLOTS = 100_000, 20_000
 # A function that names one of these may fetch any attribute.
 BY_NAME = {"getattr", "attrgetter", "methodcaller", "vars", "dir", "__dict__", "__getattribute__", "eval", "exec"}
 CONSTRUCTORS = ("__init__", "__new__", "__post_init__")
@@ -101,7 +113,9 @@ class Reach:
         self._sparing = only_called
         self._python_modules: dict[int, tuple[types.ModuleType, str]] = {}  # the user's own, and os
         self._sources: list[tuple[str, set[str]]] = []  # values with clocks among their attributes
-        self._iterators: list[str] = []  # by name, those too that no code may name
+        self._hidden: list[tuple[str, str]] = []  # what can't be watched, and its name, which no code may have
+        self._own = packages_of(callables)
+        self._within: set[int] = set()  # what is beneath objects of installed packages, by identity
         self._set_by_each_run: list[tuple[dict[str, Any], str, str]] = []
         for fn in callables:
             self._visit(fn, getattr(fn, "__name__", type(fn).__name__))
@@ -112,9 +126,9 @@ class Reach:
         for name, clocks in self._sources:
             if clocks & self._named:
                 self._note_source(name, name)
-        for name in self._iterators:
+        for words, name in self._hidden:
             if "." not in name or name.rpartition(".")[2].partition("[")[0] in self._named:
-                self.unwatchable = self.unwatchable or f"the place of the iterator {name} can't be watched"
+                self.unwatchable = self.unwatchable or f"{words} {name} can't be watched"
         if self.unwatchable and not only_called:
             self.unwatchable = Reach(callables, only_called=True).unwatchable
 
@@ -152,6 +166,10 @@ class Reach:
         elif isinstance(value, type):
             self._visit_class(value, name)
             self._release_constructors(value)
+        elif isinstance(value, contextvars.ContextVar):
+            self._visit_entry(Variable(value), None, f"{name}.get()")
+        elif owner_of(value) is not None:  # a method made in C
+            self._visit(owner_of(value), name)
         elif isinstance(value, GENERATORS) or type(value).__module__.startswith("numpy.random"):
             self.generators.append(value)
         else:
@@ -165,8 +183,8 @@ class Reach:
         elif isinstance(value, list | tuple):
             self._visit_sequence(value, name)
         elif isinstance(value, Iterator) and not isinstance(value, nn.Module):
-            self._iterators.append(name)
-        elif isinstance(value, set | collections.deque | bytearray) or is_array(value):
+            self._hidden.append(("the place of the iterator", name))
+        elif isinstance(value, set | collections.deque) or is_array(value) or is_buffer(value):
             self._visit_contents(value, name)
         elif type(value) is pyro.plate:
             self._visit_plate(value, name)
@@ -174,7 +192,7 @@ class Reach:
             self._visit_cache(value, name)
         elif not isinstance(value, types.ModuleType):
             self._visit_object(value, name)
-        elif _is_the_users(value):
+        elif is_the_users(value):
             self._python_modules[id(value)] = value, name
         if (
             isinstance(value, dict | list | tuple)
@@ -184,7 +202,7 @@ class Reach:
             self._visit_object(value, name)  # attributes and methods besides the elements
 
     def _visit_function(self, fn: types.FunctionType, name: str) -> None:
-        if in_library(fn.__module__) or fn.__code__.co_filename.startswith(PACKAGE):
+        if in_library(fn.__module__) or self._is_installed(fn):
             for cell in fn.__closure__ or ():  # a handler around somebody's model
                 self._visit(held(cell), name)
             return
@@ -204,6 +222,10 @@ class Reach:
     def _visit_globals(self, fn: types.FunctionType) -> None:
         """Take in what a function's code names besides its own variables: globals, and modules that it imports."""
         names, strings = dict.fromkeys(names_in(fn.__code__)), set(strings_in(fn.__code__))
+        if reads_modules_by_unknown_names(names, strings):
+            self.unwatchable = self.unwatchable or f"{fn.__qualname__} looks up modules by a name that isn't in it"
+        if "__name__" in names:
+            strings.add(str(fn.__globals__.get("__name__")))
         if "globals" in names:
             found = {text: None for text in strings if text in fn.__globals__}
             names |= found
@@ -212,7 +234,7 @@ class Reach:
         for variable in names:
             defined = variable in fn.__globals__
             value = fn.__globals__[variable] if defined else imported(fn, variable)
-            if isinstance(value, types.ModuleType) and not _is_the_users(value):
+            if isinstance(value, types.ModuleType) and not is_the_users(value):
                 if value is os:
                     self._python_modules[id(os)] = os, variable
             elif defined and not is_source(value) and not _is_a_librarys(value):
@@ -220,7 +242,7 @@ class Reach:
             elif value is not None:
                 self._visit(value, variable)
         for text in strings if IMPORTERS & names.keys() else ():
-            if _is_the_users(sys.modules.get(text)):
+            if is_the_users(sys.modules.get(text)):
                 self._visit(sys.modules[text], text)
         for variable in undefined_globals(fn):
             self.watched.add_entry(fn.__globals__, variable, variable)
@@ -258,29 +280,36 @@ class Reach:
         self.unwatchable = self.unwatchable or f"{reader} reads the clock or random bytes of the system ({name})"
 
     def _visit_contents(self, value: Any, name: str) -> None:
-        if is_array(value):
-            if value.nbytes > LARGEST_ARRAY:
-                return
-        elif len(value) > LARGEST_CONTAINER:
+        of_bytes = is_array(value) or is_buffer(value)
+        if (
+            (value if is_array(value) else memoryview(value)).nbytes > LARGEST_ARRAY
+            if of_bytes
+            else len(value) > LARGEST_CONTAINER
+        ):
             return
         self._note_container(value)
         self.watched.add_contents(value, name)
-        if not is_array(value):
-            for element in list(value):
+        if not of_bytes or (is_array(value) and value.dtype.hasobject):
+            for element in elements(value) if of_bytes else list(value):
                 self._visit(element, name)
 
     def _visit_cache(self, cache: Any, name: str) -> None:
         """Take in a function with a cache, whose results stay what they were while what the function reads changes."""
         self._visit(cache.__wrapped__, name)
-        if _is_the_users(sys.modules.get(cache.__module__)) and not _reads_arguments_only(cache.__wrapped__):
+        if is_the_users(sys.modules.get(cache.__module__)) and not _reads_arguments_only(cache.__wrapped__):
             self.unwatchable = self.unwatchable or f"the results in the cache of {name} can't be watched"
 
     def _visit_class(self, cls: type, name: str) -> None:
         """Take in the values that a class of the user's keeps, and its functions."""
-        if type(cls) is not type and _is_the_users(sys.modules.get(type(cls).__module__)):
+        if type(cls) is not type and is_the_users(sys.modules.get(type(cls).__module__)):
             self._visit(type(cls), type(cls).__name__)
         for each in cls.__mro__:
-            if in_library(each.__module__) or each.__module__.split(".")[0] == "pyro_aevb":
+            package = each.__module__.split(".")[0]
+            if in_library(package) or package == "pyro_aevb":
+                continue
+            module = sys.modules.get(each.__module__)
+            if not (module is None or package in self._own or is_the_users(module)):
+                self._watch_settings(each)
                 continue
             self._note_class(each)
             for key in list(vars(each)):
@@ -292,9 +321,15 @@ class Reach:
 
     def _note_class(self, cls: type) -> None:
         """Watch what a class of the user's consists of: a method or an attribute may be set later, or on a subclass."""
-        if id(cls) not in self._classes_seen and _is_the_users(sys.modules.get(cls.__module__)):
+        if id(cls) not in self._classes_seen and is_the_users(sys.modules.get(cls.__module__)):
             self._classes_seen.add(id(cls))
             self.watched.add_class(cls)
+
+    def _watch_settings(self, cls: type) -> None:
+        """Watch the numbers and strings that an installed package's class keeps, and nothing else of it."""
+        for key, value in vars(cls).items():
+            if isinstance(value, SCALARS) and not key.startswith("__"):
+                self.watched.add_entry(vars(cls), key, f"{cls.__name__}.{key}")
 
     def _visit_class_attribute(self, cls: type, key: str) -> None:
         attribute = vars(cls)[key]
@@ -363,7 +398,17 @@ class Reach:
             if key != "_indices" or plate.subsample_size != plate.size:
                 self._visit_entry(plate.__dict__, key, f"{name}.{key}")
 
+    def _is_installed(self, fn: types.FunctionType) -> bool:
+        """Return whether a function's code is an installed package's that isn't the user's own, or this one's."""
+        file = fn.__code__.co_filename
+        of = str(fn.__globals__.get("__name__")).split(".")[0]
+        return file.startswith(PACKAGE) or (is_installed_file(file) and of not in self._own)
+
     def _visit_object(self, value: Any, name: str) -> None:
+        foreign = id(value) not in self._within and is_foreign(value, self._own)
+        if is_opaque(value) or (foreign and is_out_of_reach(value, self._within)):
+            self._hidden.append(("what is in", name))
+            return
         if id(type(value)) not in self.seen:  # whose objects needn't be made by the code
             self.seen[id(type(value))] = type(value)
             self._visit_class(type(value), type(value).__name__)
@@ -390,19 +435,9 @@ class Reach:
                 self._visit_entry(value.__dict__, key, f"{name}.{key}")
 
 
-def _is_the_users(module: types.ModuleType | None) -> bool:
-    """Return whether a module is neither installed nor of the standard library nor of this package."""
-    if module is None or in_library(module.__name__):
-        return False
-    path = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if path is None:  # made by hand, or a notebook
-        return getattr(module, "__spec__", None) is None
-    return not str(path).startswith((*INSTALLED, PACKAGE))
-
-
 def _is_a_librarys(value: Any) -> bool:
     """Return whether this is a class that isn't the user's, whose variable is taken to stay what it is."""
-    return isinstance(value, type) and not _is_the_users(sys.modules.get(value.__module__))
+    return isinstance(value, type) and not is_the_users(sys.modules.get(value.__module__))
 
 
 def _reads_arguments_only(fn: Any) -> bool:
@@ -420,7 +455,7 @@ def _is_called_by_others(cls: type, key: str) -> bool:
     bases = (
         base
         for base in cls.__mro__
-        if in_library(base.__module__) or not _is_the_users(sys.modules.get(base.__module__))
+        if in_library(base.__module__) or not is_the_users(sys.modules.get(base.__module__))
     )
     return any(key in vars(base) for base in bases)
 

@@ -4,17 +4,21 @@ Each case is ``make() -> (model, guide, before)``; ``before(i)`` is called befor
 its arguments and parameters, so a graph of it is wrong somewhere within 24 steps.
 """
 
+import argparse
 import array
 import collections
 import contextvars
+import ctypes
 import dataclasses
 import datetime
 import enum
 import functools
 import importlib
 import itertools
+import multiprocessing
 import os
 import random
+import sqlite3
 import sys
 import time
 import types
@@ -397,6 +401,111 @@ def context_variable():
 def a_container_in_c():
     held = array.array("d", [1.0])
     return lambda: held[0], lambda: held.__setitem__(0, 3.0)
+
+
+@read
+def method_of_a_container_in_c():
+    held = array.array("d", [1.0])
+    get = held.__getitem__
+    return lambda: get(0), lambda: held.__setitem__(0, 3.0)
+
+
+@read
+def a_method_of_a_list():
+    held = [1.0]
+    get = held.__getitem__
+    return lambda: get(0), lambda: held.__setitem__(0, 3.0)
+
+
+@read
+def a_number_of_ctypes():
+    held = ctypes.c_double(1.0)
+    return lambda: held.value, lambda: setattr(held, "value", 3.0)
+
+
+@read
+def a_memory_view():
+    held = memoryview(bytearray(8)).cast("d")
+    held[0] = 1.0
+    return lambda: held[0], lambda: held.__setitem__(0, 3.0)
+
+
+@read
+def a_shared_number():
+    held = multiprocessing.Value("d", 1.0)
+    return lambda: held.value, lambda: setattr(held, "value", 3.0)
+
+
+@read
+def a_data_base():
+    """It can't be watched."""
+    held = sqlite3.connect(":memory:")
+    held.execute("create table settings (beta real)")
+    held.execute("insert into settings values (1.0)")
+    read = "select beta from settings"
+    return lambda: held.execute(read).fetchone()[0], lambda: held.execute("update settings set beta = 3.0")
+
+
+@read
+def a_masked_array():
+    held = np.ma.masked_array([1.0, 2.0], mask=[0, 0])
+    return lambda: float(held.sum()) / 3, lambda: held.mask.__setitem__(1, True)
+
+
+@read
+def a_matrix():
+    held = np.ones((1, 1)).view(np.matrix)
+    return lambda: float(held[0, 0]), lambda: held.__setitem__((0, 0), 3.0)
+
+
+@read
+def a_record_array():
+    held = np.ones(1, dtype=[("beta", float)]).view(np.recarray)
+    return lambda: float(held.beta[0]), lambda: held.beta.__setitem__(0, 3.0)
+
+
+@read
+def an_array_of_objects():
+    held = np.array([[1.0], None], dtype=object)
+    return lambda: held[0][0], lambda: held[0].__setitem__(0, 3.0)
+
+
+@read
+def an_array_of_numbers_as_objects():
+    held = np.array([1.0, None], dtype=object)
+    return lambda: held[0], lambda: held.__setitem__(0, 3.0)
+
+
+@read
+def a_settings_object_of_a_package():
+    held = argparse.Namespace(beta=[1.0], steps={"a": argparse.Namespace(n=2.0)})
+    return lambda: held.beta[0] * held.steps["a"].n, lambda: setattr(held.steps["a"], "n", 3.0)
+
+
+@read
+def a_large_object_of_a_package():
+    """It is more than is watched."""
+    held = argparse.Namespace(parts=[argparse.Namespace(beta=1.0) for _ in range(300)])
+    return lambda: held.parts[250].beta, lambda: setattr(held.parts[250], "beta", 3.0)
+
+
+@read
+def a_module_by_a_computed_name():
+    globals()["FACTOR"] = 1.0
+    name = list(__name__)
+    return lambda: getattr(sys.modules["".join(name)], "FAC" + "TOR"), lambda: globals().update(FACTOR=3.0)
+
+
+@read
+def ones_own_module_by_its_name():
+    globals()["FACTOR"] = 1.0
+    return lambda: getattr(sys.modules[__name__], "FAC" + "TOR"), lambda: globals().update(FACTOR=3.0)
+
+
+@read
+def numbers_off_a_tensor():
+    held = torch.ones(1).double()
+    return lambda: held.new([held[0]])[0], lambda: held.fill_(3.0)
 
 
 @read
