@@ -49,6 +49,25 @@ def set_torch_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
+def unmoved() -> Iterator[None]:
+    """Put all generators back after the block: packages draw from them while they are imported, rich among them.
+
+    >>> import random
+    >>> from pyro_aevb.random_state import unmoved
+    >>> before = random.getstate()
+    >>> with unmoved():
+    ...     _ = random.random()
+    >>> random.getstate() == before
+    True
+    """
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+@contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed torch inside the block and put its generators back afterwards; ``None`` changes nothing."""
     if seed is None:

@@ -43,6 +43,21 @@ def test_all_public_names_import_little_more_than_pyro():
     assert packages(every - pyro) == {"pyro_aevb", "lazy_loader", "safetensors"}
 
 
+DRAWS = {
+    "load_dataset": "from pyro_aevb.datasets import load_dataset as use; use('digits', pixels='grey')",
+    "load_labels": "from pyro_aevb.datasets import load_labels as use; use('digits')",
+    "perceptron": "from pyro_aevb.diagnostics.local_c2st import perceptron as use; use(2)(0)",
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_imported_late_moves_no_generator(name):
+    """scikit-learn imports rich, which draws from Python's, if it is there."""
+    state = "from pyro_aevb.random_state import random_state; state = lambda: repr(random_state())"
+    first, late = DRAWS[name].split("; ")
+    assert not imported(f"{state}; {first}; before = state()\n{late}\nassert state() == before") & {"nothing"}
+
+
 HELPS = [["--help"], ["--version"], ["train", "--print-config"], *([command, "--help"] for command in COMMANDS)]
 WRONG = [["train", "--prior", "uniform"], ["fly"]]
 EACH_COMMAND = f"""

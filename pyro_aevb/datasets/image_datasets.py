@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pyro_aevb.datasets.download import cache_folder, fetched_file, set_aside
 from pyro_aevb.datasets.pixels import PIXELS, Binarized, draw_pixels
+from pyro_aevb.random_state import unmoved
 
 FREY_URL = "https://github.com/jmtomczak/vae_vampprior/raw/master/datasets/Freyfaces/freyfaces.pkl"
 FREY_SHA256 = "3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a"
@@ -142,7 +143,8 @@ def load_labels(name: str, *, root: str | Path | None = None, seed: int = 0) -> 
 
 
 def _digits(folder: Path, seed: int) -> _Images:
-    from sklearn.datasets import load_digits  # here, since it takes a second to import
+    with unmoved():
+        from sklearn.datasets import load_digits  # here, since it takes a second to import
 
     images = torch.as_tensor(load_digits().data / 16.0, dtype=torch.float32)
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
@@ -166,7 +168,8 @@ def _fashion_mnist_files(folder: Path) -> tuple[Path, list[str], list[dict[str, 
 
 
 def _digits_labels(folder: Path, seed: int) -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
+    with unmoved():
+        from sklearn.datasets import load_digits
 
     labels = torch.as_tensor(load_digits().target)
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]

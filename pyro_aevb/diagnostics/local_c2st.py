@@ -34,6 +34,7 @@ from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.progress_bar import progress_bar
+from pyro_aevb.random_state import unmoved
 from pyro_aevb.short_repr import short_repr
 
 LARGEST_LAYER = 100  # hidden units; ten for each input, if that is less
@@ -215,7 +216,8 @@ def perceptron(num_inputs: int) -> MakeClassifier:
     width = min(10 * num_inputs, LARGEST_LAYER)
 
     def make(seed: int) -> Any:
-        from sklearn.neural_network import MLPClassifier  # here, since it takes a second to import
+        with unmoved():
+            from sklearn.neural_network import MLPClassifier  # here, since it takes a second to import
 
         return MLPClassifier((width, width), max_iter=EPOCHS, random_state=seed)
 
@@ -234,7 +236,8 @@ def probability(
         exchanged: which pairs have each other's class, (S,) of bool.
         tested: (n, J + D).
     """
-    from sklearn.exceptions import ConvergenceWarning
+    with unmoved():
+        from sklearn.exceptions import ConvergenceWarning
 
     label = np.concatenate([~exchanged, exchanged]).astype(int)
     with warnings.catch_warnings():
