@@ -1926,6 +1926,36 @@ MUTATIONS = [
         ("tests/datasets/test_table.py::test_imputed_cells_are_means_in_raw_units_and_most_frequent_levels",),
     ),
     Mutation(
+        "model_guide/sites.py",
+        "not value.is_floating_point() and _takes_floats(fn, value)",
+        "False",
+        (f"{VERBS}::test_data_of_a_dtype_without_a_density_are_said_and_floats_are_taken[torch.int64]",),
+    ),
+    Mutation(
+        "posterior/reconstruct.py",
+        "if any(0 in (*lead, size) for lead, size in leads):",
+        "if False:",
+        (f"{VERBS}::test_no_latents_at_all_are_said",),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "(each.detach() for each in in_memory(x, streams, finite=False))",
+        "in_memory(x, streams, finite=False)",
+        (f"{VERBS}::test_data_with_a_gradient_are_data[impute]",),
+    ),
+    Mutation(
+        "posterior/encode.py",
+        'if output == "mean" and isinstance(innermost(fn), torch.distributions.Categorical):',
+        "if False:",
+        (f"{VERBS}::test_latents_without_a_mean_are_refused_and_the_remedies_work",),
+    ),
+    Mutation(
+        "diagnostics/local_c2st.py",
+        "with unmoved():\n            from",
+        "if True:\n            from",
+        ("tests/test_imports.py::test_what_is_imported_late_moves_no_generator[perceptron]",),
+    ),
+    Mutation(
         "posterior/likelihood.py",
         "return tuple(_changed(arg, pairs) if arg.untyped_storage().data_ptr() == place else arg for arg in args)",
         "return args",

@@ -104,14 +104,35 @@ def density(name: str, fn: Any, value: Tensor, *, drawn: bool = False) -> Tensor
         if "within the support" not in str(error) or not isinstance(value, Tensor):
             raise
         raise outside_error(name, fn, value, drawn=drawn) from error
-    except (KeyError, NotImplementedError) as error:
-        if str(error).startswith("expected "):  # a distribution of this library, which says it better
+    except (KeyError, RuntimeError) as error:
+        if (words := _in_words(name, fn, value, error)) is None:
             raise
-        raise ValueError(
-            f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
-            "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
-            "follows the draws, SGVB() or IWAE(K), or an invertible flow; transforms after it take cache_size=1"
-        ) from error
+        raise words from error
+
+
+def _in_words(name: str, fn: Any, value: Any, error: Exception) -> ValueError | None:
+    """Return the error for a distribution that has no density of a value, ``None`` if ``error`` is of another kind."""
+    if isinstance(value, Tensor) and not value.is_floating_point() and _takes_floats(fn, value):
+        return ValueError(
+            f"expected data of a dtype that site {name!r} ~ {type(innermost(fn)).__name__} has a density of, got "
+            f"{value.dtype}; pass x.float()"
+        )
+    of_others = str(error).startswith("expected ")  # by a distribution of this library, which says it better
+    if of_others or not isinstance(error, KeyError | NotImplementedError):
+        return None
+    return ValueError(
+        f"expected a density at any z, got site {name!r} ~ {type(innermost(fn)).__name__}, a flow without an "
+        "inverse (as planar ones are), whose density is known for its own draws alone; use an objective that "
+        "follows the draws, SGVB() or IWAE(K), or an invertible flow; transforms after it take cache_size=1"
+    )
+
+
+def _takes_floats(fn: Any, value: Tensor) -> bool:
+    try:
+        fn.log_prob(value.to(torch.get_default_dtype()))
+    except (KeyError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def masked_log_prob(node: Any, value: Tensor) -> Tensor:

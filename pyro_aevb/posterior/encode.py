@@ -129,11 +129,14 @@ def encode(
             "expected a guide whose mean can be written down, for its gradient, got one of which it is a mean of "
             "draws; leave gradient out, or draw from the guide yourself"
         )
+    reading = read(model, guide, next(iter(batches)))
+    fn = reading.latents[name].fn
+    if output == "mean" and isinstance(innermost(fn), torch.distributions.Categorical):
+        raise _without_mean(name, fn)
     draws = draws_of(model, guide, batches, options, streams)[name]
     if output == "draws":
         return draws
-    reading = read(model, guide, next(iter(batches)))
-    return place_of(average(draws, angle=name in angles_of(reading)), reading.latents[name].fn)
+    return place_of(average(draws, angle=name in angles_of(reading)), fn)
 
 
 @one_thread
@@ -260,11 +263,15 @@ def guide_means(
     means = {name: torch.cat([each[name] for each in found]) for name in layouts}
     for name, mean in means.items():
         if not mean.isfinite().all():
-            raise ValueError(
-                f"expected latents with a mean, got site {name!r} ~ {type(innermost(fns[name])).__name__}, which has "
-                "none; use encode(..., output='draws'), or posterior(...).quantile(site, 0.5)"
-            )
+            raise _without_mean(name, fns[name])
     return means
+
+
+def _without_mean(name: str, fn: Any) -> ValueError:
+    return ValueError(
+        f"expected latents with a mean, got site {name!r} ~ {type(innermost(fn)).__name__}, which has none; use "
+        "encode(..., output='draws'), or posterior(...).quantile(site, 0.5)"
+    )
 
 
 @torch.no_grad()

@@ -247,7 +247,7 @@ def _cells(x: Any, observed: Any, args: tuple[Any, ...], streams: Streams) -> tu
     if isinstance(x, np.ma.MaskedArray):
         x, hidden = x.filled(0), np.ma.getmaskarray(x)
         observed = ~hidden if observed is None else observed
-    x, *others = in_memory(x, streams, finite=False)
+    x, *others = (each.detach() for each in in_memory(x, streams, finite=False))
     if observed is None and others and others[0].dtype == torch.bool:
         observed = others.pop(0)
     observed = ~x.isnan() if observed is None else torch.as_tensor(observed, device=x.device)

@@ -209,6 +209,9 @@ def _values(z: Latents, likelihood: Likelihood, num_data: int) -> tuple[dict[str
             )
         leads.add((lead, value.shape[len(lead)]))
         found[name] = value if lead else value[None]
+    if any(0 in (*lead, size) for lead, size in leads):
+        shapes = {name: tuple(value.shape) for name, value in z.items()}
+        raise ValueError(f"expected latents of one datapoint or more, got the shapes {shapes}; leave the call out")
     if len(leads) > 1:
         raise ValueError(f"expected latents of as many draws and datapoints each, got {sorted(leads)}; expand them")
     return found, next(iter(leads))[0]

@@ -18,7 +18,7 @@ from statistics_tools import SIGMAS, assert_mean
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pyro_aevb import VAE
+from pyro_aevb import VAE, elbo, log_marginal_likelihood
 from pyro_aevb.datasets.pixels import Binarized
 from pyro_aevb.posterior import (
     Chains,
@@ -618,6 +618,8 @@ def test_latents_without_a_mean_are_refused_and_the_remedies_work():
     x = normal(N)
     with pytest.raises(ValueError, match=r"expected latents with a mean, got site 'y' ~ Categorical.*output='draws'"):
         encode(model, guide, x, **QUICK)
+    with pytest.raises(ValueError, match=r"expected latents with a mean, got site 'y' ~ Categorical.*output='draws'"):
+        encode(model, guide, x, method="importance", **QUICK)
     assert encode(model, guide, x, output="draws", **QUICK).shape == (100, N)
     with pytest.raises(ValueError, match=r"expected continuous latents, .* got the discrete site 'y'.*'importance'"):
         reconstruct(model, guide, x, **QUICK)
@@ -645,6 +647,48 @@ def test_a_latent_that_is_summed_out_has_no_place_on_a_path_and_is_given_one_in_
     z = encode(model, guide, x)
     found = decode(model, guide, {"z": z, "y": torch.ones(N).double()}, x)
     torch.testing.assert_close(found, x / 2 + 10)
+
+
+def tosses(x):
+    with pyro.plate("data", len(x)):
+        p = pyro.sample("p", dist.Beta(2 * torch.ones(len(x)), 3.0))
+        pyro.sample("x", dist.Bernoulli(p[..., None].expand(*p.shape, 5)).to_event(1), obs=x)
+
+
+def guide_of_tosses(x):
+    heads = x.sum(-1).float()
+    with pyro.plate("data", len(x)):
+        pyro.sample("p", dist.Beta(2 + heads, 8 - heads))
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64], ids=str)
+def test_data_of_a_dtype_without_a_density_are_said_and_floats_are_taken(kind):
+    x, cells = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 1, 0, 0]]), torch.ones(2, 5).bool()
+    cells[:, 4] = False
+    uses = {
+        "elbo": lambda x: elbo(tosses, guide_of_tosses, x, seed=0).value,
+        "log p(x)": lambda x: log_marginal_likelihood(tosses, guide_of_tosses, x, seed=0).value,
+        "impute": lambda x: impute(tosses, guide_of_tosses, x, cells, seed=0, **FEW).mean,
+        "anomaly_score": lambda x: anomaly_score(tosses, guide_of_tosses, x, method="importance", seed=0).score,
+    }
+    for use in uses.values():
+        with pytest.raises(
+            ValueError, match=rf"a dtype that site 'x' ~ Bernoulli has .*, got {kind}; pass x.float\(\)"
+        ):
+            use(x.to(kind))
+        assert use(x.to(kind).float()).isfinite().all()
+
+
+def test_no_latents_at_all_are_said():
+    with pytest.raises(ValueError, match=r"expected latents of one datapoint or more, got the shapes \{'p': \(0,\)\}"):
+        decode(tosses, None, torch.zeros(0), torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize("verb", ["impute", "denoise", "reconstruct", "encode, importance", "sample, aggregate"])
+def test_data_with_a_gradient_are_data(verb):
+    vae, x = bernoulli_pair()
+    found = VERBS[verb](vae.model, vae.guide, x.requires_grad_(), seed=0)
+    assert not any(value.requires_grad for value in tensors(found).values())
 
 
 def test_a_model_that_reads_x_to_make_x_is_not_sampled():
