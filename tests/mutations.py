@@ -1821,7 +1821,7 @@ MUTATIONS = [
     Mutation(
         "posterior/encode.py",
         "if _follow_draws(guide, first, layouts):",
-        "if False:",
+        "if first is None:",
         (
             f"{VERBS}::test_a_mean_that_follows_another_draw_is_one_over_draws[latent]",
             f"{VERBS}::test_a_mean_that_follows_another_draw_is_one_over_draws[auxiliary]",
@@ -1946,7 +1946,7 @@ MUTATIONS = [
     Mutation(
         "posterior/encode.py",
         'if output == "mean" and isinstance(innermost(fn), torch.distributions.Categorical):',
-        "if False:",
+        "if name is None:",
         (f"{VERBS}::test_latents_without_a_mean_are_refused_and_the_remedies_work",),
     ),
     Mutation(

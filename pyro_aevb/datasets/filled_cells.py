@@ -16,7 +16,7 @@ FILLS = ("mean", "mode", "draw")
 
 
 class Filled(Protocol):
-    """What :func:`~pyro_aevb.impute` gives, of tensors or arrays."""
+    """Draws of a table's cells, as :func:`~pyro_aevb.impute` gives them, of tensors or arrays."""
 
     @property
     def draws(self) -> Any:

@@ -115,6 +115,7 @@ def test_an_interval_of_a_missing_angle_is_around_its_mean():
     found = impute(near_pi, guide_near_pi, x, method="importance", **QUICK)
     low, high = found.interval(0.9)
     exact = 1.645 * 0.03**0.5
+    assert found.angle
     assert_near(found.mean[0, 1], (3.1 + math.pi) / 2, 0.05)
     for end in (low, high):
         assert (end - found.mean)[0, 1].abs().item() == pytest.approx(exact, rel=0.15)
