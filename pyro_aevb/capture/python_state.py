@@ -3,11 +3,11 @@
 A graph traced from a Pyro model holds the numbers, the branches and the modules that the model's Python had at that
 moment.  :class:`PythonState` sees within microseconds whether they are still the same.
 
-What it can't see it names: code that reads the clock, has an iterator to go on with, or names an object whose data can't be
-read or are many (:mod:`pyro_aevb.capture.installed`), and that may be called has :attr:`PythonState.unwatchable` (a line in
-the log, and eager runs).  Not covered are files, the code and the globals of installed packages, names that ``eval`` makes
-up, arrays and other buffers of more than ``LARGEST_ARRAY`` bytes, and containers of more than ``LARGEST_CONTAINER``
-elements (of :mod:`pyro_aevb.capture.reach`).
+What it can't see it names: code that reads the clock, has an iterator to go on with, or names an object whose data are
+many or can't be read (:mod:`pyro_aevb.capture.installed`), and that may be called has :attr:`PythonState.unwatchable`
+(a line in the log, and eager runs).  Not covered are files, the code and the globals of installed packages, names that
+``eval`` makes up, arrays and other buffers of more than ``LARGEST_ARRAY`` bytes (:mod:`pyro_aevb.capture.reach`), and
+containers of more than ``LARGEST_CONTAINER`` elements.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class PythonState:
     Reached are closure cells, globals that the code names, default arguments, attributes of objects, private ones and
     slots too, and of their classes (``training`` of a module among them), attributes that the code names of the user's
     own modules, context variables, elements of small containers and arrays, ``os.environ``, and through these the same
-    again; of installed packages the data of objects, not the code, unless one of ``callables`` was written in it.  A container or a plate that is made anew, with the same in it, is the same.
+    again; of installed packages the data of objects, not the code, unless one of ``callables`` was written in it.  A
+    container or a plate that is made anew, with the same in it, is the same.
 
     Args:
         callables: functions, methods, modules and other objects that can be called.

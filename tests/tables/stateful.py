@@ -11,6 +11,7 @@ import contextvars
 import ctypes
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
 import importlib
@@ -18,7 +19,6 @@ import itertools
 import multiprocessing
 import os
 import random
-import sqlite3
 import sys
 import time
 import types
@@ -437,13 +437,10 @@ def a_shared_number():
 
 
 @read
-def a_data_base():
-    """It can't be watched."""
-    held = sqlite3.connect(":memory:")
-    held.execute("create table settings (beta real)")
-    held.execute("insert into settings values (1.0)")
-    read = "select beta from settings"
-    return lambda: held.execute(read).fetchone()[0], lambda: held.execute("update settings set beta = 3.0")
+def a_context_of_decimals():
+    """It is made in C, and can't be watched."""
+    held = decimal.Context(prec=1)
+    return lambda: float(held.create_decimal("2.7")), lambda: setattr(held, "prec", 2)
 
 
 @read
