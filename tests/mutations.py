@@ -465,7 +465,7 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/capture.py",
-        "if _is_sparse(gradient)]",
+        "if is_sparse(gradient)]",
         "if gradient is None]",
         ("tests/capture/test_stateful.py::test_a_sparse_gradient_is_trained_on_eagerly",),
     ),
