@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Evaluate, Problem
-from pyro_aevb.model_guide.log_density import capture_log_density
+from pyro_aevb.model_guide.log_density import capture_log_density, log_density
 from pyro_aevb.samplers.ais import Tick
+from pyro_aevb.samplers.latent_space import check_repeats
 
 
 def summed(problem: Problem) -> Evaluate:
@@ -21,7 +22,11 @@ def summed(problem: Problem) -> Evaluate:
 
     Args:
         problem: of a model without latents that are left.
+
+    Raises:
+        ValueError: for a model with random numbers of its own.
     """
+    check_repeats(problem.model, lambda: log_density(problem.model, _nothing, *problem.args).log_joint)
     density = capture_log_density(problem.model, _nothing, compile=problem.compile)
     density.expected_calls = problem.num_batches
 

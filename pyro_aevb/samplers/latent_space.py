@@ -9,7 +9,7 @@ Shapes: K particles, M datapoints, J unconstrained dimensions in all.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -23,6 +23,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from pyro_aevb.model_guide.contract import read
+from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density, masks_cells
 from pyro_aevb.model_guide.supports import is_periodic
@@ -55,7 +56,7 @@ class LatentSpace:
 
     Raises:
         ValueError: for a discrete latent, for one that isn't in the data plate alone, for a support without a bijection
-            to R^n, and if something that counts depends on a masked latent.
+            to R^n, if something that counts depends on a masked latent, and as :func:`check_repeats`.
 
     >>> from pyro_aevb.samplers import LatentSpace
     >>> def model(x):
@@ -99,6 +100,8 @@ class LatentSpace:
         self._in_cells = [name for name, site in latents.items() if masks_cells(site.fn)]
         if any(isinstance(site.mask, Tensor) or site.mask is False for site in latents.values()):
             self._check_masked(args)
+        u = on_a_side(lambda: self.prior_draw(*args))
+        check_repeats(model, lambda: self.log_joint(u, *args))
 
     def require_mass(self) -> None:
         """Refuse latents of which cells are masked: along these p(x, u) is flat, and has no integral over R^n.
@@ -254,6 +257,32 @@ class LatentSpace:
                 "expected sites that don't depend on a masked latent, got some that do: what is masked off isn't there "
                 "for that datapoint; mask what depends on it too, or take the mask away"
             )
+
+
+def check_repeats(model: PyroCallable, log_density: Callable[[], Tensor]) -> None:
+    """Check that a log density at one place is one number, as whoever moves along it, or adds it up, takes it to be.
+
+    Args:
+        model: p(x, z); its modules are in evaluation mode for it.
+        log_density: runs it.
+
+    Raises:
+        ValueError: for a model with random numbers of its own.
+
+    >>> from pyro_aevb.samplers.latent_space import check_repeats
+    >>> check_repeats(lambda x: None, lambda: torch.randn(3))
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a model whose p(x, z) is one number at each z, got others in two runs at the same z...
+    """
+    with evaluated(model, None):
+        first, again = on_a_side(lambda: (log_density(), log_density()))
+    if not torch.allclose(first, again, rtol=1e-4, atol=1e-4, equal_nan=True):
+        raise ValueError(
+            "expected a model whose p(x, z) is one number at each z, got others in two runs at the same z: it draws "
+            "random numbers of its own, by torch.randn or at a latent inside poutine.block; draw them with "
+            "pyro.sample, in sight, or use a guide and method='importance', which integrates them out"
+        )
 
 
 class Unconstrained(NamedTuple):
