@@ -131,6 +131,7 @@ BAYESIAN = "tests/model_guide/test_bayesian.py"
 GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 BLEND = "tests/objectives/test_blend.py"
+DEPENDENCE, LATENT_SPACE = "tests/model_guide/test_dependence.py", "tests/samplers/test_latent_space.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
 POSTERIOR = "tests/posterior/test_posterior.py"
@@ -1222,6 +1223,91 @@ MUTATIONS = [
         "return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())",
         "return torch.equal(a, b)",
         ("tests/model_guide/test_modes.py::test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers",),
+        "model_guide/marks.py",
+        "if argument.alias_info is not None and argument.alias_info.is_write:",
+        "if argument.alias_info is None and not names:",
+        (f"{DEPENDENCE}::test_what_a_latent_is_computed_from_is_seen_however_it_is_written[a list in place]",),
+    ),
+    Mutation(
+        "model_guide/marks.py",
+        "if func in TO_PYTHON:",
+        "if func is None:",
+        (f"{DEPENDENCE}::test_what_a_latent_is_computed_from_is_seen_however_it_is_written[numpy]",),
+    ),
+    Mutation(
+        "model_guide/marks.py",
+        "elif leaf is not None:",
+        "elif leaf == '':",
+        (f"{DEPENDENCE}::test_what_a_latent_is_computed_from_is_seen_however_it_is_written[floats]",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        'log_prob(value)), node["scale"], node["mask"])',
+        'log_prob(value)), node["scale"])',
+        (f"{DEPENDENCE}::test_the_bound_under_a_mask_that_is_computed_from_a_latent_is_the_one_by_hand",),
+    ),
+    Mutation(
+        "model_guide/sites.py",
+        'log_prob(value)), node["scale"], node["mask"])',
+        'log_prob(value)), mask=node["mask"])',
+        (f"{DEPENDENCE}::test_a_mask_and_a_scale_that_are_computed_from_a_latent_are_parts_of_what_depends_on_it",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "            set_torch_state(noise)\n",
+        "",
+        (f"{DEPENDENCE}::test_a_number_that_is_only_looked_at_makes_no_child",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "return value + 1 if stays else value",
+        "return value",
+        (f"{DEPENDENCE}::test_a_latent_whose_values_a_model_refuses_counts_as_one_of_which_the_rest_is_computed",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside) if several else None)",
+        "pass",
+        (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_particles_and_the_remedy_works",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "apart &= _apart(model, guide, args, kwargs, reading, apart)",
+        "pass",
+        (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_a_plates_entries",),
+    ),
+    Mutation(
+        "model_guide/dependence.py",
+        "numbers = ~(term[0].isnan() | together[name][k].isnan())",
+        "numbers = term[0] == term[0]",
+        (f"{DEPENDENCE}::test_other_parameters_that_a_pair_does_not_take_are_no_witness[is_no_number]",),
+    ),
+    Mutation(
+        "model_guide/moved_parameters.py",
+        "        leaf.data = value\n",
+        "        pass\n",
+        (
+            f"{DEPENDENCE}::test_parameters_are_put_back_where_the_look_is_broken_off",
+            f"{DEPENDENCE}::test_a_pair_is_as_it_was_after_a_look_at_it_with_other_parameters",
+        ),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "check_repeats(model, lambda: self.log_joint(u, *args))",
+        "pass",
+        (f"{LATENT_SPACE}::test_a_model_with_random_numbers_of_its_own_is_refused_where_its_log_joint_is_a_function",),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "    with evaluated(model, None):\n        first, again",
+        "    if True:\n        first, again",
+        (f"{LATENT_SPACE}::test_what_is_random_in_training_alone_is_left_alone",),
+    ),
+    Mutation(
+        "evidence/summed.py",
+        "check_repeats(problem.model, lambda: log_density(problem.model, _nothing, *problem.args).log_joint)",
+        "pass",
+        (f"{LATENT_SPACE}::test_where_all_latents_are_summed_out_too",),
     ),
     Mutation(
         "model_guide/dependence.py",

@@ -13,7 +13,6 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.ops.provenance import ProvenanceTensor, detach_provenance, get_provenance
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
@@ -26,9 +25,12 @@ from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import MOST_STATES, StateNumbers
 from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.guide_values import enumerated
+from pyro_aevb.model_guide.marks import Marks
 from pyro_aevb.model_guide.modes import evaluated
+from pyro_aevb.model_guide.moved_parameters import moved
+from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
-from pyro_aevb.model_guide.sites import density
+from pyro_aevb.model_guide.sites import density, weighed_log_prob
 from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
@@ -42,6 +44,7 @@ from pyro_aevb.model_guide.traces import (
     trace_model,
     trace_pair,
 )
+from pyro_aevb.random_state import set_torch_state, torch_state
 
 logger = logging.getLogger("pyro_aevb")
 
@@ -191,9 +194,10 @@ def _examined(
     by_entry: bool,
 ) -> tuple[Structure, list[str]]:
     """Return the structure of a pair, and what prevents closed forms."""
+    parameters = ParameterRecorder()
 
     def read(model: PyroCallable, guide: PyroCallable) -> tuple[Reading, dict[str, str]]:
-        guide_trace, model_trace = trace_pair(model, guide, args, kwargs)
+        guide_trace, model_trace = trace_pair(parameters(model), parameters(guide), args, kwargs)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
         reading.require_summed()
         check_outside(reading, model, args, kwargs)
@@ -202,8 +206,24 @@ def _examined(
 
     with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))
-    closed_form, reasons = set(), []
-    for name, site in (reading.latents | reading.global_latents).items() if analytic_kl else ():
+    closed_form, reasons = _closed_forms(reading, entangled) if analytic_kl else (frozenset[str](), [])
+    global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
+    outside = global_names if one_global_draw else frozenset[str]()
+    mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
+    values = enumerated(reading, guide)
+    apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
+    if (several or apart) and not is_tracing():  # else a gate that begins at 0 would hide what is behind it
+        with moved(parameter.unconstrained for parameter in parameters.parameters.values()):
+            mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside) if several else None)
+            apart &= _apart(model, guide, args, kwargs, reading, apart)
+    return Structure(reading.depth, closed_form, reading.unchecked, mixed, global_names, values, apart), reasons
+
+
+def _closed_forms(reading: Reading, entangled: Mapping[str, str]) -> tuple[frozenset[str], list[str]]:
+    """Return the latents whose KL can be written down, and what prevents it for the others."""
+    closed_form: set[str] = set()
+    reasons = []
+    for name, site in (reading.latents | reading.global_latents).items():
         q, p = reading.guide[name].fn, site.fn
         if isinstance(innermost(q), dist.Delta):
             continue  # nothing is random, and Pyro's closed form leaves the log_density of a Delta out
@@ -219,13 +239,7 @@ def _examined(
             )
             continue
         closed_form.add(name)
-    unchecked = reading.unchecked
-    global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
-    outside = global_names if one_global_draw else frozenset[str]()
-    mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
-    values = enumerated(reading, guide)
-    apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
-    return Structure(reading.depth, frozenset(closed_form), unchecked, mixed, global_names, values, apart), reasons
+    return frozenset(closed_form), reasons
 
 
 def _mixed(
@@ -257,7 +271,7 @@ def _mixed(
 
     def found() -> str | None:
         with pyro.plate("particles", 2, dim=particles[0]), Outside(outside):
-            guide_trace = trace_pair(model, guide, args, kwargs)[0]
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
             given = guide_trace.copy()  # values that no transform remembers the inverse of, which would be rounded less
             for name, site in _latents(guide_trace).items():
                 given.nodes[name] = {**site, "value": site["value"].clone()}
@@ -265,18 +279,18 @@ def _mixed(
             model_trace = trace_model(model, given, args, kwargs)
         together = terms(read_traces(model_trace, again_trace, num_data, particles))
         for k in range(2):
-            alone, again = row(guide_trace, k), row(guide_trace, k)
+            alone = row(guide_trace, k)
             for name, term in alone.items():
-                if not torch.allclose(term, again[name], rtol=1e-6, atol=1e-6, equal_nan=True):
-                    return None  # something else is random in it, so that no two runs can be compared
-                if not torch.allclose(term[0], together[name][k], rtol=1e-3, atol=1e-3, equal_nan=True):
-                    return name
+                numbers = ~(term[0].isnan() | together[name][k].isnan())
+                if not torch.allclose(term[0][numbers], together[name][k][numbers], rtol=1e-3, atol=1e-3):
+                    again = row(guide_trace, k)  # else something is random in it, so that no two runs can be compared
+                    return name if all(_same(alone[each], again[each]) for each in alone) else None
         return None
 
     try:
         with evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
             return on_a_side(found)
-    except (ValueError, RuntimeError, KeyError):  # what can't be run like that is told when it is run like that
+    except Exception:  # what can't be run like that is told when it is run like that
         return None
 
 
@@ -284,11 +298,17 @@ SPLITS = 16  # of a plate's entries in two, at random: one of four parts an entr
 
 
 def _apart(
-    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs, reading: Reading
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Kwargs,
+    reading: Reading,
+    otherwise: frozenset[str] = frozenset(),
 ) -> frozenset[str]:
     """Return the guide's sites in plates within a datapoint whose entries change no other entry's log probabilities.
 
     That is what a plate says; a model that mixes entries nevertheless is noticed by giving some of them other values.
+    ``otherwise`` is returned if the pair can't be run with them.
     """
     inside = {name: site.inner(reading.plate) for name, site in reading.proposals.items()}
     if is_messenger(guide) or is_tracing() or not any(inside.values()):
@@ -330,8 +350,8 @@ def _apart(
     try:
         with torch.no_grad(), evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
             return on_a_side(found)
-    except (ValueError, RuntimeError, KeyError):  # what can't be run like that isn't known to be apart
-        return frozenset()
+    except Exception:  # the user's code, run with values that it may not know
+        return otherwise
 
 
 def kind(fn: Any) -> str:
@@ -343,12 +363,33 @@ def kind(fn: Any) -> str:
     return type(fn).__name__
 
 
+FEWEST_LOOKS, MOST_RUNS = 2, 20  # with other values of a latent that Python made into a number; of all of them
+
+
 class _Tracked(Messenger):
-    """Note in every latent's value which latent it is, so that what is computed from it tells."""
+    """Mark every latent's value with its name; ``drawn`` has the values as they were drawn."""
+
+    def __init__(self, marks: Marks) -> None:
+        super().__init__()
+        self._marks = marks
+        self.drawn: dict[str, Tensor] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if not msg["is_observed"]:
-            msg["value"] = ProvenanceTensor(detach_provenance(msg["value"]), frozenset({msg["name"]}))
+        if not (msg["is_observed"] or site_is_subsample(msg)):
+            self.drawn[msg["name"]] = msg["value"]
+            msg["value"] = self._marks.copy(msg["value"], msg["name"])
+
+
+class _Replaced(Messenger):
+    """Let sites be drawn, for the noise to be the same, then give them these values."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["name"] in self._values:
+            msg["value"] = self._values[msg["name"]]
 
 
 def parents(
@@ -357,14 +398,79 @@ def parents(
     kwargs: Mapping[str, Any] = NO_KWARGS,
     names: Collection[str] | None = None,
 ) -> dict[str, set[str]]:
-    """Return for each latent, or each of these names, the latents that its distribution was computed from."""
-    with _Tracked():
-        trace = poutine.trace(fn).get_trace(*args, **kwargs)
-    return {
-        name: set(get_provenance(site["fn"].log_prob(detach_provenance(site["value"]))))
-        for name, site in _latents(trace).items()
-        if names is None or name in names
-    }
+    """Return for each latent, or each of these names, the latents that its density, mask or scale was computed from.
+
+    Where Python went on with a number or NumPy with an array, runs with other values of the latent tell.
+    """
+    noise = torch_state()
+    with torch.no_grad(), pyro.validation_enabled(False), Marks() as marks:
+        with _Tracked(marks) as tracked:
+            nodes: dict[str, Any] = poutine.trace(fn).get_trace(*args, **kwargs).nodes
+        left = [name for name in tracked.drawn if name in marks.left]
+        asked = [name for name in (tracked.drawn if names is None else nodes) if names is None or name in names]
+        values = {name: tracked.drawn.get(name, nodes[name]["value"]) for name in asked}
+        found = {name: set(marks.of(weighed_log_prob(nodes[name], values[name]))) for name in asked}
+    places = {name: place for place, name in enumerate(nodes)}
+    for name in left:
+        after = {n: values[n] for n in asked if places[n] > places[name] and name not in found[n]}
+        looks = max(FEWEST_LOOKS, MOST_RUNS // len(left))
+        for other in _changed(fn, args, kwargs, name, nodes[name]["fn"], tracked.drawn, after, noise, looks):
+            found[other].add(name)
+    return found
+
+
+def _changed(
+    fn: PyroCallable,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    name: str,
+    drawn_from: Any,
+    drawn: Mapping[str, Tensor],
+    after: Mapping[str, Any],
+    noise: dict[str, Any],
+    looks: int,
+) -> set[str]:
+    """Return which of the sites after a latent have another density, mask or scale if the latent has another value.
+
+    All of them, if runs can't be compared, or fail with another value.
+
+    Args:
+        fn: the model or the guide.
+        args: what it is called with.
+        kwargs: likewise.
+        name: of the latent.
+        drawn_from: its distribution.
+        drawn: the latents' values.
+        after: the sites after it, and the values that their densities are of.
+        noise: the random state that runs begin with.
+        looks: how many other values are tried.
+    """
+
+    def terms(value: Tensor) -> dict[str, Tensor]:
+        with torch.random.fork_rng(), _Replaced({**drawn, name: value}):
+            set_torch_state(noise)
+            nodes: dict[str, Any] = poutine.trace(fn).get_trace(*args, **kwargs).nodes
+        return {other: weighed_log_prob(nodes[other], value) for other, value in after.items()}
+
+    def other_value() -> Tensor:
+        value: Tensor = drawn_from()
+        stays = value.is_floating_point() and torch.equal(value, drawn[name])
+        return value + 1 if stays else value
+
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+            before, again = terms(drawn[name]), terms(drawn[name])
+            if not all(_same(before[other], again[other]) for other in after):
+                return set(after)
+            seen = [terms(other_value()) for _ in range(looks)]
+            return {other for other in after if not all(_same(before[other], each[other]) for each in seen)}
+    except Exception:  # the user's code, run with a value that it may not know
+        return set(after)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether numbers of two runs are the same, up to rounding."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)
 
 
 def ancestors(fn: PyroCallable, args: tuple[Any, ...], kwargs: Mapping[str, Any] = NO_KWARGS) -> dict[str, set[str]]:
@@ -394,11 +500,8 @@ def check_outside(reading: Reading, model: PyroCallable, args: tuple[Any, ...], 
     outside = [name for name in reading.sites("model", "given", "global") if places[name] > first]
     if not outside:
         return
-    with _Tracked():
-        nodes: dict[str, Any] = poutine.trace(model).get_trace(*args, **kwargs).nodes
-    for name in outside:
-        log_prob = nodes[name]["fn"].log_prob(detach_provenance(nodes[name]["value"]))
-        if local := sorted(set(get_provenance(log_prob)) & set(reading.latents)):
+    for name, direct in parents(model, args, kwargs, names=outside).items():
+        if local := sorted(direct & reading.latents.keys()):
             raise ValueError(
                 f"expected sites outside of the data plate that don't depend on latents in it, got {name!r}, computed "
                 f"from {local[0]!r}; make all that belongs together one datapoint, x of shape (1, ...), whose parts "

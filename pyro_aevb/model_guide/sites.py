@@ -145,6 +145,16 @@ def masked_log_prob(node: Any, value: Tensor) -> Tensor:
     return scale_and_mask(torch.as_tensor(node["fn"].log_prob(value)), mask=node["mask"])
 
 
+def weighed_log_prob(node: Any, value: Tensor) -> Tensor:
+    """Return the log probability that a traced sample statement gives ``value``, masked and times its scale, in nats.
+
+    Args:
+        node: the statement's node in a trace.
+        value: of the shape of its draws.
+    """
+    return scale_and_mask(torch.as_tensor(node["fn"].log_prob(value)), node["scale"], node["mask"])
+
+
 def joint_mask(model: Any, guide: Any) -> Any:
     """Return the mask that holds where both do."""
     if model is None or model is True:

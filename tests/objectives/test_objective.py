@@ -268,7 +268,7 @@ def test_terms_add_up():
     before = next(runs)
     terms = objective.terms(counted, lg.guide, lg.x)
     assert next(runs) == before + 2
-    assert first == 8  # the pair is looked at once: as it is, and two particles at once against one by one
+    assert first == 8  # read once; two particles at once against one by one, twice: with other parameters too
     assert terms.bound.shape == terms.kl["z"].shape == terms.reconstruction["x"].shape == (12,)
     torch.testing.assert_close(terms.bound, terms.reconstruction["x"] - terms.kl["z"])
     torch.testing.assert_close(terms.bound, terms.log_weight.mean(0))
