@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SMALLEST, LARGEST = 0.2, 0.5  # step of a number by itself; of a matrix, what moves a sum over a row by as much
-SEED = 0
+SEED, PERIOD = 0, 1009  # the noise is repeated, which is faster; a prime, so that no two rows have the same
 
 
 @contextmanager
@@ -33,11 +33,14 @@ def moved(leaves: Iterable[Tensor]) -> Iterator[None]:
     movable = {id(leaf): leaf for leaf in leaves if leaf.is_floating_point() and not leaf.is_inference()}
     before = [(leaf, leaf.data) for leaf in movable.values()]
     generator = torch.Generator().manual_seed(SEED)
+    noise = torch.empty(PERIOD).uniform_(SMALLEST - LARGEST, LARGEST - SMALLEST, generator=generator)
+    noise = noise + SMALLEST * noise.sign()
     try:
         for leaf, value in before:
             columns = value[0].numel() if value.dim() > 1 and len(value) else 1
-            noise = torch.empty(value.shape).uniform_(SMALLEST - LARGEST, LARGEST - SMALLEST, generator=generator)
-            leaf.data = value + ((noise + SMALLEST * noise.sign()) / math.sqrt(max(columns, 1))).to(value)
+            steps = (noise / math.sqrt(max(columns, 1))).to(value)
+            steps = steps.repeat(-(-value.numel() // PERIOD))[: value.numel()].reshape(value.shape)
+            leaf.data = value + steps
         yield
     finally:
         try:
