@@ -1223,6 +1223,8 @@ MUTATIONS = [
         "return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())",
         "return torch.equal(a, b)",
         ("tests/model_guide/test_modes.py::test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers",),
+    ),
+    Mutation(
         "model_guide/marks.py",
         "if argument.alias_info is not None and argument.alias_info.is_write:",
         "if argument.alias_info is None and not names:",
