@@ -1267,19 +1267,19 @@ MUTATIONS = [
         (f"{DEPENDENCE}::test_a_latent_whose_values_a_model_refuses_counts_as_one_of_which_the_rest_is_computed",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside) if several else None)",
         "pass",
         (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_particles_and_the_remedy_works",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "apart &= _apart(model, guide, args, kwargs, reading, apart)",
         "pass",
         (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_a_plates_entries",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "numbers = ~(term[0].isnan() | together[name][k].isnan())",
         "numbers = term[0] == term[0]",
         (f"{DEPENDENCE}::test_other_parameters_that_a_pair_does_not_take_are_no_witness[is_no_number]",),
@@ -1312,7 +1312,7 @@ MUTATIONS = [
         (f"{LATENT_SPACE}::test_where_all_latents_are_summed_out_too",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "else known.states.of(PythonState([model, guide]))",
         "else 0",
         ("tests/objectives/test_objective.py::test_closed_forms_are_those_of_the_pair_as_it_is_now[Blend]",),
@@ -1567,7 +1567,7 @@ MUTATIONS = [
         (f"{RANDOM}::test_a_minibatch_as_small_as_the_plate_of_members",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "if name in entangled:",
         "if False:",
         ("tests/objectives/test_objective.py::test_a_kl_that_the_guides_order_makes_wrong_is_sampled_and_said",),
@@ -1812,7 +1812,7 @@ MUTATIONS = [
         ("tests/objectives/test_score_function.py::test_other_entries_of_a_plate_are_no_signal",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "if not torch.allclose(term[kept], before[key][kept], rtol=1e-5, atol=1e-5, equal_nan=True):",
         "if key == '':",
         ("tests/objectives/test_score_function.py::test_entries_that_a_model_mixes_have_the_whole_signal",),
@@ -2447,7 +2447,7 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_an_option_that_is_an_argument_of_the_models_too_is_told_and_the_remedy_works",),
     ),
     Mutation(
-        "model_guide/dependence.py",
+        "model_guide/structure.py",
         "*asked, signature_of(args, kwargs), number",
         "*asked, (), number",
         ("tests/test_arguments.py::test_the_structure_of_a_pair_is_each_flags_own",),

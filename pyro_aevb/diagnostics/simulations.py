@@ -19,10 +19,10 @@ from pyro_aevb.evaluation_data import minibatches
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
 from pyro_aevb.model_guide.contract import check_callables, given, read
-from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
+from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams, Use

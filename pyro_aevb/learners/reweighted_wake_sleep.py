@@ -15,8 +15,8 @@ from pyro_aevb.learners.optimizer import AnyOptimizer
 from pyro_aevb.learners.presets import optimizers_or_preset
 from pyro_aevb.learners.step import Minibatch, StepSettings
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.dependence import Structure, structure
 from pyro_aevb.model_guide.parameters import Parameter
+from pyro_aevb.model_guide.structure import Structure, structure
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.objectives.draws import draw
 from pyro_aevb.objectives.particles import log_mean_exp, sum_terms, times, with_gradient

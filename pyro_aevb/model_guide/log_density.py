@@ -23,13 +23,13 @@ from pyro_aevb.capture.precision import Precision
 from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.data_source import taken_apart
 from pyro_aevb.model_guide.contract import check_options, given, read
-from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.guide_values import GuideValues, enumerated, expected, log_share, summed
 from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Particles
+from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, trace_pair
 from pyro_aevb.one_thread import one_thread

@@ -23,7 +23,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyro_aevb.checks import check_integers
-from pyro_aevb.model_guide.dependence import structure
+from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.traces import PyroCallable, trace_pair
 from pyro_aevb.objectives.draws import Flow, draw
 from pyro_aevb.objectives.particles import Particles, with_gradient

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.dependence import structure
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
+from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import PyroCallable, broadcasting, number_of_datapoints, on_a_side, trace_pair
 

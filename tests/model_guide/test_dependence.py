@@ -12,8 +12,9 @@ from tables.statistics_tools import SIGMAS, assert_mean
 from torch.distributions import kl_divergence
 
 from pyro_aevb import SGVB, Blend, DReG, elbo, log_marginal_likelihood
-from pyro_aevb.model_guide.dependence import ancestors, parents, structure
+from pyro_aevb.model_guide.dependence import ancestors, parents
 from pyro_aevb.model_guide.moved_parameters import moved
+from pyro_aevb.model_guide.structure import structure
 
 NUM_DATA = 5
 X = torch.linspace(-1.0, 2.0, NUM_DATA).double()

@@ -19,7 +19,7 @@ from statistics_tools import SIGMAS, assert_mean
 from torch import nn
 
 from pyro_aevb import AEVB, IWAE, SGVB, STL, VIMCO, Blend, DReG, Renyi, ScoreFunction
-from pyro_aevb.model_guide.dependence import structure
+from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.objectives import WeightedKL
 
 
