@@ -1301,9 +1301,15 @@ MUTATIONS = [
     ),
     Mutation(
         "samplers/latent_space.py",
-        "    with evaluated(model, None):\n        first, again",
-        "    if True:\n        first, again",
+        "with evaluated(model, None), _SameSubsamples():",
+        "with _SameSubsamples():",
         (f"{LATENT_SPACE}::test_what_is_random_in_training_alone_is_left_alone",),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        '            self._indices[msg["name"]] = msg["value"]',
+        "            pass",
+        ("tests/model_guide/test_places.py::test_indices_that_a_plate_draws_are_nobodys",),
     ),
     Mutation(
         "evidence/summed.py",

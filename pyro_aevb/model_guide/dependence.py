@@ -213,7 +213,9 @@ def latents_of(trace: Trace) -> dict[str, Any]:
     }
 
 
-def entangled(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs) -> dict[str, str]:
+def entangled_latents(
+    model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs
+) -> dict[str, str]:
     """Return {latent: another that the model computes it from, and the guide the other way round}."""
     prior, proposal = parents(model, args, kwargs), ancestors(guide, args, kwargs)
     found = {}

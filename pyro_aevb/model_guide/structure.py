@@ -22,7 +22,7 @@ from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import MOST_STATES, StateNumbers
 from pyro_aevb.distributions.kl import kl_divergence
-from pyro_aevb.model_guide.dependence import check_outside, is_same, latents_of
+from pyro_aevb.model_guide.dependence import check_outside, entangled_latents, is_same, latents_of
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.moved_parameters import moved
@@ -199,7 +199,7 @@ def _examined(
         reading.require_summed()
         check_outside(reading, model, args, kwargs)
         needed = analytic_kl and len(reading.latents | reading.global_latents) > 1 and not is_messenger(guide)
-        return reading, entangled(model, guide, args, kwargs) if needed else {}
+        return reading, entangled_latents(model, guide, args, kwargs) if needed else {}
 
     with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))

@@ -18,6 +18,7 @@ from pyro import poutine
 from pyro.distributions.util import sum_rightmost
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
@@ -275,7 +276,7 @@ def check_repeats(model: PyroCallable, log_density: Callable[[], Tensor]) -> Non
         ...
     ValueError: expected a model whose p(x, z) is one number at each z, got others in two runs at the same z...
     """
-    with evaluated(model, None):
+    with evaluated(model, None), _SameSubsamples():
         first, again = on_a_side(lambda: (log_density(), log_density()))
     if not torch.allclose(first, again, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise ValueError(
@@ -283,6 +284,22 @@ def check_repeats(model: PyroCallable, log_density: Callable[[], Tensor]) -> Non
             "random numbers of its own, by torch.randn or at a latent inside poutine.block; draw them with "
             "pyro.sample, in sight, or use a guide and method='importance', which integrates them out"
         )
+
+
+class _SameSubsamples(Messenger):
+    """Let plates draw their indices once: which part of the data they are of is no number of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._indices: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg) and msg["value"] is None and msg["name"] in self._indices:
+            msg["value"], msg["done"] = self._indices[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            self._indices[msg["name"]] = msg["value"]
 
 
 class Unconstrained(NamedTuple):

@@ -1,6 +1,5 @@
 """The fast path gives what the eager run gives, notices when it can't, and keeps within bounds."""
 
-import array
 import functools
 import gc
 import logging
@@ -10,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -30,6 +30,7 @@ from pyro_aevb.capture import Capture
 from pyro_aevb.capture.graph_passes import onednn_is_faster
 from pyro_aevb.capture.precision import in_precision
 from pyro_aevb.capture.python_state import PythonState
+from pyro_aevb.capture.reach import LARGEST_ARRAY
 from pyro_aevb.evidence import elbo
 from pyro_aevb.model_guide import log_density
 from pyro_aevb.training import fit
@@ -205,10 +206,10 @@ def test_no_step_runs_python_of_the_model():
 
 
 class Hidden:
-    """A value that the fast path can't see: it lies in an array of C's."""
+    """A value that the fast path can't see: it lies in an array that is too large to be compared at each step."""
 
     def __init__(self, value):
-        self.array = array.array("d", [value])
+        self.array = np.full(2 * LARGEST_ARRAY, float(value))
 
     @property
     def value(self):

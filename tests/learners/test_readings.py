@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_aevb import AEVB, ReweightedWakeSleep, WakeSleep
-from pyro_aevb.model_guide import dependence
+from pyro_aevb.model_guide import structure
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
 STILL = functools.partial(torch.optim.SGD, lr=0.0)
@@ -47,8 +47,8 @@ def test_n_is_what_the_plate_says_now(compile, numbers):
 
 def test_values_that_go_on_changing_cost_no_readings(monkeypatch):
     examined = []
-    real = dependence._examined
-    monkeypatch.setattr(dependence, "_examined", lambda *args: examined.append(1) or real(*args))
+    real = structure._examined
+    monkeypatch.setattr(structure, "_examined", lambda *args: examined.append(1) or real(*args))
     pair = Growing()
     learner = AEVB(pair.model, pair.guide, STILL, compile=False)
     for i in range(60):
