@@ -730,7 +730,7 @@ MUTATIONS = [
         "evidence/quadrature.py",
         "self._share = max(self._share, share)",
         "self._share = share",
-        ("tests/evidence/test_cubature.py::test_the_progress_of_an_integral_is_told_on_its_way",),
+        ("tests/evidence/test_cubature.py::test_progress_that_falls_back_is_told_once",),
     ),
     Mutation(
         "evidence/estimates.py",

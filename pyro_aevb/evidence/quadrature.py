@@ -77,7 +77,7 @@ class Quadrature(Estimator):
             if problem.guide is not None:
                 draws = [path.space.guide_draw(problem.guide, *args) for _ in range(GUIDE_DRAWS)]
                 points = torch.cat([points, torch.stack(draws)])
-            so_far = _SoFar(tick)
+            so_far = SoFar(tick)
             so_far(0.05)
 
             index = torch.randperm(len(args[0]), device=points.device)
@@ -129,13 +129,14 @@ class Quadrature(Estimator):
         return torch.cat([f for f, _ in found])[rank, index], torch.cat([r for _, r in found])[rank, index]
 
 
-class _SoFar:
+class SoFar:
     """The share of a minibatch's work that is done, told to ``tick`` as it grows; what falls back isn't told."""
 
     def __init__(self, tick: Tick) -> None:
         self._tick, self._share = tick, 0.0
 
     def __call__(self, share: float) -> None:
+        """Tell of this share, from 0 to 1."""
         self._tick(max(0.0, share - self._share))
         self._share = max(self._share, share)
 

@@ -12,6 +12,7 @@ from statistics_tools import SIGMAS
 from pyro_aevb import AIS, SMC, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence.cubature import integrate
 from pyro_aevb.evidence.estimator import Problem
+from pyro_aevb.evidence.quadrature import SoFar
 
 N01 = dist.Normal(0.0, 1.0)
 
@@ -290,6 +291,14 @@ def test_the_progress_of_an_integral_is_told_on_its_way(vectorize):
     assert sum(ticks) == pytest.approx(1.0)
     so_far = torch.tensor(ticks).cumsum(0)
     assert ((so_far > 0.2) & (so_far < 0.9)).sum() >= 4
+
+
+def test_progress_that_falls_back_is_told_once():
+    ticks = []
+    so_far = SoFar(ticks.append)
+    for share in (0.2, 0.5, 0.3, 0.6):
+        so_far(share)
+    assert ticks == pytest.approx([0.2, 0.3, 0.0, 0.1])
 
 
 @pytest.mark.parametrize("method", ["quadrature", "ais", "smc"])
