@@ -1214,9 +1214,15 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/modes.py",
-        "            if not _is_equal(buffer, value):",
-        "            if True:",
+        "if buffer._version != version if is_tracing() else not _is_equal(buffer, value):",
+        "if True:",
         ("tests/model_guide/test_modes.py::test_what_an_evaluation_gives_can_be_differentiated_through_its_buffers",),
+    ),
+    Mutation(
+        "model_guide/modes.py",
+        "buffer._version != version if is_tracing() else not _is_equal(buffer, value)",
+        "not _is_equal(buffer, value)",
+        (f"{PASSES}::test_the_same_numbers_with_other_strides_give_the_same_under_inductor",),
     ),
     Mutation(
         "model_guide/modes.py",

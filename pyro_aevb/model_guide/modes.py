@@ -14,6 +14,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.capture.python_state import PythonState
 
 
@@ -46,16 +47,17 @@ class AsItWas:
         self.module, self._mode = module, module.training
         self._buffers = dict(module._buffers)
         held = [buffer for buffer in self._buffers.values() if buffer is not None and not is_lazy(buffer)]
-        self._values = [(buffer, buffer.detach(), buffer.detach().clone()) for buffer in held]
+        self._values = [(buffer, buffer._version, buffer.detach(), buffer.detach().clone()) for buffer in held]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Put both back; a buffer that nothing has written is left alone, since a gradient may need it."""
         self.module.training = self._mode
-        for buffer, memory, value in self._values:
+        for buffer, version, memory, value in self._values:
             if _lies_elsewhere(buffer, memory):
                 buffer.data = memory
-            if not _is_equal(buffer, value):
+            # While a graph is traced there are no values to compare; versions miss writes through buffer.data alone.
+            if buffer._version != version if is_tracing() else not _is_equal(buffer, value):
                 buffer.copy_(value)
         if any(self.module._buffers.get(name) is not buffer for name, buffer in self._buffers.items()):
             self.module._buffers.update(self._buffers)
