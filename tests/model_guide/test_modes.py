@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_aevb import AEVB
 from pyro_aevb.evidence import elbo
-from pyro_aevb.model_guide import evaluating
+from pyro_aevb.model_guide import capture_log_density, evaluating
 from pyro_aevb.training import fit
 
 N, D = 40, 3
@@ -184,3 +184,32 @@ def test_their_buffers_are_in_the_checkpoint(way, compile, tmp_path):
                 resume=True, progress=False)  # fmt: skip
         ends.append([tensor.clone() for tensor in net(way).state_dict().values()])
     assert all(map(torch.equal, *ends))
+
+
+def test_a_density_of_modules_with_buffers_is_traced_and_leaves_what_they_count_as_it_was():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("runs", torch.zeros(()))
+            self.register_buffer("scale", torch.tensor(2.0))
+
+        def forward(self, z):
+            self.runs += 1
+            return self.scale * z
+
+    net = Counting()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(net(z), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.4 * x, 0.2**0.5))  # the posterior
+
+    density, x = capture_log_density(model, guide, compile="graph"), torch.linspace(-2, 2, 5)
+    for _ in range(4):
+        torch.testing.assert_close(density(x).log_weight[0], dist.Normal(0.0, 5**0.5).log_prob(x))
+    assert density.obstacle is None
+    assert net.runs == 0
