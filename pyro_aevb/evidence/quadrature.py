@@ -136,7 +136,7 @@ class SoFar:
         self._tick, self._share = tick, 0.0
 
     def __call__(self, share: float) -> None:
-        """Tell of this share, from 0 to 1."""
+        """Pass on what this share, from 0 to 1, is above the largest before."""
         self._tick(max(0.0, share - self._share))
         self._share = max(self._share, share)
 
