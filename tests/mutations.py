@@ -1309,8 +1309,8 @@ MUTATIONS = [
     ),
     Mutation(
         "samplers/latent_space.py",
-        "with evaluated(model, None), _SameSubsamples():",
-        "with _SameSubsamples():",
+        "    with evaluated(model, None):\n        first, again",
+        "    if True:\n        first, again",
         (f"{LATENT_SPACE}::test_what_is_random_in_training_alone_is_left_alone",),
     ),
     Mutation(

@@ -276,8 +276,13 @@ def check_repeats(model: PyroCallable, log_density: Callable[[], Tensor]) -> Non
         ...
     ValueError: expected a model whose p(x, z) is one number at each z, got others in two runs at the same z...
     """
-    with evaluated(model, None), _SameSubsamples():
-        first, again = on_a_side(lambda: (log_density(), log_density()))
+
+    def twice() -> tuple[Tensor, Tensor]:
+        with _SameSubsamples():
+            return log_density(), log_density()
+
+    with evaluated(model, None):
+        first, again = on_a_side(twice)
     if not torch.allclose(first, again, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise ValueError(
             "expected a model whose p(x, z) is one number at each z, got others in two runs at the same z: it draws "
