@@ -281,11 +281,11 @@ class Reach:
 
     def _visit_contents(self, value: Any, name: str) -> None:
         of_bytes = is_array(value) or is_buffer(value)
-        if (
-            (value if is_array(value) else memoryview(value)).nbytes > LARGEST_ARRAY
-            if of_bytes
-            else len(value) > LARGEST_CONTAINER
-        ):
+        if of_bytes:
+            too_large = (value if is_array(value) else memoryview(value)).nbytes > LARGEST_ARRAY
+        else:
+            too_large = len(value) > LARGEST_CONTAINER
+        if too_large:
             return
         self._note_container(value)
         self.watched.add_contents(value, name)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyro_aevb.arguments import arranged
@@ -15,6 +12,7 @@ from pyro_aevb.checks import check_data
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.model_guide.contract import read, run_pair
+from pyro_aevb.model_guide.moved_parameters import moved
 from pyro_aevb.model_guide.places import place_error, site_of_places
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
@@ -92,23 +90,10 @@ def _check_places(learner: Learner, feed: Permutations | Passes, batch: Minibatc
         return
     model, guide = arranged(learner.model, batch.form), arranged(learner.guide, batch.form)
     number = None if batch.form is None else batch.form.num_rows
-    with _moved([parameter.unconstrained for parameter in (learner.theta | learner.phi).values()]):
+    with moved(parameter.unconstrained for parameter in (learner.theta | learner.phi).values()):
         name = site_of_places(model, guide, batch.args(), number)
     if name is not None:
         raise place_error(name, num_data)
-
-
-@contextmanager
-def _moved(leaves: Sequence[Tensor]) -> Iterator[None]:
-    """Add noise to parameters inside the block."""
-    before = [leaf.detach().clone() for leaf in leaves]
-    try:
-        for leaf in leaves:
-            leaf.add_(0.1 * torch.randn_like(leaf))
-        yield
-    finally:
-        for leaf, value in zip(leaves, before, strict=True):
-            leaf.copy_(value)
 
 
 def _row(done: int, place: int) -> str:

@@ -116,6 +116,23 @@ HOW = {
 }
 
 
+def pair_through(module):
+    """Return a model whose mean is what a module gives for z, and a guide; ``module`` returns the module."""
+
+    def model(x):
+        mean = module()
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(mean(z)[..., None] + torch.zeros(D), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
+
+    return model, guide
+
+
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "named"])
 @pytest.mark.parametrize("how", HOW)
 def test_what_a_forward_does_to_buffers_is_undone(how, seen):
@@ -123,18 +140,7 @@ def test_what_a_forward_does_to_buffers_is_undone(how, seen):
     HIDDEN.encoder, before = counting, {name: tensor.clone() for name, tensor in counting.state_dict().items()}
     tensors, places = list(counting.buffers()), [buffer.data_ptr() for buffer in counting.buffers()]
 
-    def model(x):
-        module = pyro.module("counting", counting if seen else HIDDEN.encoder)
-        with pyro.plate("data", N, subsample_size=len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(module(z)[..., None] + torch.zeros(D), 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        loc = pyro.param("loc", torch.zeros(()))
-        with pyro.plate("data", N, subsample_size=len(x)):
-            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
-
-    elbo(model, guide, x, seed=0)
+    elbo(*pair_through(lambda: pyro.module("counting", counting if seen else HIDDEN.encoder)), x, seed=0)
     after = counting.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name].nan_to_num(-1), before[name].nan_to_num(-1)) for name in before)
@@ -146,17 +152,7 @@ def test_what_a_forward_does_to_buffers_is_undone(how, seen):
 def test_a_buffer_counts_the_steps_alone(compile):
     counting, x = Counting("in place"), torch.randn(N, D)
 
-    def model(x):
-        with pyro.plate("data", N, subsample_size=len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(counting(z)[..., None] + torch.zeros(D), 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        loc = pyro.param("loc", torch.zeros(()))
-        with pyro.plate("data", N, subsample_size=len(x)):
-            pyro.sample("z", dist.Normal(loc.expand(len(x)), 1.0))
-
-    learner = AEVB(model, guide, ADAM, compile=compile)
+    learner = AEVB(*pair_through(lambda: counting), ADAM, compile=compile)
     for _ in range(10):
         learner.step(x)
     assert counting.n.item() == 10
