@@ -2690,8 +2690,8 @@ MUTATIONS = [
     ),
     Mutation(
         "training/dry_run.py",
-        "leaf.add_(0.1 * torch.randn_like(leaf))",
-        "pass",
+        "with moved(parameter.unconstrained for parameter in (learner.theta | learner.phi).values()):",
+        "with moved(()):",
         ("tests/model_guide/test_places.py::test_it_is_refused_in_minibatches_before_anything_is_trained",),
     ),
     Mutation(
