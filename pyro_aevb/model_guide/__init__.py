@@ -3,6 +3,7 @@
 from pyro_aevb.checks import check_data
 from pyro_aevb.model_guide.contract import NonFiniteLossError, read
 from pyro_aevb.model_guide.discrete_posterior import discrete_posterior
+from pyro_aevb.model_guide.given_values import Given, log_densities
 from pyro_aevb.model_guide.log_density import LogDensity, capture_log_density, log_density
 from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.parameters import Parameter, ParameterRecorder
@@ -11,6 +12,7 @@ from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import PyroCallable
 
 __all__ = [
+    "Given",
     "LogDensity",
     "NonFiniteLossError",
     "Parameter",
@@ -22,6 +24,7 @@ __all__ = [
     "check_data",
     "discrete_posterior",
     "evaluating",
+    "log_densities",
     "log_density",
     "read",
 ]

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_aevb.model_guide.contract import run_pair
+from pyro_aevb.model_guide.given_values import Given, log_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.plates import frame_of
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -54,43 +54,24 @@ def site_of_places(
     with evaluated(model, guide) as (its_model, its_guide, _):
 
         def run(args: tuple[Any, ...], values: Mapping[str, Tensor]) -> Reading:
-            with _Given(values):
+            with Given(values):
                 guide_trace, model_trace = run_pair(its_model, its_guide, args)
             return read_traces(model_trace, guide_trace, number_of_datapoints(args))
 
         def compare() -> str | None:
             first = run(args, {})
             drawn = [site for half in (first.model, first.guide) for site in half.values() if site.role in DRAWN]
-            expected = _terms(first)
-            again = _terms(run(args, {site.name: site.value for site in drawn}))
+            expected = log_densities(first)
+            again = log_densities(run(args, {site.name: site.value for site in drawn}))
             if _other(expected, again):
                 return None  # it draws more than its sites say
-            found = _terms(run(turned, {site.name: _turned(site, first) for site in drawn}))
+            found = log_densities(run(turned, {site.name: _turned(site, first) for site in drawn}))
             return _other(expected, {name: term.flip(-1) for name, term in found.items()})
 
         try:
             return on_a_side(compare)
         except Exception:  # each pair fails in its own way, and whoever reads it says how
             return None
-
-
-class _Given(Messenger):
-    """Give what would be drawn its value: latents, and the indices of a plate that is given none."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._values = values
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["value"] is None and msg["name"] in self._values:
-            msg["value"], msg["done"] = self._values[msg["name"]], True
-
-
-def _terms(reading: Reading) -> dict[str, Tensor]:
-    """Return the log densities of the sites of both halves, (1, M)."""
-    sites = {f"model.{name}": site for name, site in (reading.latents | reading.observations).items()}
-    sites |= {f"guide.{name}": site for name, site in reading.proposals.items()}
-    return {name: reading.log_prob(site) for name, site in sites.items()}
 
 
 def _turned(site: Site, reading: Reading) -> Tensor:

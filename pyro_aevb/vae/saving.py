@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from pyro_aevb.files.atomic import write_atomically
 from pyro_aevb.files.lock import locked
 from pyro_aevb.files.regular import check_regular
+from pyro_aevb.vae import kept_densities
 from pyro_aevb.vae.bounded import Bounded
 from pyro_aevb.vae.descriptions import DTYPES, UnknownPartError, describe, restore
 from pyro_aevb.vae.missingness import Missingness
@@ -46,7 +47,7 @@ PARTS = ("prior", "likelihood", "posterior", "encoder", "decoder", "missingness"
 ARGUMENTS = {"image_shape": "convolutions"}  # those that files call otherwise than the VAE does
 OURS = re.compile(r"(vae\.json|weights-[0-9a-f]{16}\.safetensors)(\.[0-9a-f]{8}\.part)?")
 LARGEST_DESCRIPTION = 2**26  # bytes
-BESIDE = "beside/"  # before the names of tensors that aren't the VAE's own
+BESIDE, KEPT = "beside/", "kept/"  # before the names of tensors that aren't the VAE's own
 DAMAGED = "the file is damaged or was changed; get the folder again, or save the model again"
 
 
@@ -85,7 +86,12 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder, got the file {folder}; choose another path")
     tied = _tied(vae)
-    weights = _weights(vae, {name for _, *others in tied for name in others}, beside or {})
+    parts = [name for name in PARTS if name != "missingness" or vae.missingness is not None]
+    described = {name: _describe_part(vae, name) for name in parts}
+    own = kept_densities.densities(vae) if any("custom" in (part or {}) for part in described.values()) else {}
+    others = {BESIDE + name: tensor for name, tensor in (beside or {}).items()}
+    others |= {KEPT + name: tensor for name, tensor in own.items()}
+    weights = _weights(vae, {name for _, *more in tied for name in more}, others)
     digest = hashlib.sha256(weights).hexdigest()
     dtypes = (p.dtype for p in vae.parameters() if p.dtype in DTYPES.values())
     sizes: dict[str, Any] = {
@@ -95,14 +101,13 @@ def save(vae: VAE, folder: str | os.PathLike[str], *, beside: Mapping[str, Tenso
     sizes |= {"covariates": vae.covariates} if vae.covariates else {}  # the format is older than these
     if vae.labels is not None:
         sizes |= {"labels": vae.labels.number, "label_weight": vae.labels.weight}
-    parts = [name for name in PARTS if name != "missingness" or vae.missingness is not None]
     record = {
         "format": FORMAT,
         "versions": {"pyro_aevb": __version__, "torch": str(torch.__version__), "pyro": pyro.__version__},
         "sha256": digest,
         "dtype": str(next(dtypes, torch.get_default_dtype())).removeprefix("torch."),
         "tied": tied,
-        "vae": sizes | {name: _describe_part(vae, name) for name in parts},
+        "vae": sizes | described,
     }
     record = json.loads(json.dumps(record, allow_nan=False, default=int))  # whole numbers of NumPy's are int's
     text = json.dumps(record | {"checksum": checksum(record)}, indent=1) + "\n"
@@ -142,8 +147,8 @@ def load(
 
     Raises:
         FileNotFoundError: if the folder or one of its files doesn't exist.
-        ValueError: for files that are damaged, of a newer version, or don't fit together, and for parts that are
-            missing or superfluous.
+        ValueError: for files that are damaged, of a newer version, or don't fit together, for parts that are missing
+            or superfluous, and for those that compute something else than the saved ones did.
         ImportError: for splines without zuko.
 
     >>> vae = VAE(64, 5, encoder=torch.nn.Linear(64, 10))
@@ -177,12 +182,18 @@ def load_beside(
     <All keys matched successfully>
     """
     record, tensors = _read(Path(folder))
-    beside = {name.removeprefix(BESIDE): tensors.pop(name) for name in list(tensors) if name.startswith(BESIDE)}
+    beside, kept = _taken(tensors, BESIDE), _taken(tensors, KEPT)
     device = torch.get_default_device() if device is None else torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
         vae = _build(record, dict.fromkeys(PARTS) | parts, device, _bounds(tensors))
     _fill(vae, tensors, record["tied"])
+    kept_densities.check(vae, kept)
     return vae, beside
+
+
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take the tensors with this prefix away, and return them without it."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _one_or_several(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
@@ -257,10 +268,10 @@ def _tied(vae: VAE) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
-def _weights(vae: VAE, left_out: set[str], beside: Mapping[str, Tensor]) -> bytes:
-    """Return parameters and buffers, and what is beside them, as safetensors."""
+def _weights(vae: VAE, left_out: set[str], others: Mapping[str, Tensor]) -> bytes:
+    """Return parameters and buffers, and the other tensors, as safetensors."""
     tensors = {}
-    for name, tensor in (vae.state_dict() | {BESIDE + name: tensor for name, tensor in beside.items()}).items():
+    for name, tensor in (vae.state_dict() | dict(others)).items():
         if not isinstance(tensor, Tensor):
             raise ValueError(
                 f"expected tensors in the VAE's state, got {name} of {type(tensor).__name__}; keep it in a buffer"
