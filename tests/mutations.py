@@ -1104,8 +1104,8 @@ MUTATIONS = [
     ),
     Mutation(
         "learners/wake_sleep.py",
-        "(log_joint - reading.sum_log_prob(",
-        "(log_joint + reading.sum_log_prob(",
+        "(log_joint - reading.total(",
+        "(log_joint + reading.total(",
         (f"{INFOS}::test_wake_sleep",),
     ),
     Mutation(
@@ -3354,6 +3354,19 @@ MUTATIONS = [
         "if any(not _is_close(found[name], again[name], 0.0) for name in found):",
         "if False:",
         ("tests/vae/test_kept_densities.py::test_a_network_with_random_numbers_of_its_own_is_not_compared",),
+    ),
+    Mutation(
+        "learners/wake_sleep.py",
+        'elbo = (log_joint - reading.total("guide", "local", "auxiliary")) / self.dataset_size',
+        "log_p = reading.sum_log_prob((reading.latents | reading.observations).values())\n"
+        "            elbo = (log_p - reading.sum_log_prob(reading.proposals.values())).mean()",
+        ("tests/learners/test_step_infos.py::test_the_elbo_counts_what_the_loss_counts",),
+    ),
+    Mutation(
+        "model_guide/structure.py",
+        "return found | {name: reading.log_prob(site) for name, site in sites.items()}",
+        "return {name: reading.log_prob(site) for name, site in sites.items()}",
+        ("tests/model_guide/test_edges.py::test_a_global_latent_that_takes_all_particles_at_once_is_noticed",),
     ),
 ]
 

@@ -25,7 +25,7 @@ class WakeSleepInfo(NamedTuple):
     """One step of wake-sleep, in nats for the whole data set.
 
     ``loss``: -N/M sum log p(x, z) - log p(theta), the wake phase's.  ``sleep_loss``: -N/M sum log q(z|x) on dreams.
-    ``elbo``: the bound on the minibatch in nats per datapoint, from the wake phase's sample.
+    ``elbo``: the bound on the minibatch in nats per datapoint, all scales in it, from the wake phase's sample.
     """
 
     loss: Tensor
@@ -122,12 +122,12 @@ class WakeSleep(Learner):
         with Inside(self.unchecked) as inside:
             model_trace = trace_model(self.traced_model, guide_trace, args)
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args))
-        loss = inside.or_nan(self.add_prior(-reading.total("model", "observation", "local", "given")))
+        log_joint = reading.total("model", "observation", "local", "given")
+        loss = inside.or_nan(self.add_prior(-log_joint))
         if loss.requires_grad:  # a model without parameters: the sleep phase alone trains
             loss.backward()
         with torch.no_grad():
-            log_joint = reading.sum_log_prob((reading.latents | reading.observations).values())
-            elbo = (log_joint - reading.sum_log_prob(reading.proposals.values())).mean()
+            elbo = (log_joint - reading.total("guide", "local", "auxiliary")) / self.dataset_size
         return loss.detach(), elbo
 
     def _sleep_gradients(self, *args: Tensor) -> tuple[Tensor]:

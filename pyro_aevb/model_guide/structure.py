@@ -75,9 +75,9 @@ class Structure:
         if self.mixed is not None:
             raise ValueError(
                 "expected a pair that treats each particle by itself, got another log probability of site "
-                f"{self.mixed!r} with two at once than one by one; a module takes their dimension for another one, as "
-                "BatchNorm1d takes (K, M, C) for (N, C, L): flatten the leading dimensions around it, or pass "
-                "vectorize=False"
+                f"{self.mixed!r} with two at once than one by one; something takes their dimension for another one, as "
+                "z.mean() does, or BatchNorm1d, which takes (K, M, C) for (N, C, L): name the dimensions, z.mean(-1), "
+                "flatten the leading ones around a module, or pass vectorize=False"
             )
 
 
@@ -255,7 +255,11 @@ def _mixed(
     def terms(reading: Reading) -> dict[str, Tensor]:
         sites = {f"{name} of the guide": site for name, site in reading.proposals.items()}
         sites |= reading.latents | reading.observations
-        return {name: reading.log_prob(site) for name, site in sites.items()}
+        once = {f"{name} of the guide": site for name, site in reading.global_proposals.items()}
+        once |= reading.global_latents
+        number = 1 if reading.particles is None else reading.particles[1]
+        found = {name: reading.global_log_prob(site).expand(number).unsqueeze(-1) for name, site in once.items()}
+        return found | {name: reading.log_prob(site) for name, site in sites.items()}
 
     def row(drawn: Trace, k: int) -> dict[str, Tensor]:
         one = drawn.copy()

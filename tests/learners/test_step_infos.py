@@ -3,6 +3,7 @@
 import functools
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -77,6 +78,34 @@ def test_the_means_of_wake_sleep_are_the_closed_forms():
     square = (error @ error.T + (2 * s).exp() * A @ A.T).diagonal() + (A @ (m - c)).square()
     expected = (0.5 * square / (2 * r).exp() + r + 0.5 * math.log(2 * math.pi)).sum()
     assert_mean(torch.stack([info.sleep_loss for info in steps]) / N, expected, resolution=0.3)
+
+
+def weighed_model(x):
+    w = pyro.sample("w", dist.Normal(0.0, 1.0), obs=torch.tensor(0.5))
+    with pyro.plate("data", N, subsample_size=len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 2.0))
+        with pyro.plate("entries", 12, subsample_size=3, dim=-1), pyro.poutine.scale(scale=0.7):
+            pyro.sample("x", dist.Normal(z + w, 1.0), obs=x)
+
+
+def weighed_guide(x):
+    with pyro.plate("data", N, subsample_size=len(x), dim=-2):
+        pyro.sample("z", dist.Normal(x.mean(-1, keepdim=True) + pyro.param("s", torch.tensor(0.0)), 1.0))
+
+
+def test_the_elbo_counts_what_the_loss_counts():
+    """N/M of a part of the entries, the weight of x, and what counts once for the data set: E in closed form."""
+    x, pair = torch.randn(M, 3), (weighed_model, weighed_guide)
+    learner = WakeSleep(*pair, STILL, STILL, compile=False)
+    steps = torch.stack([learner.step(x).elbo for _ in range(400)])
+    bound = AEVB(*pair, STILL, SGVB(), compile=False)
+    mean = x.mean(-1, keepdim=True)
+    at_x = -0.5 * ((x - mean - 0.5).square() + 1.0) - 0.5 * math.log(2 * math.pi)
+    kl = math.log(2.0) + (1.0 + mean.square()) / 8.0 - 0.5
+    once = dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)) / N
+    expected = (0.7 * 12 / 3 * at_x.sum(-1, keepdim=True) - kl).mean() + once
+    assert_mean(steps, expected, resolution=1.0)
+    assert_mean(torch.stack([bound.step(x).elbo for _ in range(400)]), expected, resolution=1.0)
 
 
 # -- reweighted wake-sleep --------------------------------------------------------------------------------------------

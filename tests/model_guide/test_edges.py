@@ -63,6 +63,32 @@ def test_a_module_that_takes_particles_for_something_else_is_noticed():
     assert SGVB().loss(model, guide, x) < 1e6
 
 
+@pytest.mark.parametrize("half", ["model", "guide"])
+def test_a_global_latent_that_takes_all_particles_at_once_is_noticed(half):
+    """p(v|w), or q(v|w), around the mean of w over the particles, which is another density than with one of them."""
+
+    def globals_(mixes):
+        w = pyro.sample("w", dist.Normal(0.0, 1.0))
+        pyro.sample("v", dist.Normal(w.mean() if mixes else w, 0.1))
+
+    def model(x):
+        globals_(half == "model")
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        globals_(half == "guide")
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    x, site = torch.randn(4), "v" if half == "model" else "v of the guide"
+    for run in (lambda: SGVB(3).loss(model, guide, x), lambda: log_density(model, guide, x, num_particles=3)):
+        with pytest.raises(ValueError, match=rf"another log probability of site '{site}' with two at once"):
+            run()
+    assert SGVB(3, vectorize=False).loss(model, guide, x) < 1e6
+
+
 def test_evaluation_leaves_modules_as_they_were():
     """Other data were merely evaluated: averages, modes and the numbers of the first data stay."""
     net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 1), torch.nn.Dropout(0.5)).double()
