@@ -139,6 +139,7 @@ VERBS = "tests/posterior/test_verbs.py"
 FREE = "tests/learners/test_schedule_free.py"
 IMAGES = "tests/datasets/test_image_datasets.py"
 TABLES = "tests/cli/test_tables.py"
+AUTO = "tests/evidence/test_auto_by_quadrature.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 CALIBRATION = "tests/diagnostics/test_calibration.py"
 LOCAL_C2ST = "tests/diagnostics/test_local_c2st.py"
@@ -896,7 +897,7 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/auto.py",
-        "relied & value.isfinite()",
+        "relied_on(tail, sums.num_particles, self.largest_pareto_k) & value.isfinite()",
         "value.isfinite()",
         ("tests/evidence/test_auto.py::test_half_of_the_datapoints_are_annealed",),
     ),
@@ -956,7 +957,7 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/quadrature.py",
-        "except LatentsError:  # of some rows by themselves\n                found = integral(self._by_particles)",
+        "except LatentsError:  # of some rows by themselves\n                found = by(self._by_particles)",
         "except LatentsError:\n                raise",
         (
             "tests/evidence/test_cubature.py"
@@ -3367,6 +3368,72 @@ MUTATIONS = [
         "return found | {name: reading.log_prob(site) for name, site in sites.items()}",
         "return {name: reading.log_prob(site) for name, site in sites.items()}",
         ("tests/model_guide/test_edges.py::test_a_global_latent_that_takes_all_particles_at_once_is_noticed",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "if self.quadrature is not None and takes(space)",
+        "if takes(space)",
+        (f"{AUTO}::test_without_quadrature_every_value_is_a_lower_bound",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "if self.quadrature is not None and takes(space)",
+        "if False",
+        (f"{AUTO}::test_a_mode_that_the_guide_misses_is_found",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "settled=settled, method=method), settled",
+        "settled=settled, method=method), torch.ones_like(settled)",
+        (f"{AUTO}::test_what_did_not_settle_is_annealed_and_the_record_says_so",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "together([annealed.direction, *others])",
+        "first.direction",
+        (f"{AUTO}::test_what_takes_more_points_than_there_are_is_annealed",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "[first.direction] if len(rows) < len(method) else []",
+        "[]",
+        (f"{AUTO}::test_the_direction_of_a_minibatch_is_that_of_all_its_methods",),
+    ),
+    Mutation(
+        "evidence/cubature.py",
+        "raise InfiniteDensityError(",
+        "raise ValueError(",
+        (f"{AUTO}::test_a_density_that_overflows_is_annealed",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "space.dim <= MOST_DIMENSIONS and space.has_mass()",
+        "space.has_mass()",
+        (f"{AUTO}::test_four_latents_are_weighed_or_annealed",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "space.dim <= MOST_DIMENSIONS and space.has_mass()",
+        "space.dim <= MOST_DIMENSIONS",
+        (f"{AUTO}::test_latents_whose_cells_are_masked_are_not_integrated_over",),
+    ),
+    Mutation(
+        "evidence/estimates.py",
+        "together(part.direction for part in parts)",
+        "parts[0].direction",
+        (f"{AUTO}::test_what_did_not_settle_is_annealed_and_the_record_says_so",),
+    ),
+    Mutation(
+        "evidence/estimates.py",
+        'if found <= {"lower", "lower (approximate)", "numerical"}:',
+        "if found:",
+        (f"{AUTO}::test_minibatches_on_different_sides_are_refused",),
+    ),
+    Mutation(
+        "cli/tables.py",
+        "np.array(evidence.directions())",
+        "np.array([evidence.direction] * size)",
+        ("tests/cli/test_uses.py::test_each_row_has_the_direction_of_its_own_method",),
     ),
 ]
 

@@ -279,7 +279,8 @@ METHODS = {
     "ais": (AIS(100, num_leapfrog=3), 16),
     "quadrature": (Quadrature(), None),
     "smc": (SMC(20, num_leapfrog=3), 8),
-    "auto": (Auto(annealing=AIS(100, num_leapfrog=3)), 500),
+    "auto": (Auto(), None),
+    "auto, without quadrature": (Auto(annealing=AIS(100, num_leapfrog=3), quadrature=None), 500),
 }
 
 

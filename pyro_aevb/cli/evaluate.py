@@ -47,8 +47,8 @@ def evaluate_command(
 ) -> None:
     """Print the bound and log p(x) of DATA under MODEL, in nats per datapoint, with standard errors.
 
-    By default, auto, log p(x) is estimated by importance sampling, and by AIS for datapoints whose weights have a heavy
-    tail.  For up to 3 latent dimensions quadrature is faster than AIS, often many times, and more precise.
+    By default, auto, log p(x) is an integral by quadrature for up to 3 latent dimensions, and estimated by importance
+    sampling for more; by AIS for datapoints whose integral doesn't settle or whose weights have a heavy tail.
 
     bdmc without --chain is about data that MODEL simulates: how good AIS is for it.  After train --full-vb, log p(x) is
     the posterior predictive: the logarithm of the mean of p(x) over draws of theta.

@@ -95,9 +95,7 @@ def print_evidence(
     if evidence.data is not None:
         print(f"log p(x) by {method} is that of as many datapoints that the model simulated")
     if evidence.method is not None:
-        line = "log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items()))
-        hint = "; for up to 3 latent dimensions --method quadrature is faster than ais"
-        print(line + (hint if any("ais" in name for name in methods) else ""))
+        print("log p(x) of " + ", of ".join(f"{number} by {name}" for name, number in sorted(methods.items())))
     if theta_draws is not None:
         print(f"log p(x) is that of the mean of p(x) over {theta_draws} draws of theta, and the bound a mean over them")
     print(f"{len(evidence.value)} datapoints, seed {seed}; errors cover the noise and the choice of datapoints")

@@ -163,7 +163,7 @@ def evidence_columns(evidence: Evidence, method: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {
         "value": evidence.value.cpu().numpy(),
         "standard_error": evidence.standard_error.cpu().numpy(),
-        "direction": np.array([evidence.direction] * size),
+        "direction": np.array(evidence.directions()),
         "method": np.array(evidence.method or [method] * size),
     }
     if evidence.upper is not None:

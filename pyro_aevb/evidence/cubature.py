@@ -42,6 +42,10 @@ class Integral(NamedTuple):
     settled: Tensor
 
 
+class InfiniteDensityError(ValueError):
+    """A density that is infinite somewhere, whose integral isn't known."""
+
+
 class Cells(NamedTuple):
     """Cells of the cube: ``centre`` and ``half`` a width (C, J); the rest is (C,).
 
@@ -109,7 +113,7 @@ def integrate(
         done: called now and then with the share of the work that is done, as far as the errors tell.
 
     Raises:
-        ValueError: for a density that is infinite somewhere.
+        InfiniteDensityError: for a density that is infinite somewhere; a ``ValueError``.
 
     >>> from pyro_aevb.evidence.cubature import integrate
     >>> def log_density(u, index):  # two Gaussians, far apart for their width
@@ -134,9 +138,9 @@ def integrate(
 
 
 def _in_doubles(log_f: Tensor) -> Tensor:
-    """Return log f in float64, and no density where it is no number; raise ``ValueError`` where it is infinite."""
+    """Return log f in float64, and no density where it is no number; raise an error where it is infinite."""
     if (log_f == torch.inf).any():
-        raise ValueError(
+        raise InfiniteDensityError(
             f"expected a density that is finite everywhere, got log p(x, z) = inf in {log_f.dtype}, as where a latent "
             "overflows; use float64, x.double() and a model of float64, or method='importance' or 'ais'"
         )

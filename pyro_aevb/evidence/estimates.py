@@ -6,7 +6,7 @@ Shapes: N datapoints.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -93,7 +93,7 @@ class BoundEstimate(NamedTuple):
         return MeanEstimate(total, self.total_error.item() if size == n else size * self.mean().standard_error)
 
 
-Direction = Literal["lower", "upper", "upper (approximate)", "numerical"]
+Direction = Literal["lower", "lower (approximate)", "upper", "upper (approximate)", "numerical"]
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,19 @@ class Evidence:
             estimate of the numerical error.
         direction: on which side of log p(x) ``value`` is in expectation: ``"lower"``, ``"upper"``;
             ``"upper (approximate)"``: above, if the chains that it began at had reached the posterior; ``"numerical"``:
-            on neither, but for modes that weren't found.
+            on neither, but for modes that weren't found; ``"lower (approximate)"``: some ``"lower"`` and the others
+            ``"numerical"``, and :meth:`directions` says which.
         effective_sample_size: (sum w)^2 / sum w^2 of the weights behind ``value``; ``None`` for a method without
             weights.  Below 1.5 a single weight is most of the value, and the error can't be relied on.
         pareto_k: the shape of the weights' tail (Vehtari et al. 2024): above 0.7 neither value nor error can be relied
             on.  NaN with too few weights for a tail (AIS's too), -inf if the largest are equal, inf if one or a few
             outweigh the rest; ``None`` for a method without it.
-        settled: whether quadrature's error is below its tolerance; ``None`` for other methods.
+        settled: whether quadrature's error is below its tolerance, or was, where :class:`~pyro_aevb.evidence.Auto` then
+            annealed; ``None`` for other methods.
         upper: bidirectional Monte Carlo's upper side; else ``None``.
         data: the observations {site: value} that bidirectional Monte Carlo simulated; else ``None``.
-        method: ``"importance"`` or ``"ais"`` for each datapoint, N of them, of :class:`~pyro_aevb.evidence.Auto`; else
-            ``None``.
+        method: ``"quadrature"``, ``"importance"`` or ``"ais"`` for each datapoint, N of them, of
+            :class:`~pyro_aevb.evidence.Auto`; else ``None``.
     """
 
     value: Tensor
@@ -142,6 +144,17 @@ class Evidence:
         -2.5
         """
         return Estimate(self.value, self.standard_error).mean()
+
+    def directions(self) -> tuple[Direction, ...]:
+        """Return the direction of each value by itself, N of them.
+
+        >>> each = Evidence(torch.zeros(2), torch.ones(2), "lower (approximate)", method=("quadrature", "ais"))
+        >>> each.directions()
+        ('numerical', 'lower')
+        """
+        if self.direction != "lower (approximate)" or self.method is None:
+            return (self.direction,) * len(self.value)
+        return tuple("numerical" if each == "quadrature" else "lower" for each in self.method)
 
     def gap(self) -> Estimate:
         """Return ``upper`` minus this, (N,): in expectation no less than the errors of both sides together.
@@ -171,9 +184,31 @@ def _tail_in_words(pareto_k: Tensor) -> str:
     return ", weights without a tail" if (known == -torch.inf).all() else f", pareto_k up to {known.max().item():.2f}"
 
 
+def together(directions: Iterable[Direction]) -> Direction:
+    """Return the direction of values that have these.
+
+    Args:
+        directions: at least one.
+
+    Raises:
+        ValueError: for different ones that have no name together.
+
+    >>> from pyro_aevb.evidence.estimates import together
+    >>> together(["lower", "lower"]), together(["lower", "numerical"])
+    ('lower', 'lower (approximate)')
+    """
+    found = set(directions)
+    if len(found) == 1:
+        return found.pop()
+    if found <= {"lower", "lower (approximate)", "numerical"}:
+        return "lower (approximate)"
+    raise ValueError(
+        f"expected minibatches of one direction, got {sorted(found)}; give the Evidence of all minibatches the same"
+    )
+
+
 def concatenate(parts: Sequence[Evidence]) -> Evidence:
     """Return the evidence of the datapoints of all parts, in their order."""
-    first = parts[0]
 
     def joined(field: str) -> Tensor | None:
         values: list[Tensor | None] = [getattr(part, field) for part in parts]
@@ -186,7 +221,7 @@ def concatenate(parts: Sequence[Evidence]) -> Evidence:
     return Evidence(
         torch.cat([part.value for part in parts], -1),
         torch.cat([part.standard_error for part in parts], -1),
-        first.direction,
+        together(part.direction for part in parts),
         joined("effective_sample_size"),
         joined("pareto_k"),
         joined("settled"),

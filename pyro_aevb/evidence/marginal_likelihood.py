@@ -72,17 +72,17 @@ def log_marginal_likelihood(
 ) -> Evidence:
     r"""Estimate log p(x_n) = log int p(x_n, z) dz for each datapoint, in nats, larger is better.
 
-    ============================ =============================================================== ==========
-    method                       what it does                                                    direction
-    ============================ =============================================================== ==========
-    ``"importance"``             log mean weight of K draws from the guide: the IWAE bound L_K   lower
-    ``"auto"``                   importance where its pareto_k vouches for it, AIS for the rest  lower
-    ``"posterior-density"``      Kingma & Welling 2013, Appendix D                               upper
-    ``"ais"``                    annealed importance sampling, prior (or guide) to joint         lower
-    ``"smc"``                    annealed sequential Monte Carlo: AIS with resampling            lower
-    ``"bdmc"``                   AIS both ways on data simulated from the model, or ``chain=``   both
-    ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions     numerical
-    ============================ =============================================================== ==========
+    ============================ ============================================================= ==================
+    method                       what it does                                                  direction
+    ============================ ============================================================= ==================
+    ``"importance"``             log mean weight of K draws from the guide: the IWAE bound L_K lower
+    ``"auto"``                   quadrature up to 3 latent dimensions, else importance, or AIS numerical or lower
+    ``"posterior-density"``      Kingma & Welling 2013, Appendix D                             upper
+    ``"ais"``                    annealed importance sampling, prior (or guide) to joint       lower
+    ``"smc"``                    annealed sequential Monte Carlo: AIS with resampling          lower
+    ``"bdmc"``                   AIS both ways on data simulated from the model, or ``chain=`` both
+    ``"quadrature"``             an integral over a tree of cells, up to 3 latent dimensions   numerical
+    ============================ ============================================================= ==================
 
     In a model with global latents w, outside of the data plate, the estimate is of the posterior predictive density of
     each datapoint by itself, log E_q(w)[p(x_n|w)], from draws of w; given values of w, it is of log p(x_n|w).
@@ -288,7 +288,7 @@ def _warn_of_tails(pareto_k: Tensor | None) -> None:
             f"pareto_k is above {SAFE_PARETO_K} for {int(bad.sum())} of {len(bad)} datapoints, up to "
             f"{pareto_k[bad].max():.2f}: their values and standard errors can't be relied on; "
             "raise num_particles, train a wider guide, or, if all latents are continuous or summed out in the model, "
-            "use method='auto', which anneals these; of draws of global latents, raise num_global_draws"
+            "use method='auto', which integrates or anneals these; of draws of global latents, raise num_global_draws"
         )
 
 

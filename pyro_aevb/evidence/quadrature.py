@@ -25,6 +25,7 @@ from pyro_aevb.evidence.importance_weights import check_weights
 from pyro_aevb.model_guide.reading import LatentsError
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
+from pyro_aevb.samplers.latent_space import LatentSpace
 from pyro_aevb.warning import warn
 
 MOST_DIMENSIONS = 3
@@ -55,7 +56,23 @@ class Quadrature(Estimator):
         """Return the function that integrates for a minibatch.
 
         Raises:
-            ValueError: for more latent dimensions than a grid can cover.
+            ValueError: for more latent dimensions than a grid can cover, and for latents whose cells are masked.
+        """
+        integral = self.integrator(problem)
+
+        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+            value, error, settled = integral(tick, *args)
+            check_weights(value)
+            _warn_of_unsettled(error, settled)
+            return Evidence(value, error, "numerical", settled=settled)
+
+        return evaluate
+
+    def integrator(self, problem: Problem) -> Callable[..., Integral]:
+        """Return the function of a tick and a minibatch that integrates, and leaves it to the caller to check.
+
+        Raises:
+            ValueError: as :meth:`prepare`.
         """
         path = AnnealedPath(
             problem.model,
@@ -72,7 +89,7 @@ class Quadrature(Estimator):
                 "use method='importance' or 'ais'"
             )
 
-        def evaluate(tick: Tick, *args: Tensor) -> Evidence:
+        def integrate_minibatch(tick: Tick, *args: Tensor) -> Integral:
             points = path.draw(PRIOR_DRAWS, *args)
             if problem.guide is not None:
                 draws = [path.space.guide_draw(problem.guide, *args) for _ in range(GUIDE_DRAWS)]
@@ -83,23 +100,20 @@ class Quadrature(Estimator):
             index = torch.randperm(len(args[0]), device=points.device)
             index = index.repeat(-(-self.rows_per_pass // len(index)))[: self.rows_per_pass]
 
-            def integral(at: LogDensityAtRows) -> Integral:
+            def by(at: LogDensityAtRows) -> Integral:
                 log_f = lambda u, index: at(path, args, u.to(points), index)  # noqa: E731
                 return integrate(
                     log_f, points, self.tolerance, self.max_points, lambda share: so_far(0.05 + 0.9 * share)
                 )
 
             try:
-                found = integral(self._by_rows if path.takes(index, points[:1], *args) else self._by_particles)
+                found = by(self._by_rows if path.takes(index, points[:1], *args) else self._by_particles)
             except LatentsError:  # of some rows by themselves
-                found = integral(self._by_particles)
-            value, error, settled = found
+                found = by(self._by_particles)
             so_far(1.0)
-            check_weights(value)
-            _warn_of_unsettled(error, settled)
-            return Evidence(value, error, "numerical", settled=settled)
+            return found
 
-        return evaluate
+        return integrate_minibatch
 
     def _by_rows(self, path: AnnealedPath, args: tuple[Tensor, ...], u: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x, u) (R,) and whether u is resolved there, each place with a row of its own of the data."""
@@ -127,6 +141,11 @@ class Quadrature(Estimator):
         whole[rank, index] = u
         found = [path.log_joint_and_resolved(part, *args) for part in whole.split(chunk)]
         return torch.cat([f for f, _ in found])[rank, index], torch.cat([r for _, r in found])[rank, index]
+
+
+def takes(space: LatentSpace) -> bool:
+    """Return whether quadrature takes latents of this kind, and so few of them."""
+    return space.dim <= MOST_DIMENSIONS and space.has_mass()
 
 
 class SoFar:

@@ -104,8 +104,12 @@ class LatentSpace:
         u = on_a_side(lambda: self.prior_draw(*args))
         check_repeats(model, lambda: self.log_joint(u, *args))
 
+    def has_mass(self) -> bool:
+        """Return whether p(x, u) has an integral over R^n; along cells that are masked it is flat."""
+        return not self._in_cells
+
     def require_mass(self) -> None:
-        """Refuse latents of which cells are masked: along these p(x, u) is flat, and has no integral over R^n.
+        """Refuse latents of which cells are masked, whose p(x, u) has no integral over R^n.
 
         Raises:
             ValueError: for the first one.

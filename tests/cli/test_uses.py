@@ -9,7 +9,8 @@ import torch
 from cli_calls import invoke, succeed
 from PIL import Image
 
-from pyro_aevb import VAE, elbo, log_marginal_likelihood, save
+from pyro_aevb import VAE, Evidence, elbo, log_marginal_likelihood, save
+from pyro_aevb.cli.tables import evidence_columns
 from pyro_aevb.datasets.array_files import read_contents
 from pyro_aevb.vae.likelihoods import FixedGaussian
 
@@ -203,6 +204,13 @@ def test_log_p_is_written_a_line_a_row(table, tmp_path):
     assert {row["direction"] for row in rows} == {"lower"}
     assert {row["method"] for row in rows} == {"importance"}
     assert expected.value.mean() > elbo(vae.model, vae.guide, data, num_particles=50, seed=0).value.mean()
+
+
+def test_each_row_has_the_direction_of_its_own_method():
+    methods = ("quadrature", "ais", "quadrature")
+    found = evidence_columns(Evidence(torch.zeros(3), torch.ones(3), "lower (approximate)", method=methods), "auto")
+    assert found["method"].tolist() == list(methods)
+    assert found["direction"].tolist() == ["numerical", "lower", "numerical"]
 
 
 def test_codes_may_be_those_of_the_posterior(table, tmp_path):

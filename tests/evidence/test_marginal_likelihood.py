@@ -31,7 +31,7 @@ from pyro_aevb.posterior import anomaly_score
 METHODS = {
     "importance": (Importance(), 2000),
     "importance, in passes": (Importance(rows_per_pass=7000), 2000),
-    "auto": (Auto(annealing=AIS(200, num_leapfrog=3)), 2000),
+    "auto": (Auto(annealing=AIS(200, num_leapfrog=3), quadrature=None), 2000),
     "posterior-density": (PosteriorDensity(num_chains=20, num_warmup=40), 100),
     "ais": (AIS(200, num_leapfrog=3), 16),
     "ais from the guide": (AIS(50, num_leapfrog=3, start="guide"), 16),
@@ -732,14 +732,24 @@ def test_ctrl_c_returns_nothing(monkeypatch):
     "method",
     [
         Importance(rows_per_pass=70),
-        Auto(annealing=AIS(7, num_leapfrog=1)),
+        Auto(),
+        Auto(annealing=AIS(7, num_leapfrog=1), quadrature=None),
         PosteriorDensity(num_warmup=4),
         AIS(7),
         BDMC(AIS(7)),
         SMC(7, num_leapfrog=1, num_replicates=2),
         Quadrature(),
     ],
-    ids=lambda method: type(method).__name__,
+    ids=[
+        "importance",
+        "auto",
+        "auto without quadrature",
+        "posterior-density",
+        "ais",
+        "bdmc",
+        "smc",
+        "quadrature",
+    ],
 )
 def test_progress_comes_to_its_end(method):
     lg = LinearGaussian(50, 2, 4)

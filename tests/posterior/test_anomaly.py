@@ -33,7 +33,7 @@ def test_the_score_is_minus_log_p_of_x_within_its_error():
     assert (off <= SIGMAS * found.standard_error).all()
     assert 0 < found.standard_error.max() < 0.05
     assert torch.equal(found.score, -found.evidence.value)
-    assert found.evidence.method == ("importance",) * 10
+    assert found.evidence.method == ("quadrature",) * 10
     assert found.tail is None
     assert found.typicality is None
 
