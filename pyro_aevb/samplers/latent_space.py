@@ -291,7 +291,8 @@ def check_repeats(model: PyroCallable, log_density: Callable[[], Tensor]) -> Non
         raise ValueError(
             "expected a model whose p(x, z) is one number at each z, got others in two runs at the same z: it draws "
             "random numbers of its own, by torch.randn or at a latent inside poutine.block; draw them with "
-            "pyro.sample, in sight, or use a guide and method='importance', which integrates them out"
+            "pyro.sample, in sight, or use a guide and method='importance' with vectorize=False, which draws them anew "
+            "for each particle"
         )
 
 
