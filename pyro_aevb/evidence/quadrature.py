@@ -110,7 +110,8 @@ class Quadrature(Estimator):
                 found = by(self._by_rows if path.takes(index, points[:1], *args) else self._by_particles)
             except LatentsError:  # of some rows by themselves
                 found = by(self._by_particles)
-            so_far(1.0)
+            finally:  # for a density that is infinite too, which is annealed then
+                so_far(1.0)
             return found
 
         return integrate_minibatch

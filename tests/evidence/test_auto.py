@@ -7,6 +7,7 @@ it is 1.1.  Where it is 0.2 the guide is also far off, and the largest weights d
 """
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +16,7 @@ import torch
 from exact_pairs import EXACT, normal
 from statistics_tools import SIGMAS, assert_mean
 
-from pyro_aevb import AIS, Auto, Importance, log_marginal_likelihood
+from pyro_aevb import AIS, Auto, Importance, Quadrature, log_marginal_likelihood
 from pyro_aevb.evidence.importance_weights import log_mean, relied_on
 
 NARROW, WIDE, FAR = 0.2, 1.1, 20.0
@@ -158,7 +159,8 @@ def test_weights_that_are_all_zero_are_annealed():
     assert found.standard_error.max() < 0.2
 
 
-def test_weights_that_are_no_numbers_are_a_fault():
+@pytest.mark.parametrize("method", [QUICK, replace(QUICK, quadrature=Quadrature())], ids=["weights", "quadrature"])
+def test_densities_that_are_no_numbers_are_a_fault(method):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
@@ -169,7 +171,7 @@ def test_weights_that_are_no_numbers_are_a_fault():
             pyro.sample("z", dist.Normal(x / 2, 0.8))
 
     with pyro.validation_enabled(False), pytest.raises(ValueError, match="got NaN or infinite for 1 datapoints"):
-        estimate(model, guide, torch.tensor([0.0, 1.0, 9.0]).double())
+        estimate(model, guide, torch.tensor([0.0, 1.0, 9.0]).double(), method=method)
 
 
 @pytest.mark.parametrize("rows", [lambda x: slice(len(x)), lambda x: slice(30)], ids=["of any number", "all"])

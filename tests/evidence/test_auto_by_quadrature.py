@@ -166,7 +166,10 @@ def test_a_density_that_overflows_is_annealed():
             pyro.sample("x", dist.Normal(z, 0.7), obs=x)
 
     x = torch.tensor([0.5, 2.0])
-    found = estimate(model, None, x)
+    with mock.patch("pyro_aevb.evidence.marginal_likelihood.progress_bar") as bar:
+        found = estimate(model, None, x)
+    updates = bar.return_value.__enter__.return_value.update.call_args_list
+    assert sum(call.args[0] for call in updates) == pytest.approx(2)
     exact = estimate(model, None, x.double(), method="quadrature")
     assert found.method == ("ais", "ais")
     assert not found.settled.any()
