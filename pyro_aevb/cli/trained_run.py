@@ -33,8 +33,8 @@ from pyro_aevb.cli.units import read_divisor
 from pyro_aevb.datasets.columns import Column, modelled_columns
 from pyro_aevb.datasets.scaled_rows import ScaledRows
 from pyro_aevb.datasets.table import Table, read_columns
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.bayesian import Bayesian
-from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.plots import white_of
 from pyro_aevb.training.saved_pair import PAIR

@@ -40,10 +40,11 @@ def filled_numbers(made: Filled, columns: Sequence[Column], fill: str = "mean") 
         fill: ``"mean"``; ``"mode"`` for the most frequent count too; ``"draw"`` for the first draw.
 
     Raises:
-        ValueError: for another ``fill``.
+        ValueError: for another ``fill``, and angles in a column that has another unit than they have.
     """
     if fill not in FILLS:
         raise ValueError(f"expected fill out of {list(FILLS)}, got {fill!r}; the default is 'mean'")
+    _check_angles(made, columns)
     if fill == "draw":
         return _array(made.draws[0])
     mean, draws = _array(made.mean), _array(made.draws)
@@ -54,6 +55,18 @@ def filled_numbers(made: Filled, columns: Sequence[Column], fill: str = "mean") 
         elif column.kind == "positive":
             mean[:, d] = (np.log(column.raw(draws[..., d]).mean(0)) - column.loc) / column.scale
     return mean
+
+
+def _check_angles(made: Filled, columns: Sequence[Column]) -> None:
+    """Raise ``ValueError`` for angles in a column whose numbers aren't its cells', for a turn of the one is no turn."""
+    angles = np.broadcast_to(_array(getattr(made, "angle", False)).astype(bool), len(columns))
+    for column, angle in zip(columns, angles, strict=True):
+        if angle and (column.kind != "real" or column.scale != 1):
+            raise ValueError(
+                f"expected angles of column {column.name!r} in radians, as its cells are, got ones of a {column.kind} "
+                f"column in units of {column.scale:.4g}; make the table with columns=[..., "
+                f"Column({column.name!r}, 'real')], whose cells are taken as they are, and train anew"
+            )
 
 
 def _array(values: Any) -> np.ndarray:

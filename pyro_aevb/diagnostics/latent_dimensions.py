@@ -63,7 +63,7 @@ def latent_dimensions(
         vectorize: whether all draws are made in one pass.
     """
     parts: list[_Pass] = []
-    angles: frozenset[str] = frozenset()
+    angles: dict[str, Tensor] = {}
     for batch in batches:
         reading = read(model, guide, batch)
         angles |= angles_of(reading)
@@ -74,7 +74,7 @@ def latent_dimensions(
     activity = {}
     for name in parts[0].mean:
         mean, noise = (torch.cat([getattr(part, of)[name] for part in parts]) for of in ("mean", "variance"))
-        mean = unrolled(mean) if name in angles else mean
+        mean = unrolled(mean, angles[name]) if name in angles else mean
         between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
         activity[name] = (between - noise.mean(0) / num_particles).clamp(min=0.0)
     return LatentDimensions(kl, activity)
@@ -99,7 +99,8 @@ def _minibatch(
                 kl.setdefault(name, []).append(layout.datapoints_second(term, at_once, size))
     z = {name: torch.cat(each) for name, each in drawn.items()}
     z = {name: each if each.is_floating_point() else each.to(torch.get_default_dtype()) for name, each in z.items()}
-    z = {name: unrolled(each) if name in angles_of(reading) else each for name, each in z.items()}
+    angles = angles_of(reading)
+    z = {name: unrolled(each, angles[name]) if name in angles else each for name, each in z.items()}
     return _Pass(
         {name: torch.cat(each).mean(0) for name, each in kl.items()},
         {name: each.mean(0) for name, each in z.items()},

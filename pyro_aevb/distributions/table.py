@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.types import _size
 
+from pyro_aevb.distributions import angles
+
 _ONE = torch.Size()
 
 
@@ -61,8 +63,8 @@ class ColumnsDistribution(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Each column's mean."""
-        return torch.cat([column.mean for column in self.columns], -1)
+        """Each column's mean, of angles that on the circle."""
+        return torch.cat([angles.mean(column) for column in self.columns], -1)
 
 
 class _ColumnsSupport(constraints.Constraint):

@@ -21,10 +21,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.arguments import Arguments, inside_of
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dreaming import Dreaming
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.sites import holds, masked_log_prob
-from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 
 DreamArguments = Callable[..., Any]

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.data_source import Frame, not_a_tensor
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dependence import check_auxiliary, check_outside
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.plate_sizes import as_many_entries, check_plate_follows
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density
-from pyro_aevb.model_guide.supports import check_support, innermost, outside, outside_error
+from pyro_aevb.model_guide.supports import check_support, outside, outside_error
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,

@@ -14,10 +14,10 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.marks import Marks
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.sites import weighed_log_prob
-from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,

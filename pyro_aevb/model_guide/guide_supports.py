@@ -14,10 +14,11 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from pyro_aevb.distributions.angles import is_periodic
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
-from pyro_aevb.model_guide.supports import innermost, is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable, on_a_side, trace_model
 
 NUM_DRAWS = 16

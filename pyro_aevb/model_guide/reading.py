@@ -20,6 +20,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.plates import (
     check_data_frame,
     check_one_data_plate,
@@ -41,7 +42,7 @@ from pyro_aevb.model_guide.sites import (
     masks_cells,
     replace_site,
 )
-from pyro_aevb.model_guide.supports import innermost, is_discrete, is_unchecked
+from pyro_aevb.model_guide.supports import is_discrete, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 

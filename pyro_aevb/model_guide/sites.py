@@ -12,7 +12,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_aevb.model_guide.supports import innermost, outside_error
+from pyro_aevb.distributions.wrappers import innermost
+from pyro_aevb.model_guide.supports import outside_error
 
 Scale = float | Tensor
 Particles = tuple[int, int]  # their dimension, counted from the right, and K

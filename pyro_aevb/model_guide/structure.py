@@ -22,6 +22,7 @@ from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.state_numbers import MOST_STATES, StateNumbers
 from pyro_aevb.distributions.kl import kl_divergence
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dependence import check_outside, entangled_latents, is_same, latents_of
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.modes import evaluated
@@ -29,7 +30,6 @@ from pyro_aevb.model_guide.moved_parameters import moved
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import density
-from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import (
     NO_KWARGS,
     Kwargs,

@@ -15,6 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_aevb.distributions.wrappers import innermost
+
 BINARY = (
     "; grey pixels are made binary by threshold, statically (sampled once) or dynamically (sampled each visit): see "
     "pyro_aevb.datasets, or kept grey under a ContinuousBernoulli"
@@ -26,45 +28,12 @@ ONE_SUPPORT = (
 OTHERS = "; rescale the data or choose a likelihood with that support"
 
 
-def innermost(fn: Any) -> Any:
-    """Return the distribution inside of ``.to_event``, ``.mask`` and ``.expand``."""
-    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
-        fn = fn.base_dist
-    return fn
-
-
 def is_discrete(fn: Any) -> bool:
     """Return whether a distribution says that it is over discrete values."""
     try:
         return bool(fn.support.is_discrete)
     except (NotImplementedError, AttributeError):
         return False
-
-
-def is_periodic(fn: Any) -> bool:
-    """Return whether a distribution is one of angles, whose density repeats beyond (-pi, pi)."""
-    fn = innermost(fn)
-    if isinstance(fn, torch.distributions.MixtureSameFamily):
-        return is_periodic(fn.component_distribution)
-    if isinstance(fn, dist.SineSkewed):
-        return True
-    return isinstance(fn, torch.distributions.VonMises | dist.SineBivariateVonMises)
-
-
-def base_support(fn: Any) -> Any:
-    """Return the support of one cell of a distribution of independent ones, or of a mixture."""
-    support = fn.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support
-
-
-def is_directional(fn: Any) -> bool:
-    """Return whether the last dimension of a distribution's values has length 1, which their means don't have.
-
-    It is a direction, or a row of the Cholesky factor of a correlation.
-    """
-    return any(base_support(fn) is each for each in (dist.constraints.sphere, dist.constraints.corr_cholesky))
 
 
 def is_unchecked(fn: Any) -> bool:

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.distributions.kl import kl_divergence
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dependence import ancestors, parents
 from pyro_aevb.model_guide.guide_values import REMEDY, GuideValues, log_share
 from pyro_aevb.model_guide.plates import frame_of
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Scale, Site, density, replace_site
 from pyro_aevb.model_guide.structure import kind
-from pyro_aevb.model_guide.supports import Inside, innermost
+from pyro_aevb.model_guide.supports import Inside
 from pyro_aevb.model_guide.traces import (
     Outside,
     PyroCallable,

@@ -11,40 +11,114 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_aevb.distributions.angles import is_angle, is_directional, mean, moment
+from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.model_guide.reading import Reading
-from pyro_aevb.model_guide.supports import is_directional, is_periodic
 
 
-def angles_of(reading: Reading) -> frozenset[str]:
-    """Return the names of the latents that are angles, in the model or the guide."""
-    sites = [*reading.latents.values(), *reading.proposals.values()]
-    return frozenset(site.name for site in sites if is_periodic(site.fn)) & frozenset(reading.latents)
+def are_angles(fn: Any) -> Tensor:
+    """Return whether the cells of a distribution are angles, of bool, of a shape that its values' broadcasts to.
+
+    Args:
+        fn: a distribution.
+
+    Raises:
+        ValueError: for angles in another unit than radians.
+    """
+    if isinstance(fn, ColumnsDistribution):
+        return torch.tensor([is_angle(column) for column in fn.columns])
+    return torch.tensor(is_angle(fn))
 
 
-def average(draws: Tensor, *, angle: bool) -> Tensor:
+def angles_of(reading: Reading) -> dict[str, Tensor]:
+    """Return the latents that are angles, in the model or the guide, {site: as :func:`are_angles`}."""
+    found: dict[str, Tensor] = {}
+    for site in (*reading.latents.values(), *reading.proposals.values()):
+        if site.name in reading.latents and (angle := are_angles(site.fn)).any():
+            found[site.name] = angle | found.get(site.name, angle)
+    return found
+
+
+NOT_ONE = torch.tensor(False)
+
+
+def moments(fn: Any) -> Tensor:
+    """Return what averages over draws of z are taken of: the mean of x, of angles E[e^(i x)], of directions a draw.
+
+    Where E[e^(i x)] can't be written down it is e^(i x) at a draw.
+
+    Args:
+        fn: p(x|z).
+
+    Raises:
+        NotImplementedError: for a distribution whose mean can't be written down.
+    """
+    if isinstance(fn, ColumnsDistribution):
+        return torch.cat([moments(column) for column in fn.columns], -1)
+    if is_angle(fn):
+        try:
+            return moment(fn)
+        except NotImplementedError:
+            return on_the_circle(fn.sample(), are_angles(fn))
+    return fn.sample() if is_directional(fn) else mean(fn)
+
+
+def on_the_circle(values: Tensor, angle: Tensor) -> Tensor:
+    """Return e^(i x) of the values that are angles, and the others as they are; all real if none is.
+
+    Args:
+        values: (..., N, ...), complex for ones that are on it.
+        angle: as :func:`are_angles`.
+    """
+    values = values if values.is_floating_point() or values.is_complex() else values.to(torch.get_default_dtype())
+    if values.is_complex() or not angle.any():
+        return values
+    return torch.where(angle.to(values.device), torch.polar(torch.ones_like(values), values), values)
+
+
+def average(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
     """Return the mean over draws, (N, ...); of angles that on the circle, the direction of the mean of e^(i z).
 
     Args:
-        draws: (L, N, ...).
-        angle: whether they are angles.
+        values: (L, N, ...), draws or :func:`moments`.
+        angle: as :func:`are_angles`.
 
     >>> from pyro_aevb.posterior.angles import average
-    >>> average(torch.tensor([3.0, -3.0]), angle=True)
+    >>> average(torch.tensor([3.0, -3.0]), torch.tensor(True))
     tensor(3.1416)
     """
-    if angle:
-        return torch.atan2(draws.sin().mean(0), draws.cos().mean(0))
-    return (draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())).mean(0)
+    found = on_the_circle(values, angle).mean(0)
+    return torch.where(angle.to(found.device), found.angle(), found.real) if found.is_complex() else found
 
 
-def unrolled(angles: Tensor) -> Tensor:
-    """Return angles as the numbers, equal to them but for turns, that are within half a turn of their mean.
+def deviations(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
+    """Return numbers (L, N, ...) whose mean has the standard error that :func:`average` has.
+
+    Of angles they are sin(z - mean) / |m|, with m the mean of e^(i z): the change of its direction with each draw.
 
     Args:
-        angles: (L, N, ...).
+        values: (L, N, ...), draws or :func:`moments`.
+        angle: as :func:`are_angles`.
     """
-    mean = average(angles, angle=True)
-    return mean + wrapped(angles - mean)
+    values = on_the_circle(values, angle)
+    if not values.is_complex():
+        return values
+    centre = values.mean(0)
+    along = (values * centre.conj()).imag / centre.abs().square()
+    return torch.where(angle.to(values.device), along, values.real)
+
+
+def unrolled(draws: Tensor, angle: Tensor) -> Tensor:
+    """Return draws, angles as the numbers, equal to them but for turns, that are within half a turn of their mean.
+
+    Args:
+        draws: (L, N, ...).
+        angle: as :func:`are_angles`.
+    """
+    if not angle.any():
+        return draws
+    centre = average(draws, angle)
+    return torch.where(angle.to(draws.device), centre + wrapped(draws - centre), draws)
 
 
 def wrapped(angles: Tensor) -> Tensor:
@@ -53,20 +127,26 @@ def wrapped(angles: Tensor) -> Tensor:
 
 
 def place_of(mean: Tensor, fn: Any) -> Tensor:
-    """Return the mean of a latent as a value of it: of directions that of length 1.
+    """Return the mean of a site as a value of it: of directions that of length 1.
 
     Args:
         mean: (N, ...).
-        fn: the latent's distribution.
+        fn: the site's distribution.
     """
     return mean / mean.norm(dim=-1, keepdim=True) if is_directional(fn) else mean
 
 
-def in_a_line(draws: Tensor, fn: Any) -> Tensor:
-    """Return draws of a site as numbers whose deviations are distances: angles unrolled, others as they are.
+def place_deviations(values: Tensor, fn: Any) -> Tensor:
+    """Return numbers (L, N, ...) whose mean has the standard error of the average as a value of the site.
+
+    Of directions they are the draws' parts across their mean m, over |m|.
 
     Args:
-        draws: (L, N, ...).
+        values: (L, N, ...), draws or :func:`moments`.
         fn: the site's distribution.
     """
-    return unrolled(draws) if is_periodic(fn) else draws
+    if not is_directional(fn):
+        return deviations(values, are_angles(fn))
+    centre = values.mean(0)
+    towards = place_of(centre, fn)
+    return (values - (values * towards).sum(-1, keepdim=True) * towards) / centre.norm(dim=-1, keepdim=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.model_guide.reading import Reading
+from pyro_aevb.posterior.angles import are_angles, moments, on_the_circle
 from pyro_aevb.posterior.predictions import Predicted
 from pyro_aevb.samplers.latent_space import bijection
 
@@ -54,11 +55,11 @@ def predicted(fn: Any, num_draws: int, width: int) -> Predicted:
     fn = fn.expand(shape)
     draws = fn.sample()
     try:
-        mean = fn.mean
+        mean = moments(fn)
     except NotImplementedError:
         mean = draws
-    kind = draws.dtype if draws.is_floating_point() else torch.get_default_dtype()
-    return Predicted(draws, torch.where(mean.isfinite(), mean, draws).to(kind))
+    drawn = on_the_circle(draws, are_angles(fn))
+    return Predicted(draws, torch.where(mean.isfinite(), mean, drawn).to(drawn))
 
 
 def the_site(names: list[str], reading: Reading) -> str:

@@ -30,7 +30,7 @@ from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import average, in_a_line
+from pyro_aevb.posterior.angles import NOT_ONE, average, place_deviations, place_of
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
@@ -50,7 +50,7 @@ class Denoised:
     """The clean x that a noisy one may come from.
 
     Attributes:
-        mean: the posterior mean of x, (N, ...).
+        mean: the posterior mean of x, (N, ...): of angles that on the circle, of directions that of length 1.
         standard_error: of ``mean``, by :meth:`.Posterior.standard_error`, (N, ...).
         draws: L draws of x, (L, N, ...).
         posterior: the draws of z, and of x where it isn't summed over, and how far each datapoint's can be trusted.
@@ -181,8 +181,8 @@ def denoise(
     angles = visit_minibatches(its_model, its_guide, batches, options, streams, visit)
     found = joined(predictions.drawn, angles)
     draws, means = (found.draws[name],) * 2 if latents else predictions.all()
-    error = found.standard_error(in_a_line(means, site.fn))
-    return Denoised(average(means, angle=name in angles), error, draws, found)
+    mean = place_of(average(means, angles.get(name, NOT_ONE)), site.fn)
+    return Denoised(mean, found.standard_error(place_deviations(means, site.fn)), draws, found)
 
 
 def _clean_pair(

@@ -18,12 +18,13 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.distributions import angles
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.dependence import ancestors, parents
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
-from pyro_aevb.model_guide.supports import innermost, is_periodic
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
     broadcasting,
@@ -33,7 +34,7 @@ from pyro_aevb.model_guide.traces import (
     trace_pair,
 )
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import angles_of, average, place_of
+from pyro_aevb.posterior.angles import NOT_ONE, angles_of, average, place_of
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.gate import Draws
@@ -136,7 +137,7 @@ def encode(
     draws = draws_of(model, guide, batches, options, streams)[name]
     if output == "draws":
         return draws
-    return place_of(average(draws, angle=name in angles_of(reading)), fn)
+    return place_of(average(draws, angles_of(reading).get(name, NOT_ONE)), fn)
 
 
 @one_thread
@@ -222,8 +223,8 @@ def codes_of(
             with evaluated(model, guide) as (its_model, its_guide, _):
                 if means := guide_means(its_model, its_guide, batches):
                     return means
-        found, angles = draws_of(model, guide, batches, options, streams), angles_of(reading)
-        means = {name: average(draws, angle=name in angles) for name, draws in found.items()}
+        found, circular = draws_of(model, guide, batches, options, streams), angles_of(reading)
+        means = {name: average(draws, circular.get(name, NOT_ONE)) for name, draws in found.items()}
         return {name: place_of(mean, reading.latents[name].fn) for name, mean in means.items()}
 
 
@@ -251,15 +252,18 @@ def guide_means(
     layouts = {name: Layout.of(reading.latents[name], reading) for name in wanted}
     if _follow_draws(guide, first, layouts):
         return None
-    found = []
+    found, circular = [], angles_of(reading)
     for batch in batches:
         fns = _distributions(guide, batch, 0)
         with torch.no_grad():
             again = _distributions(guide, batch, 1)
-        if not all(_same(fns[name], again[name]) for name in layouts):
-            return None
-        size = number_of_datapoints(batch)
-        found.append({name: layout.datapoints_second(fns[name].mean, 1, size)[0] for name, layout in layouts.items()})
+        size, own = number_of_datapoints(batch), dict[str, Tensor]()
+        for name, layout in layouts.items():
+            mean, other = (_mean(each[name], name in circular) for each in (fns, again))
+            if mean is None or other is None or not _same(mean, other):
+                return None
+            own[name] = layout.datapoints_second(mean, 1, size)[0]
+        found.append(own)
     means = {name: torch.cat([each[name] for each in found]) for name in layouts}
     for name, mean in means.items():
         if not mean.isfinite().all():
@@ -289,10 +293,10 @@ def draws_of(
     """
     if options.method != "guide" or guide is None:
         parts: list[Draws] = []
-        angles = visit_minibatches(
+        circular = visit_minibatches(
             model, guide, batches, options, streams, lambda model, gate, draws, places, args: parts.append(draws)
         )
-        return dict(joined(parts, angles).draws)
+        return dict(joined(parts, circular).draws)
     rows = rows_of(batches)
     found: list[dict[str, Tensor]] = []
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
@@ -374,12 +378,15 @@ def _distributions(guide: PyroCallable, args: tuple[Tensor, ...], seed: int) -> 
     return found.fns
 
 
-def _same(fn: Any, other: Any) -> bool:
-    """Return whether two runs gave a latent one distribution with a mean, by that mean."""
-    if is_periodic(fn) and isinstance(innermost(fn), torch.distributions.MixtureSameFamily):
-        return False  # its own is no mean of angles
+def _mean(fn: Any, angle: bool) -> Tensor | None:
+    """Return the mean of a distribution, on the circle for one of an angle; ``None`` if it can't be written down."""
     try:
-        means = fn.mean.detach(), other.mean.detach()
+        return angles.mean_angle(fn) if angle else angles.mean(fn)
     except (NotImplementedError, AttributeError):
-        return False
-    return means[0].shape == means[1].shape and torch.allclose(*means, rtol=1e-5, atol=1e-7, equal_nan=True)
+        return None
+
+
+def _same(mean: Tensor, other: Tensor) -> bool:
+    """Return whether two runs gave a latent one distribution, by its mean."""
+    means = mean.detach(), other.detach()
+    return mean.shape == other.shape and torch.allclose(*means, rtol=1e-5, atol=1e-7, equal_nan=True)

@@ -28,10 +28,9 @@ from pyro_aevb.data_source import Data
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read, takes
 from pyro_aevb.model_guide.reading import Reading
-from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import average, in_a_line, unrolled
+from pyro_aevb.posterior.angles import NOT_ONE, are_angles, average, deviations, on_the_circle, unrolled
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, filled_in, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
@@ -58,8 +57,9 @@ class Imputed:
         mode: the most frequent draw of each cell that is a category or a count, (N, ...), NaN for other cells; ``None``
             if no cell is.
         posterior: the draws of z, and how far each datapoint's can be trusted.
-        angle: whether the cells are angles, whose mean is that on the circle; the ends of an interval are then numbers
-            within half a turn of it, and may be beyond -pi and pi.
+        angle: which cells are angles, of bool, of a shape that x's broadcasts to: () or (D,).  Their mean is that on
+            the circle, and its error in radians along it; the ends of an interval are then numbers within half a turn
+            of it, and may be beyond -pi and pi.
     """
 
     draws: Tensor
@@ -67,7 +67,7 @@ class Imputed:
     standard_error: Tensor
     mode: Tensor | None
     posterior: Posterior
-    angle: bool = False
+    angle: Tensor = NOT_ONE
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -88,7 +88,7 @@ class Imputed:
             raise ValueError(f"expected coverage between 0 and 1, got {coverage}; 0.9 leaves a twentieth on each side")
         draws = torch.as_tensor(self.draws)  # an array, as a method of a VAE gives it
         draws = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
-        draws = unrolled(draws) if self.angle else draws
+        draws = unrolled(draws, torch.as_tensor(self.angle))
         size = len(draws)
         places = [((size + 1) * (1 + side * coverage) / 2 - 1) / max(size - 1, 1) for side in (-1, 1)]
         ends: Any = [draws.quantile(min(max(place, 0.0), 1.0), 0) for place in places]
@@ -203,8 +203,11 @@ def impute(
     angles = visit_minibatches(its_model, its_guide, batches, options, streams, visit, others)
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
     found = joined(predictions.drawn, angles)
-    cells = predictions.all() if latent is None else Predicted(found.draws[latent], _real(found.draws[latent]))
-    return _filled(cells, reading.observations[name].fn, found, x, observed)
+    fn = reading.observations[name].fn
+    angle = are_angles(fn) if latent is None else found.angles.get(latent, NOT_ONE)
+    draws = None if latent is None else found.draws[latent]
+    cells = predictions.all() if draws is None else Predicted(draws, on_the_circle(draws, angle))
+    return _filled(cells, fn, angle, found, x, observed)
 
 
 def _missing_cells(name: str, reading: Reading) -> str | None:
@@ -222,17 +225,13 @@ def _missing_cells(name: str, reading: Reading) -> str | None:
     return latent
 
 
-def _real(draws: Tensor) -> Tensor:
-    return draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
-
-
-def _filled(found: Predicted, fn: Any, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
+def _filled(found: Predicted, fn: Any, angle: Tensor, posterior: Posterior, x: Tensor, observed: Tensor) -> Imputed:
     """Return x with draws in its missing cells."""
-    angle, discrete, mode = is_periodic(fn), are_discrete(fn).to(x.device), None
+    discrete, mode = are_discrete(fn).to(x.device), None
     draws = filled_in(x, observed, found.draws, fn)
-    means = found.draws if angle else found.mean
-    error = torch.where(observed, 0.0, posterior.standard_error(in_a_line(means, fn)))
-    mean = torch.where(observed, x.to(means), average(means, angle=angle))
+    error = torch.where(observed, 0.0, posterior.standard_error(deviations(found.mean, angle)))
+    mean = average(found.mean, angle)
+    mean = torch.where(observed, x.to(mean), mean)
     if discrete.any():
         frequent = torch.where(observed, x, draws.mode(0).values)
         mode = frequent if discrete.all() else torch.where(discrete, frequent.to(mean), torch.nan)

@@ -18,11 +18,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_aevb.distributions import angles
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.contract import check_call, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.sites import masked_log_prob
-from pyro_aevb.model_guide.supports import innermost
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.proposals import At, Layout
@@ -199,20 +200,20 @@ def one_of_sites(names: list[str], site: str | None, kind: str, option: str = "s
 
 
 def mean_of(fn: Any) -> Tensor:
-    """Return the mean of each cell of a likelihood; of a category, that of its numbers.
+    """Return the mean of each cell of a likelihood; of a category that of its numbers, of an angle that on the circle.
 
     Args:
         fn: p(x|z).
 
     Raises:
-        ValueError: for a distribution whose mean can't be written down.
+        ValueError: for a distribution whose mean can't be written down, and angles in another unit than radians.
 
     >>> from pyro_aevb.posterior.likelihood import mean_of
     >>> mean_of(dist.Categorical(torch.tensor([0.5, 0.25, 0.25])))
     tensor(0.7500)
     """
     try:
-        mean: Tensor = fn.mean
+        mean = angles.mean(fn)
     except (NotImplementedError, AttributeError) as error:
         raise ValueError(
             f"expected a likelihood with a mean, got {type(innermost(fn)).__name__}, which can't say its own; use "

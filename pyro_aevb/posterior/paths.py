@@ -6,6 +6,7 @@ Shapes: N datapoints, T steps, J latent dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -13,13 +14,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.distributions.angles import base_support, is_directional
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.evidence.estimator import check_sizes
-from pyro_aevb.model_guide.contract import check_callables
+from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
-from pyro_aevb.model_guide.supports import base_support, innermost, is_directional, is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import in_a_line, wrapped
+from pyro_aevb.posterior.angles import NOT_ONE, angles_of, are_angles, unrolled, wrapped
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.encode import codes_of
@@ -106,7 +108,10 @@ def interpolate(
             "one: x.expand(N, ...)"
         )
     along = _straight if path == "straight" else _spherical
-    pairs = {name: (opened.codes[name], other.codes[name], opened.prior(name, None)) for name in opened.codes}
+    pairs = {
+        name: (code, other.codes[name], opened.prior(name, None), opened.angles.get(name, NOT_ONE))
+        for name, code in opened.codes.items()
+    }
     steps = [step / (num_steps - 1) for step in range(num_steps)]
     places = [{name: along(*each, step) for name, each in pairs.items()} for step in steps]
     return torch.stack([opened.means(place, batch_size) for place in places])
@@ -252,13 +257,17 @@ def manifold(
     return _Opened(model, likelihood, rows, {}).means({name: codes}, batch_size)
 
 
+NONE: Mapping[str, Tensor] = {}
+
+
 class _Opened(NamedTuple):
-    """A model, N rows of its arguments, and the codes of these."""
+    """A model, N rows of its arguments, the codes of these, and which of them are angles, as :func:`.angles_of`."""
 
     model: PyroCallable
     likelihood: Likelihood
     rows: tuple[Tensor, ...]
     codes: dict[str, Tensor]
+    angles: Mapping[str, Tensor] = NONE
 
     @torch.no_grad()
     def means(self, place: dict[str, Tensor], batch_size: int) -> Tensor:
@@ -286,9 +295,10 @@ class _Opened(NamedTuple):
             with torch.random.fork_rng():
                 torch.manual_seed(0 if seed is None else seed)
                 draws = prior.sample((PRIOR_DRAWS,))
-            order = in_a_line(draws, prior).sort(0).values
+            angle = are_angles(prior)
+            order = unrolled(draws, angle).sort(0).values
             found = [order[min(PRIOR_DRAWS - 1, int(each * PRIOR_DRAWS))] for each in q.tolist()]
-            found = [wrapped(each) for each in found] if is_periodic(prior) else found
+            found = [torch.where(angle.to(each.device), wrapped(each), each) for each in found]
         return torch.stack([layout.datapoints_second(each, 1, size)[0] for each in found])
 
     def check(self, name: str, value: Tensor, support: Any) -> None:
@@ -314,7 +324,8 @@ def _open(
     batches, model, guide = over_own_minibatches(model, guide, args, kwargs, options.batch_size, given, streams)
     codes = codes_of(model, guide, batches, options, streams)
     rows = rows_of(batches)
-    return _Opened(model, likelihood_of(model, rows, site), rows, codes)
+    angles = angles_of(read(model, guide, next(iter(batches))))
+    return _Opened(model, likelihood_of(model, rows, site), rows, codes, angles)
 
 
 def _as_args(data: Any) -> tuple[Any, ...]:
@@ -333,32 +344,31 @@ def _inverse_cdf(prior: Any, u: Tensor) -> Tensor:
     return base.icdf(u.to(like))
 
 
-def _straight(start: Tensor, end: Tensor, prior: Any, t: float) -> Tensor:
+def _straight(start: Tensor, end: Tensor, prior: Any, angle: Tensor, t: float) -> Tensor:
     """Return the place t of the way from ``start`` to ``end``, (N, ...) each."""
     if is_directional(prior):
         raise ValueError(
             f"expected latents with a straight path between them, got values of length 1, {prior.support}; use "
             "path='spherical'"
         )
-    if is_periodic(prior):
-        return wrapped(start + t * wrapped(end - start))
-    return (1 - t) * start + t * end
+    around = wrapped(start + t * wrapped(end - start))
+    return torch.where(angle.to(start.device), around, (1 - t) * start + t * end)
 
 
-def _spherical(start: Tensor, end: Tensor, prior: Any, t: float) -> Tensor:
+def _spherical(start: Tensor, end: Tensor, prior: Any, angle: Tensor, t: float) -> Tensor:
     """Return the place t of the way along the great circle from ``start`` to ``end``, (N, ...) each."""
     if is_directional(prior):
         a, b = start, end
-    elif base_support(prior) is torch.distributions.constraints.real and not is_periodic(prior):
+    elif base_support(prior) is torch.distributions.constraints.real and not angle.any():
         a, b = (each.flatten(1) if each.dim() > 1 else each[:, None] for each in (start, end))
     else:
-        got = "angles" if is_periodic(prior) else f"the support {prior.support}"
+        got = "angles" if angle.any() else f"the support {prior.support}"
         raise ValueError(
             f"expected latents that may be any real numbers for a spherical path, got {got}; use path='straight'"
         )
     cosine = (a * b).sum(-1, keepdim=True) / (a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True))
-    angle = cosine.nan_to_num(1.0).clamp(-1, 1).arccos()
-    flat = angle.sin() < 1e-4  # the same direction, or opposite ones, between which any circle leads
-    ahead = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / angle.sin())
-    behind = torch.where(flat, t, (t * angle).sin() / angle.sin())
+    between = cosine.nan_to_num(1.0).clamp(-1, 1).arccos()
+    flat = between.sin() < 1e-4  # the same direction, or opposite ones, between which any circle leads
+    ahead = torch.where(flat, 1 - t, ((1 - t) * between).sin() / between.sin())
+    behind = torch.where(flat, t, (t * between).sin() / between.sin())
     return (ahead * a + behind * b).reshape(start.shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import angles_of, average, unrolled
+from pyro_aevb.posterior.angles import NOT_ONE, angles_of, average, unrolled
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler
@@ -49,8 +49,9 @@ class Posterior:
             that of the latent that counts least, with an error of some tenths.
         pareto_k: the shape of the tail of the guide's weights, (N,); NaN where they weren't looked at.
         r_hat: the largest R-hat over unconstrained latent dimensions, (N,); NaN where no chains were run.
-        angles: the names of the latents that are angles.  Their mean is that on the circle, and their deviation and
-            quantiles are those of the draws as numbers within half a turn of it.
+        angles: the latents that are angles, {site: which entries are, of bool, of a shape that z's broadcasts to}.
+            Their mean is that on the circle, and their deviation and quantiles are those of the draws as numbers within
+            half a turn of it.
     """
 
     draws: Mapping[str, Tensor]
@@ -59,14 +60,14 @@ class Posterior:
     effective_sample_size: Tensor
     pareto_k: Tensor
     r_hat: Tensor
-    angles: frozenset[str] = frozenset()
+    angles: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return short_repr(self)
 
     def mean(self, site: str) -> Tensor:
         """Return the mean over the draws of a latent, (N, ...)."""
-        return average(self._of(site), angle=site in self.angles)
+        return average(self._of(site), self.angles.get(site, NOT_ONE))
 
     def std(self, site: str) -> Tensor:
         """Return the standard deviation over the draws of a latent, (N, ...)."""
@@ -120,7 +121,7 @@ class Posterior:
             )
         draws = self.draws[site]
         if site in self.angles:
-            return unrolled(draws)
+            return unrolled(draws, self.angles[site])
         return draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
 
 
@@ -184,10 +185,10 @@ def visit_minibatches(
     streams: Streams,
     visit: Callable[[PyroCallable, Sampler, Draws, list[int], tuple[Tensor, ...]], None],
     others: Mapping[str, Callable[..., Sampler]] = NO_OTHERS,
-) -> frozenset[str]:
+) -> dict[str, Tensor]:
     """Draw from p(z|x) for each minibatch in turn and hand the draws on; modes and random state stay as they are.
 
-    Return the names of the latents that are angles.
+    Return the latents that are angles, as :func:`.angles_of`.
 
     Args:
         model: p(x, z), a function of a minibatch's tensors.
@@ -202,7 +203,9 @@ def visit_minibatches(
         ValueError, TypeError: for options and a pair that can't be used.
     """
     request = options.request(guide, (*METHODS, *others))
-    angles = frozenset().union(*(angles_of(_checked(model, guide, batch, request.method)) for batch in batches))
+    angles: dict[str, Tensor] = {}
+    for batch in batches:
+        angles |= angles_of(_checked(model, guide, batch, request.method))
     bar = progress_bar(
         show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
     )
@@ -238,12 +241,12 @@ def _checked(model: PyroCallable, guide: PyroCallable | None, batch: tuple[Tenso
     return reading
 
 
-def joined(parts: list[Draws], angles: frozenset[str]) -> Posterior:
+def joined(parts: list[Draws], angles: Mapping[str, Tensor]) -> Posterior:
     """Return the posterior of all minibatches, and warn of the datapoints that nothing vouches for.
 
     Args:
         parts: the draws of each.
-        angles: the names of the latents that are angles.
+        angles: the latents that are angles, as :func:`.angles_of`.
     """
     values = {name: torch.cat([part.values[name] for part in parts], 1) for name in parts[0].values}
     trusted, ess, tail, r_hat = (torch.cat(each) for each in zip(*(part[2:] for part in parts), strict=True))

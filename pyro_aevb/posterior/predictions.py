@@ -20,7 +20,10 @@ from pyro_aevb.posterior.proposals import At, Layout
 
 
 class Predicted(NamedTuple):
-    """Draws of x given draws of z, and the mean of x at each of these, the draw where it has none; (L, ...)."""
+    """Draws of x given draws of z, and the mean of x at each of these, the draw where it has none; (L, ...).
+
+    Of angles the mean is E[e^(i x)], see :func:`~pyro_aevb.posterior.angles.moments`.
+    """
 
     draws: Tensor
     mean: Tensor

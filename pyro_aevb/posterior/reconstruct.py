@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.distributions.angles import is_directional
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
-from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import average
+from pyro_aevb.posterior.angles import are_angles, average, moments, place_of
 from pyro_aevb.posterior.cells import require_drawn
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
@@ -179,12 +179,16 @@ def reconstruct(
     predictions = Predictions(likelihood.site, likelihood.layout, streams, vectorize, _expected)
     angles = visit_minibatches(model, guide, batches, options, streams, predictions.visit)
     joined(predictions.drawn, angles)
-    return average(predictions.all().mean, angle=is_periodic(reading.observations[likelihood.site].fn))
+    fn = reading.observations[likelihood.site].fn
+    return place_of(average(predictions.all().mean, are_angles(fn)), fn)
 
 
 def _expected(fn: Any, num_draws: int, width: int) -> Predicted:
     """Return the mean of the likelihood in a run on L draws of the latents, in the place of draws of x too."""
-    mean = mean_of(fn.expand(torch.broadcast_shapes(fn.batch_shape, (num_draws, *[1] * (width - 1)))))
+    fn = fn.expand(torch.broadcast_shapes(fn.batch_shape, (num_draws, *[1] * (width - 1))))
+    mean = mean_of(fn)
+    if are_angles(fn).any() or is_directional(fn):
+        mean = moments(fn)
     return Predicted(mean, mean)
 
 

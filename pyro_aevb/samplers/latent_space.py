@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from pyro_aevb.distributions.angles import is_angle
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site, density, masks_cells
-from pyro_aevb.model_guide.supports import is_periodic
 from pyro_aevb.model_guide.traces import (
     PyroCallable,
     broadcasting,
@@ -348,7 +348,7 @@ def bijection(name: str, fn: Any) -> Any:
     support = fn.support
     if isinstance(support, MixtureSameFamilyConstraint):
         support = support.base_constraint
-    if is_periodic(fn):
+    if is_angle(fn):
         support = constraints.independent(CIRCLE, len(fn.event_shape)) if fn.event_shape else CIRCLE
     try:
         return biject_to(support)
