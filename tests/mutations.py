@@ -140,6 +140,10 @@ FREE = "tests/learners/test_schedule_free.py"
 IMAGES = "tests/datasets/test_image_datasets.py"
 TABLES = "tests/cli/test_tables.py"
 AUTO = "tests/evidence/test_auto_by_quadrature.py"
+    ),
+    Mutation(
+ANGLES = "tests/distributions/test_angles.py"
+OBSERVED_ANGLES = "tests/posterior/test_observed_angles.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
 CALIBRATION = "tests/diagnostics/test_calibration.py"
 LOCAL_C2ST = "tests/diagnostics/test_local_c2st.py"
@@ -1928,7 +1932,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/impute.py",
-        "draws = unrolled(draws) if self.angle else draws",
+        "draws = unrolled(draws, torch.as_tensor(self.angle))",
         "draws = draws",
         ("tests/posterior/test_angles.py::test_an_interval_of_a_missing_angle_is_around_its_mean",),
     ),
@@ -1940,8 +1944,8 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/angles.py",
-        "if is_directional(fn) else mean",
-        "if False else mean",
+        "keepdim=True) if is_directional(fn) else mean",
+        "keepdim=True) if False else mean",
         (f"{VERBS}::test_directions_stay_of_length_one",),
     ),
     Mutation(
@@ -1960,7 +1964,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/paths.py",
-        "in_a_line(draws, prior).sort(0)",
+        "unrolled(draws, angle).sort(0)",
         "draws.sort(0)",
         (
             "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
@@ -1968,7 +1972,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/paths.py",
-        "[wrapped(each) for each in found] if is_periodic(prior) else found",
+        "[torch.where(angle.to(each.device), wrapped(each), each) for each in found]",
         "found",
         (
             "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
@@ -1976,7 +1980,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/paths.py",
-        "constraints.real and not is_periodic(prior):",
+        "constraints.real and not angle.any():",
         "constraints.real:",
         (
             "tests/posterior/test_angles.py::test_a_path_of_angles_goes_the_shorter_way_round_and_through_quantiles_about_their_mean",
@@ -1984,13 +1988,13 @@ MUTATIONS = [
     ),
     Mutation(
         "diagnostics/latent_dimensions.py",
-        "mean = unrolled(mean) if name in angles else mean",
+        "mean = unrolled(mean, angles[name]) if name in angles else mean",
         "",
         ("tests/posterior/test_angles.py::test_the_activity_of_an_angle_is_about_its_mean_on_the_circle",),
     ),
     Mutation(
         "diagnostics/latent_dimensions.py",
-        "unrolled(each) if name in angles_of(reading) else each",
+        "unrolled(each, angles[name]) if name in angles else each",
         "each",
         ("tests/posterior/test_angles.py::test_the_activity_of_an_angle_is_about_its_mean_on_the_circle",),
     ),
@@ -2068,9 +2072,9 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/encode.py",
-        "if not all(_same(fns[name], again[name]) for name in layouts):",
+        "if mean is None or other is None or not _same(mean, other):",
         "if False:",
-        (f"{VERBS}::test_several_sites_have_names",),
+        ("tests/posterior/test_angles.py::test_the_mean_of_a_skewed_guide_is_on_the_circle",),
     ),
     Mutation(
         "posterior/encode.py",
@@ -2275,26 +2279,26 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/angles.py",
-        "    if angle:\n",
-        "    if False:\n",
+        "torch.where(angle.to(found.device), found.angle(), found.real) if found.is_complex() else found",
+        "found.real",
         ("tests/posterior/test_angles.py::test_a_mean_over_draws_of_the_guide_is_on_the_circle[with_auxiliary]",),
     ),
     Mutation(
-        "model_guide/supports.py",
-        "return is_periodic(fn.component_distribution)",
-        "return False",
-        ("tests/posterior/test_angles.py::test_a_mean_over_draws_of_the_guide_is_on_the_circle[mixture]",),
+        "distributions/angles.py",
+        '"base_dist", "component_distribution", ',
+        '"base_dist", ',
+        (f"{ANGLES}::test_angles_are_told_through_whatever_is_around_them[mixture]",),
     ),
     Mutation(
         "posterior/posterior.py",
-        "return unrolled(draws)",
+        "return unrolled(draws, self.angles[site])",
         "return draws",
         ("tests/posterior/test_angles.py::test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle[guide]",),
     ),
     Mutation(
         "posterior/impute.py",
-        "average(means, angle=angle)",
-        "average(means, angle=False)",
+        "mean = average(found.mean, angle)",
+        "mean = average(found.mean)",
         ("tests/posterior/test_angles.py::test_a_missing_angle_is_filled_in_on_the_circle",),
     ),
     Mutation(
@@ -3434,6 +3438,142 @@ MUTATIONS = [
         "np.array(evidence.directions())",
         "np.array([evidence.direction] * size)",
         ("tests/cli/test_uses.py::test_each_row_has_the_direction_of_its_own_method",),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        ', "component0", "component1")',
+        ")",
+        (f"{ANGLES}::test_angles_are_told_through_whatever_is_around_them[masked mixture]",),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        "and not all(map(_turns, each.transforms)):",
+        "and False:",
+        (f"{ANGLES}::test_angles_in_other_units_are_refused[degrees]",),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        "    if is_angle(fn):\n        return mean_angle(fn)",
+        "    if is_angle(fn):\n        return fn.mean",
+        (f"{OBSERVED_ANGLES}::test_the_mean_of_a_mixture_is_on_the_circle",),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        "MixtureSameFamily) and is_directional(fn):",
+        "MixtureSameFamily) and False:",
+        (f"{ANGLES}::test_a_mixture_of_directions_has_no_mean_of_length_one_to_tell",),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        "torch.where(found.abs() > 10 * torch.finfo(found.abs().dtype).eps, found.angle(), torch.nan)",
+        "found.angle()",
+        (
+            f"{ANGLES}::test_directions_that_cancel_have_no_mean",
+            "tests/posterior/test_angles.py::test_an_angle_of_opposite_peaks_has_no_mean",
+        ),
+    ),
+    Mutation(
+        "distributions/angles.py",
+        "length = torch.special.i1e(fn.concentration) / torch.special.i0e(fn.concentration)",
+        "length = torch.ones_like(fn.concentration)",
+        (f"{ANGLES}::test_means_of_mixtures_are_on_the_circle_in_every_entry",),
+    ),
+    Mutation(
+        "distributions/table.py",
+        "[angles.mean(column) for column in self.columns]",
+        "[column.mean for column in self.columns]",
+        (f"{ANGLES}::test_a_table_has_the_mean_of_each_column",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "return torch.tensor([is_angle(column) for column in fn.columns])",
+        "return torch.tensor(False)",
+        (f"{OBSERVED_ANGLES}::test_directions_of_a_table_are_filled_in_on_the_circle_and_numbers_on_the_line",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "/ centre.abs().square()",
+        "/ centre.abs()",
+        (f"{OBSERVED_ANGLES}::test_a_clean_angle_and_its_error_are_those_of_its_direction",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "            return moment(fn)\n",
+        "            return torch.exp(1j * fn.mean)\n",
+        (f"{OBSERVED_ANGLES}::test_the_mean_of_a_new_angle_counts_sure_ones_more",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "return fn.sample() if is_directional(fn) else mean(fn)",
+        "return mean(fn)",
+        (f"{OBSERVED_ANGLES}::test_the_mean_direction_counts_sure_ones_more",),
+    ),
+    Mutation(
+        "posterior/reconstruct.py",
+        "if are_angles(fn).any() or is_directional(fn):",
+        "if False:",
+        (
+            f"{OBSERVED_ANGLES}::test_the_mean_of_a_new_angle_counts_sure_ones_more",
+            f"{OBSERVED_ANGLES}::test_the_mean_direction_counts_sure_ones_more",
+        ),
+    ),
+    Mutation(
+        "posterior/impute.py",
+        "posterior.standard_error(deviations(found.mean, angle))",
+        "posterior.standard_error(found.draws)",
+        (f"{OBSERVED_ANGLES}::test_the_mean_and_the_error_of_a_missing_angle_are_those_of_its_direction[None]",),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "place_of(average(means, angles.get(name, NOT_ONE)), site.fn)",
+        "average(means, angles.get(name, NOT_ONE))",
+        (f"{OBSERVED_ANGLES}::test_a_clean_direction_is_of_length_one",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "    if not is_directional(fn):\n        return deviations",
+        "    if True:\n        return deviations",
+        (f"{OBSERVED_ANGLES}::test_a_clean_direction_is_of_length_one",),
+    ),
+    Mutation(
+        "posterior/paths.py",
+        "opened.prior(name, None), opened.angles.get(name, NOT_ONE))",
+        "opened.prior(name, None), NOT_ONE)",
+        (f"{OBSERVED_ANGLES}::test_a_path_of_angles_that_the_guide_tells_goes_the_shorter_way_round",),
+    ),
+    Mutation(
+        "posterior/encode.py",
+        "angles.mean_angle(fn) if angle else angles.mean(fn)",
+        "angles.mean(fn)",
+        (
+            "tests/posterior/test_angles.py::test_the_mean_of_a_mixture_in_the_guide_is_on_the_circle_in_closed_form[of_numbers]",
+        ),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "if is_angle(fn):",
+        "if False:",
+        (
+            "tests/posterior/test_angles.py::test_a_reflected_angle_is_one_and_a_scaled_one_is_refused_but_for_its_density",
+        ),
+    ),
+    Mutation(
+        "diagnostics/simulations.py",
+        "return {**values, **turned}",
+        "return {**values}",
+        ("tests/diagnostics/test_calibration.py::test_angles_are_compared_as_such",),
+    ),
+    Mutation(
+        "diagnostics/simulations.py",
+        "[torch.where(angle, each.cos(), each), torch.where(angle, each.sin(), 0)]",
+        "[each]",
+        ("tests/diagnostics/test_calibration.py::test_angles_on_either_side_of_pi_are_near",),
+    ),
+    Mutation(
+        "datasets/filled_cells.py",
+        'if angle and (column.kind != "real" or column.scale != 1):',
+        "if False:",
+        (f"{OBSERVED_ANGLES}::test_a_vae_fills_in_a_tables_directions",),
     ),
 ]
 

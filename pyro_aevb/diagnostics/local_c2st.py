@@ -178,13 +178,14 @@ def l_c2st(
     simulated = at_pairs.draw(num_simulations)
     x = side_by_side(at_data.data, 1)
     z_of_pairs, z_of_data = drawn(at_pairs, simulated.args)[0], drawn(at_data, at_data.data)
-    z_scale, x_scale = unit_scale(simulated.z), unit_scale(simulated.x)
+    z = at_pairs.coordinates(simulated.latents, 1)
+    z_scale, x_scale = unit_scale(z), unit_scale(simulated.x)
 
-    def pairs(z: Tensor, x: Tensor) -> np.ndarray:
-        both = [(z - simulated.z.mean(0)) / z_scale, (x - simulated.x.mean(0)) / x_scale]
+    def pairs(each: Tensor, x: Tensor) -> np.ndarray:
+        both = [(each - z.mean(0)) / z_scale, (x - simulated.x.mean(0)) / x_scale]
         return torch.cat(both, 1).cpu().numpy()
 
-    one, zero = pairs(simulated.z, simulated.x), pairs(z_of_pairs, simulated.x)
+    one, zero = pairs(z, simulated.x), pairs(z_of_pairs, simulated.x)
     tested = pairs(z_of_data.flatten(0, 1), x.repeat(num_draws, 1))
     make = classifier or perceptron(one.shape[1])
     random = np.random.default_rng(at_pairs.seed("classifiers"))
@@ -205,7 +206,7 @@ def drawn(simulations: Simulations, args: tuple[Tensor, ...]) -> Tensor:
     found: list[Tensor] = []
 
     def visit(some: Posteriors) -> None:
-        found.append(side_by_side((some.draws[name] for name in simulations.names), 2))
+        found.append(simulations.coordinates(some.draws, 2))
 
     simulations.visit(args, visit)
     return torch.cat(found, 1)

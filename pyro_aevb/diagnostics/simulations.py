@@ -2,7 +2,7 @@
 
 Whatever draws from p(z|x) is compared with them: a guide, its weighted draws, chains.
 
-Shapes: N pairs, L draws, M of a minibatch, J entries of all latents together.
+Shapes: N pairs, L draws, M of a minibatch, J entries of all latents together, two of an angle.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.posterior.angles import are_angles, wrapped
 from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
@@ -56,11 +57,6 @@ class Simulated(NamedTuple):
 
     latents: dict[str, Tensor]
     args: tuple[Tensor, ...]
-
-    @property
-    def z(self) -> Tensor:
-        """The latents side by side, (N, J), in float64."""
-        return side_by_side(self.latents.values(), 1)
 
     @property
     def x(self) -> Tensor:
@@ -106,7 +102,10 @@ class Simulations:
         self._options, self._dream_arguments = options, dream_arguments
         self._at_once = self._rows_of_a_run()
         self._streams = Streams(options.seed)
-        self.names = list(self._reading(self._rows(0, self._at_once)).latents)
+        latents = self._reading(self._rows(0, self._at_once)).latents
+        self.names = list(latents)
+        angles = {name: are_angles(site.fn).to(self.data[0].device) for name, site in latents.items()}
+        self._angles = {name: angle for name, angle in angles.items() if angle.any()}
 
     def _rows_of_a_run(self) -> int:
         """Return how many pairs are made in one run: 100, or as many as there are data if these must be no more."""
@@ -161,11 +160,31 @@ class Simulations:
                 reading = read_traces(trace, None, at_once)
                 _check_masks(self._reading(args), read(model, guide, made))
                 latents = {name: _rows(reading.latents[name], reading, at_once) for name in self.names}
-                parts.append(Simulated(latents, made))
+                parts.append(Simulated(self._in_turns(latents), made))
         latents = {name: torch.cat([part.latents[name] for part in parts])[:number] for name in self.names}
         return Simulated(
             latents, tuple(torch.cat(each)[:number] for each in zip(*(p.args for p in parts), strict=True))
         )
+
+    def _in_turns(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return values of the latents, angles from -pi to pi: a guide may write the same ones as other numbers."""
+        turned = {name: torch.where(angle, wrapped(values[name]), values[name]) for name, angle in self._angles.items()}
+        return {**values, **turned}
+
+    def coordinates(self, values: Mapping[str, Tensor], dims: int) -> Tensor:
+        """Return latents side by side, in float64, (..., J); angles as (cos z, sin z), near where these are.
+
+        Args:
+            values: {site: (..., entries)}.
+            dims: how many dimensions on the left are none of the entries.
+        """
+        found: list[Tensor] = []
+        for name in self.names:
+            each, angle = values[name], self._angles.get(name)
+            found += (
+                [each] if angle is None else [torch.where(angle, each.cos(), each), torch.where(angle, each.sin(), 0)]
+            )
+        return side_by_side(found, dims)
 
     def visit(self, args: tuple[Tensor, ...], visit: Visit) -> None:
         """Draw from p(z|x) for each datapoint and hand the draws on, a minibatch after the other.
@@ -184,7 +203,8 @@ class Simulations:
             model: PyroCallable, gate: Sampler, draws: Draws, places: list[int], args: tuple[Tensor, ...]
         ) -> None:
             trusted.append(draws.trusted)
-            visit(Posteriors(model, gate.layouts, draws.values, slice(places[0], places[-1] + 1), args))
+            rows = slice(places[0], places[-1] + 1)
+            visit(Posteriors(model, gate.layouts, self._in_turns(draws.values), rows, args))
 
         batches = minibatches(args, min(self._options.batch_size, self._at_once))
         for batch in batches:
@@ -211,7 +231,7 @@ class Simulations:
                 torch.manual_seed(self._streams.seed(done, "proposals"))
                 draws = guide_draws(model, guide, batch, reading, options.num_draws, options.vectorize)
                 rows = slice(done, done + len(batch[0]))
-                visit(Posteriors(model, layouts_of(reading), draws, rows, batch))
+                visit(Posteriors(model, layouts_of(reading), self._in_turns(draws), rows, batch))
                 bar.update(len(batch[0]))
                 done = rows.stop
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.diagnostics import uniform_ranks
 from pyro_aevb.diagnostics.sbc import joined_ranks
-from pyro_aevb.diagnostics.simulations import Posteriors, Simulated, Simulations, given_of, side_by_side, unit_scale
+from pyro_aevb.diagnostics.simulations import Posteriors, Simulations, given_of, unit_scale
 from pyro_aevb.diagnostics.uniform_ranks import Band, Compared, compared
 from pyro_aevb.learners.dreams import DreamArguments
 from pyro_aevb.model_guide.traces import PyroCallable
@@ -111,7 +111,8 @@ def tarp(
 ) -> Coverage:
     r"""Return the coverage of balls around reference points, for N latents drawn from the model with an x each.
 
-    Distances are Euclidean, between latents that are divided by their standard deviations over the pairs.
+    Distances are Euclidean, between latents that are divided by their standard deviations over the pairs; an angle is
+    its cosine and its sine.
 
     Args:
         model: p(x, z), as for :func:`.sbc`.
@@ -158,14 +159,15 @@ def tarp(
     if num_simulations < 4:
         raise ValueError(f"expected num_simulations of 4 or more, got {num_simulations}; a band takes some hundreds")
     simulated = simulations.draw(num_simulations)
-    noise = simulations.noise("references", (num_simulations, simulated.z.shape[1]))
-    points = from_x(simulated, noise) if references == "x" else in_the_box(simulated.z, noise)
-    scale = unit_scale(simulated.z)
+    z = simulations.coordinates(simulated.latents, 1)
+    noise = simulations.noise("references", (num_simulations, z.shape[1]))
+    points = from_x(simulated.x, z, noise) if references == "x" else in_the_box(z, noise)
+    scale = unit_scale(z)
     parts: list[dict[str, Compared]] = []
 
     def visit(found: Posteriors) -> None:
-        drawn = side_by_side((found.draws[name] for name in simulated.latents), 2)  # (L, M, J)
-        distance, true = (((z - points[found.rows]) / scale).norm(dim=-1) for z in (drawn, simulated.z[found.rows]))
+        both = simulations.coordinates(found.draws, 2), z[found.rows]  # (L, M, J), (M, J)
+        distance, true = (((each - points[found.rows]) / scale).norm(dim=-1) for each in both)
         parts.append({"z": compared(distance, true)})
 
     simulations.visit(simulated.args, visit)
@@ -173,18 +175,19 @@ def tarp(
     return Coverage(rank, num_draws, uniform_ranks.p_value(rank, num_draws).item())
 
 
-def from_x(simulated: Simulated, noise: Tensor) -> Tensor:
+def from_x(x: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     """Return points C (x_n - mean) and as much noise, at the scale of z, (N, J), C from the half that n isn't in.
 
     Args:
-        simulated: the pairs.
+        x: of the pairs, (N, D).
+        latents: of the pairs, (N, J).
         noise: standard normal, (N, J).
     """
-    x = (simulated.x - simulated.x.mean(0)) / unit_scale(simulated.x)
+    x = (x - x.mean(0)) / unit_scale(x)
     points = torch.empty_like(noise)
     for half in (0, 1):
         own, other = slice(half, None, 2), slice(1 - half, None, 2)
-        z = simulated.z[other]
+        z = latents[other]
         middle, scale = z.mean(0), unit_scale(z)
         along = x @ (x[other].T @ ((z - middle) / scale))  # to the covariances of x and z
         points[own] = middle + scale * ((along / unit_scale(along))[own] + noise[own])

@@ -1,5 +1,7 @@
 """SBC and TARP: an exact q(z|x) passes, wrong ones don't, whatever the method, the batches and the kind of latent."""
 
+import math
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -10,13 +12,15 @@ from linear_gaussian import LinearGaussian
 from pairs import DISCRETE, Pair, two_level
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from torch import nn
+from torch.distributions.transforms import AffineTransform
 
 from pyro_aevb import VAE
 from pyro_aevb.diagnostics import l_c2st, report, sbc, tarp
 from pyro_aevb.diagnostics.sbc import LOG_JOINT
-from pyro_aevb.diagnostics.simulations import Simulated
+from pyro_aevb.diagnostics.simulations import Simulations
 from pyro_aevb.diagnostics.tarp import from_x
 from pyro_aevb.posterior import Chains
+from pyro_aevb.posterior.posterior import Options
 
 N = 100
 QUICK = Chains(num_chains=16, num_temperatures=5, num_warmup=15, num_samples=10, num_leapfrog=3, largest_r_hat=9.0)
@@ -129,10 +133,44 @@ def test_a_reference_point_is_no_function_of_its_own_z():
     z, x, noise = (torch.randn(20, 3).double() for _ in range(3))
     moved = z.clone()
     moved[4] += 10
-    before, after = (from_x(Simulated({"z": each}, (x,)), noise) for each in (z, moved))
+    before, after = (from_x(x, each, noise) for each in (z, moved))
     changed = (before != after).any(1)
     assert not changed[::2].any()  # the half that 4 is in
     assert changed[1::2].all()
+
+
+def angles(width=1.0):
+    """a ~ VonMises(pi, 2), x ~ VonMises(a, 3), the exact q(a|x) a turn higher than a's own numbers."""
+    x = torch.zeros(N).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.VonMises(torch.full((len(x),), math.pi).double(), 2.0))
+            pyro.sample("x", dist.VonMises(a, 3.0), obs=x)
+
+    def guide(x):
+        towards = 3 * torch.polar(torch.ones_like(x), x) - 2
+        fn = dist.VonMises(towards.angle(), towards.abs() / width**2)
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.TransformedDistribution(fn, [AffineTransform(2 * math.pi, 1.0)]))
+
+    return model, guide, x
+
+
+def test_angles_are_compared_as_such():
+    for diagnostic in (sbc, tarp):
+        exact, narrow = (run(diagnostic, *angles(width)) for width in (1.0, 0.6))
+        values = [each.smallest() if diagnostic is sbc else each.p_value for each in (exact, narrow)]
+        assert values[0] > 0.05
+        assert values[1] < 0.001
+
+
+def test_angles_on_either_side_of_pi_are_near():
+    model, guide, x = angles()
+    simulations = Simulations(model, guide, (x,), {}, Options(method="guide", progress=False), None, {})
+    both = simulations.coordinates({"a": torch.tensor([math.pi - 0.01, 0.01 - math.pi])}, 1)
+    assert both.shape == (2, 2)
+    assert (both[0] - both[1]).norm().item() == pytest.approx(0.02, rel=1e-3)
 
 
 def test_the_band_and_the_coverage():

@@ -92,6 +92,17 @@ def test_the_mean_of_a_mixture_in_the_guide_is_on_the_circle_in_closed_form(guid
     assert_near(encode(model, guide, X, **QUICK), resultant(X)[0], 1e-6)
 
 
+def test_the_mean_of_a_skewed_guide_is_on_the_circle():
+    """a ~ Exponential(1): E[e^(i a)] = 1 / (1 - i), of direction pi / 4, and not 1."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Exponential(torch.ones(len(x)).double()))
+
+    found = encode(model, guide, X, **(QUICK | {"num_draws": 10_000}))
+    assert_near(found, math.pi / 4, SIGMAS * (0.5 / 0.5 / 10_000) ** 0.5)
+
+
 def test_an_angle_of_opposite_peaks_has_no_mean():
     def guide(x):
         peaks = dist.Categorical(torch.ones(len(x), 2).double())
@@ -122,16 +133,17 @@ def scaled(factor):
 
 def test_a_reflected_angle_is_one_and_a_scaled_one_is_refused_but_for_its_density():
     reflected, half = scaled(-1.0), scaled(0.5)
-    loc, concentration = resultant(X)
+    loc, _ = resultant(X)
     assert_near(posterior(*reflected, X, **QUICK).mean("a"), -loc, 0.2)
     assert_near(encode(*reflected, X), -loc, 1e-6)
     for verb in (posterior, encode, reconstruct, functools.partial(posterior, method="hmc")):
         with pytest.raises(ValueError, match=r"expected angles in radians, .* got VonMises under .*AffineTransform"):
             verb(*half, X, **QUICK)
     options = {"num_particles": 10, "seed": 0, "progress": False, "compile": False}
-    found, expected = (
-        log_marginal_likelihood(*pair, X, method="importance", **options) for pair in (half, (model, guide))
-    )
+    with pytest.raises(ValueError, match="expected angles in radians"):
+        log_marginal_likelihood(*half, X, method="ais", **options)
+    pairs = half, (model, guide)
+    found, expected = (log_marginal_likelihood(*pair, X, method="importance", **options) for pair in pairs)
     assert torch.allclose(found.value, expected.value, atol=1e-6)
 
 
