@@ -2279,7 +2279,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/angles.py",
-        "torch.where(angle.to(found.device), found.angle(), found.real) if found.is_complex() else found",
+        "torch.where(angle.to(found.device), direction(found), found.real) if found.is_complex() else found",
         "found.real",
         ("tests/posterior/test_angles.py::test_a_mean_over_draws_of_the_guide_is_on_the_circle[with_auxiliary]",),
     ),
@@ -3465,8 +3465,8 @@ MUTATIONS = [
     ),
     Mutation(
         "distributions/angles.py",
-        "torch.where(found.abs() > 10 * torch.finfo(found.abs().dtype).eps, found.angle(), torch.nan)",
-        "found.angle()",
+        "torch.where(moment.abs() > 10 * torch.finfo(moment.dtype).eps, moment.angle(), torch.nan)",
+        "moment.angle()",
         (
             f"{ANGLES}::test_directions_that_cancel_have_no_mean",
             "tests/posterior/test_angles.py::test_an_angle_of_opposite_peaks_has_no_mean",
@@ -3492,8 +3492,8 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/angles.py",
-        "/ centre.abs().square()",
-        "/ centre.abs()",
+        "(values * back).imag / centre.abs()",
+        "(values * back).imag",
         (f"{OBSERVED_ANGLES}::test_a_clean_angle_and_its_error_are_those_of_its_direction",),
     ),
     Mutation(
@@ -3556,6 +3556,18 @@ MUTATIONS = [
         (
             "tests/posterior/test_angles.py::test_a_reflected_angle_is_one_and_a_scaled_one_is_refused_but_for_its_density",
         ),
+    ),
+    Mutation(
+        "posterior/denoise.py",
+        "if (are_angles(fn) & ~are_angles(noisy)).any():",
+        "if False:",
+        (f"{OBSERVED_ANGLES}::test_noise_of_numbers_is_refused_for_angles",),
+    ),
+    Mutation(
+        "posterior/angles.py",
+        "-direction(centre))",
+        "-centre.angle())",
+        (f"{OBSERVED_ANGLES}::test_a_missing_angle_of_opposite_peaks_has_no_mean",),
     ),
     Mutation(
         "diagnostics/simulations.py",

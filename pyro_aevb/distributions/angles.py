@@ -111,8 +111,16 @@ def mean_angle(fn: Any) -> Tensor:
     """
     if isinstance(innermost(fn), TOLD):
         return fn.mean
-    found = moment(fn)
-    return torch.where(found.abs() > 10 * torch.finfo(found.abs().dtype).eps, found.angle(), torch.nan)
+    return direction(moment(fn))
+
+
+def direction(moment: Tensor) -> Tensor:
+    """Return the direction of E[e^(i x)], in radians from -pi to pi; NaN where that is 0 but for rounding.
+
+    Args:
+        moment: complex.
+    """
+    return torch.where(moment.abs() > 10 * torch.finfo(moment.dtype).eps, moment.angle(), torch.nan)
 
 
 def moment(fn: Any) -> Tensor:

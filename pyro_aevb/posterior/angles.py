@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_aevb.distributions.angles import is_angle, is_directional, mean, moment
+from pyro_aevb.distributions.angles import direction, is_angle, is_directional, mean, moment
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.model_guide.reading import Reading
 
@@ -79,6 +79,8 @@ def on_the_circle(values: Tensor, angle: Tensor) -> Tensor:
 def average(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
     """Return the mean over draws, (N, ...); of angles that on the circle, the direction of the mean of e^(i z).
 
+    Where that is 0 it has none, NaN.
+
     Args:
         values: (L, N, ...), draws or :func:`moments`.
         angle: as :func:`are_angles`.
@@ -88,7 +90,7 @@ def average(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
     tensor(3.1416)
     """
     found = on_the_circle(values, angle).mean(0)
-    return torch.where(angle.to(found.device), found.angle(), found.real) if found.is_complex() else found
+    return torch.where(angle.to(found.device), direction(found), found.real) if found.is_complex() else found
 
 
 def deviations(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
@@ -104,7 +106,8 @@ def deviations(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
     if not values.is_complex():
         return values
     centre = values.mean(0)
-    along = (values * centre.conj()).imag / centre.abs().square()
+    back = torch.polar(torch.ones_like(centre.real), -direction(centre))
+    along = (values * back).imag / centre.abs()
     return torch.where(angle.to(values.device), along, values.real)
 
 

@@ -26,11 +26,12 @@ from torch import Tensor
 from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data
+from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import NOT_ONE, average, place_deviations, place_of
+from pyro_aevb.posterior.angles import NOT_ONE, are_angles, average, place_deviations, place_of
 from pyro_aevb.posterior.cells import the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory
@@ -138,8 +139,9 @@ def denoise(
         kwargs: what model and guide take by name.
 
     Raises:
-        ValueError, TypeError: for noise that isn't a function to a distribution of x with a density, a model without a
-            site for x or that reads x to make x, and as for :func:`.posterior`.
+        ValueError, TypeError: for noise that isn't a function to a distribution of x with a density, or isn't one of
+            angles where x is an angle, a model without a site for x or that reads x to make x, and as for
+            :func:`.posterior`.
 
     >>> def model(x):  # x ~ N(0, 2), so that E[x | x_noisy] is 2 / 3 of it under noise of variance 1
     ...     with pyro.plate("data", len(x)):
@@ -175,6 +177,7 @@ def denoise(
     if not latents:
         check_cells(noise, x[:1])
     site = (reading.latents | reading.observations)[name]
+    _check_turns(noise, x, site.fn)
     predictions = Predictions(name, Layout.of(site, reading), streams, vectorize, _clean_cells)
     keep: Any = predictions.drawn
     visit = (lambda model, gate, draws, places, args: keep.append(draws)) if latents else predictions.visit
@@ -233,3 +236,14 @@ def _check_noise(noise: Any, x: Tensor) -> None:
             raise ValueError(
                 f"expected noise with a density, got {type(fn).__name__}, which has none; write {EXAMPLE}"
             ) from error
+
+
+def _check_turns(noise: NoiseModel, x: Tensor, fn: Any) -> None:
+    """Raise ``ValueError`` for noise of numbers where the clean cells are angles: across pi it is far too unlikely."""
+    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+        noisy = noise(x[:1])
+    if (are_angles(fn) & ~are_angles(noisy)).any():
+        raise ValueError(
+            f"expected noise of angles where clean cells are, got {type(innermost(noisy)).__name__}; write "
+            "lambda clean: dist.VonMises(clean, 10.0).to_event(1), of the variance 1 / 10, nearly"
+        )

@@ -204,7 +204,7 @@ def impute(
     observed, x = (torch.cat([batch[place] for batch in batches]) for place in (0, 1))
     found = joined(predictions.drawn, angles)
     fn = reading.observations[name].fn
-    angle = are_angles(fn) if latent is None else found.angles.get(latent, NOT_ONE)
+    angle = are_angles(fn) if latent is None else are_angles(fn) | found.angles.get(latent, NOT_ONE)
     draws = None if latent is None else found.draws[latent]
     cells = predictions.all() if draws is None else Predicted(draws, on_the_circle(draws, angle))
     return _filled(cells, fn, angle, found, x, observed)

@@ -124,6 +124,55 @@ def test_a_clean_angle_and_its_error_are_those_of_its_direction():
     assert ((found.mean - resultant.angle()).sin().abs() < SIGMAS * found.standard_error).all()
 
 
+def test_noise_of_numbers_is_refused_for_angles():
+    x = torch.tensor([[2.0]]).double()
+    with pytest.raises(ValueError, match=r"expected noise of angles where clean cells are, got Normal; write"):
+        denoise(of_clean, prior, x, lambda clean: dist.Normal(clean, 0.3).to_event(1), **QUICK)
+    found = denoise(of_clean, prior, x, lambda clean: dist.VonMises(clean, 10.0).to_event(1), **QUICK)
+    assert_near(found.mean, 2.0, 0.2)
+
+
+def test_a_missing_angle_of_opposite_peaks_has_no_mean():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            locs = z[..., None, None] + torch.tensor([1.0, 1.0 - math.pi], dtype=torch.double)
+            peaks = dist.Categorical(torch.ones(*z.shape, 1, 2).double())
+            pyro.sample("x", dist.MixtureSameFamily(peaks, dist.VonMises(locs, 3.0)).to_event(1), obs=x)
+
+    found = impute(model, prior, torch.tensor([[NAN]]).double(), **QUICK)
+    assert found.mean.isnan().all()
+    assert found.standard_error.isnan().all()
+    assert found.draws.isfinite().all()
+
+
+def missing_not_at_random(x, observed):
+    """x ~ VonMises(pi, 20), the likelier to be missing the larger sin x is; missing cells are a latent."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        fn = dist.VonMises(torch.full((*z.shape, 1), math.pi).double(), 20.0).to_event(1)
+        missing = pyro.sample("x_missing", fn)
+        whole = torch.where(observed, x, missing)
+        pyro.sample("x", fn, obs=x)
+        pyro.sample("seen", dist.Bernoulli(logits=-5 * whole.sin()).to_event(1), obs=observed.double())
+
+
+def before_missing(x, observed):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+        pyro.sample("x_missing", dist.VonMises(torch.full((len(x), 1), 3.0).double(), 10.0).to_event(1))
+
+
+def test_a_missing_angle_that_is_a_latent_is_filled_in_on_the_circle():
+    found = impute(missing_not_at_random, before_missing, torch.tensor([[NAN], [3.0]]).double(), **QUICK)
+    angle = torch.linspace(0, 2 * math.pi, 20_001).double()[:-1]
+    weight = (20 * (angle - math.pi).cos() + torch.nn.functional.logsigmoid(5 * angle.sin())).softmax(0)
+    moment = (weight * unit(angle)).sum()
+    assert_near(found.mean[0, 0], moment.angle(), SIGMAS * float(found.standard_error[0, 0]))
+    assert found.standard_error[0, 0] < 0.02
+    assert found.angle
+
+
 def table_of(z, observed=None):
     """A height ~ N(z, 0.1), a direction ~ VonMises(pi + z, 20), and another one, z and one of two peaks."""
     height, loc = z[..., None], z[..., None] + math.pi
