@@ -140,8 +140,6 @@ FREE = "tests/learners/test_schedule_free.py"
 IMAGES = "tests/datasets/test_image_datasets.py"
 TABLES = "tests/cli/test_tables.py"
 AUTO = "tests/evidence/test_auto_by_quadrature.py"
-    ),
-    Mutation(
 ANGLES = "tests/distributions/test_angles.py"
 OBSERVED_ANGLES = "tests/posterior/test_observed_angles.py"
 LIKELIHOODS, CLI = "tests/vae/test_likelihoods.py", "tests/cli/test_config_values.py"
