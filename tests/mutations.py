@@ -923,8 +923,8 @@ MUTATIONS = [
     ),
     Mutation(
         "evidence/auto.py",
-        "narrower(reading, problem.model, problem.args) is not None",
-        "False",
+        "found = narrower(reading, problem.model, problem.args)",
+        "found = None",
         ("tests/model_guide/test_guide_supports.py::test_auto_leaves_such_a_guide_out",),
     ),
     Mutation(
@@ -3543,9 +3543,7 @@ MUTATIONS = [
         "posterior/encode.py",
         "angles.mean_angle(fn) if angle else angles.mean(fn)",
         "angles.mean(fn)",
-        (
-            "tests/posterior/test_angles.py::test_the_mean_of_a_mixture_in_the_guide_is_on_the_circle_in_closed_form[of_numbers]",
-        ),
+        ("tests/posterior/test_angles.py::test_the_mean_of_a_mixture_in_the_guide_is_on_the_circle_in_closed_form",),
     ),
     Mutation(
         "samplers/latent_space.py",
@@ -3584,6 +3582,30 @@ MUTATIONS = [
         'if angle and (column.kind != "real" or column.scale != 1):',
         "if False:",
         (f"{OBSERVED_ANGLES}::test_a_vae_fills_in_a_tables_directions",),
+    ),
+    Mutation(
+        "model_guide/contract.py",
+        "                raise ValueError(message)\n",
+        "                pass\n",
+        ("tests/model_guide/test_turns.py::test_several_turns_are_refused_by_every_entry_point[Normal]",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "(draws.amax(0) - draws.amin(0))",
+        "draws.abs().amax(0)",
+        ("tests/model_guide/test_turns.py::test_within_one_turn_log_p_is_the_integral[a turn away]",),
+    ),
+    Mutation(
+        "evidence/marginal_likelihood.py",
+        "wider(reading, guide, batch, most=TURNS_OF_WEIGHTS)",
+        "wider(reading, guide, batch, most=1.0)",
+        ("tests/model_guide/test_turns.py::test_weights_take_less_than_the_bound_and_other_methods_are_the_remedy",),
+    ),
+    Mutation(
+        "evidence/auto.py",
+        "if found or wider(reading, problem.guide, problem.args, most=TURNS_OF_WEIGHTS):",
+        "if found:",
+        ("tests/model_guide/test_turns.py::test_auto_anneals_where_weights_would_find_other_turns[1.0]",),
     ),
 ]
 

@@ -23,7 +23,7 @@ from pyro_aevb.evidence.importance import Importance
 from pyro_aevb.evidence.importance_weights import SAFE_PARETO_K, check_weights, relied_on, widened
 from pyro_aevb.evidence.quadrature import Quadrature, takes
 from pyro_aevb.model_guide.contract import read
-from pyro_aevb.model_guide.guide_supports import narrower
+from pyro_aevb.model_guide.guide_supports import TURNS_OF_WEIGHTS, narrower, wider
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.latent_space import LatentSpace
 
@@ -128,7 +128,8 @@ class Auto(Estimator):
         if problem.guide is None:
             return None
         reading = read(problem.model, problem.guide, problem.args)
-        if narrower(reading, problem.model, problem.args) is not None:
+        found = narrower(reading, problem.model, problem.args)
+        if found or wider(reading, problem.guide, problem.args, most=TURNS_OF_WEIGHTS):
             return None
         return First(self._weighed(problem), SHARE_OF_IMPORTANCE)
 

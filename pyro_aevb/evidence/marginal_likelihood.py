@@ -25,7 +25,7 @@ from pyro_aevb.evidence.smc import SMC
 from pyro_aevb.evidence.summed import summed
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.contract import given as given_options
-from pyro_aevb.model_guide.guide_supports import narrower
+from pyro_aevb.model_guide.guide_supports import TURNS_OF_WEIGHTS, narrower, wider
 from pyro_aevb.model_guide.guide_values import enumerated, summed_in_model
 from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
@@ -272,11 +272,19 @@ def _check_pair(
         if _weighs_by_guide(estimator):
             require_local_densities(reading, model, guide, batch)
             left_out = left_out or narrower(reading, model, batch)
+            turns = None if guide is None else wider(reading, guide, batch, most=TURNS_OF_WEIGHTS)
+            if turns is not None and not _anneals_the_rest(estimator):
+                raise ValueError(turns)
     if left_out is not None and isinstance(estimator, PosteriorDensity | BDMC):  # whose upper side isn't above then
         raise ValueError(left_out)
-    if left_out is not None and not (isinstance(estimator, Auto) and estimator.annealing.start == "prior"):
+    if left_out is not None and not _anneals_the_rest(estimator):
         warn(left_out)
     return reading
+
+
+def _anneals_the_rest(estimator: Estimator) -> bool:
+    """Return whether a method leaves a guide aside that its weights can't tell the truth about."""
+    return isinstance(estimator, Auto) and estimator.annealing.start == "prior"
 
 
 def _warn_of_tails(pareto_k: Tensor | None) -> None:

@@ -21,6 +21,7 @@ from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.data_source import Frame, not_a_tensor
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dependence import check_auxiliary, check_outside
+from pyro_aevb.model_guide.guide_supports import MOST_TURNS, wider
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import Parameter
 from pyro_aevb.model_guide.plate_sizes import as_many_entries, check_plate_follows
@@ -74,6 +75,8 @@ def read(
         on_a_side(lambda: _check_plates(reading, its_model, args, kwargs))
         if its_guide is not None:
             on_a_side(lambda: check_auxiliary(reading, its_guide, args, kwargs))
+            if (message := wider(reading, its_guide, args, kwargs, most=MOST_TURNS)) is not None:
+                raise ValueError(message)
     reading = dataclasses.replace(reading, named_modules=tuple(named))
     for name, site in observed_nodes(model_trace):
         check_support(name, site)

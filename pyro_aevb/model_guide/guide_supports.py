@@ -1,4 +1,4 @@
-"""Guides whose supports are only a part of the prior's: what p(z|x) has elsewhere, no draw of theirs can find.
+"""Guides whose supports aren't the prior's: a part of it, beside which no draw finds what p(z|x) has, or several turns.
 
 Shapes: M datapoints, R places.
 """
@@ -6,11 +6,13 @@ Shapes: M datapoints, R places.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
@@ -19,10 +21,12 @@ from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
-from pyro_aevb.model_guide.traces import PyroCallable, on_a_side, trace_model
+from pyro_aevb.model_guide.traces import NO_KWARGS, Kwargs, PyroCallable, is_messenger, on_a_side, trace_model
 
 NUM_DRAWS = 16
 STRETCH = 3.0  # of a normal prior's 16 draws the outermost are then about 5 standard deviations from its mean
+TURN_DRAWS = 256
+MOST_TURNS, TURNS_OF_WEIGHTS = 1.0, 0.55  # 0.3% of a Normal is beyond half a turn then; a ten-millionth
 COMPOSED = (torch.distributions.TransformedDistribution, dist.TransformedDistribution)  # not a family made with them
 
 
@@ -53,6 +57,49 @@ def narrower(reading: Reading, model: PyroCallable, args: tuple[Any, ...]) -> st
                 "can tell; give the guide the prior's support, or leave it out, as method='auto' then does"
             )
     return None
+
+
+def wider(
+    reading: Reading, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS, *, most: float
+) -> str | None:
+    """Return what to say of a guide that goes around an angle of the model several times; ``None`` for any other.
+
+    The density of an angle repeats with every turn: a guide that isn't one of angles meets it once for each, and the
+    bound and log p(x) come out too high.
+
+    Args:
+        reading: of the pair.
+        guide: q(z|x).
+        args: the minibatch that was read.
+        kwargs: likewise.
+        most: over how many turns its draws may range: ``MOST_TURNS`` or, where weights will be taken of many draws,
+            ``TURNS_OF_WEIGHTS``; one of bounded support may go around once in any case.
+    """
+    for name, site in reading.sites("guide", "local", "global").items():
+        if not is_periodic(reading.model[name].fn) or is_periodic(site.fn):
+            continue
+        turns = on_a_side(functools.partial(_turns_of, site, guide, args, kwargs))
+        if turns > (most if _is_real(site.fn.support) else MOST_TURNS):
+            q, p = (type(innermost(fn)).__name__ for fn in (site.fn, reading.model[name].fn))
+            remedy = "" if most == MOST_TURNS else ", or use method='quadrature' or 'ais', which move within one turn"
+            return (
+                f"expected a guide within one turn for the angles of site {name!r}, {p}, got {q}, whose draws range "
+                f"over {turns:.2f} turns, and meet the same p(z) again in each; write pyro.sample({name!r}, "
+                f"dist.VonMises(loc, concentration)) in the guide, which no autoguide does{remedy}"
+            )
+    return None
+
+
+def _turns_of(site: Site, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs) -> float:
+    """Return the range of draws in turns, the mean over the entries; it is 0.9 of the scale of a Normal."""
+    torch.manual_seed(0)
+    if isinstance(innermost(site.fn), dist.Delta) and not is_messenger(guide):  # of what an autoguide draws elsewhere
+        with evaluated(guide, None) as (its_guide, _, _):
+            runs = (poutine.trace(its_guide).get_trace(*args, **kwargs) for _ in range(TURN_DRAWS))
+            draws = torch.stack([run.nodes[site.name]["value"] for run in runs])
+    else:
+        draws = site.fn.sample((TURN_DRAWS,))
+    return float((draws.amax(0) - draws.amin(0)).double().mean()) / (2 * math.pi)
 
 
 def _left_out(prior: Any, site: Site) -> tuple[Tensor, Tensor] | None:
