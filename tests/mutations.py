@@ -3607,6 +3607,24 @@ MUTATIONS = [
         "if found:",
         ("tests/model_guide/test_turns.py::test_auto_anneals_where_weights_would_find_other_turns[1.0]",),
     ),
+    Mutation(
+        "model_guide/log_density.py",
+        "        check_noise(model, guide, args, reading)\n",
+        "",
+        ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-model]",),
+    ),
+    Mutation(
+        "model_guide/log_density.py",
+        "                check_noise(model, guide, args, first)\n",
+        "",
+        ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-guide]",),
+    ),
+    Mutation(
+        "model_guide/shared_noise.py",
+        "return next((name for name in differ if _is_close(one[name][0], one[name][1])), None)",
+        "return next(iter(differ), None)",
+        ("tests/model_guide/test_shared_noise.py::test_what_each_particle_has_of_its_own_is_taken",),
+    ),
 ]
 
 

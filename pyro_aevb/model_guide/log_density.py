@@ -28,6 +28,7 @@ from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.shared_noise import check_noise
 from pyro_aevb.model_guide.sites import Particles
 from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.supports import Inside
@@ -101,7 +102,7 @@ def log_density(
 
     Raises:
         ValueError: for a guide that lacks a latent of the model or has one too many, a model that can't broadcast over
-            particles, and any other pair that breaks the contract.
+            particles or has random numbers of its own that they share, and any other pair that breaks the contract.
 
     >>> def model(x):
     ...     with pyro.plate("data", len(x)):
@@ -126,6 +127,7 @@ def log_density(
     dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
     if dim is not None:
         structure(model, guide, args, analytic_kl=False, several=True)
+        check_noise(model, guide, args, reading)
     with evaluated(model, guide, modules) as (its_model, its_guide, _):
         return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked, values)
 
@@ -180,6 +182,7 @@ def capture_log_density(
             require_local_densities(first, model, guide, args, points=points)
             if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
                 structure(model, guide, args, analytic_kl=False, several=True)
+                check_noise(model, guide, args, first)
         values = enumerated(first, guide)
         dim = -1 - first.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
         with evaluated(*recorded, modules) as (its_model, its_guide, _):
