@@ -3,6 +3,7 @@
 Each runs in a forked child of a process that has imported everything.
 """
 
+import contextlib
 import functools
 import os
 import random
@@ -175,7 +176,8 @@ def train(name, folder, result):
     )  # fmt: skip
     if not history.interrupted:
         records = [(record.samples, record.values, record.training) for record in history.records]
-        result.write_bytes(pack([learner.copy_parameters()["parameters"], records]))
+        with contextlib.suppress(OSError):  # of a disk that was full too late: the run had ended
+            result.write_bytes(pack([learner.copy_parameters()["parameters"], records]))
 
 
 def train_ranks(folder, result, rank, size, store):
