@@ -28,7 +28,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_aevb.model_guide.sites import apart_from_mask, density, joint_mask
+from pyro_aevb.model_guide.sites import apart_from_mask, density, is_deterministic, joint_mask
 
 MAX_PLATES = 8  # dimensions that plates may take up, particles among them; values are enumerated left of these
 
@@ -142,7 +142,7 @@ def _sum_out(trace: Trace, enumerated: list[str], guide: Mapping[str, Any]) -> T
     terms: dict[str, Tensor] = {}
     dims: dict[str, int] = {}
     for name, node in nodes.items():
-        if node["type"] != "sample" or site_is_subsample(node) or (node["infer"] or {}).get("_deterministic"):
+        if node["type"] != "sample" or site_is_subsample(node) or is_deterministic(node):
             continue
         fn, *masks = _apart_from_masks(name, node, guide)
         log_prob = density(name, fn, node["value"], drawn=not node["is_observed"])

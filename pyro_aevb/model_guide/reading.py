@@ -38,6 +38,7 @@ from pyro_aevb.model_guide.sites import (
     Site,
     apart_from_mask,
     density,
+    is_deterministic,
     joint_mask,
     masks_cells,
     replace_site,
@@ -418,7 +419,7 @@ def _samples(trace: Trace) -> Iterator[tuple[str, Any]]:
 def _kind(site: Any) -> str:
     if site_is_subsample(site):
         return "subsample"
-    if site["infer"] and site["infer"].get("_deterministic"):
+    if is_deterministic(site):
         return "deterministic"
     if site["infer"] and site["infer"].get("dreamed"):
         return "observed"  # though it was sampled, in a dream

@@ -12,7 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor
 
-from pyro_aevb.distributions.wrappers import innermost
+from pyro_aevb.distributions.wrappers import WRAPPERS, innermost
 from pyro_aevb.model_guide.supports import outside_error
 
 Scale = float | Tensor
@@ -31,6 +31,24 @@ Role = Literal[
     "deterministic",  # a value that was written down, no density
     "subsample",  # a plate's choice of indices
 ]
+
+
+def is_deterministic(node: Any) -> bool:
+    """Return whether a sample statement writes a value down: ``pyro.deterministic``, or what a reparam leaves of one.
+
+    Args:
+        node: the statement as Pyro has it, in a trace or in a message.
+    """
+    if (node["infer"] or {}).get("_deterministic"):
+        return True
+    fn = node["fn"]
+    if not node["is_observed"] or not isinstance(innermost(fn), dist.Delta):
+        return False
+    while isinstance(fn, WRAPPERS):
+        if isinstance(fn, dist.MaskedDistribution) and fn._mask is False:
+            return True
+        fn = fn.base_dist
+    return False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.contract import check_call, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import read_traces
-from pyro_aevb.model_guide.sites import masked_log_prob
+from pyro_aevb.model_guide.sites import is_deterministic, masked_log_prob
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.proposals import At, Layout
@@ -58,7 +58,7 @@ class Redrawn(Messenger):
         if (
             not msg["is_observed"]
             or msg["name"] not in self._names
-            or infer.get("_deterministic")
+            or is_deterministic(msg)
             or isinstance(innermost(msg["fn"]), dist.Unit)
         ):
             return
