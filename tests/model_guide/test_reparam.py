@@ -1,4 +1,4 @@
-"""A latent under one of Pyro's reparams: its own site is a value that is written down, and the new one is the latent."""
+"""A latent under one of Pyro's reparams: its own site is a value that is written down, and the latent is a new one."""
 
 import functools
 
