@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_aevb.arguments import Arguments, inside_of
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dreaming import Dreaming
-from pyro_aevb.model_guide.reading import read_traces
+from pyro_aevb.model_guide.reading import NO_LATENTS, read_traces
 from pyro_aevb.model_guide.sites import holds, masked_log_prob
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, on_a_side, trace_model, trace_pair
 
@@ -139,6 +139,8 @@ class Dreams:
             "and there are no dreams of data sets with a global one: train with AEVB(model, guide, optim, SGVB()) or "
             "ReweightedWakeSleep(..., insomnia=1), or give {name!r} a value: pyro.condition(model, {{{name!r}: value}})"
         )
+        if not reading.proposals:
+            raise ValueError(NO_LATENTS)
         nodes, observed = _nodes(model_trace), dict[str, Any]()
         for name, site in reading.observations.items():  # as the model wrote them, whatever was summed out around them
             observed |= site.infer.get("parts", {name: nodes[name]})

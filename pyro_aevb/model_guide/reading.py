@@ -47,6 +47,12 @@ from pyro_aevb.model_guide.supports import is_discrete, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 
+NO_LATENTS = (
+    "expected a model with local latents and a guide that samples them, got none; add pyro.sample('z', ...) in the plate "
+    "of both, or train without latents by AEVB"
+)
+
+
 class LatentsError(ValueError):
     """Datapoints that have other latents than others."""
 
@@ -167,10 +173,7 @@ class Reading:
             term = self.log_prob(site)
             total = term if total is None else total + term
         if total is None:
-            raise ValueError(
-                "expected a model with local latents and a guide that samples them, got none; add pyro.sample('z', "
-                "...) in the plate of both, or train without latents by AEVB"
-            )
+            raise ValueError(NO_LATENTS)
         return total
 
     def total(self, half: Literal["model", "guide"], *roles: Role) -> Tensor:

@@ -301,6 +301,7 @@ def replayable():
             mock.patch("pyro_aevb.evidence.marginal_likelihood._check_pair", return_value=unread),
             mock.patch("pyro_aevb.model_guide.log_density.read", return_value=unread),
             mock.patch("pyro_aevb.model_guide.log_density.structure"),
+            mock.patch("pyro_aevb.model_guide.log_density.check_noise"),
             mock.patch("pyro_aevb.model_guide.log_density.require_local_densities"),
             mock.patch("pyro_aevb.evidence.estimator.site_of_places", return_value=None),
         ):
