@@ -47,8 +47,8 @@ from pyro_aevb.model_guide.supports import is_discrete, is_unchecked
 from pyro_aevb.model_guide.weights import are_equal, is_one, one_weight, weight_of
 
 NO_LATENTS = (
-    "expected a model with local latents and a guide that samples them, got none; add pyro.sample('z', ...) in the plate "
-    "of both, or train without latents by AEVB"
+    "expected a model with local latents and a guide that samples them, got none; add pyro.sample('z', ...) in the "
+    "plate of both, or train without latents by AEVB"
 )
 
 
