@@ -33,6 +33,7 @@ def printed(cells, name):
 pytestmark = pytest.mark.filterwarnings("default")  # those of Jupyter's packages
 
 
+@pytest.mark.slow
 def test_the_promised_number_is_what_comes_out(cells):
     text = "".join(cell["source"] for cell in cells if cell["cell_type"] == "markdown")
     promised = int(re.search(r"right for about (\d+) of 100", text).group(1))

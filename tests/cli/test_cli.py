@@ -93,6 +93,7 @@ def trained(data, tmp_path_factory):
     return json.loads(result.stdout), out
 
 
+@pytest.mark.slow
 def test_a_process_does_what_the_command_does(trained, data, tmp_path):
     code, out, err = run("train", data, "--out", tmp_path, *TRAIN, "--quiet")
     assert code == 0

@@ -101,6 +101,7 @@ def test_the_noise_of_few_draws_makes_no_dimension_active():
     assert not found.dimensions[1].activity > 0.1
 
 
+@pytest.mark.slow
 def test_the_gap_is_that_of_the_first_datapoints():
     lg = LinearGaussian(N, 2, 4)
     lg.set(**lg.true)

@@ -73,6 +73,7 @@ def test_draws_have_the_density_that_is_said(dim):
         torch.testing.assert_close(flow.log_prob(z), flow.log_prob(z.clone()))  # of a draw, and of any value
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 @pytest.mark.parametrize("kind", SPLINES)
 @pytest.mark.parametrize("dim", [1, 2])

@@ -135,6 +135,7 @@ def distance(optim):
     return (pyro.param("theta") - x.mean(0)).square().mean().sqrt().item()
 
 
+@pytest.mark.slow
 def test_the_means_end_nearer_to_the_maximum_than_a_rate_that_stays():
     """The maximum of sum log N(x; theta, 2) over theta is the mean of x."""
     with pyro.get_param_store().scope():

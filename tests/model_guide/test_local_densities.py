@@ -255,6 +255,7 @@ def test_every_guide_of_point_masses_is(kind):
             DENSITIES[entry](of, guide)
 
 
+@pytest.mark.slow
 def test_the_remedies_work():
     """AutoNormal in place of a joint guide; no guide, or a method that doesn't ask for its density."""
     guide = autoguide.AutoNormal(model)

@@ -135,6 +135,7 @@ def test_elbo_of_the_posterior_is_the_evidence(lg):
     assert bound.standard_error.max() < 1e-12
 
 
+@pytest.mark.slow
 def test_elbo_reports_its_error_and_leaves_the_generator_alone(lg):
     state = torch.get_rng_state()
     first = elbo(lg.model, lg.guide, lg.x, num_particles=4, seed=3)

@@ -434,6 +434,7 @@ def test_a_prior_without_an_inverse_cdf_has_the_quantiles_of_its_draws():
     assert mixture.interpolate(x, 1 - x, path="spherical").shape == (10, N, D)
 
 
+@pytest.mark.slow
 def test_the_regret_is_what_the_amortized_guide_loses():
     """A guide whose mean is off by one standard deviation of the posterior: KL = 1/2; N(z, 1) and N(0, 1)."""
     x = normal(6)

@@ -147,6 +147,7 @@ def test_stock_pyro_gives_the_same_loss():
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 def test_log_p_of_x_and_of_x_with_its_label():
     """log p(x, y) of a label that is known, log p(x) elsewhere: sums of each other, and all estimates agree."""
@@ -201,6 +202,7 @@ def clusters(number=300):
     return x, y, torch.where(torch.arange(number) < 30, y, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, 20.0])
 def test_it_learns_the_labels_of_the_others(weight):
     """More than 93 of 100 rows get the right label; 30 of 300 were told."""
@@ -431,6 +433,7 @@ def test_a_clean_x_is_that_of_all_labels_or_of_its_own(label):
     assert ((found.mean - exact).abs() < 5 * found.standard_error + 0.01).all()
 
 
+@pytest.mark.slow
 def test_chains_move_z_where_labels_are_known_and_sum_out_the_others():
     vae = labelled()
     with torch.no_grad():
@@ -453,6 +456,7 @@ def test_chains_move_z_where_labels_are_known_and_sum_out_the_others():
     torch.testing.assert_close(vae.encode(X, label=KNOWN, **hmc), some, rtol=0, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the draws of")  # by few chains
 def test_a_known_label_is_data_of_its_own_pair():
     """With log p(x, y), each number by itself, and of a guide whose gap can be taken apart."""

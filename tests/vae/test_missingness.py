@@ -333,6 +333,7 @@ def test_wake_sleep_is_refused_for_a_dream_has_a_mask_of_its_own(dream):
         WakeSleep(vae.model, vae.guide, ADAM, ADAM, dream_arguments=dream).step(x, observed)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the draws of")
 def test_training_learns_which_values_are_hidden():
     """x ~ N(0, 1), values above 0.5 hidden nine times in ten: the threshold and the mean of what is hidden."""
