@@ -1649,8 +1649,8 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/guide_supports.py",
-        "if type(fn) not in COMPOSED or _is_real",
-        "if True or _is_real",
+        "if type(fn) not in COMPOSED or base_support",
+        "if True or base_support",
         ("tests/model_guide/test_guide_supports.py::test_a_part_of_the_priors_support_is_noticed",),
     ),
     Mutation(

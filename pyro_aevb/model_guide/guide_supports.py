@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from pyro_aevb.distributions.angles import is_periodic
+from pyro_aevb.distributions.angles import base_support, is_periodic
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -79,7 +79,7 @@ def wider(
         if not is_periodic(reading.model[name].fn) or is_periodic(site.fn):
             continue
         turns = on_a_side(functools.partial(_turns_of, site, guide, args, kwargs))
-        if turns > (most if _is_real(site.fn.support) else MOST_TURNS):
+        if turns > (most if base_support(site.fn) is constraints.real else MOST_TURNS):
             q, p = (type(innermost(fn)).__name__ for fn in (site.fn, reading.model[name].fn))
             remedy = "" if most == MOST_TURNS else ", or use method='quadrature' or 'ais', which move within one turn"
             return (
@@ -156,17 +156,11 @@ def _holds(fn: Any, value: Tensor) -> Tensor:
     """Return whether values are in the support, by event or by its entries."""
     fn = innermost(fn)
     inside: Tensor = fn.support.check(value)
-    if type(fn) not in COMPOSED or _is_real(fn.base_dist.support):
+    if type(fn) not in COMPOSED or base_support(fn.base_dist) is constraints.real:
         return inside
     for transform in reversed(fn.transforms):  # of which the last one's codomain is all that the support says
         value = transform.inv(value)
     return inside.reshape(inside.shape + (1,) * (value.dim() - inside.dim())) & _holds(fn.base_dist, value)
-
-
-def _is_real(support: Any) -> bool:
-    while isinstance(support, type(constraints.real_vector)):
-        support = support.base_constraint
-    return support is constraints.real
 
 
 def _of_batch(inside: Tensor, batch: int) -> Tensor:

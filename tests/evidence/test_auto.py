@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact_pairs import EXACT, normal
+from pairs import outside_the_support
 from statistics_tools import SIGMAS, assert_mean
 
 from pyro_aevb import AIS, Auto, Importance, Quadrature, log_marginal_likelihood
@@ -141,18 +142,9 @@ def test_draws_too_few_to_tell_are_annealed():
 
 
 def test_weights_that_are_all_zero_are_annealed():
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Uniform(torch.zeros_like(x), 1.0, validate_args=False))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.where(x > 5, -50.0, 0.5), 0.5))
-
     x = torch.tensor([0.0, 1.0, 9.0]).double()
     with pyro.validation_enabled(False):
-        found = estimate(model, guide, x)
+        found = estimate(*outside_the_support(0.5), x)
     assert found.method == ("importance", "importance", "ais")
     truth = dist.Normal(0.0, 1.0).cdf(x) - dist.Normal(0.0, 1.0).cdf(x - 1)
     assert ((found.value - truth.log()).abs() <= SIGMAS * found.standard_error).all()

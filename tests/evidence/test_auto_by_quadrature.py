@@ -12,6 +12,7 @@ import pytest
 import torch
 from exact_pairs import EXACT, normal
 from linear_gaussian import LinearGaussian
+from pairs import outside_the_support
 from pyro import poutine
 from statistics_tools import SIGMAS
 
@@ -241,18 +242,9 @@ def test_what_the_guide_enumerates_is_summed_out_of_the_model():
 
 
 def test_draws_of_a_guide_outside_the_support_do_no_harm():
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Uniform(torch.zeros_like(x), 1.0, validate_args=False))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.where(x > 5, -50.0, 0.5), 0.5))
-
     x = torch.tensor([0.0, 1.0, 9.0]).double()
     with pyro.validation_enabled(False):
-        found = estimate(model, guide, x)
+        found = estimate(*outside_the_support(0.5), x)
     low, high = (torch.special.log_ndtr(each) for each in (-x, 1 - x))  # P(-x < e < 1 - x)
     assert_by_quadrature(found, high + torch.log(-torch.expm1(low - high)))
 

@@ -19,6 +19,7 @@ from arviz_stats.base import array_stats
 from covering import in_turn
 from exact_pairs import EXACT, posterior_pair
 from linear_gaussian import LinearGaussian
+from pairs import outside_the_support
 from pyro.poutine.runtime import _DIM_ALLOCATOR
 from statistics_tools import SIGMAS
 from torch.overrides import TorchFunctionMode
@@ -695,21 +696,12 @@ def test_guides_that_lack_a_site_or_have_one_too_many(method):
 
 def test_weights_that_are_all_zero():
     """A guide on the half line where the posterior has nothing."""
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Uniform(torch.zeros_like(x), 1.0, validate_args=False))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(torch.where(x > 5, -50.0, 0.5), 0.1))
-
+    x = torch.tensor([0.0, 1.0, 9.0])
     with (
         pyro.validation_enabled(False),
         pytest.raises(ValueError, match=r"got all -inf for 1 datapoints .* first at 2"),
     ):
-        log_marginal_likelihood(model, guide, torch.tensor([0.0, 1.0, 9.0]), num_particles=50, progress=False)
+        log_marginal_likelihood(*outside_the_support(0.1), x, num_particles=50, progress=False)
 
 
 def test_ctrl_c_returns_nothing(monkeypatch):

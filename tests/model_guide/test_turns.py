@@ -93,6 +93,14 @@ def test_weights_take_less_than_the_bound_and_other_methods_are_the_remedy():
         torch.testing.assert_close(found.value, log_p(), atol=0.1, rtol=0)
 
 
+def test_weights_take_as_little_from_a_mixture_of_numbers():
+    peaks = dist.Categorical(torch.ones(3, 2))
+    guide = guide_of(lambda x: dist.MixtureSameFamily(peaks, dist.Normal(torch.stack([x, x], -1), ONE)))
+    assert elbo(model, guide, X, seed=0).value.isfinite().all()
+    with pytest.raises(ValueError, match=r"got MixtureSameFamily, whose draws range over 0\.9"):
+        log_marginal_likelihood(model, guide, X, num_particles=10, progress=False)
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_auto_anneals_where_weights_would_find_other_turns(scale):
     guide = guide_of(lambda x: dist.Normal(x, scale * ONE))

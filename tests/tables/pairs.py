@@ -19,6 +19,21 @@ class Pair:
         self.model, self.guide = model, guide
 
 
+def outside_the_support(scale):
+    """z ~ Uniform(0, 1), unchecked, x ~ N(z, 1), and a guide whose draws are at -50 for x above 5: weights of zero."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(torch.zeros_like(x), 1.0, validate_args=False))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.where(x > 5, -50.0, 0.5), scale))
+
+    return model, guide
+
+
 def linear_gaussian():
     lg = LinearGaussian(N, 2, 4)
     return lg, lg.x
