@@ -33,6 +33,7 @@ from pyro_aevb.capture.clock import (
     undefined_globals,
 )
 from pyro_aevb.capture.compared_values import (
+    CONTAINERS,
     SCALARS,
     VALUES,
     Slots,
@@ -62,7 +63,8 @@ from pyro_aevb.capture.watched_values import WatchedValues
 
 # Attributes that Pyro sets anew in each run, before it reads them.
 SET_BY_EACH_RUN = {AutoGuide: ("plates",), TraceMessenger: ("trace",), GuideMessenger: ("args_kwargs",)}
-CLOSED = (logging.Logger,)  # which leads to every other logger of the process
+# Values that lead nowhere, and a logger, which leads to every other one of the process.
+PASSED_BY = (*SCALARS, *VALUES, logging.Logger)
 MODULE_SLOTS = (
     *("_parameters", "_buffers", "_modules"),
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
@@ -133,7 +135,7 @@ class Reach:
             self.unwatchable = Reach(callables, only_called=True).unwatchable
 
     def _visit(self, value: Any, name: str) -> None:
-        if isinstance(value, (*SCALARS, *VALUES, *CLOSED)):
+        if isinstance(value, PASSED_BY):
             return
         if type(value).__module__.startswith(__package__):  # a fast path, which a closure over a learner reaches
             return
@@ -144,7 +146,9 @@ class Reach:
         if len(self.seen) > MOST_SLOTS:
             return
         self.seen[id(value)] = value
-        if type(value) in weakref.ProxyTypes:
+        if type(value) in CONTAINERS:  # as most are, the dicts of modules
+            self._visit_contents_or_object(value, name)
+        elif type(value) in weakref.ProxyTypes:
             self.unwatchable = self.unwatchable or f"what the weak reference {name} leads to can't be watched"
         elif isinstance(value, weakref.ref):
             self._visit(value(), name)
