@@ -3609,13 +3609,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/log_density.py",
-        "        check_noise(model, guide, args, reading)\n",
-        "",
-        ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-model]",),
-    ),
-    Mutation(
-        "model_guide/log_density.py",
-        "                check_noise(model, guide, args, first)\n",
+        "            check_noise(model, guide, args, reading)\n",
         "",
         ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-guide]",),
     ),

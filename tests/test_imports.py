@@ -50,7 +50,9 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "perceptron" else pytest.mark.slow) for name in DRAWS]
+)
 def test_what_is_imported_late_moves_no_generator(name):
     """scikit-learn imports rich, which draws from Python's, if it is there."""
     state = "from pyro_aevb.random_state import random_state; state = lambda: repr(random_state())"
@@ -75,6 +77,7 @@ for args in {[*HELPS, *WRONG]}:
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_helps_without_torch():
     """Each command in a fork of its own of one process, which prints what of the heavy was imported."""
     result = subprocess.run([sys.executable, "-c", EACH_COMMAND], capture_output=True, text=True, check=True)
@@ -100,6 +103,7 @@ def test_every_room_of_the_library_is_a_public_name():
     assert set(pyro_aevb.__all__) >= ROOMS - {"cli", "files"}
 
 
+@pytest.mark.slow
 def test_every_room_can_be_imported_first():
     imported(f"""
 import os, pyro

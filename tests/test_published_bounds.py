@@ -44,6 +44,7 @@ def test_places_are_spread_over_all():
     assert SCRIPT.evenly(12, 4) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # so few draws are warned about
 def test_what_it_writes_and_how_it_goes_on(tmp_path):
     args = [

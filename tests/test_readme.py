@@ -27,6 +27,7 @@ FEW = "num_temperatures=5, num_warmup=15, num_samples=40, num_leapfrog=3, larges
 NUMBER = r"-?\d+(?:\.\d*)?(?:e[-+]?\d+)?"
 # A block of Python, and the output that stands below it, if any.
 EXAMPLES = re.findall(r"```python\n(.*?)```\n(?:\n```\n(.*?)```\n)?", README, re.DOTALL)
+BY_DEFAULT = 4  # the first of them
 
 
 def words_and_numbers(text):
@@ -47,7 +48,13 @@ def assert_printed(printed, promised):
         assert abs(number - value) <= error, f"{number} in place of {value}: {printed}"
 
 
-@pytest.mark.parametrize(("block", "promised"), EXAMPLES, ids=[str(place) for place in range(len(EXAMPLES))])
+@pytest.mark.parametrize(
+    ("block", "promised"),
+    [
+        pytest.param(*example, marks=() if place < BY_DEFAULT else pytest.mark.slow, id=str(place))
+        for place, example in enumerate(EXAMPLES)
+    ],
+)
 def test_each_block_runs_alone_and_prints_what_stands_below_it(block, promised, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pyro.set_rng_seed(0)  # for what depends on chance
@@ -94,7 +101,11 @@ SMALLER_DIAGNOSTICS = {
 
 
 @pytest.mark.parametrize(
-    "smaller", [SMALLER_DIAGNOSTICS, pytest.param({}, marks=pytest.mark.exhaustive)], ids=["smaller", "as it is"]
+    "smaller",
+    [
+        pytest.param(SMALLER_DIAGNOSTICS, marks=pytest.mark.slow, id="smaller"),
+        pytest.param({}, marks=pytest.mark.exhaustive, id="as it is"),
+    ],
 )
 def test_the_page_of_diagnostics_runs(smaller, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

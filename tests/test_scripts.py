@@ -98,6 +98,7 @@ SMALLER_STILL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # so few draws are warned about
 @pytest.mark.parametrize("script", SMALLER_STILL)
 def test_it_runs_on_less_than_its_quick_command(script, tmp_path, monkeypatch):
@@ -223,7 +224,7 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("jobs", "compile"),
     [
-        ("1", "graph"),
+        pytest.param("1", "graph", marks=pytest.mark.slow),
         pytest.param("2", "graph", marks=pytest.mark.slow),
         pytest.param("2", "auto", marks=pytest.mark.exhaustive),
     ],
@@ -361,6 +362,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
         load_script(COMPARE).main(["--out", str(tmp_path / "file" / "out")])
 
 
+@pytest.mark.slow
 def test_missing_data_without_a_network(tmp_path):
     env = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     command = [

@@ -27,7 +27,7 @@ from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.model_guide.contract import check_callables, given, read
 from pyro_aevb.model_guide.guide_values import enumerated
 from pyro_aevb.model_guide.local_densities import require_local_densities
-from pyro_aevb.model_guide.log_density import log_density
+from pyro_aevb.model_guide.log_density import repeated_log_density
 from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
@@ -165,9 +165,10 @@ def _best_guide(
     if not leaves:
         raise ValueError("expected a guide whose distributions have parameters, got none; sample from one that has")
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
+    density = repeated_log_density(model, moved, num_particles=10)
     for step in range(num_steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)
-        bound = log_density(model, moved, *args, num_particles=10).log_weight.mean(0)
+        bound = density(*args).log_weight.mean(0)
         gradients = torch.autograd.grad(bound.sum(), leaves, materialize_grads=True)  # what is masked off has none
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = -gradient

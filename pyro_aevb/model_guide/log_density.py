@@ -9,7 +9,7 @@ Shapes: K particles, M datapoints, V values of what the guide enumerates (1 if t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -119,17 +119,63 @@ def log_density(
     check_options((model, guide), call, **given(num_particles=(num_particles, 1), vectorize=(vectorize, True)))
     args, form = taken_apart(call)
     model, guide = arranged(model, form), arranged(guide, form)
-    modules = PythonState([model, guide]).modules
-    reading = read(model, guide, args, modules=modules)
-    reading.require_whole_plates()
-    require_local_densities(reading, model, guide, args, points=True)
-    values = enumerated(reading, guide)
-    dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
-    if dim is not None:
-        structure(model, guide, args, analytic_kl=False, several=True)
-        check_noise(model, guide, args, reading)
-    with evaluated(model, guide, modules) as (its_model, its_guide, _):
-        return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked, values)
+    return repeated_log_density(model, guide, num_particles=num_particles, vectorize=vectorize)(*args)
+
+
+def repeated_log_density(
+    model: PyroCallable,
+    guide: PyroCallable,
+    *,
+    num_particles: int = 1,
+    vectorize: bool = True,
+    points: bool = True,
+    parameters: ParameterRecorder | None = None,
+) -> Callable[..., LogDensity]:
+    """Return :func:`log_density` of this pair as a function of minibatches, of which the first is read for all.
+
+    Args:
+        model: p(x, z).
+        guide: q(z|x).
+        num_particles: K.
+        vectorize: as for :func:`log_density`.
+        points: whether point masses of continuous latents may stand, as in the objective of MAP.
+        parameters: gets the parameters that the pair names.
+
+    >>> from pyro_aevb.model_guide.log_density import repeated_log_density
+    >>> def model(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+    >>> def guide(x):
+    ...     with pyro.plate("data", len(x)):
+    ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+    >>> density = repeated_log_density(model, guide, num_particles=3)
+    >>> density(torch.zeros(2)).log_weight.shape, density(torch.zeros(4)).log_weight.shape
+    (torch.Size([3, 2]), torch.Size([3, 4]))
+    """
+    recorded = (model, guide) if parameters is None else (parameters(model), parameters(guide))
+    modules: list[nn.Module] = []
+    first: Reading | None = None
+
+    @one_thread
+    def density(*args: Tensor) -> LogDensity:
+        nonlocal first
+        reading = first
+        if reading is None:
+            modules.extend(PythonState([model, guide]).modules)
+            reading = read(*recorded, args, modules=modules)
+            reading.require_whole_plates()
+            require_local_densities(reading, model, guide, args, points=points)
+        values = enumerated(reading, guide)
+        dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
+        if first is None and dim is not None:
+            structure(model, guide, args, analytic_kl=False, several=True)
+            check_noise(model, guide, args, reading)
+        first = reading
+        with evaluated(*recorded, modules) as (its_model, its_guide, _):
+            return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked, values)
+
+    return density
 
 
 def capture_log_density(
@@ -167,27 +213,11 @@ def capture_log_density(
     torch.Size([3, 2])
     """
     parameters = ParameterRecorder()
-    recorded = parameters(model), parameters(guide)
-    modules: list[nn.Module] = []
-    first: Reading | None = None
-
-    @one_thread
-    @torch.no_grad()
-    def density(*args: Tensor) -> LogDensity:
-        nonlocal first
-        if first is None:
-            modules.extend(PythonState([model, guide]).modules)
-            first = read(*recorded, args, modules=modules)
-            first.require_whole_plates()
-            require_local_densities(first, model, guide, args, points=points)
-            if vectorize and num_particles * math.prod(enumerated(first, guide).values()) > 1:
-                structure(model, guide, args, analytic_kl=False, several=True)
-                check_noise(model, guide, args, first)
-        values = enumerated(first, guide)
-        dim = -1 - first.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
-        with evaluated(*recorded, modules) as (its_model, its_guide, _):
-            return _draw(its_model, its_guide, args, num_particles, dim, first.unchecked, values)
-
+    density = torch.no_grad()(
+        repeated_log_density(
+            model, guide, num_particles=num_particles, vectorize=vectorize, points=points, parameters=parameters
+        )
+    )
     leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)
 

@@ -291,6 +291,7 @@ def test_the_models_of_the_benchmark(what):
     assert_equal(*results, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_last_minibatch_of_another_size_and_another_dtype():
     pair, x = bernoulli_vae()
     learner = AEVB(pair.model, pair.guide, ADAM, compile="graph")
@@ -307,6 +308,7 @@ def test_a_last_minibatch_of_another_size_and_another_dtype():
     assert learner.step(x[:10].float()).loss.isfinite()
 
 
+@pytest.mark.slow
 def test_more_batch_sizes_than_the_cache_holds(monkeypatch):
     """The cache is bounded, and what was dropped is traced anew, with the right result."""
     from pyro_aevb.capture import capture as module

@@ -78,6 +78,7 @@ ONLY_SLOW = (  # long, and of a kind with another
     "OneHotCategorical, drawn",
     "straight through",
     "a hidden Markov model",
+    "a deep Markov model",
 )
 
 

@@ -46,6 +46,7 @@ def conditional(tmp_path_factory):
     return folder, load(folder / "run").eval(), x, covariates
 
 
+@pytest.mark.slow
 def test_the_folder_names_the_classes(conditional):
     folder, vae, *_ = conditional
     assert vae.covariates == 2
@@ -91,6 +92,7 @@ def test_draws_are_of_a_class_or_of_each_in_turn(conditional, tmp_path):
         assert (np.asarray(Image.open(tmp_path / "m.png")).mean() > 127) == light
 
 
+@pytest.mark.slow
 def test_validation_is_of_the_folder_or_of_another(conditional, tmp_path):
     folder = conditional[0]
     write(tmp_path / "held out", NAMES, 10, 1)

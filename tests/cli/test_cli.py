@@ -326,6 +326,7 @@ def test_a_manifold_that_can_not_be_drawn(options, message, data, tmp_path):
     assert result.stderr.startswith(f"error: {message}")
 
 
+@pytest.mark.slow
 def test_compare_is_a_table_and_a_picture(data, tmp_path):
     out = tmp_path / "c.png"
     args = ["compare", data, "--out", out, *SMALL, "--samples", "200"]
@@ -561,6 +562,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert result.stderr.splitlines()[-1].startswith("error: expected a finite loss")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_has_no_traceback_without_debug(tmp_path):
     code, out, err = run("train", "missing.npy", "--out", tmp_path / "out")
     assert (code, out) == (1, "")
@@ -582,9 +584,8 @@ def test_another_process_than_the_first_says_which_it_is(monkeypatch, capsys):
 # -- Stopping and going on ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_model_and_resume_goes_on(kind, code, data, tmp_path):
     out = tmp_path / "run"
     options = [*SMALL, "--compile", "never", "--quiet", "--schedule", "constant", "--learning-rate", "1e-3"]
@@ -664,7 +665,9 @@ def test_two_processes_train_one_model(data, tmp_path):
 # -- The rest ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize(
+    "learner", [pytest.param(name, marks=() if name == "aevb" else pytest.mark.slow) for name in LEARNERS]
+)
 def test_every_learner_trains_and_resumes(learner, data, tmp_path):
     options = [*SMALL, "--learner", learner, "--validation", "0.2", "--clip-norm", "10", "--theta-prior", "1"]
     options += ["--pixels", "dynamic", "--schedule", "constant"]  # by another the end decides about each step

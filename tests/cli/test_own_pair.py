@@ -141,6 +141,7 @@ def test_samples_have_the_models_moments_and_come_from_the_seed(folder):
     assert np.cov(drawn[0].T) == pytest.approx(np.ones((2, 2)) + 0.25 * np.eye(2), abs=0.15)
 
 
+@pytest.mark.slow
 def test_every_other_command_answers(folder):
     own, x = f"{folder}/own.py:pair@{folder}/run", folder / "x.npy"
     for args in (

@@ -50,6 +50,7 @@ def test_a_posterior_without_entries_of_its_own_has_null_for_their_kl(run, tmp_p
     assert [each["kl"] for each in found["dimensions"]] == [None, None]
 
 
+@pytest.mark.slow
 def test_after_full_vb_it_says_what_the_weights_cost(run, tmp_path):
     vae = VAE(6, 2, hidden_dims=(5,))
     full = Bayesian(vae.model, vae.guide, torch.zeros(2, 6))

@@ -259,6 +259,7 @@ def test_holes_are_filled_in_and_the_rest_stays(people, tmp_path):
         assert Table.read(tmp_path / "m.csv", columns=table.columns).observed.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.csv", "x.npy"])
 def test_observed_cells_lose_no_digit(name, tmp_path):
     """Float32 has 7: of 1.5 beside millions nearly none are left."""

@@ -244,6 +244,7 @@ def test_addresses_and_checksums_are_torchvisions():
         assert (urls, md5) == (theirs.mirrors, dict(theirs.resources))
 
 
+@pytest.mark.slow
 def test_data_that_are_there_are_read_without_the_packages_of_downloads():
     code = (
         "import sys; from pyro_aevb.datasets import load_dataset; load_dataset('mnist'); "

@@ -84,6 +84,7 @@ def test_log_p_is_that_of_quadrature(kind, dim):
     assert ((found.value - exact).abs() < 5 * found.standard_error + 0.02).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPLINES)
 def test_the_captured_steps_are_the_eager_ones(kind):
     ends = []

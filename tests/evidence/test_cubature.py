@@ -301,7 +301,7 @@ def test_progress_that_falls_back_is_told_once():
     assert ticks == pytest.approx([0.2, 0.3, 0.0, 0.1])
 
 
-@pytest.mark.parametrize("method", ["quadrature", "ais", "smc"])
+@pytest.mark.parametrize("method", ["quadrature", "ais", pytest.param("smc", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("order", [slice(None), torch.arange(5, -1, -1)], ids=["longest first", "shortest first"])
 def test_minibatches_of_other_latents_are_refused_and_the_remedy_works(method, order):
     x, lengths = torch.randn(6, 2)[order], LENGTHS[order]

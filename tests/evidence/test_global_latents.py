@@ -55,6 +55,7 @@ def test_minibatches_count_the_global_kl_once():
     assert parts.global_kl.item() == pytest.approx(kl, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_error_of_the_total_and_of_the_mean_cover_what_datapoints_share():
     pair = mean_of_local_latents()
 

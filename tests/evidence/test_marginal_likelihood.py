@@ -150,6 +150,7 @@ def test_intervals_of_annealing_from_the_prior_cover_the_truth():
     assert 0.92 <= covered.double().mean() <= 0.97, covered.double().mean()
 
 
+@pytest.mark.slow
 def test_the_reciprocal_estimator_is_on_the_upper_side_and_importance_on_the_lower():
     """Twelve samples in 3 dimensions, ten draws: both biases are many times their standard errors."""
     lg = LinearGaussian(1000, 3, 6)
@@ -190,6 +191,7 @@ def test_bdmc_brackets_the_truth():
         assert sign * (side.value - truth).mean() < slack
 
 
+@pytest.mark.slow
 def test_bdmc_is_about_data_that_the_model_makes():
     lg = LinearGaussian(100, 2, 5)
     pair = posterior_pair(lg)
@@ -208,6 +210,7 @@ def test_bdmc_is_about_data_that_the_model_makes():
         estimate(pair, lg.x, method="importance", num_particles=5).gap()
 
 
+@pytest.mark.slow
 def test_bdmc_of_two_sites_and_a_mask():
     pair, x, _ = EXACT["two_latents_in_turn"]()
     evidence = estimate(pair, *x, method=BDMC(AIS(50, num_leapfrog=3)), num_particles=16)

@@ -50,6 +50,7 @@ def test_a_feature_of_x_has_to_be_made_anew(learner, feature):
         LEARNERS[learner](model, guide).step(x, f)
 
 
+@pytest.mark.slow
 def test_a_feature_that_follows_the_dream_teaches_the_posterior():
     """k = 0.25, c = 1 in closed form: x = z + noise, var x = 2, f = 2 x."""
     model, guide, x, f = feature_pair()

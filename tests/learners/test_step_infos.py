@@ -37,6 +37,7 @@ def test_aevb(theta_prior):
     close(info.terms.loss, -N * bound.mean())
 
 
+@pytest.mark.slow
 def test_the_mean_of_aevbs_elbo_is_the_closed_form():
     lg = Recorded(N)
     learner = AEVB(lg.model, lg.guide, STILL, compile=False)
@@ -138,6 +139,7 @@ def test_reweighted_wake_sleep(vectorize, insomnia):
     close(info.guide_loss, guide_loss)
 
 
+@pytest.mark.slow
 def test_the_mean_of_reweighted_wake_sleeps_elbo_is_the_closed_form():
     lg = Recorded(N)
     learner = ReweightedWakeSleep(lg.model, lg.guide, STILL, STILL, num_particles=K, compile=False)

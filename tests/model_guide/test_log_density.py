@@ -111,6 +111,7 @@ def test_nested_plates_are_summed_within_their_datapoint():
         torch.testing.assert_close(weights, exact.expand(num_particles, 5))
 
 
+@pytest.mark.slow
 def test_particles_one_by_one_have_the_same_mean(lg):
     together = log_density(lg.model, lg.guide, lg.x, num_particles=2000).log_weight.detach()
     one_by_one = log_density(lg.model, lg.guide, lg.x, num_particles=2000, vectorize=False).log_weight.detach()

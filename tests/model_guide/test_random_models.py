@@ -173,6 +173,7 @@ def test_a_graphs_densities_are_the_eager_runs(description):
     check_captured_density(description)
 
 
+@pytest.mark.slow
 @budget(3)
 @given(descriptions(), st.sampled_from(list(OBJECTIVES)))
 @each_alone
@@ -227,6 +228,7 @@ def test_a_minibatch_as_small_as_the_plate_of_members(plate):
     check_neighbours(Description((latent,), (0,), observation, plate, True, 1.0, 4, 0))
 
 
+@pytest.mark.slow
 @budget(8)
 @given(descriptions())
 @each_alone
@@ -235,6 +237,7 @@ def test_a_row_has_its_numbers_whatever_its_neighbours(description):
     check_neighbours(description)
 
 
+@pytest.mark.slow
 @budget(4)
 @given(descriptions())
 @each_alone

@@ -120,6 +120,7 @@ def iwae_bound(x, loc, log_scale, num_particles):
     return (log_evidence + log_sum - math.log(num_particles)).item(), log_evidence.item()
 
 
+@pytest.mark.slow
 def test_the_quadrature_of_the_iwae_bound_is_right_where_it_is_known():
     """K=1: the evidence lower bound in closed form; and it rises with K towards the evidence, never past it."""
     loc, variance = 0.2, math.exp(-0.2)

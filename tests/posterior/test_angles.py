@@ -12,11 +12,12 @@ from pyro.distributions import transforms
 from statistics_tools import SIGMAS
 
 from pyro_aevb import impute, log_marginal_likelihood, report
-from pyro_aevb.posterior import encode, interpolate, posterior, reconstruct, traverse
+from pyro_aevb.posterior import Chains, encode, interpolate, posterior, reconstruct, traverse
 
 X = torch.tensor([[-2.0, 0.0], [-2.0, 0.4], [2.0, 0.0], [0.0, -2.0]]).double()
 PRIOR, NOISE = 0.5, 0.7
 QUICK = {"seed": 0, "progress": False, "compile": False, "num_draws": 1000}
+CHAINS = Chains(num_chains=100, num_temperatures=10, num_warmup=10, num_samples=20, num_leapfrog=4)
 
 
 def model(x):
@@ -58,7 +59,8 @@ def assert_near(found, expected, error):
 @pytest.mark.parametrize("method", ["guide", "importance", "hmc"])
 def test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle(method):
     loc, concentration = resultant(X)
-    found = posterior(model, guide, X, method=method, **QUICK)
+    options = QUICK | ({"chains": CHAINS} if method == "hmc" else {})
+    found = posterior(model, guide, X, method=method, **options)
     angle = torch.linspace(-math.pi, math.pi, 100_001).double()[:-1, None]
     weight = (concentration * angle.cos()).softmax(0)
     deviation = (weight * angle.square()).sum(0).sqrt()
@@ -68,7 +70,7 @@ def test_the_mean_and_the_deviation_of_an_angle_are_those_on_the_circle(method):
     low, high = found.quantile("a", 0.1), found.quantile("a", 0.9)
     assert ((high > low) & (high - low < 4 * deviation)).all()
     assert np.allclose(found.table()["a mean"], found.mean("a"))
-    assert_near(encode(model, guide, X, method=method, **QUICK), loc, 5 * float(deviation.max()) / 200**0.5)
+    assert_near(encode(model, guide, X, method=method, **options), loc, 5 * float(deviation.max()) / 200**0.5)
 
 
 @pytest.mark.parametrize("guide", [with_auxiliary, mixture])

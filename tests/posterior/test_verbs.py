@@ -348,6 +348,7 @@ def test_reconstructions_are_the_mean_of_a_new_x():
     torch.testing.assert_close(decode(both.model, None, {"z": z[0]}, lg.x[:1]), z[0] @ lg.value("W").T + lg.value("m"))
 
 
+@pytest.mark.slow
 def test_draws_have_the_moments_of_the_model_and_of_the_aggregate_posterior():
     lg, both = pca()
     W, m, s = lg.value("W"), lg.value("m"), lg.value("log_s").exp()

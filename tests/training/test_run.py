@@ -54,6 +54,7 @@ DATA = {
     "loader": lambda x: DataLoader(TensorDataset(x), batch_size=8, shuffle=True),
     "generator": lambda x: (x[[i, -i - 1]] for i in range(20)),
 }
+LONG = ("graph", "warm-up, graph", "mcem", "mcem-guide", "reweighted")
 CASES = [(learner, "tensor") for learner in LEARNERS] + [("aevb", data) for data in DATA if data != "tensor"]
 
 
@@ -100,10 +101,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize(
     ("learner", "data"),
-    [
-        pytest.param(*case, marks=pytest.mark.slow if case[0] in ("warm-up, graph", "mcem", "mcem-guide") else ())
-        for case in CASES
-    ],
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] in LONG else ()) for case in CASES],
 )
 def test_a_run_that_crashes_and_resumes_is_the_run_that_did_not(learner, data, tmp_path):
     expected = run(learner, data)
@@ -159,7 +157,7 @@ class Countdown:
         self.count = state["count"]
 
 
-@pytest.mark.parametrize("data", ["tensor", "generator", "workers"])
+@pytest.mark.parametrize("data", ["tensor", "generator", pytest.param("workers", marks=pytest.mark.slow)])
 def test_a_run_that_a_callback_ended_goes_on_to_where_those_of_now_end_it(data, tmp_path, monkeypatch):
     """Ended, asked again by the same, by a later one, at the end of the data, and by one that never ends it."""
     workers = lambda x: DataLoader(TensorDataset(x), batch_size=8, shuffle=True, num_workers=1)  # noqa: E731
@@ -436,7 +434,9 @@ def python(code, *args, **kwargs):
     return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=environment, **kwargs)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.exhaustive)]
+)
 def test_kill_9_at_any_moment(kills, tmp_path):
     assert python(CHILDREN, tmp_path, kills).wait() == 0
     history, right = run("aevb", "tensor", epochs=20)

@@ -96,6 +96,7 @@ def test_a_missing_value_changes_nothing():
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_missing_entries_are_imputed_better_than_by_their_means():
     pyro.set_rng_seed(0)
     x, observed, whole = table()
@@ -141,6 +142,7 @@ def test_what_is_refused():
     AEVB(vae.model, vae.guide, ADAM).step(torch.where(observed, whole, 0.0), observed)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the draws of")  # 1,000 weights serve here, whatever their tail
 def test_a_table_with_holes_is_trained_on_and_filled_in_its_own_cells():
     """The category follows the number: what is filled in is right more often than by the commonest level."""

@@ -107,6 +107,7 @@ def test_every_learner_trains_it_by_covariates_and_offsets_alike_on_the_fast_pat
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pareto_k", "ignore:the draws of")  # a guide that isn't trained
 def test_every_estimate_takes_them():
     """The bounds of the datapoints are below log p(x|c), on which quadrature, importance and AIS agree."""

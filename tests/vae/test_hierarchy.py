@@ -53,6 +53,7 @@ def exact(vae, x):
     return dist.MultivariateNormal(vae.decoder.bias + weight @ mean, covariance).log_prob(x).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:pareto_k")  # a guide that isn't trained
 @pytest.mark.parametrize("dims", [(1, 1), (2, 1), (1, 1, 1), (3, 2)], ids=str)
 def test_estimates_agree_with_the_closed_form(dims):
@@ -71,6 +72,7 @@ def test_estimates_agree_with_the_closed_form(dims):
     assert (bound.value < expected + 5 * bound.standard_error).all()
 
 
+@pytest.mark.slow
 def test_the_guide_learns_the_posterior():
     """Where p(z, z2|x) is of its family, the bound becomes log p(x): within 0.01 nats of -4.4."""
     vae, x = linear(1, 1), data(100)

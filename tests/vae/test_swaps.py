@@ -135,7 +135,7 @@ def test_objects_functions_and_distributions():
         torch.testing.assert_close(vae.prior(vae._q).log_prob(z), expected)
 
 
-@pytest.mark.parametrize("prior", ["flow", "spline", "mixture"])
+@pytest.mark.parametrize("prior", ["flow", pytest.param("spline", marks=pytest.mark.slow), "mixture"])
 def test_priors_are_densities(prior):
     """Two dimensions, on a grid: the integral of p(z) is 1, and draws have its mean."""
     pyro.set_rng_seed(0)
@@ -178,6 +178,7 @@ def test_posteriors_are_densities(posterior):
     torch.testing.assert_close(total, torch.ones(()).double(), rtol=3e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_a_posterior_per_datapoint_reaches_its_datapoints():
     """q(z_n) with parameters of its own: on probabilistic PCA's shape the bound beats a starved encoder's."""
     x = data()
