@@ -148,6 +148,8 @@ class Reach:
         self.seen[id(value)] = value
         if type(value) in CONTAINERS:  # as most are, the dicts of modules
             self._visit_contents_or_object(value, name)
+        elif isinstance(value, Tensor):
+            self.watched.add_tensor(value, name)
         elif type(value) in weakref.ProxyTypes:
             self.unwatchable = self.unwatchable or f"what the weak reference {name} leads to can't be watched"
         elif isinstance(value, weakref.ref):
@@ -165,8 +167,6 @@ class Reach:
             for part in (value.func, *value.args):
                 self._visit(part, name)
             self._visit_dict(value.keywords, name)
-        elif isinstance(value, Tensor):
-            self.watched.add_tensor(value, name)
         elif isinstance(value, type):
             self._visit_class(value, name)
             self._release_constructors(value)

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from hmc_acceptance import jittered_acceptance
+from linear_gaussian import LinearGaussian
 from recorded import Recorded
 from statistics_tools import assert_mean
 
@@ -37,9 +38,8 @@ def test_aevb(theta_prior):
     close(info.terms.loss, -N * bound.mean())
 
 
-@pytest.mark.slow
 def test_the_mean_of_aevbs_elbo_is_the_closed_form():
-    lg = Recorded(N)
+    lg = LinearGaussian(N, 2, 4)
     learner = AEVB(lg.model, lg.guide, STILL, compile=False)
     steps = torch.stack([learner.step(lg.x[:M]).elbo for _ in range(300)])
     assert_mean(steps, lg.elbo(lg.x[:M]).mean(), resolution=1.0)
@@ -70,7 +70,7 @@ def test_wake_sleep(theta_prior):
 
 def test_the_means_of_wake_sleep_are_the_closed_forms():
     """With E log q of a dream from the moments of (z, x) ~ p: z - A (x - c) is Gaussian."""
-    lg = Recorded(N)
+    lg = LinearGaussian(N, 2, 4)
     learner = WakeSleep(lg.model, lg.guide, STILL, STILL, compile=False)
     steps = [learner.step(lg.x[:M]) for _ in range(400)]
     assert_mean(torch.stack([info.elbo for info in steps]), lg.elbo(lg.x[:M]).mean(), resolution=1.0)
@@ -139,9 +139,8 @@ def test_reweighted_wake_sleep(vectorize, insomnia):
     close(info.guide_loss, guide_loss)
 
 
-@pytest.mark.slow
 def test_the_mean_of_reweighted_wake_sleeps_elbo_is_the_closed_form():
-    lg = Recorded(N)
+    lg = LinearGaussian(N, 2, 4)
     learner = ReweightedWakeSleep(lg.model, lg.guide, STILL, STILL, num_particles=K, compile=False)
     steps = torch.stack([learner.step(lg.x[:M]).elbo for _ in range(300)])
     assert_mean(steps, lg.elbo(lg.x[:M]).mean(), resolution=1.0)

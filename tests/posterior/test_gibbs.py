@@ -46,7 +46,7 @@ def conditional(lg, x, observed):
 def test_missing_cells_have_the_exact_conditional():
     lg, observed, guide = pca()
     found = fill(
-        lg.model, guide, lg.x, observed, num_draws=2000, chains=Chains(num_chains=50, num_warmup=30, num_samples=250)
+        lg.model, guide, lg.x, observed, num_draws=2000, chains=Chains(num_chains=80, num_warmup=30, num_samples=150)
     )
     assert found.posterior.trusted.all()
     assert set(found.posterior.method) == {"gibbs"}
@@ -82,7 +82,7 @@ def component(x, wrong=0.0):
 def test_discrete_latents(wrong):
     x = torch.tensor([[-1.0, 5.0], [1.0, 5.0], [30.0, 5.0]])
     observed = torch.tensor([True, False]).expand(3, 2)
-    chains = Chains(num_chains=60, num_warmup=20, num_samples=400)
+    chains = Chains(num_chains=160, num_warmup=20, num_samples=150)
     guide = functools.partial(component, wrong=wrong)
     found = fill(mixture, guide, x, observed, num_draws=20_000, num_particles=20_000, chains=chains)
     share = (PROBS.log() + dist.Normal(CENTRES[:, 0], 1.0).log_prob(x[:, :1])).softmax(-1)
