@@ -73,7 +73,7 @@ def trials(learner: str) -> dict[str, Trial]:
         found[f"schedule {shape}"] = Trial(preset._replace(schedule=Schedule(shape, schedule.warm_up)))
     if learner in SCHEDULE_FREE:
         found["schedule-free"] = Trial(SCHEDULE_FREE[learner])
-    for warm_up in (0.0, 0.02):
+    for warm_up in (0.0, 0.02, 0.1):
         found[f"warm-up {warm_up:g}"] = Trial(preset._replace(schedule=Schedule(schedule.shape, warm_up)))
     for batch_size in (50, 200):
         found[f"batch {batch_size}"] = Trial(preset, batch_size)
@@ -81,7 +81,7 @@ def trials(learner: str) -> dict[str, Trial]:
         found[f"theta from N(0, {scale:g}^2)"] = Trial(preset, theta_scale=scale)
     for objective in OBJECTIVES if learner == "aevb" else ():
         found[f"objective {objective}"] = Trial(preset, objective=objective)
-    return found
+    return {name: trial for name, trial in found.items() if name == PRESET or trial != found[PRESET]}
 
 
 def make_learner(name: str, vae: VAE, trial: Trial) -> Learner:

@@ -30,6 +30,7 @@ from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
 from pyro_aevb.progress_bar import progress_bar
+from pyro_aevb.random_state import reseed
 from pyro_aevb.warning import warn
 
 AT_ONCE = 100  # pairs that are made in one run, whatever batch_size is: the noise depends on it
@@ -154,7 +155,7 @@ class Simulations:
             first = self._rows(0, at_once)
             dreams = Dreams(model, _prior(model) if guide is None else guide, first, self._dream_arguments)
             for begin in range(0, number, at_once):
-                torch.manual_seed(self._streams.seed(begin, "simulations"))
+                reseed(self._streams.seed(begin, "simulations"))
                 args = self._rows(begin, begin + at_once)
                 trace, made = dreams.draw(args)
                 reading = read_traces(trace, None, at_once)
@@ -228,7 +229,7 @@ class Simulations:
                 reading = self._reading(batch)
                 if options.vectorize and not done:
                     structure(model, guide, batch, analytic_kl=False, several=True)
-                torch.manual_seed(self._streams.seed(done, "proposals"))
+                reseed(self._streams.seed(done, "proposals"))
                 draws = guide_draws(model, guide, batch, reading, options.num_draws, options.vectorize)
                 rows = slice(done, done + len(batch[0]))
                 visit(Posteriors(model, layouts_of(reading), self._in_turns(draws), rows, batch))

@@ -22,6 +22,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.traces import NO_KWARGS, Kwargs, PyroCallable, is_messenger, on_a_side, trace_model
+from pyro_aevb.random_state import reseed
 
 NUM_DRAWS = 16
 STRETCH = 3.0  # of a normal prior's 16 draws the outermost are then about 5 standard deviations from its mean
@@ -92,7 +93,7 @@ def wider(
 
 def _turns_of(site: Site, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kwargs) -> float:
     """Return the range of draws in turns, the mean over the entries; it is 0.9 of the scale of a Normal."""
-    torch.manual_seed(0)
+    reseed(0)
     if isinstance(innermost(site.fn), dist.Delta) and not is_messenger(guide):  # of what an autoguide draws elsewhere
         with evaluated(guide, None) as (its_guide, _, _):
             runs = (poutine.trace(its_guide).get_trace(*args, **kwargs) for _ in range(TURN_DRAWS))
@@ -104,7 +105,7 @@ def _turns_of(site: Site, guide: PyroCallable, args: tuple[Any, ...], kwargs: Kw
 
 def _left_out(prior: Any, site: Site) -> tuple[Tensor, Tensor] | None:
     """Return R places in the prior's support, (R, M, ...), and which aren't in the guide's, (R, M, ...), if any."""
-    torch.manual_seed(0)
+    reseed(0)
     batch = 1 + len(prior.batch_shape)
     place = prior.sample((NUM_DRAWS,))
     resolved = torch.ones((), dtype=torch.bool, device=place.device)

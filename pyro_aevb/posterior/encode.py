@@ -42,6 +42,7 @@ from pyro_aevb.posterior.likelihood import one_of_sites
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, joined, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.random_state import reseed
 
 Output = Literal["mean", "draws"]
 BLOCK = 100  # datapoints that draw from the guide together, whatever batch_size is
@@ -303,7 +304,7 @@ def draws_of(
         size = _block_size(its_model, its_guide, rows)
         for place in range(0, len(rows[0]), size):
             block = tuple(row[place : place + size] for row in rows)
-            torch.manual_seed(streams.seed(place, "proposals"))
+            reseed(streams.seed(place, "proposals"))
             passes = [options.num_draws] if options.vectorize else [1] * options.num_draws
             each = [latents_drawn(its_model, its_guide, block, number) for number in passes]
             found.append({name: torch.cat([part[name] for part in each]) for name in each[0]})
@@ -373,7 +374,7 @@ class _Distributions(Messenger):
 
 def _distributions(guide: PyroCallable, args: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
     with torch.random.fork_rng(), poutine.block(), _Distributions() as found:
-        torch.manual_seed(seed)
+        reseed(seed)
         guide(*args)
     return found.fns
 

@@ -24,6 +24,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.chains import Chains, resampled, thinned
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.proposals import Layout, Proposals
+from pyro_aevb.random_state import reseed
 from pyro_aevb.samplers.ais import Tick
 from pyro_aevb.samplers.annealed_path import AnnealedPath
 from pyro_aevb.warning import warn
@@ -151,7 +152,7 @@ class Gate:
     def _proposed(self, places: Sequence[int], args: tuple[Tensor, ...]) -> Draws:
         """Return draws of the guide, as they are or resampled, for datapoints that are run together."""
         assert self._proposals is not None
-        torch.manual_seed(self._streams.seed(places[0], "proposals"))
+        reseed(self._streams.seed(places[0], "proposals"))
         log_weight, values = self._proposals(*args)
         num_draws, k = self._request.num_draws, len(log_weight)
         sums = log_mean(log_weight)
@@ -214,10 +215,10 @@ class Gate:
         if self._takes_copies:
             each = []
             for m in index.tolist():
-                torch.manual_seed(self._streams.seed(places[m], "starts"))
+                reseed(self._streams.seed(places[m], "starts"))
                 each.append(space.prior_draw(*(arg[copies + m] for arg in args)))
             return torch.stack(each, 1)
-        torch.manual_seed(self._streams.seed(places[0], "starts"))
+        reseed(self._streams.seed(places[0], "starts"))
         return torch.stack([space.prior_draw(*args)[index] for _ in range(num_chains)])
 
 

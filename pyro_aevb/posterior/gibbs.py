@@ -37,6 +37,7 @@ from pyro_aevb.posterior.gate import Draws, Request
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.predictions import likelihood_at
 from pyro_aevb.posterior.proposals import At, Layout
+from pyro_aevb.random_state import reseed
 from pyro_aevb.samplers.ais import Tick
 
 SHARE_OF_PRIOR = 0.05  # epsilon
@@ -113,7 +114,7 @@ class Gibbs:
             tick: called with the fraction of the work done since its last call.
             args: the minibatch: the mask, the rows, and what else belongs to them.
         """
-        torch.manual_seed(self._streams.seed(places[0], "chains"))
+        reseed(self._streams.seed(places[0], "chains"))
         chains, num_draws, size = self._request.chains, self._request.num_draws, len(places)
         num_samples = max(chains.num_samples, -(-num_draws // chains.num_chains))
         datapoint = torch.arange(size, device=args[0].device).repeat(chains.num_chains)  # row c M + m is chain c of m

@@ -17,6 +17,7 @@ from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
 from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.proposals import At, Layout
+from pyro_aevb.random_state import reseed
 
 
 class Predicted(NamedTuple):
@@ -93,7 +94,7 @@ class Predictions:
         """
         self.drawn.append(draws)
         for group in [slice(m, m + 1) for m in range(len(places))] if gate.alone else [slice(len(places))]:
-            torch.manual_seed(self._streams.seed(places[group][0], "predictions"))
+            reseed(self._streams.seed(places[group][0], "predictions"))
             values = {site: value[:, group] for site, value in draws.values.items()}
             self._found.append(self._predicted(model, gate, values, tuple(arg[group] for arg in args)))
 

@@ -35,6 +35,7 @@ from pyro_aevb.posterior.likelihood import Likelihood, Redrawn, likelihood_of, m
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
+from pyro_aevb.random_state import reseed
 
 Source = Literal["prior", "aggregate", "given"]
 BLOCK = 1000  # draws that are made together
@@ -170,7 +171,7 @@ def _by_guide(
     found = []
     with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
         for place in range(0, len(rows[0]), size):
-            torch.manual_seed(streams.seed(place, "proposals"))
+            reseed(streams.seed(place, "proposals"))
             found.append(latents_drawn(its_model, its_guide, tuple(row[place : place + size] for row in rows), 1))
     return {name: torch.cat([each[name][0] for each in found]) for name in found[0]}
 
@@ -192,7 +193,7 @@ def _drawn(
             some = slice(place, place + size)
             block = tuple(row[some] for row in rows)
             at = likelihood.in_a_run({name: value[some] for name, value in values.items()})
-            torch.manual_seed(streams.seed(place, "predictions"))
+            reseed(streams.seed(place, "predictions"))
             with poutine.block(), At(at), Redrawn(anew) as run:
                 its_model(*block)
             each = mean_of(run.fns[likelihood.site]) if mean else run.values[likelihood.site]
