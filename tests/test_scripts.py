@@ -66,9 +66,15 @@ BY_DEFAULT = ("examples/tabular_mixed_types.py", "examples/vae_mnist.py")
 BY_ITSELF = ("benchmarks/evidence_time.py",)  # its peak of memory is that of the process
 
 
-@pytest.mark.parametrize(
-    "script", [pytest.param(s, marks=() if s in BY_DEFAULT else pytest.mark.slow) for s in SCRIPTS]
-)
+# What they promise are seconds over other seconds, which a busy machine changes; that they run is tested by itself.
+OF_SPEED = ("benchmarks/evidence_time.py", "benchmarks/step_time.py", "benchmarks/time_to_bound.py")
+
+
+def marks(script):
+    return () if script in BY_DEFAULT else pytest.mark.exhaustive if script in OF_SPEED else pytest.mark.slow
+
+
+@pytest.mark.parametrize("script", [pytest.param(script, marks=marks(script)) for script in SCRIPTS])
 def test_the_last_command_of_a_header_gives_its_numbers(script, tmp_path, capsys):
     """In this process, without the seconds of imports that each command begins with."""
     command = header_commands(script)[-1]

@@ -1,6 +1,7 @@
 """Each kind of VAE under every learner, objective and estimate, resumed, saved and captured: it works, or says why not.
 
-``python tests/vae/test_contract.py`` prints the matrix.  ``-m slow`` runs all sixteen combinations of the kinds.
+``python tests/vae/test_contract.py`` prints the matrix.  ``-m slow`` runs each kind, any two of them, and all of them;
+``-m exhaustive`` runs three of them.
 """
 
 import functools
@@ -199,7 +200,8 @@ def cells():
     for i, (name, names) in enumerate((KINDS | COMBINED).items()):
         for j, feature in enumerate(FEATURES):
             chosen = name in KINDS and (i + j) % 4 == 0 and feature not in ("SMC", "posterior-density")  # the longest
-            yield pytest.param(names, feature, id=f"{name}-{feature}", marks=[] if chosen else [pytest.mark.slow])
+            marks = [] if chosen else [pytest.mark.exhaustive if len(names) == 3 else pytest.mark.slow]
+            yield pytest.param(names, feature, id=f"{name}-{feature}", marks=marks)
 
 
 @pytest.mark.parametrize(("names", "feature"), list(cells()))
