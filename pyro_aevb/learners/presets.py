@@ -69,7 +69,7 @@ def _schedule_free(name: str) -> Any:
 _DECAY = Schedule("linear", warm_up=0.1)
 PRESETS = {
     "aevb": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
-    "wake-sleep": Preset("Adam", 6e-3, beta1=0.98, schedule=_DECAY),
+    "wake-sleep": Preset("Adam", 6e-3, 3e-3, beta1=0.9, schedule=_DECAY),
     "reweighted-wake-sleep": Preset("Adam", 6e-3, beta1=0.9, schedule=_DECAY),
     "mcem": Preset("Adam", 2e-3, 6e-3, beta1=0.9, schedule=_DECAY),  # five updates of theta a visit
 }
