@@ -3625,6 +3625,18 @@ MUTATIONS = [
         "if False:",
         ("tests/model_guide/test_reparam.py::test_its_site_is_no_observation",),
     ),
+    Mutation(
+        "random_state.py",
+        "torch.default_generator.manual_seed(seed)",
+        "pass",
+        ("tests/posterior/test_verbs.py::test_a_seed_decides_and_nothing_else_is_touched[denoise]",),
+    ),
+    Mutation(
+        "capture/clock.py",
+        "every = tuple(_code_in(code))",
+        "every = (code,)",
+        ("tests/capture/test_stateful.py::test_no_step_differs_silently[global_of_a_function_inside]",),
+    ),
 ]
 
 

@@ -57,7 +57,7 @@ BROKEN = ("method_replaced_on_its_class", "class_of_an_object", "prior_of_a_weig
 BROKEN += ("context_variable", "a_masked_array", "an_array_of_objects", "a_number_of_ctypes", "a_context_of_decimals")
 BROKEN += ("a_module_by_a_computed_name", "a_settings_object_of_a_package", "a_shared_number")
 BROKEN += ("a_method_of_a_list", "a_matrix", "an_array_of_numbers_as_objects", "ones_own_module_by_its_name")
-BROKEN += ("numbers_off_a_tensor",)
+BROKEN += ("numbers_off_a_tensor", "global_of_a_function_inside", "a_generator_function")
 BY_DEFAULT = [*[*READ, *WRITTEN][::2], *BROKEN]  # of each kind, which stand together, one or more
 
 

@@ -678,6 +678,13 @@ def prior_of_a_weight():
     )
 
 
+@read
+def global_of_a_function_inside():
+    """The code that names it is a constant of the code that is called."""
+    globals()["FACTOR"] = 1.0
+    return lambda: (lambda: FACTOR)(), lambda: globals().update(FACTOR=3.0)
+
+
 WRITTEN = {}
 
 
