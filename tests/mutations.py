@@ -2076,7 +2076,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/encode.py",
-        'torch.manual_seed(streams.seed(place, "proposals"))',
+        'reseed(streams.seed(place, "proposals"))',
         "pass",
         (f"{VERBS}::test_a_seed_decides_and_nothing_else_is_touched[encode, draws]",),
     ),
@@ -2136,7 +2136,7 @@ MUTATIONS = [
     ),
     Mutation(
         "posterior/gate.py",
-        'torch.manual_seed(self._streams.seed(places[0], "proposals"))',
+        'reseed(self._streams.seed(places[0], "proposals"))',
         "pass",
         (f"{POSTERIOR}::test_neighbours_and_chunks_change_nothing_but_rounding",),
     ),
