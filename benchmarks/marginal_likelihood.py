@@ -241,8 +241,14 @@ def brief(parts: dict[str, Any]) -> str:
     )
 
 
-QUICK = {"train_sizes": [100], "samples": 20_000, "mcem_samples": 5000, "evaluate": 25, "exact": 5}
-QUICK |= {"evaluations": 1}
+QUICK = {
+    "train_sizes": [100],
+    "samples": 20_000,
+    "mcem_samples": 5000,
+    "evaluate": 25,
+    "exact": 5,
+    "evaluations": 1,
+}
 BENCHMARK = Benchmark(
     __file__, __doc__, options, plan, run, table, numbers, draw=figure, brief=brief, quick=QUICK, jobs=None
 )

@@ -3609,7 +3609,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/log_density.py",
-        "            check_noise(model, guide, args, reading)\n",
+        "                check_noise(model, guide, args, reading)\n",
         "",
         ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-guide]",),
     ),
@@ -3633,8 +3633,8 @@ MUTATIONS = [
     ),
     Mutation(
         "capture/clock.py",
-        "every = tuple(_code_in(code))",
-        "every = (code,)",
+        "return tuple(name for each in _code_in(code) for name in each.co_names)",
+        "return code.co_names",
         ("tests/capture/test_stateful.py::test_no_step_differs_silently[global_of_a_function_inside]",),
     ),
 ]

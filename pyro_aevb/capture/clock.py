@@ -13,9 +13,8 @@ import functools
 import random
 import sys
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 _TIMES = ("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime")
 CLASSES = {"now", "utcnow", "today"}  # the classes' of datetime
@@ -42,7 +41,7 @@ ALL_MAKERS = set[str]().union(*MAKERS.values())
 BEFORE_CALLS = ("PUSH_NULL", "CACHE", "COPY_FREE_VARS")
 GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-MOST_CODE = 5000  # objects whose words are kept
+MOST_CODE = 5000  # code objects whose names and strings are kept
 
 
 def is_source(value: Any) -> bool:
@@ -215,47 +214,25 @@ def imported(fn: types.FunctionType, name: str) -> types.ModuleType | None:
 def undefined_globals(fn: types.FunctionType) -> set[str]:
     """Return the global variables that the code loads and that nobody has defined yet."""
     missing = {name for name in names_in(fn.__code__) if name not in fn.__globals__ and not hasattr(builtins, name)}
-    return missing & _Words.of(fn.__code__).loaded_globals if missing else missing
+    return missing & _loaded_globals(fn.__code__) if missing else missing
 
 
+@functools.lru_cache(MOST_CODE)
 def names_in(code: types.CodeType) -> tuple[str, ...]:
     """Return the names that the code and the functions inside it use."""
-    return _Words.of(code).names
+    return tuple(name for each in _code_in(code) for name in each.co_names)
 
 
+@functools.lru_cache(MOST_CODE)
 def strings_in(code: types.CodeType) -> tuple[str, ...]:
     """Return the strings in the code and in the functions inside it: an attribute may be fetched by its name."""
-    return _Words.of(code).strings
+    return tuple(text for each in _code_in(code) for text in each.co_consts if isinstance(text, str))
 
 
-class _Words:
-    """The words in a code object and in those inside it, which never change: they are found once.
-
-    Args:
-        code: the code object; two that are equal count as two, since comparing them takes longer than reading one.
-    """
-
-    _found: ClassVar[OrderedDict[int, _Words]] = OrderedDict()  # by the identity of what each of them keeps alive
-
-    def __init__(self, code: types.CodeType) -> None:
-        self.code = code
-        every = tuple(_code_in(code))
-        self.names = tuple(name for each in every for name in each.co_names)
-        self.strings = tuple(text for each in every for text in each.co_consts if isinstance(text, str))
-
-    @classmethod
-    def of(cls, code: types.CodeType) -> _Words:
-        """Return the words of a code object."""
-        if (words := cls._found.get(id(code))) is None:
-            words = cls._found[id(code)] = cls(code)
-            if len(cls._found) > MOST_CODE:
-                cls._found.popitem(last=False)
-        return words
-
-    @functools.cached_property
-    def loaded_globals(self) -> frozenset[str]:
-        """The names that are loaded as global variables, where others are attributes."""
-        return frozenset(each.argval for each in _instructions(self.code) if each.opname in GLOBAL)
+@functools.lru_cache(MOST_CODE)
+def _loaded_globals(code: types.CodeType) -> frozenset[str]:
+    """Return the names that are loaded as global variables, where others are attributes."""
+    return frozenset(each.argval for each in _instructions(code) if each.opname in GLOBAL)
 
 
 def _code_in(code: types.CodeType) -> Iterator[types.CodeType]:

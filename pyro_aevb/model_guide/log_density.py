@@ -27,7 +27,7 @@ from pyro_aevb.model_guide.guide_values import GuideValues, enumerated, expected
 from pyro_aevb.model_guide.local_densities import require_local_densities
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.parameters import ParameterRecorder
-from pyro_aevb.model_guide.reading import Reading, read_traces
+from pyro_aevb.model_guide.reading import read_traces
 from pyro_aevb.model_guide.shared_noise import check_noise
 from pyro_aevb.model_guide.sites import Particles
 from pyro_aevb.model_guide.structure import structure
@@ -155,25 +155,24 @@ def repeated_log_density(
     """
     recorded = (model, guide) if parameters is None else (parameters(model), parameters(guide))
     modules: list[nn.Module] = []
-    first: Reading | None = None
+    first: _Passes | None = None
 
     @one_thread
     def density(*args: Tensor) -> LogDensity:
         nonlocal first
-        reading = first
-        if reading is None:
-            modules.extend(PythonState([model, guide]).modules)
+        if first is None:
+            modules[:] = PythonState([model, guide]).modules
             reading = read(*recorded, args, modules=modules)
             reading.require_whole_plates()
             require_local_densities(reading, model, guide, args, points=points)
-        values = enumerated(reading, guide)
-        dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
-        if first is None and dim is not None:
-            structure(model, guide, args, analytic_kl=False, several=True)
-            check_noise(model, guide, args, reading)
-        first = reading
+            values = enumerated(reading, guide)
+            dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
+            if dim is not None:
+                structure(model, guide, args, analytic_kl=False, several=True)
+                check_noise(model, guide, args, reading)
+            first = _Passes(num_particles, dim, reading.unchecked, values)
         with evaluated(*recorded, modules) as (its_model, its_guide, _):
-            return _draw(its_model, its_guide, args, num_particles, dim, reading.unchecked, values)
+            return _draw(its_model, its_guide, args, first)
 
     return density
 
@@ -222,16 +221,21 @@ def capture_log_density(
     return Capture(density, leaves, [model, guide], compile=compile, precision=precision)
 
 
-def _draw(
-    model: PyroCallable,
-    guide: PyroCallable,
-    args: tuple[Any, ...],
-    num_particles: int,
-    dim: int | None,
-    unchecked: frozenset[str],
-    values: Mapping[str, int],
-) -> LogDensity:
-    """Draw the particles in dimension ``dim``, or one by one if that is ``None``, for each of the guide's values."""
+class _Passes(NamedTuple):
+    """How particles are drawn: all at once in dimension ``dim``, or one by one if that is ``None``.
+
+    ``unchecked`` are the sites whose support isn't checked; ``values``, how many each enumerated latent has.
+    """
+
+    num_particles: int
+    dim: int | None
+    unchecked: frozenset[str]
+    values: Mapping[str, int]
+
+
+def _draw(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], passes: _Passes) -> LogDensity:
+    """Draw the particles, for each of the guide's values."""
+    num_particles, dim, unchecked, values = passes
     if num_particles < 1:
         raise ValueError(f"expected num_particles of 1 or more, got {num_particles}")
     rows = num_particles * math.prod(values.values())

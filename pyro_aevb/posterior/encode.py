@@ -42,7 +42,7 @@ from pyro_aevb.posterior.likelihood import one_of_sites
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, joined, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
-from pyro_aevb.random_state import reseed
+from pyro_aevb.random_state import reseed, seeded
 
 Output = Literal["mean", "draws"]
 BLOCK = 100  # datapoints that draw from the guide together, whatever batch_size is
@@ -373,8 +373,7 @@ class _Distributions(Messenger):
 
 
 def _distributions(guide: PyroCallable, args: tuple[Tensor, ...], seed: int) -> dict[str, Any]:
-    with torch.random.fork_rng(), poutine.block(), _Distributions() as found:
-        reseed(seed)
+    with seeded(seed), poutine.block(), _Distributions() as found:
         guide(*args)
     return found.fns
 

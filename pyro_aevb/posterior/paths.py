@@ -30,7 +30,7 @@ from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
 from pyro_aevb.posterior.reconstruct import means_at
-from pyro_aevb.random_state import reseed
+from pyro_aevb.random_state import seeded
 
 Path = Literal["straight", "spherical"]
 PRIOR_DRAWS = 10_000  # for the quantiles of a prior whose inverse CDF can't be written down
@@ -280,10 +280,9 @@ class _Opened(NamedTuple):
     def prior(self, name: str, seed: int | None) -> Any:
         """Return the prior of a latent for these rows, given the codes of the latents before it."""
         at = self.likelihood.in_a_run({each: code for each, code in self.codes.items() if each != name})
-        with evaluated(self.model, None) as (its_model, _, _), torch.random.fork_rng():
-            reseed(0 if seed is None else seed)
-            with poutine.block(), At(at), Redrawn((self.likelihood.site,)) as run:
-                its_model(*self.rows)
+        run = Redrawn((self.likelihood.site,))
+        with evaluated(self.model, None) as (its_model, _, _), seeded(seed or 0), poutine.block(), At(at), run:
+            its_model(*self.rows)
         return run.latent_fns[name]
 
     def quantiles(self, name: str, q: Tensor, seed: int | None) -> Tensor:
@@ -293,8 +292,7 @@ class _Opened(NamedTuple):
             shape = prior.batch_shape + prior.event_shape
             found = [_inverse_cdf(prior, each.expand(shape)) for each in q]
         except (AttributeError, NotImplementedError):
-            with torch.random.fork_rng():
-                reseed(0 if seed is None else seed)
+            with seeded(seed or 0):
                 draws = prior.sample((PRIOR_DRAWS,))
             angle = are_angles(prior)
             order = unrolled(draws, angle).sort(0).values

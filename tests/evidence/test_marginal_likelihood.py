@@ -178,10 +178,10 @@ def test_importance_is_the_iwae_bound():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the effective sample size")  # of one of 60, with 16 chains
 def test_bdmc_brackets_the_truth():
-    """250 temperatures at 4 dimensions: a gap below 0.1 nats, with the truth inside."""
-    lg = LinearGaussian(60, 4, 8)
+    """500 temperatures at 10 dimensions: a gap below 0.1 nats, with the truth inside."""
+    lg = LinearGaussian(60, 10, 20)
     pair = posterior_pair(lg)
-    evidence = estimate(pair, lg.x, method=BDMC(AIS(250, num_leapfrog=6)), num_particles=16, compile="graph")
+    evidence = estimate(pair, lg.x, method=BDMC(AIS(500, num_leapfrog=10)), num_particles=16, compile="graph")
     truth = lg.log_evidence(evidence.data["x"])
     gap = evidence.gap()
     assert -0.02 < gap.value.mean() < 0.1

@@ -74,7 +74,7 @@ def test_where_all_latents_are_summed_out_too():
         log_marginal_likelihood(model, None, X, method="ais", **QUIET)
 
 
-ONE_BY_ONE = {"method": "importance", "vectorize": False, "num_particles": 1000}
+ONE_BY_ONE = {"method": "importance", "vectorize": False, "num_particles": 3000}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ ONE_BY_ONE = {"method": "importance", "vectorize": False, "num_particles": 1000}
 def test_the_remedies_work(model, options):
     """Evaluated at once, particles share a number that isn't drawn in their shape, and their error misses it."""
     found = log_marginal_likelihood(model, guide if options["method"] == "importance" else None, X, **options, **QUIET)
-    assert (found.standard_error < 0.15).all()
+    assert (found.standard_error < 0.1).all()
     assert ((found.value - EXACT).abs() < 5 * found.standard_error).all()
 
 
