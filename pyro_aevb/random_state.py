@@ -86,12 +86,35 @@ def unmoved() -> Iterator[None]:
 
 
 @contextmanager
+def forked() -> Iterator[None]:
+    """Put torch's generators back after the block, as ``torch.random.fork_rng`` does, in microseconds without devices.
+
+    Torch looks for devices each time, which takes a fifth of a millisecond where there are none.
+
+    >>> from pyro_aevb.random_state import forked
+    >>> with forked():
+    ...     x = torch.rand(1)
+    >>> x == torch.rand(1)
+    tensor([True])
+    """
+    if torch.accelerator.is_available():
+        with torch.random.fork_rng():
+            yield
+        return
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed torch inside the block and put its generators back afterwards; ``None`` changes nothing."""
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    with forked():
         reseed(seed)
         yield
 

@@ -1,11 +1,15 @@
 """Every test starts from a seed, in a parameter store of its own, and may leave nothing behind."""
 
 import os
+import random
 
+import numpy as np
 import pyro
 import pytest
 import torch
 from pyro.infer.util import is_validation_enabled
+
+from pyro_aevb.random_state import reseed
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each, in the scripts that a test starts too
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -22,7 +26,9 @@ def _own_kernels(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _isolated():
     before = (torch.get_default_dtype(), is_validation_enabled(), torch.distributions.Distribution._validate_args)
-    pyro.set_rng_seed(0)
+    reseed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     with pyro.get_param_store().scope():
         yield
     after = (torch.get_default_dtype(), is_validation_enabled(), torch.distributions.Distribution._validate_args)

@@ -1279,13 +1279,13 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/structure.py",
-        "mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside) if several else None)",
+        "mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside, modules) if several else None)",
         "pass",
         (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_particles_and_the_remedy_works",),
     ),
     Mutation(
         "model_guide/structure.py",
-        "apart &= _apart(model, guide, args, kwargs, reading, apart)",
+        "apart &= _apart(model, guide, args, kwargs, reading, modules, apart)",
         "pass",
         (f"{DEPENDENCE}::test_a_gate_that_begins_at_nought_hides_no_mixing_of_a_plates_entries",),
     ),
@@ -3609,7 +3609,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/log_density.py",
-        "                check_noise(model, guide, args, reading)\n",
+        "                check_noise(model, guide, args, reading, modules)\n",
         "",
         ("tests/model_guide/test_shared_noise.py::test_what_particles_share_is_refused[one-guide]",),
     ),
@@ -3624,6 +3624,12 @@ MUTATIONS = [
         "if isinstance(fn, dist.MaskedDistribution) and fn._mask is False:",
         "if False:",
         ("tests/model_guide/test_reparam.py::test_its_site_is_no_observation",),
+    ),
+    Mutation(
+        "random_state.py",
+        "        torch.set_rng_state(state)\n",
+        "        pass\n",
+        ("pyro_aevb/random_state.py::pyro_aevb.random_state.forked",),
     ),
     Mutation(
         "random_state.py",

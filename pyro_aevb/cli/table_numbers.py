@@ -19,6 +19,7 @@ from pyro_aevb.datasets.columns import LEVELED, Column
 from pyro_aevb.distributions.table import ColumnsDistribution
 from pyro_aevb.posterior.cells import cells_of
 from pyro_aevb.posterior.impute import Imputed
+from pyro_aevb.random_state import forked
 
 
 def central_numbers(fn: Any, columns: Sequence[Column]) -> Tensor:
@@ -84,7 +85,7 @@ def _central(cells: Any, columns: Sequence[Column]) -> Tensor:
     """Return the central numbers of columns of one kind of distribution, (N, D)."""
     if columns[0].kind in LEVELED:
         levels = range(max(len(column.levels) for column in columns))
-        with torch.random.fork_rng():
+        with forked():
             like = cells.sample()  # on its device
         each = torch.stack([cells.log_prob(torch.full_like(like, level)) for level in levels])
         return each.argmax(0).to(each)

@@ -30,6 +30,7 @@ from pyro_aevb.files.comma_separated import comma_separated
 from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.plots import write_figure
+from pyro_aevb.random_state import forked
 from pyro_aevb.training.checkpoint import Checkpoints
 from pyro_aevb.training.fit import fit
 from pyro_aevb.training.history import History
@@ -123,7 +124,7 @@ def build(config: TrainingConfig, data: TrainingData) -> Built:
     """Return the learner of a VAE or of a pair of one's own, from the seed, tried on the first datapoints."""
     pyro.set_rng_seed(config.seed)
     built = _with_vae(config, data) if config.model is None else _with_own(config, config.model, data)
-    with torch.random.fork_rng():
+    with forked():
         built.learner.prepare(*data.first(FIRST, config.device))
     return built
 
@@ -133,7 +134,7 @@ def _with_vae(config: TrainingConfig, data: TrainingData) -> Built:
     vae = make_vae(config, data.x_dim, len(data.train), data.image_shape, data.likelihood, len(data.classes))
     if not config.full_vb:
         return Built(make_learner(config, vae), lambda folder: save(vae, folder))
-    with torch.random.fork_rng():
+    with forked():
         full = Bayesian(vae.model, vae.guide, *data.first(2, config.device))
 
     def save_both(folder: Path) -> None:
@@ -146,7 +147,7 @@ def _with_vae(config: TrainingConfig, data: TrainingData) -> Built:
 def _with_own(config: TrainingConfig, name: str, data: TrainingData) -> Built:
     pyro.clear_param_store()  # of another learner's, in compare
     pair = own_pair(name)
-    with torch.random.fork_rng():
+    with forked():
         args = data.first(FIRST, config.device)
     return Built(make_learner(config, pair), lambda folder: save_pair(*pair, folder, *args))
 

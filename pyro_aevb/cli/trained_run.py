@@ -37,6 +37,7 @@ from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.bayesian import Bayesian
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.plots import white_of
+from pyro_aevb.random_state import forked
 from pyro_aevb.training.saved_pair import PAIR
 from pyro_aevb.vae.saving import load_beside
 from pyro_aevb.vae.vae import VAE
@@ -230,7 +231,7 @@ def observed_site(model: PyroCallable, x: Tensor, **known: Tensor) -> Any:
     Raises:
         ValueError: for a model without one.
     """
-    with torch.random.fork_rng():
+    with forked():
         nodes: Any = poutine.trace(model).get_trace(x, **known).nodes
     for node in nodes.values():
         if node["type"] == "sample" and node["is_observed"] and getattr(node["value"], "shape", None) == x.shape:
@@ -243,7 +244,7 @@ def observed_site(model: PyroCallable, x: Tensor, **known: Tensor) -> Any:
 @torch.no_grad()
 def drawn_at(site: str, model: PyroCallable, x: Tensor) -> Tensor:
     """Return what the model draws at a site in place of x: data inside of any support."""
-    with torch.random.fork_rng():
+    with forked():
         nodes: Any = poutine.trace(poutine.uncondition(model)).get_trace(x).nodes
     return nodes[site]["value"]
 
@@ -286,7 +287,7 @@ class TrainedRun(Run):
     def _with_q_theta(self, state: dict[str, Tensor]) -> Bayesian:
         """Return the pair with q(theta) as it was saved; ``ValueError`` for tensors that aren't that."""
         x = drawn_at("x", self.vae.model, self._zeros(2))
-        with torch.random.fork_rng():
+        with forked():
             full = Bayesian(self.vae.model, self.vae.guide, x)
         try:
             full.load_state_dict(state)

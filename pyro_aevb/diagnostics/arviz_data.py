@@ -22,6 +22,7 @@ from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.posterior import Posterior
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.random_state import forked
 
 LOG_JOINT = "lp"  # ArviZ's name of the log joint density of a draw
 OF_DATAPOINTS = ("trusted", "effective_sample_size", "pareto_k", "r_hat")
@@ -136,7 +137,7 @@ def _of_model(
     likelihood: list[dict[str, Tensor]] = []
     observed: list[dict[str, Tensor]] = []
     done = 0
-    with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng():
+    with evaluated(model, None) as (its_model, _, _), forked():
         for batch in batches:
             reading = read(its_model, None, batch)
             reading.require_density()

@@ -30,7 +30,7 @@ from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
 from pyro_aevb.progress_bar import progress_bar
-from pyro_aevb.random_state import reseed
+from pyro_aevb.random_state import forked, reseed
 from pyro_aevb.warning import warn
 
 AT_ONCE = 100  # pairs that are made in one run, whatever batch_size is: the noise depends on it
@@ -151,7 +151,7 @@ class Simulations:
         check_sizes(num_simulations=number)
         at_once = self._at_once
         parts: list[Simulated] = []
-        with evaluated(self._model, self._guide) as (model, guide, _), torch.random.fork_rng(), poutine.block():
+        with evaluated(self._model, self._guide) as (model, guide, _), forked(), poutine.block():
             first = self._rows(0, at_once)
             dreams = Dreams(model, _prior(model) if guide is None else guide, first, self._dream_arguments)
             for begin in range(0, number, at_once):
@@ -224,7 +224,7 @@ class Simulations:
         """Draw from the guide, as many datapoints in a run as are simulated at once."""
         options, batches, done = self._options, minibatches(args, self._at_once), 0
         bar = progress_bar(show=options.progress, total=batches.num_data, desc="q(z|x)", unit=" datapoints", delay=1)
-        with evaluated(self._model, self._guide) as (model, guide, _), torch.random.fork_rng(), poutine.block(), bar:
+        with evaluated(self._model, self._guide) as (model, guide, _), forked(), poutine.block(), bar:
             for batch in batches:
                 reading = self._reading(batch)
                 if options.vectorize and not done:

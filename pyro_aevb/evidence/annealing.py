@@ -20,6 +20,7 @@ from pyro_aevb.evidence.importance_weights import log_mean, widened
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.dreaming import Dreaming
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints, trace_model
+from pyro_aevb.random_state import forked
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Tick, Tuned
 from pyro_aevb.samplers.annealed_path import AnnealedPath, Start
@@ -195,7 +196,7 @@ class BDMC(Estimator):
         """Return the function that simulates a minibatch and anneals in both directions."""
         model, method, num_chains = problem.model, self.annealing, problem.num_particles or 16
         num_args = len(problem.args)
-        with torch.random.fork_rng(), torch.no_grad():
+        with forked(), torch.no_grad():
             reading = read(model, None, problem.args)
             names, dim = reading.observed, reading.plate.dim
             first = _simulate(model, problem.args, names)[1].values()

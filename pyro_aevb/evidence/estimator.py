@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from pyro_aevb.arguments import as_arguments
@@ -22,6 +21,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.places import place_error, site_of_places
 from pyro_aevb.model_guide.plate_sizes import plate_sizes
 from pyro_aevb.model_guide.traces import PyroCallable, on_a_side
+from pyro_aevb.random_state import forked
 from pyro_aevb.samplers.ais import Tick
 
 
@@ -112,7 +112,7 @@ def over_minibatches(
     batches = minibatches(data, batch_size, kwargs)
     its_model, its_guide = batches.arranged(model), batches.arranged(guide)
     if len(batches) > 1 or batches.shuffled:
-        with torch.random.fork_rng():
+        with forked():
             name = site_of_places(its_model, its_guide, next(iter(batches)))
         if name is not None:
             batches = minibatches(data, batches.num_data, kwargs)

@@ -32,7 +32,7 @@ from pyro_aevb.model_guide.sites import DataPlate, Site
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.progress_bar import progress_bar
-from pyro_aevb.random_state import seeded
+from pyro_aevb.random_state import forked, seeded
 from pyro_aevb.short_repr import short_repr
 
 # A distribution of either has properties for both; one of them is enough to make it again.
@@ -263,6 +263,6 @@ def _constraints(fn: Any) -> dict[str, Constraint]:
 
 def _is_made_again(fn: Any, again: Any) -> bool:
     """Return whether two distributions, one made from the parameters of the other, have the same density."""
-    with torch.random.fork_rng():
+    with forked():
         z = fn.sample()
     return bool(_constraints(fn)) and torch.allclose(again.log_prob(z), fn.log_prob(z), rtol=1e-3, atol=1e-3)

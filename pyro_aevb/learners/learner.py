@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, final
 
-import torch
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -32,7 +31,7 @@ from pyro_aevb.model_guide.contract import NonFiniteLossError, check_callables, 
 from pyro_aevb.model_guide.parameters import Parameter, distinct_leaves, log_prior, zero_grad
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.random_state import set_torch_state, torch_state
+from pyro_aevb.random_state import forked, set_torch_state, torch_state
 from pyro_aevb.short_repr import settings_repr
 
 
@@ -428,7 +427,7 @@ class Learner(ABC):
         """Check a minibatch whose shapes or form, or a pair whose state, hasn't been seen yet; N is its plate's."""
         self._pair.arrange(batch.form)
         if not self._prepared or not self._readings.recall(batch.rows):
-            with torch.random.fork_rng():
+            with forked():
                 self._prepare(batch.args())
             self._readings.note(batch.rows)
 

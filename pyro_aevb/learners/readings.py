@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
-import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from pyro_aevb.model_guide.modes import evaluating
 from pyro_aevb.model_guide.plates import full_size_of
 from pyro_aevb.model_guide.sites import DataPlate
 from pyro_aevb.objectives.objective import Objective
+from pyro_aevb.random_state import forked
 
 Inspect = Callable[..., Any]
 MOST_KEPT = 1000
@@ -127,7 +127,7 @@ class Readings:
             return
         found = None
         if self._inspect is not None:
-            with torch.random.fork_rng(), evaluating(self._pair.modules):
+            with forked(), evaluating(self._pair.modules):
                 found = self._inspect(*args)
         _keep(self._found, self._pair.arrangement, _Found(self._unchecked, found))
 

@@ -24,7 +24,7 @@ from pyro_aevb.model_guide.traces import (
     PyroCallable,
     is_messenger,
 )
-from pyro_aevb.random_state import set_torch_state, torch_state
+from pyro_aevb.random_state import forked, set_torch_state, torch_state
 
 FEWEST_LOOKS, MOST_RUNS = 2, 20  # with other values of a latent that Python made into a number; of all of them
 
@@ -110,7 +110,7 @@ def _changed(
     """
 
     def terms(value: Tensor) -> dict[str, Tensor]:
-        with torch.random.fork_rng(), _Replaced({**drawn, name: value}):
+        with forked(), _Replaced({**drawn, name: value}):
             set_torch_state(noise)
             nodes: dict[str, Any] = poutine.trace(fn).get_trace(*args, **kwargs).nodes
         return {other: weighed_log_prob(nodes[other], value) for other, value in after.items()}
@@ -121,7 +121,7 @@ def _changed(
         return value + 1 if stays else value
 
     try:
-        with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False):
+        with torch.no_grad(), forked(), pyro.validation_enabled(False):
             before, again = terms(drawn[name]), terms(drawn[name])
             if not all(is_same(before[other], again[other]) for other in after):
                 return set(after)

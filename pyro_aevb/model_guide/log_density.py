@@ -169,7 +169,7 @@ def repeated_log_density(
             dim = -1 - reading.depth if vectorize and num_particles * math.prod(values.values()) > 1 else None
             if dim is not None:
                 structure(model, guide, args, analytic_kl=False, several=True)
-                check_noise(model, guide, args, reading)
+                check_noise(model, guide, args, reading, modules)
             first = _Passes(num_particles, dim, reading.unchecked, values)
         with evaluated(*recorded, modules) as (its_model, its_guide, _):
             return _draw(its_model, its_guide, args, first)

@@ -7,11 +7,12 @@ Shapes: K particles, M datapoints.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb.capture.graph import is_tracing
 from pyro_aevb.model_guide.dependence import latents_of
@@ -21,7 +22,13 @@ from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.traces import PyroCallable, is_messenger, number_of_datapoints, on_a_side, trace_pair
 
 
-def check_noise(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...], reading: Reading) -> None:
+def check_noise(
+    model: PyroCallable,
+    guide: PyroCallable,
+    args: tuple[Any, ...],
+    reading: Reading,
+    modules: Sequence[nn.Module] | None = None,
+) -> None:
     """Raise ``ValueError`` for a pair whose particles, run at once, have random numbers in common that no site draws.
 
     Args:
@@ -29,6 +36,7 @@ def check_noise(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...],
         guide: q(z|x).
         args: a minibatch.
         reading: of the pair, on this minibatch.
+        modules: those that the pair can reach; found if not given.
 
     >>> from pyro_aevb.model_guide import read
     >>> from pyro_aevb.model_guide.shared_noise import check_noise
@@ -63,7 +71,7 @@ def check_noise(model: PyroCallable, guide: PyroCallable, args: tuple[Any, ...],
         return next((name for name in differ if _is_close(one[name][0], one[name][1])), None)
 
     try:
-        with evaluated(model, guide) as (its_model, its_guide, _), pyro.validation_enabled(False):
+        with evaluated(model, guide, modules) as (its_model, its_guide, _), pyro.validation_enabled(False):
             name = on_a_side(found)
     except Exception:  # what can't be run like that is told when it is run like that
         return

@@ -15,7 +15,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.trace_struct import Trace
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_aevb.arguments import signature_of
 from pyro_aevb.capture.graph import is_tracing
@@ -201,18 +201,19 @@ def _examined(
         needed = analytic_kl and len(reading.latents | reading.global_latents) > 1 and not is_messenger(guide)
         return reading, entangled_latents(model, guide, args, kwargs) if needed else {}
 
-    with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
+    modules = PythonState([model, guide]).modules
+    with evaluated(model, guide, modules) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))
     closed_form, reasons = _closed_forms(reading, entangled) if analytic_kl else (frozenset[str](), [])
     global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
     outside = global_names if one_global_draw else frozenset[str]()
-    mixed = _mixed(model, guide, args, kwargs, reading.depth, outside) if several else None
+    mixed = _mixed(model, guide, args, kwargs, reading.depth, outside, modules) if several else None
     values = enumerated(reading, guide)
-    apart = _apart(model, guide, args, kwargs, reading) if by_entry else frozenset[str]()
+    apart = _apart(model, guide, args, kwargs, reading, modules) if by_entry else frozenset[str]()
     if (several or apart) and not is_tracing():  # else a gate that begins at 0 would hide what is behind it
         with moved(parameter.unconstrained for parameter in parameters.parameters.values()):
-            mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside) if several else None)
-            apart &= _apart(model, guide, args, kwargs, reading, apart)
+            mixed = mixed or (_mixed(model, guide, args, kwargs, reading.depth, outside, modules) if several else None)
+            apart &= _apart(model, guide, args, kwargs, reading, modules, apart)
     return Structure(reading.depth, closed_form, reading.unchecked, mixed, global_names, values, apart), reasons
 
 
@@ -246,6 +247,7 @@ def _mixed(
     kwargs: Kwargs,
     depth: int,
     outside: frozenset[str],
+    modules: Sequence[nn.Module],
 ) -> str | None:
     """Return a site whose log probability depends on how many particles are run at once, in evaluation mode."""
     if is_messenger(guide) or is_tracing():
@@ -289,7 +291,7 @@ def _mixed(
         return None
 
     try:
-        with evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
+        with evaluated(model, guide, modules) as (model, guide, _), pyro.validation_enabled(False):
             return on_a_side(found)
     except Exception:  # what can't be run like that is told when it is run like that
         return None
@@ -304,6 +306,7 @@ def _apart(
     args: tuple[Any, ...],
     kwargs: Kwargs,
     reading: Reading,
+    modules: Sequence[nn.Module],
     otherwise: frozenset[str] = frozenset(),
 ) -> frozenset[str]:
     """Return the guide's sites in plates within a datapoint whose entries change no other entry's log probabilities.
@@ -349,7 +352,7 @@ def _apart(
         return frozenset(name for name, mixed in pairs.items() if mixed and not any(mixed))
 
     try:
-        with torch.no_grad(), evaluated(model, guide) as (model, guide, _), pyro.validation_enabled(False):
+        with torch.no_grad(), evaluated(model, guide, modules) as (model, guide, _), pyro.validation_enabled(False):
             return on_a_side(found)
     except Exception:  # the user's code, run with values that it may not know
         return otherwise

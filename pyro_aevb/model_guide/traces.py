@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_aevb.arguments import first_size
 from pyro_aevb.capture.graph import CaptureError
 from pyro_aevb.model_guide.enumeration import trace_summed
+from pyro_aevb.random_state import forked
 
 PyroCallable = Callable[..., Any]
 Kwargs = Mapping[str, Any]
@@ -165,5 +166,5 @@ def number_of_datapoints(args: tuple[Any, ...], kwargs: Kwargs = NO_KWARGS) -> i
 
 def on_a_side(fn: Callable[[], Any]) -> Any:
     """Return ``fn()``, run without gradients, random numbers and sites that anybody else would see."""
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+    with torch.no_grad(), forked(), poutine.block():
         return fn()

@@ -16,7 +16,7 @@ from pyro_aevb.evaluation_data import Minibatches, tell_of_order
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior.noise import Streams
-from pyro_aevb.random_state import OwnRandomState
+from pyro_aevb.random_state import OwnRandomState, forked
 
 ROWS_AT_ONCE = 1000
 
@@ -41,7 +41,7 @@ def over_own_minibatches(
         options: those that were given, by name.
         streams: the random numbers.
     """
-    with torch.random.fork_rng():
+    with forked():
         batches, its_model, its_guide = over_minibatches(model, guide, args, kwargs, batch_size, options)
     seed = streams.seed(0, "data")
 

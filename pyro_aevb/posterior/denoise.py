@@ -41,6 +41,7 @@ from pyro_aevb.posterior.noisy_cells import NoiseModel, NoisyCells, check_cells,
 from pyro_aevb.posterior.posterior import Options, Posterior, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
 from pyro_aevb.posterior.proposals import Layout
+from pyro_aevb.random_state import forked
 from pyro_aevb.short_repr import short_repr
 
 EXAMPLE = "lambda clean: dist.Normal(clean, 0.3).to_event(1)"
@@ -220,7 +221,7 @@ def _check_noise(noise: Any, x: Tensor) -> None:
     """Raise unless the noise gives a distribution with a density, of the shape of x."""
     if not callable(noise):
         raise TypeError(f"expected noise as a function of the clean x, got {type(noise).__name__}; write {EXAMPLE}")
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+    with torch.no_grad(), forked(), poutine.block():
         fn = noise(x[:1])
         if not isinstance(fn, torch.distributions.Distribution) or fn.batch_shape + fn.event_shape != x[:1].shape:
             got = type(fn).__name__
@@ -240,7 +241,7 @@ def _check_noise(noise: Any, x: Tensor) -> None:
 
 def _check_turns(noise: NoiseModel, x: Tensor, fn: Any) -> None:
     """Raise ``ValueError`` for noise of numbers where the clean cells are angles: across pi it is far too unlikely."""
-    with torch.no_grad(), torch.random.fork_rng(), poutine.block():
+    with torch.no_grad(), forked(), poutine.block():
         noisy = noise(x[:1])
     if (are_angles(fn) & ~are_angles(noisy)).any():
         raise ValueError(

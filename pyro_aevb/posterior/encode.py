@@ -42,7 +42,7 @@ from pyro_aevb.posterior.likelihood import one_of_sites
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, joined, visit_minibatches
 from pyro_aevb.posterior.proposals import Layout
-from pyro_aevb.random_state import reseed, seeded
+from pyro_aevb.random_state import forked, reseed, seeded
 
 Output = Literal["mean", "draws"]
 BLOCK = 100  # datapoints that draw from the guide together, whatever batch_size is
@@ -300,7 +300,7 @@ def draws_of(
         return dict(joined(parts, circular).draws)
     rows = rows_of(batches)
     found: list[dict[str, Tensor]] = []
-    with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
+    with evaluated(model, guide) as (its_model, its_guide, _), forked():
         size = _block_size(its_model, its_guide, rows)
         for place in range(0, len(rows[0]), size):
             block = tuple(row[place : place + size] for row in rows)

@@ -30,7 +30,7 @@ from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
 from pyro_aevb.posterior.reconstruct import means_at
-from pyro_aevb.random_state import seeded
+from pyro_aevb.random_state import forked, seeded
 
 Path = Literal["straight", "spherical"]
 PRIOR_DRAWS = 10_000  # for the quantiles of a prior whose inverse CDF can't be written down
@@ -273,7 +273,7 @@ class _Opened(NamedTuple):
     @torch.no_grad()
     def means(self, place: dict[str, Tensor], batch_size: int) -> Tensor:
         """Return the means of x at latents (N, ...)."""
-        with evaluated(self.model, None) as (its_model, _, _), torch.random.fork_rng():
+        with evaluated(self.model, None) as (its_model, _, _), forked():
             return means_at(its_model, self.likelihood, place, self.rows, batch_size)
 
     @torch.no_grad()
@@ -338,7 +338,7 @@ def _inverse_cdf(prior: Any, u: Tensor) -> Tensor:
         base = base.base_dist
     if base.event_shape:
         raise NotImplementedError
-    with torch.random.fork_rng():
+    with forked():
         like = base.sample()  # of the dtype and on the device of its own
     return base.icdf(u.to(like))
 

@@ -28,6 +28,7 @@ from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.progress_bar import DATAPOINTS, progress_bar
+from pyro_aevb.random_state import forked
 from pyro_aevb.short_repr import short_repr
 from pyro_aevb.warning import warn
 
@@ -209,7 +210,7 @@ def visit_minibatches(
     bar = progress_bar(
         show=options.progress, total=float(batches.num_data), desc="p(z|x)", delay=1, bar_format=DATAPOINTS
     )
-    with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng(), bar:
+    with evaluated(model, guide) as (its_model, its_guide, _), forked(), bar:
         gate: Sampler | None = None
         done = 0
         for batch in batches:

@@ -28,6 +28,7 @@ from pyro_aevb.posterior.likelihood import Likelihood, likelihood_of, mean_of
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options, joined, visit_minibatches
 from pyro_aevb.posterior.predictions import Predicted, Predictions
+from pyro_aevb.random_state import forked
 
 Latents = Tensor | Mapping[str, Tensor]
 
@@ -79,7 +80,7 @@ def decode(
     count = len(next(iter(values.values()))[0])
     if len(rows[0]) == 1:
         rows = tuple(row.expand(count, *row.shape[1:]) for row in rows)
-    with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng(), torch.set_grad_enabled(gradient):
+    with evaluated(model, None) as (its_model, _, _), forked(), torch.set_grad_enabled(gradient):
         found = [
             means_at(its_model, likelihood, {name: each[k] for name, each in values.items()}, rows, batch_size)
             for k in range(len(next(iter(values.values()))))
@@ -174,7 +175,7 @@ def reconstruct(
     likelihood = likelihood_of(model, first, site)
     if method == "guide":
         codes, rows = codes_of(model, guide, batches, options, streams), rows_of(batches)
-        with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng(), torch.no_grad():
+        with evaluated(model, None) as (its_model, _, _), forked(), torch.no_grad():
             return means_at(its_model, likelihood, codes, rows, batch_size)
     predictions = Predictions(likelihood.site, likelihood.layout, streams, vectorize, _expected)
     angles = visit_minibatches(model, guide, batches, options, streams, predictions.visit)

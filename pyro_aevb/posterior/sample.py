@@ -35,7 +35,7 @@ from pyro_aevb.posterior.likelihood import Likelihood, Redrawn, likelihood_of, m
 from pyro_aevb.posterior.noise import Streams
 from pyro_aevb.posterior.posterior import Options
 from pyro_aevb.posterior.proposals import At
-from pyro_aevb.random_state import reseed
+from pyro_aevb.random_state import forked, reseed
 
 Source = Literal["prior", "aggregate", "given"]
 BLOCK = 1000  # draws that are made together
@@ -169,7 +169,7 @@ def _by_guide(
 ) -> dict[str, Tensor]:
     """Return a draw of q(z|x) for each row, {site: (S, ...)}."""
     found = []
-    with evaluated(model, guide) as (its_model, its_guide, _), torch.random.fork_rng():
+    with evaluated(model, guide) as (its_model, its_guide, _), forked():
         for place in range(0, len(rows[0]), size):
             reseed(streams.seed(place, "proposals"))
             found.append(latents_drawn(its_model, its_guide, tuple(row[place : place + size] for row in rows), 1))
@@ -188,7 +188,7 @@ def _drawn(
     """Return a draw of x for each row, or its mean given z: z at ``values``, from the prior where there are none."""
     found, size = [], min(BLOCK, likelihood.most_rows)
     anew = (likelihood.site,) if values else likelihood.observed
-    with evaluated(model, None) as (its_model, _, _), torch.random.fork_rng():
+    with evaluated(model, None) as (its_model, _, _), forked():
         for place in range(0, len(rows[0]), size):
             some = slice(place, place + size)
             block = tuple(row[some] for row in rows)

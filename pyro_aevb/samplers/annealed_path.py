@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_aevb.capture.capture import Capture, Compile
 from pyro_aevb.model_guide.parameters import ParameterRecorder
 from pyro_aevb.model_guide.traces import PyroCallable, require_own_run
+from pyro_aevb.random_state import forked
 from pyro_aevb.samplers import hmc
 from pyro_aevb.samplers.ais import Path
 from pyro_aevb.samplers.latent_space import LatentSpace
@@ -58,7 +59,7 @@ class AnnealedPath:
         parameters = ParameterRecorder()
         self._model, self._start, self._vectorize = parameters(model), start, vectorize
         self._guide = None if guide is None else parameters(guide)
-        with torch.random.fork_rng():
+        with forked():
             self.space = LatentSpace(self._model, *args)
         watched = [model] if guide is None else [model, guide]
         leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731

@@ -14,6 +14,7 @@ from pyro_aevb.learners.step import Minibatch
 from pyro_aevb.model_guide.contract import read, run_pair
 from pyro_aevb.model_guide.moved_parameters import moved
 from pyro_aevb.model_guide.places import place_error, site_of_places
+from pyro_aevb.random_state import forked
 from pyro_aevb.training.minibatches import Passes, Permutations
 from pyro_aevb.training.ranks import Ranks
 from pyro_aevb.warning import warn
@@ -35,7 +36,7 @@ def dry_run(learner: Learner, feed: Permutations | Passes, ranks: Ranks, total: 
     Raises:
         ValueError, TypeError: for data or a pair that breaks the contract.
     """
-    with torch.random.fork_rng():
+    with forked():
         first, *smaller = feed.to_try(total, ranks.part_of)
         learner.prepare(first)
         for batch in smaller:

@@ -14,7 +14,7 @@ from pyro_aevb.arguments import CONSTANTS
 from pyro_aevb.checks import check_integers
 from pyro_aevb.data_source import DataSet, Rows, Stream
 from pyro_aevb.learners.step import Minibatch
-from pyro_aevb.random_state import OwnRandomState
+from pyro_aevb.random_state import OwnRandomState, forked
 from pyro_aevb.training.computed_permutation import ComputedPermutation
 from pyro_aevb.training.kept_states import KeptStates, tells_its_state
 from pyro_aevb.warning import warn
@@ -139,7 +139,7 @@ class Passes:
         self._last: Rows | None = None
         self._done, self._taken = 0, 0  # passes before this one, and minibatches of this one
         self._finds_its_place = tells_its_state(data.data)
-        with torch.random.fork_rng():
+        with forked():
             self._random = OwnRandomState(int(torch.randint(2**32, ())))
         self._kept = KeptStates(_parts_of(data.data), also=[data.data] if isinstance(data.data, DataLoader) else [])
 

@@ -31,6 +31,7 @@ from pyro_aevb.learners.checks import check_names
 from pyro_aevb.learners.trained_pair import TrainedPair
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.random_state import forked
 from pyro_aevb.version import __version__
 
 PAIR = "pair.safetensors"
@@ -188,7 +189,7 @@ def _run(
 ) -> tuple[TrainedPair, list[tuple[tuple[int, ...], str]] | None]:
     """Run the pair on the first datapoints; return it with its parameters noted, and what one datapoint is."""
     check_callables(model, guide)
-    with torch.random.fork_rng():
+    with forked():
         batches, _, _ = over_minibatches(model, guide, args, kwargs, ROWS, {})
         first = next(iter(batches))
     pair = TrainedPair(model, guide, [each for each in (model, guide) if each is not None])

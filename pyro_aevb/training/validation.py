@@ -17,7 +17,7 @@ from pyro_aevb.learners.learner import Learner
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.log_density import capture_log_density
 from pyro_aevb.model_guide.modes import evaluating
-from pyro_aevb.random_state import seeded
+from pyro_aevb.random_state import forked, seeded
 from pyro_aevb.training.history import ERROR, History
 from pyro_aevb.training.minibatches import others_of, rows_checksum
 
@@ -63,7 +63,7 @@ class ValidationBound:
         if getattr(self.data, "once", False):
             raise ValueError("expected validation data that can be gone through again, got a generator; pass a tensor")
         self.learner, self.seed = learner, seed
-        with torch.random.fork_rng(), evaluating(learner.modules):
+        with forked(), evaluating(learner.modules):
             first = next(self.data.in_order(self.batch_size), None)
             if first is None:
                 raise ValueError("expected at least one validation datapoint, got none")
