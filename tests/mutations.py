@@ -3643,6 +3643,12 @@ MUTATIONS = [
         "return code.co_names",
         ("tests/capture/test_stateful.py::test_no_step_differs_silently[global_of_a_function_inside]",),
     ),
+    Mutation(
+        "model_guide/log_density.py",
+        "            modules[:] = PythonState([model, guide]).modules  # those too that the first call made\n",
+        "",
+        ("tests/model_guide/test_modes.py::test_a_module_that_the_first_call_makes_is_evaluated[elbo]",),
+    ),
 ]
 
 

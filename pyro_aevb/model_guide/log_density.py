@@ -161,8 +161,8 @@ def repeated_log_density(
     def density(*args: Tensor) -> LogDensity:
         nonlocal first
         if first is None:
-            modules[:] = PythonState([model, guide]).modules
-            reading = read(*recorded, args, modules=modules)
+            reading = read(*recorded, args, modules=PythonState([model, guide]).modules)
+            modules[:] = PythonState([model, guide]).modules  # those too that the first call made
             reading.require_whole_plates()
             require_local_densities(reading, model, guide, args, points=points)
             values = enumerated(reading, guide)

@@ -201,9 +201,9 @@ def _examined(
         needed = analytic_kl and len(reading.latents | reading.global_latents) > 1 and not is_messenger(guide)
         return reading, entangled_latents(model, guide, args, kwargs) if needed else {}
 
-    modules = PythonState([model, guide]).modules
-    with evaluated(model, guide, modules) as (its_model, its_guide, _):  # running averages are not for this
+    with evaluated(model, guide) as (its_model, its_guide, _):  # running averages are not for this
         reading, entangled = on_a_side(lambda: read(its_model, its_guide))
+    modules = PythonState([model, guide]).modules  # those too that the first call made
     closed_form, reasons = _closed_forms(reading, entangled) if analytic_kl else (frozenset[str](), [])
     global_names = frozenset(reading.global_latents) | frozenset(reading.global_proposals)
     outside = global_names if one_global_draw else frozenset[str]()

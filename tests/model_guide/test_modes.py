@@ -12,7 +12,7 @@ from torch import nn
 
 from pyro_aevb import AEVB
 from pyro_aevb.evidence import elbo
-from pyro_aevb.model_guide import capture_log_density, evaluating
+from pyro_aevb.model_guide import capture_log_density, evaluating, log_density
 from pyro_aevb.training import fit
 
 N, D = 40, 3
@@ -209,3 +209,34 @@ def test_a_density_of_modules_with_buffers_is_traced_and_leaves_what_they_count_
         torch.testing.assert_close(density(x).log_weight[0], dist.Normal(0.0, 5**0.5).log_prob(x))
     assert density.obstacle is None
     assert net.runs == 0
+
+
+class MadeByTheFirstCall:
+    """A net that nobody trains, built when it is first wanted."""
+
+    net = None
+
+    def __call__(self, x):
+        if self.net is None:
+            self.net = nn.Dropout(0.9)
+        return self.net(x)
+
+
+@pytest.mark.parametrize("estimate", [elbo, log_density], ids=lambda fn: fn.__name__)
+def test_a_module_that_the_first_call_makes_is_evaluated(estimate):
+    made = MadeByTheFirstCall()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x * made(torch.ones(len(x))))
+
+    def guide(x):  # the exact posterior: every weight is p(x)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.linspace(-2.0, 2.0, 7)
+    found = estimate(model, guide, x, num_particles=2)
+    value = found.value if estimate is elbo else found.log_weight[0]
+    assert torch.allclose(value, dist.Normal(0.0, 2**0.5).log_prob(x), atol=1e-5)
+    assert made.net.training
