@@ -3649,6 +3649,20 @@ MUTATIONS = [
         "",
         ("tests/model_guide/test_modes.py::test_a_module_that_the_first_call_makes_is_evaluated[elbo]",),
     ),
+    Mutation(
+        "posterior/reconstruct.py",
+        "if (event := tuple(value.shape[value.dim() - layout.event :])) != layout.event_shape:",
+        "if len(event := tuple(value.shape[value.dim() - layout.event :])) != layout.event:",
+        (
+            "tests/posterior/test_verbs.py::test_a_latent_that_would_be_stretched_to_the_models_is_refused_and_the_remedy_works",
+        ),
+    ),
+    Mutation(
+        "vae/verbs.py",
+        '        check_dtype("z", rows, row["x"].dtype)\n',
+        "",
+        ("tests/vae/test_checks.py::test_codes_of_another_shape_or_dtype_are_refused_and_the_remedies_work",),
+    ),
 ]
 
 

@@ -31,19 +31,24 @@ class Layout(NamedTuple):
     """The dimensions of a latent in a run with particles.
 
     ``width``: batch dimensions, that of the particles the first; ``plate``: the data plate's, counted from the right of
-    them; ``others``: those of the other plates around it; ``event``: how many dimensions its event has.
+    them; ``others``: those of the other plates around it.
     """
 
     width: int
     plate: int
     others: tuple[int, ...]
-    event: int
+    event_shape: tuple[int, ...]
+
+    @property
+    def event(self) -> int:
+        """How many dimensions its event has."""
+        return len(self.event_shape)
 
     @classmethod
     def of(cls, site: Site, reading: Reading) -> Layout:
         """Return the layout of a latent."""
         dims = [f.dim for f in site.frames if f.vectorized and f.dim is not None and f.dim != reading.plate.dim]
-        return cls(reading.depth + 1, reading.plate.dim, tuple(sorted(dims)), len(site.fn.event_shape))
+        return cls(reading.depth + 1, reading.plate.dim, tuple(sorted(dims)), tuple(site.fn.event_shape))
 
     def datapoints_second(self, value: Tensor, num_draws: int, num_data: int) -> Tensor:
         """Return a value of a run as draws, (K, M, ...)."""

@@ -212,6 +212,11 @@ def _values(z: Latents, likelihood: Likelihood, num_data: int) -> tuple[dict[str
                 f"expected latent {name!r} of {own} or {own + 1} dimensions for {num_data} datapoints, these first or "
                 f"second, got shape {tuple(value.shape)}; reshape it, or pass one row of data for all"
             )
+        if (event := tuple(value.shape[value.dim() - layout.event :])) != layout.event_shape:
+            raise ValueError(
+                f"expected latent {name!r} of event shape {layout.event_shape}, as the model draws it, got {event} at "
+                f"the end of {tuple(value.shape)}; pass all numbers of a datapoint's latent"
+            )
         leads.add((lead, value.shape[len(lead)]))
         found[name] = value if lead else value[None]
     if any(0 in (*lead, size) for lead, size in leads):

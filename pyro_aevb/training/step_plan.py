@@ -58,9 +58,9 @@ def length_of(
     indexed = isinstance(source, DataSet)
     if (samples is not None and epochs is not None) or (indexed and samples is epochs):
         raise ValueError(f"expected samples or epochs, one of them, got samples={samples} and epochs={epochs}")
-    if min(n for n in (samples, epochs, 1) if n is not None) < 1 or batch_size < 1:
-        got = epochs if samples is None else samples
-        raise ValueError(f"expected 1 or more training samples and a batch_size of 1 or more, got {got}, {batch_size}")
+    for name, number in (("samples", samples), ("epochs", epochs), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {number}")
     if isinstance(source, Stream) and source.once and (epochs or 1) > 1:
         raise ValueError(
             f"expected data that can be gone through {epochs} times, got {type(source.data).__name__}, which is gone "

@@ -239,9 +239,15 @@ def check_x(x: Any, x_shape: tuple[int, ...], dtype: torch.dtype | None) -> None
         else:
             remedy = remedy.removeprefix("or ")
         raise ValueError(f"expected x of shape ({shape}), got {tuple(x.shape)}; {remedy}")
-    if dtype is not None and x.dtype != dtype:
-        other = f", or the VAE with vae.to({x.dtype})" if x.is_floating_point() else ""
-        raise TypeError(f"expected x of dtype {dtype}, got {x.dtype}; convert with x.to({dtype}){other}")
+    if dtype is not None:
+        check_dtype("x", x, dtype)
+
+
+def check_dtype(name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Raise ``TypeError`` unless an argument has the dtype of a VAE."""
+    if value.dtype != dtype:
+        other = f", or the VAE with vae.to({value.dtype})" if value.is_floating_point() else ""
+        raise TypeError(f"expected {name} of dtype {dtype}, got {value.dtype}; convert with {name}.to({dtype}){other}")
 
 
 def observed_entries(likelihood: Any, observed: Tensor) -> Any:

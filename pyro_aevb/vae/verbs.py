@@ -24,7 +24,7 @@ from pyro_aevb.arguments import Arguments
 from pyro_aevb.data_source import Data, Frame, data_source
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.posterior import AnomalyScore, Denoised, Imputed
-from pyro_aevb.vae.checks import check_beside, check_made_of
+from pyro_aevb.vae.checks import check_beside, check_dtype, check_made_of
 from pyro_aevb.vae.hierarchy import Hierarchy
 from pyro_aevb.vae.labels import Labels, Y
 from pyro_aevb.vae.likelihoods import Bernoulli
@@ -147,11 +147,15 @@ class Verbs(nn.Module, ABC):
             gradient: whether the mean has its gradient.
 
         Raises:
-            ValueError: for a VAE that has labels, and no label.
+            ValueError, TypeError: for z of another shape or dtype, and a VAE that has labels without a label.
         """
         self._require_label(label)
+        dim = self.latent_dims[0]
+        if z.shape[-1:] != (dim,):
+            raise ValueError(f"expected z of shape (..., {dim}), got {tuple(z.shape)}; pass {dim} numbers a datapoint")
         row = self._rows(z.shape[:-1], covariates, label)
-        rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, self.latent_dims[0])
+        rows = torch.as_tensor(z).to(row["x"].device).reshape(-1, dim)
+        check_dtype("z", rows, row["x"].dtype)
         sizes = zip(self.hierarchy.sites, self.latent_dims, strict=True)
         # x is made of z and of what is given; the other latents stand for themselves.
         values = {site: rows.new_zeros(len(rows), dim) for site, dim in sizes}

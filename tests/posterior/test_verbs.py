@@ -607,6 +607,22 @@ def test_several_sites_have_names():
     assert flow.approximate_posterior((x > 0).double()).sample((3,)).shape == (3, N, 2)
 
 
+def test_a_latent_that_would_be_stretched_to_the_models_is_refused_and_the_remedy_works():
+    """The model takes one number for both, since it only multiplies."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z * torch.tensor([1.0, 2.0])).sum(-1), 1.0), obs=x)
+
+    z, x = torch.tensor([[0.5], [1.0]]), torch.zeros(1)
+    with pytest.raises(
+        ValueError, match=r"latent 'z' of event shape \(2,\), .* got \(1,\) at the end of \(2, 1\); pass"
+    ):
+        decode(model, None, z, x)
+    torch.testing.assert_close(decode(model, None, torch.cat([z, 2 * z], -1), x), 5 * z[:, 0])
+
+
 def test_latents_without_a_mean_are_refused_and_the_remedies_work():
     def model(x):
         with pyro.plate("data", len(x)):

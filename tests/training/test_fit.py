@@ -108,8 +108,8 @@ def test_progress_shows_bound_and_time_left(capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"epochs": 0}, "1 or more training samples"),
-        ({"samples": -5}, "1 or more training samples"),
+        ({"epochs": 0}, "expected epochs of 1 or more, got 0"),
+        ({"samples": -5}, "expected samples of 1 or more, got -5"),
         ({"epochs": 1, "batch_size": 0}, "batch_size of 1 or more"),
         ({}, "samples or epochs, one of them"),
         ({"epochs": 1, "samples": 1}, "samples or epochs, one of them"),

@@ -241,3 +241,14 @@ def test_what_a_posterior_without_an_encoder_can_not_have_is_refused():
         with pytest.raises(ValueError, match=r"expected places in the data set from 0 to 19, .* pass index="):
             vae.encode(x, index=index)
     assert vae.encode(x, index=torch.arange(20)).shape == (20, J)
+
+
+def test_codes_of_another_shape_or_dtype_are_refused_and_the_remedies_work():
+    vae, z = VAE(D, J, hidden_dims=(6,)), torch.randn(4, J)
+    for wrong in (z[:, :1], z[0, :1], torch.randn(2, J + 1)):
+        with pytest.raises(ValueError, match=rf"expected z of shape \(\.\.\., {J}\), got .*; pass {J} numbers"):
+            vae.decode(wrong)
+    with pytest.raises(TypeError, match=r"expected z of dtype torch.float32, got torch.float64; convert with z.to\("):
+        vae.decode(z.double())
+    assert vae.decode(z.double().to(torch.float32)).shape == (4, D)
+    assert vae.to(torch.float64).decode(z.double()).shape == (4, D)
