@@ -110,7 +110,13 @@ def forked() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed torch inside the block and put its generators back afterwards; ``None`` changes nothing."""
+    """Seed torch inside the block and put its generators back afterwards; ``None`` changes nothing.
+
+    Raises:
+        TypeError: for a seed that is no integer.
+    """
+    if seed is not None and not hasattr(seed, "__index__"):
+        raise TypeError(f"expected an integer for seed, got {seed!r}; pass int(...)")
     if seed is None:
         yield
         return

@@ -3663,6 +3663,18 @@ MUTATIONS = [
         "",
         ("tests/vae/test_checks.py::test_codes_of_another_shape_or_dtype_are_refused_and_the_remedies_work",),
     ),
+    Mutation(
+        "random_state.py",
+        'if seed is not None and not hasattr(seed, "__index__"):',
+        "if False:",
+        ("tests/evidence/test_marginal_likelihood.py::test_bad_options_and_sizes",),
+    ),
+    Mutation(
+        "posterior/noise.py",
+        "        check_integers(seed=seed)\n",
+        "",
+        ("tests/posterior/test_verbs.py::test_a_seed_that_is_no_integer_is_refused[encode]",),
+    ),
 ]
 
 

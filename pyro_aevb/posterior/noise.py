@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_aevb.checks import check_integers
 from pyro_aevb.samplers.hmc import Noise
 
 Use = Literal["proposals", "starts", "chains", "predictions", "data", "simulations", "references", "classifiers"]
@@ -28,6 +29,7 @@ class Streams:
     """
 
     def __init__(self, seed: int | None) -> None:
+        check_integers(seed=seed)
         self._seed = int(torch.randint(2**62, ())) if seed is None else seed % 2**63
 
     def seed(self, place: int, use: Use) -> int:

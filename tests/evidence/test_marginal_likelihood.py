@@ -635,6 +635,8 @@ def test_bad_options_and_sizes():
         estimate(pair, lg.x, method="ais", batch_size=0)
     with pytest.raises(ValueError, match="a method out of"):
         estimate(pair, lg.x, method="iwae")
+    with pytest.raises(TypeError, match=r"an integer for seed, got 1.5; pass int\("):
+        log_marginal_likelihood(pair.model, pair.guide, lg.x, seed=1.5, progress=False)
     with pytest.raises(TypeError, match="an object such as AIS"):
         estimate(pair, lg.x, method=AIS)
     with pytest.raises(ValueError, match="at least one datapoint"):

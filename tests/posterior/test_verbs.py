@@ -121,6 +121,13 @@ def bernoulli_pair(dtype=torch.double):
 # -- Laws --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"approximate_posterior", "decode", "manifold"}))
+def test_a_seed_that_is_no_integer_is_refused(verb):
+    vae, x = bernoulli_pair()
+    with pytest.raises(TypeError, match=r"expected an integer for seed, got 1.5; pass int\("):
+        VERBS[verb](vae.model, vae.guide, x, seed=1.5)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_seed_decides_and_nothing_else_is_touched(verb):
     """Modules in training mode, a batch norm and a dropout among them, whose own draws would be seen."""
