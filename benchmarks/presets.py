@@ -189,7 +189,9 @@ def figure(result: dict[str, Any], path: Path) -> None:
         ax.set_yticks(places, list(above))
         ax.set(title=learner, xlabel="nats above the preset")
         ax.grid(alpha=0.3)
-    fig.suptitle(f"One setting moved: {result['dataset']}, {result['samples']:.0e} samples")
+    fig.suptitle(
+        f"One setting moved: {result['dataset']}, $N_z$ = {result['latent_dim']}, {result['samples']:.3g} samples"
+    )
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
