@@ -115,11 +115,11 @@ def seeded(seed: int | None) -> Iterator[None]:
     Raises:
         TypeError: for a seed that is no integer.
     """
-    if seed is not None and not hasattr(seed, "__index__"):
-        raise TypeError(f"expected an integer for seed, got {seed!r}; pass int(...)")
     if seed is None:
         yield
         return
+    if not hasattr(seed, "__index__"):
+        raise TypeError(f"expected an integer for seed, got {seed!r}; pass int(...)")
     with forked():
         reseed(seed)
         yield

@@ -3645,7 +3645,7 @@ MUTATIONS = [
     ),
     Mutation(
         "model_guide/log_density.py",
-        "            modules[:] = PythonState([model, guide]).modules  # those too that the first call made\n",
+        "            modules = PythonState([model, guide]).modules  # those too that the first call made\n",
         "",
         ("tests/model_guide/test_modes.py::test_a_module_that_the_first_call_makes_is_evaluated[elbo]",),
     ),
@@ -3665,7 +3665,7 @@ MUTATIONS = [
     ),
     Mutation(
         "random_state.py",
-        'if seed is not None and not hasattr(seed, "__index__"):',
+        'if not hasattr(seed, "__index__"):',
         "if False:",
         ("tests/evidence/test_marginal_likelihood.py::test_bad_options_and_sizes",),
     ),

@@ -159,10 +159,10 @@ def repeated_log_density(
 
     @one_thread
     def density(*args: Tensor) -> LogDensity:
-        nonlocal first
+        nonlocal first, modules
         if first is None:
             reading = read(*recorded, args, modules=PythonState([model, guide]).modules)
-            modules[:] = PythonState([model, guide]).modules  # those too that the first call made
+            modules = PythonState([model, guide]).modules  # those too that the first call made
             reading.require_whole_plates()
             require_local_densities(reading, model, guide, args, points=points)
             values = enumerated(reading, guide)
