@@ -41,7 +41,6 @@ from pyro_aevb.model_guide.traces import (
 )
 from pyro_aevb.objectives.gradient_scale import GradientScale
 from pyro_aevb.objectives.particles import Particles, sum_terms, times
-from pyro_aevb.random_state import forked
 
 Flow = Literal["total", "path", "doubly", "score", "wake"]
 NOTHING: Mapping[str, int] = {}
@@ -443,8 +442,7 @@ def _check_one_weight(
     weights = [by_site[name] for name in names]
     if is_tracing() or all(w is weights[0] or (isinstance(w, float) and w == weights[0]) for w in weights):
         return
-    with torch.no_grad(), forked(), poutine.block():
-        dependent = [name for name, others in parents(guide, args, kwargs).items() if others]
+    dependent = [name for name, others in on_a_side(lambda: parents(guide, args, kwargs)).items() if others]
     if dependent:
         raise ValueError(
             f"expected one scale for latents that the guide draws from each other, got several, {dependent[0]!r} among "

@@ -29,7 +29,7 @@ from pyro_aevb.data_source import Data
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read
-from pyro_aevb.model_guide.traces import PyroCallable
+from pyro_aevb.model_guide.traces import PyroCallable, on_a_side
 from pyro_aevb.one_thread import one_thread
 from pyro_aevb.posterior.angles import NOT_ONE, are_angles, average, place_deviations, place_of
 from pyro_aevb.posterior.cells import the_site
@@ -241,8 +241,7 @@ def _check_noise(noise: Any, x: Tensor) -> None:
 
 def _check_turns(noise: NoiseModel, x: Tensor, fn: Any) -> None:
     """Raise ``ValueError`` for noise of numbers where the clean cells are angles: across pi it is far too unlikely."""
-    with torch.no_grad(), forked(), poutine.block():
-        noisy = noise(x[:1])
+    noisy = on_a_side(lambda: noise(x[:1]))
     if (are_angles(fn) & ~are_angles(noisy)).any():
         raise ValueError(
             f"expected noise of angles where clean cells are, got {type(innermost(noisy)).__name__}; write "
