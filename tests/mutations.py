@@ -3675,6 +3675,18 @@ MUTATIONS = [
         "",
         ("tests/posterior/test_verbs.py::test_a_seed_that_is_no_integer_is_refused[encode]",),
     ),
+    Mutation(
+        "training/computed_permutation.py",
+        "if not kept[0] <= begin <= end <= kept[1]:",
+        "if kept[1] >= 0:",
+        ("tests/training/test_computed_permutation.py::test_a_hundred_million_rows_take_no_memory_for_their_order",),
+    ),
+    Mutation(
+        "vae/bounded.py",
+        "if self._operations > self._most_operations:",
+        "if self._operations > 20 * self._most_operations:",
+        (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many flows]",),
+    ),
 ]
 
 

@@ -6,7 +6,6 @@ Shapes: N data, K particles, J latent dimensions.
 import math
 import signal
 import threading
-import time
 import warnings
 from unittest import mock
 
@@ -717,13 +716,11 @@ def test_ctrl_c_returns_nothing(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
     timer = threading.Timer(1.0, lambda: signal.raise_signal(signal.SIGINT))
     timer.start()
-    start = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
             estimate(pair, lg.x, method=AIS(100_000), batch_size=10)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(
