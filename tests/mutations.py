@@ -131,6 +131,7 @@ BAYESIAN = "tests/model_guide/test_bayesian.py"
 GAP = "tests/evidence/test_evidence_gap.py"
 EVIDENCE, FAMILIES = "tests/evidence/test_evidence_records.py", "tests/distributions/test_families.py"
 BLEND = "tests/objectives/test_blend.py"
+CIRCLES = "tests/samplers/test_circles.py"
 DEPENDENCE, LATENT_SPACE = "tests/model_guide/test_dependence.py", "tests/samplers/test_latent_space.py"
 OBJECTIVE, DENSITY = "tests/objectives/test_objective.py", "tests/model_guide/test_log_density.py"
 WEIGHTED, RANDOM = "tests/objectives/test_weighted_gradients.py", "tests/model_guide/test_random_models.py"
@@ -3549,9 +3550,7 @@ MUTATIONS = [
         "samplers/latent_space.py",
         "if is_angle(fn):",
         "if False:",
-        (
-            "tests/posterior/test_angles.py::test_a_reflected_angle_is_one_and_a_scaled_one_is_refused_but_for_its_density",
-        ),
+        ("tests/model_guide/test_turns.py::test_weights_take_less_than_the_bound_and_other_methods_are_the_remedy",),
     ),
     Mutation(
         "posterior/denoise.py",
@@ -3686,6 +3685,57 @@ MUTATIONS = [
         "if self._operations > self._most_operations:",
         "if self._operations > 20 * self._most_operations:",
         (f"{SAVING}::test_a_description_of_what_is_too_large_is_refused_before_it_is_built[many flows]",),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "return ROUND if not self._cut and is_angle(fn) else bijection(name, fn)",
+        "return bijection(name, fn)",
+        (
+            f"{CIRCLES}::test_mcem_takes_each_side_of_pi_as_often_as_the_posterior_has_it",
+            f"{CIRCLES}::test_chains_near_pi_mix_and_are_trusted",
+        ),
+    ),
+    Mutation(
+        "samplers/latent_space.py",
+        "return wrapped(u)",
+        "return u",
+        (f"{CIRCLES}::test_a_likelihood_that_tells_turns_apart_has_the_one_from_minus_pi_to_pi",),
+    ),
+    Mutation(
+        "samplers/annealed_path.py",
+        "if is_angle(reading.model[name].fn) and not is_angle(site.fn):",
+        "if False:",
+        (f"{CIRCLES}::test_numbers_are_no_start_for_angles",),
+    ),
+    Mutation(
+        "posterior/chains.py",
+        "found = unrolled(torch.stack(kept).flatten(0, 1), angles).reshape(num_samples, *start.shape)",
+        "found = torch.stack(kept)",
+        (f"{CIRCLES}::test_chains_near_pi_mix_and_are_trusted",),
+    ),
+    Mutation(
+        "evidence/posterior_density.py",
+        "rest = near(centre, rest, path.space.angles)",
+        "rest = near(0 * centre, rest, path.space.angles)",
+        (f"{CIRCLES}::test_log_p_near_pi",),
+    ),
+    Mutation(
+        "evidence/posterior_density.py",
+        "log_q = fitted.log_prob(rest) - _log_within_a_turn(fitted, centre, path.space.angles)",
+        "log_q = fitted.log_prob(rest)",
+        (f"{CIRCLES}::test_a_posterior_as_wide_as_the_circle_has_a_density_within_a_turn",),
+    ),
+    Mutation(
+        "evidence/quadrature.py",
+        "cut=True,",
+        "cut=False,",
+        ("tests/model_guide/test_turns.py::test_weights_take_less_than_the_bound_and_other_methods_are_the_remedy",),
+    ),
+    Mutation(
+        "model_guide/guide_supports.py",
+        "turns = TURNS if is_periodic(prior) else (0.0,)",
+        "turns = (0.0,)",
+        ("tests/model_guide/test_turns.py::test_within_one_turn_log_p_is_the_integral[Uniform of a turn from 0]",),
     ),
 ]
 

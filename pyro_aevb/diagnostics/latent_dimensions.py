@@ -19,6 +19,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_aevb.diagnostics.passes import layouts_of, passes
+from pyro_aevb.distributions.angles import unrolled
 from pyro_aevb.distributions.kl import kl_divergence
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.guide_values import enumerated
@@ -26,7 +27,7 @@ from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.traces import PyroCallable, number_of_datapoints
-from pyro_aevb.posterior.angles import angles_of, unrolled
+from pyro_aevb.posterior.angles import angles_of
 from pyro_aevb.posterior.cells import cells_of
 
 

@@ -15,6 +15,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.diagnostics.passes import guide_draws, layouts_of
+from pyro_aevb.distributions.angles import wrapped
 from pyro_aevb.evaluation_data import minibatches
 from pyro_aevb.evidence.estimator import check_sizes, over_minibatches
 from pyro_aevb.learners.dreams import DreamArguments, Dreams
@@ -24,7 +25,7 @@ from pyro_aevb.model_guide.reading import Reading, read_traces
 from pyro_aevb.model_guide.sites import Site
 from pyro_aevb.model_guide.structure import structure
 from pyro_aevb.model_guide.traces import PyroCallable
-from pyro_aevb.posterior.angles import are_angles, wrapped
+from pyro_aevb.posterior.angles import are_angles
 from pyro_aevb.posterior.gate import Draws, Sampler
 from pyro_aevb.posterior.noise import Streams, Use
 from pyro_aevb.posterior.posterior import Options, visit_minibatches

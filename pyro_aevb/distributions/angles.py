@@ -8,6 +8,7 @@ sum of its components'.  Angles are in radians.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -121,6 +122,41 @@ def direction(moment: Tensor) -> Tensor:
         moment: complex.
     """
     return torch.where(moment.abs() > 10 * torch.finfo(moment.dtype).eps, moment.angle(), torch.nan)
+
+
+def wrapped(angles: Tensor) -> Tensor:
+    """Return angles as the numbers from -pi to pi that are equal to them but for turns."""
+    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
+
+
+def near(centre: Tensor, values: Tensor, angle: Tensor) -> Tensor:
+    """Return values, angles as the numbers, equal to them but for turns, that are within half a turn of a centre.
+
+    Args:
+        centre: of a shape that broadcasts to that of the values.
+        values: (..., N, ...).
+        angle: which of them are angles, of bool, of a shape that the values' broadcasts to.
+
+    >>> from pyro_aevb.distributions.angles import near
+    >>> near(torch.tensor(3.0), torch.tensor([-3.0, 3.1]), torch.tensor(True))
+    tensor([3.2832, 3.1000])
+    """
+    return torch.where(angle.to(values.device), centre + wrapped(values - centre), values)
+
+
+def unrolled(draws: Tensor, angle: Tensor) -> Tensor:
+    """Return draws, angles as the numbers, equal to them but for turns, that are within half a turn of their mean.
+
+    Args:
+        draws: (L, N, ...).
+        angle: as in :func:`near`.
+    """
+    return near(centre_of(draws), draws, angle) if angle.any() else draws
+
+
+def centre_of(draws: Tensor) -> Tensor:
+    """Return the mean on the circle of draws (L, N, ...) of angles."""
+    return direction(torch.polar(torch.ones_like(draws), draws).mean(0))
 
 
 def moment(fn: Any) -> Tensor:

@@ -5,7 +5,7 @@ r"""The paper's estimator of log p(x): a density fitted to posterior samples (Ki
 with q fitted to L other samples.  1/p(x) is estimated without bias, so log p(x) is too large in expectation.  The
 weights q/p have finite variance only if q is less than twice as wide as the posterior (covariances), and the error
 grows fast with the dimension: with exact samples and L = 50 its standard deviation is 0.07 nats in 3 dimensions and
-0.85 in 20, and there it is 0.4 too high.
+0.85 in 20, and there it is 0.4 too high.  Of angles q is cut off half a turn from the samples' mean.
 
 Shapes: L samples, M datapoints, J unconstrained dimensions.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal
 
+from pyro_aevb.distributions.angles import centre_of, near
 from pyro_aevb.evidence.estimates import Evidence
 from pyro_aevb.evidence.estimator import Estimator, Evaluate, Problem
 from pyro_aevb.evidence.importance_weights import log_mean, widened
@@ -31,6 +32,7 @@ from pyro_aevb.warning import warn
 
 HIGH_DIMENSION = 5
 NARROWED = 0.8  # covariance of the Gaussian over that of its samples
+DRAWS_OF_A_TURN = 10_000  # whose share within a turn has an error of 0.003 at most, where an eighth is outside
 WIDEST = 2.0  # covariance of q over that of the posterior, beyond which the weights' variance is infinite
 
 
@@ -120,14 +122,18 @@ class PosteriorDensity(Estimator):
         def evaluate(tick: Tick, *args: Tensor) -> Evidence:
             samples = self._sample(path, args, draws, lambda part: tick(part / transitions))
             fit, rest = samples[:, ::2], samples[:, 1::2]  # (draws, chains, M, J); resampling has put like by like
-            fitted = self.density(fit.flatten(0, 1))
             log_joint = torch.stack([path.log_joint(u, *args) for u in rest])
-            log_weight = fitted.log_prob(rest.flatten(0, 1)).reshape(log_joint.shape) - log_joint
+            fit, rest = fit.flatten(0, 1), rest.flatten(0, 1)
+            centre = centre_of(fit)
+            rest = near(centre, rest, path.space.angles)
+            fitted = self.density(near(centre, fit, path.space.angles))
+            log_q = fitted.log_prob(rest) - _log_within_a_turn(fitted, centre, path.space.angles)
+            log_weight = log_q.reshape(log_joint.shape) - log_joint
             by_chain = log_weight.logsumexp(0) - math.log(draws)
             value, error, _ = log_mean(by_chain).result()
             weights = log_mean(log_weight.flatten(0, 1))
             if isinstance(fitted, MultivariateNormal):
-                _warn_if_wide(fitted.covariance_matrix, rest.flatten(0, 1))
+                _warn_if_wide(fitted.covariance_matrix, rest)
             error = widened(error, len(by_chain))
             return Evidence(-value, error, "upper", weights.result().effective_sample_size, weights.pareto_k())
 
@@ -162,6 +168,14 @@ class PosteriorDensity(Estimator):
                 kept.append(state.position)
             tick(1)
         return torch.stack(kept)
+
+
+def _log_within_a_turn(fitted: Distribution, centre: Tensor, angles: Tensor) -> Tensor | float:
+    """Return the logarithm of how much of a density (M, J) is within half a turn of the centre (M, J), (M,)."""
+    if not angles.any():
+        return 0.0
+    draws = fitted.sample(torch.Size([DRAWS_OF_A_TURN]))
+    return ((near(centre, draws, angles) - draws).abs() < 1.0).all(-1).double().mean(0).log()
 
 
 def _factor(samples: Tensor) -> Tensor:

@@ -81,6 +81,7 @@ class Quadrature(Estimator):
             vectorize=problem.vectorize,
             compile=problem.compile,
             expected_joints=problem.num_batches * 5_000 * len(problem.args[0]) // self.rows_per_pass,
+            cut=True,
         )
         path.space.require_mass()
         if path.space.dim > MOST_DIMENSIONS:

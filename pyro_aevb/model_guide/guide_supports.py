@@ -27,6 +27,7 @@ from pyro_aevb.random_state import reseed
 NUM_DRAWS = 16
 STRETCH = 3.0  # of a normal prior's 16 draws the outermost are then about 5 standard deviations from its mean
 TURN_DRAWS = 256
+TURNS = tuple(2 * math.pi * number for number in range(-3, 4))  # an angle is one number in each
 MOST_TURNS, TURNS_OF_WEIGHTS = 1.0, 0.55  # 0.3% of a Normal is beyond half a turn then; a ten-millionth
 COMPOSED = (torch.distributions.TransformedDistribution, dist.TransformedDistribution)  # not a family made with them
 
@@ -115,7 +116,9 @@ def _left_out(prior: Any, site: Site) -> tuple[Tensor, Tensor] | None:
         place = transform(u)
         close = (transform.inv(place + 0.0) - u).abs() <= 1e-2 * (1 + u.abs())  # not where it is rounded to an end
         resolved = _of_batch(close, batch)
-    left_out = _of_batch(prior.support.check(place), batch) & resolved & ~_of_batch(_holds(site.fn, place), batch)
+    turns = TURNS if is_periodic(prior) else (0.0,)
+    inside = torch.stack([_of_batch(_holds(site.fn, place + turn), batch) for turn in turns]).any(0)
+    left_out = _of_batch(prior.support.check(place), batch) & resolved & ~inside
     if site.mask is not None:
         left_out = left_out & torch.as_tensor(site.mask, device=place.device)
     return (place, left_out) if left_out.any() else None

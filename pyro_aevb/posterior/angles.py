@@ -5,7 +5,6 @@ Shapes: L draws, N datapoints.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -109,24 +108,6 @@ def deviations(values: Tensor, angle: Tensor = NOT_ONE) -> Tensor:
     back = torch.polar(torch.ones_like(centre.real), -direction(centre))
     along = (values * back).imag / centre.abs()
     return torch.where(angle.to(values.device), along, values.real)
-
-
-def unrolled(draws: Tensor, angle: Tensor) -> Tensor:
-    """Return draws, angles as the numbers, equal to them but for turns, that are within half a turn of their mean.
-
-    Args:
-        draws: (L, N, ...).
-        angle: as :func:`are_angles`.
-    """
-    if not angle.any():
-        return draws
-    centre = average(draws, angle)
-    return torch.where(angle.to(draws.device), centre + wrapped(draws - centre), draws)
-
-
-def wrapped(angles: Tensor) -> Tensor:
-    """Return angles as the numbers from -pi to pi that are equal to them but for turns."""
-    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
 
 
 def place_of(mean: Tensor, fn: Any) -> Tensor:

@@ -19,8 +19,10 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from pyro_aevb.distributions.angles import unrolled
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.evidence.importance_weights import log_mean
+from pyro_aevb.posterior.angles import NOT_ONE
 from pyro_aevb.samplers import ais, hmc
 from pyro_aevb.samplers.ais import Path, Tick
 
@@ -94,7 +96,9 @@ class Chains:
         transitions = self.num_temperatures + 19 + self.num_warmup + self.num_warmup // 3 + self.num_samples
         return transitions * (self.num_leapfrog + 1)
 
-    def run(self, path: Path, start: Tensor, num_samples: int, noise: hmc.Noise, tick: Tick) -> Sampled:
+    def run(
+        self, path: Path, start: Tensor, num_samples: int, noise: hmc.Noise, tick: Tick, angles: Tensor = NOT_ONE
+    ) -> Sampled:
         """Return what chains find that begin at draws from the prior.
 
         Args:
@@ -103,6 +107,7 @@ class Chains:
             num_samples: T.
             noise: of the chains.
             tick: called with the fraction of the work done since its last call.
+            angles: which dimensions are angles, (J,) of bool, the same place with each turn.
         """
         schedule = ais.sigmoid_schedule(self.num_temperatures)
         total = self.num_temperatures + self.num_warmup + self.num_warmup // 3 + num_samples
@@ -115,7 +120,7 @@ class Chains:
             noise=noise,
             tick=lambda part: tick(part * self.num_temperatures / total),
         )
-        spread = tuned.position.std(0)  # (M, J); the chains move in units of it
+        spread = unrolled(tuned.position, angles).std(0)  # (M, J); the chains move in units of it
         spread = torch.where(spread > 0, spread, 1.0)
         one = schedule[-1].to(start)
 
@@ -137,7 +142,7 @@ class Chains:
             elif step >= frozen:
                 kept.append(state.position * spread)
             tick(1 / total)
-        found = torch.stack(kept)
+        found = unrolled(torch.stack(kept).flatten(0, 1), angles).reshape(num_samples, *start.shape)
         return Sampled(found, r_hat(found).amax(-1), effective_sample_size(found).amin(-1))
 
 

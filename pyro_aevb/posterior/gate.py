@@ -191,7 +191,7 @@ class Gate:
         batch = tuple(arg[index] for arg in args)
         noise = self._streams.chains([places[m] for m in index.tolist()], start.device)
         num_samples = max(chains.num_samples, -(-num_draws // chains.num_chains))
-        found = chains.run(path.at(*batch), start, num_samples, noise, tick)
+        found = chains.run(path.at(*batch), start, num_samples, noise, tick, path.space.angles)
         at = path.space.values(thinned(found.position, num_draws), *batch)
         kept = rows if len(index) == len(args[0]) else torch.arange(len(rows), device=rows.device)
         values = {

@@ -25,12 +25,13 @@ from torch import Tensor
 from pyro_aevb.arguments import Arguments
 from pyro_aevb.capture.capture import Compile
 from pyro_aevb.data_source import Data
+from pyro_aevb.distributions.angles import unrolled
 from pyro_aevb.evidence.estimator import over_minibatches
 from pyro_aevb.model_guide.contract import check_call, check_callables, check_options, read, takes
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import NOT_ONE, are_angles, average, deviations, on_the_circle, unrolled
+from pyro_aevb.posterior.angles import NOT_ONE, are_angles, average, deviations, on_the_circle
 from pyro_aevb.posterior.cells import ObservedCells, are_discrete, filled_in, predicted, the_site
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import in_memory

@@ -14,14 +14,14 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
-from pyro_aevb.distributions.angles import base_support, is_directional
+from pyro_aevb.distributions.angles import base_support, is_directional, unrolled, wrapped
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import NOT_ONE, angles_of, are_angles, unrolled, wrapped
+from pyro_aevb.posterior.angles import NOT_ONE, angles_of, are_angles
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches, rows_of
 from pyro_aevb.posterior.encode import codes_of

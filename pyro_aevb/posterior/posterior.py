@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Compile
+from pyro_aevb.distributions.angles import unrolled
 from pyro_aevb.evaluation_data import Minibatches
 from pyro_aevb.evidence.estimator import check_sizes
 from pyro_aevb.model_guide.contract import check_callables, read
@@ -22,7 +23,7 @@ from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable
 from pyro_aevb.one_thread import one_thread
-from pyro_aevb.posterior.angles import NOT_ONE, angles_of, average, unrolled
+from pyro_aevb.posterior.angles import NOT_ONE, angles_of, average
 from pyro_aevb.posterior.chains import Chains
 from pyro_aevb.posterior.data import over_own_minibatches
 from pyro_aevb.posterior.gate import METHODS, Draws, Gate, Request, Sampler

@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from pyro_aevb.capture.capture import Capture, Compile
+from pyro_aevb.distributions.angles import is_angle
+from pyro_aevb.distributions.wrappers import innermost
+from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.parameters import ParameterRecorder
+from pyro_aevb.model_guide.reading import Reading
 from pyro_aevb.model_guide.traces import PyroCallable, require_own_run
 from pyro_aevb.random_state import forked
 from pyro_aevb.samplers import hmc
@@ -27,7 +31,8 @@ REMEDY = "start from the prior: AIS(start='prior'), SMC(start='prior'), or guide
 class AnnealedPath:
     r"""log f_beta(u) = log p_0(u) + beta (log p(x, u) - log p_0(u)), with p_0 the prior or the guide, on the fast path.
 
-    From the prior it is p(z) p(x|z)^beta.  Densities are those of the unconstrained u, Jacobian included.
+    From the prior it is p(z) p(x|z)^beta.  Densities are those of the unconstrained u, Jacobian included, and go around
+    with an angle: so does a guide's, which has to be one of angles then.
 
     Args:
         model: p(x, z), its latents continuous and local.
@@ -38,9 +43,11 @@ class AnnealedPath:
         compile: the fast path, see :class:`~pyro_aevb.capture.Capture`.
         expected_calls: the number of gradients to expect.
         expected_joints: the number of calls of :meth:`log_joint` to expect.
+        cut: whether the circles of angles are cut open, as an integral over R^J needs them.
 
     Raises:
-        ValueError: for a start from a guide messenger, and latents that can't be moved.
+        ValueError: for a start from a guide messenger, from a guide of numbers for angles, and latents that can't be
+            moved.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class AnnealedPath:
         compile: Compile = "auto",
         expected_calls: int = 0,
         expected_joints: int = 0,
+        cut: bool = False,
     ) -> None:
         if start == "guide":
             require_own_run(guide, REMEDY)
@@ -60,7 +68,9 @@ class AnnealedPath:
         self._model, self._start, self._vectorize = parameters(model), start, vectorize
         self._guide = None if guide is None else parameters(guide)
         with forked():
-            self.space = LatentSpace(self._model, *args)
+            self.space = LatentSpace(self._model, *args, cut=cut)
+            if start == "guide":
+                _check_angles(read(self._model, self._guide, args))
         watched = [model] if guide is None else [model, guide]
         leaves = lambda: {name: p.unconstrained for name, p in parameters.parameters.items()}  # noqa: E731
         self._gradient = Capture(self._log_density_and_gradient, leaves, watched, compile=compile)
@@ -144,3 +154,14 @@ class AnnealedPath:
     def _each(self, log_density: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
         """Return the log density of all particles at once, or of one after the other."""
         return log_density(u) if self._vectorize else torch.stack([log_density(particle) for particle in u])
+
+
+def _check_angles(reading: Reading) -> None:
+    """Raise ``ValueError`` for a guide whose density doesn't repeat with each turn where the prior's does."""
+    for name, site in reading.sites("guide", "local").items():
+        if is_angle(reading.model[name].fn) and not is_angle(site.fn):
+            raise ValueError(
+                f"expected a guide of angles to start from at site {name!r}, got {type(innermost(site.fn)).__name__}, "
+                f"whose density isn't the same a turn farther; write pyro.sample({name!r}, dist.VonMises(loc, "
+                f"concentration)) in the guide, or {REMEDY}"
+            )

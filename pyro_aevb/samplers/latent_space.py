@@ -1,7 +1,8 @@
 """The local latents of a Pyro model as one unconstrained vector a datapoint.
 
 HMC and its relatives move in R^J.  A latent z with support S is written z = T(u), T the bijection that Pyro keeps for
-S (``biject_to``), and the density of u is p(x, T(u)) |dT/du|.
+S (``biject_to``), and the density of u is p(x, T(u)) |dT/du|.  An angle is u but for turns, so that chains go around
+the circle, and the density repeats with each turn; for an integral over R^J the circle is cut open at pi.
 
 Shapes: K particles, M datapoints, J unconstrained dimensions in all.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.constraints import MixtureSameFamilyConstraint
 
-from pyro_aevb.distributions.angles import is_angle
+from pyro_aevb.distributions.angles import is_angle, wrapped
 from pyro_aevb.model_guide.contract import read
 from pyro_aevb.model_guide.modes import evaluated
 from pyro_aevb.model_guide.reading import Reading, read_traces
@@ -49,11 +50,16 @@ class LatentSpace:
     """R^J for the latents of a model, and the log joint on it.
 
     The model is run once to find its latents.  Their names and shapes stay the same from then on; a support
-    may depend on data, parameters and the latents before it.  ``dim`` is J.
+    may depend on data, parameters and the latents before it.
 
     Args:
         model: p(x, z), a Pyro function.
         args: a minibatch.
+        cut: whether the circles of angles are cut open.
+
+    Attributes:
+        dim: J.
+        angles: which dimensions are angles that aren't cut open, (J,) of bool.
 
     Raises:
         ValueError: for a discrete latent, for one that isn't in the data plate alone, for a support without a bijection
@@ -71,8 +77,8 @@ class LatentSpace:
     ([1.0, 1.0, 1.0], [-2.0, -3.7918, -2.0])
     """
 
-    def __init__(self, model: PyroCallable, *args: Any) -> None:
-        self._model = model
+    def __init__(self, model: PyroCallable, *args: Any, cut: bool = False) -> None:
+        self._model, self._cut = model, cut
         reading = read(model, None, args)
         reading.require_local()
         reading.require_density()
@@ -93,11 +99,13 @@ class LatentSpace:
         if not latents:
             raise ValueError("expected a model with local latents, got none; add pyro.sample('z', ...) in its plate")
         self._depth, self._right, self._summed = reading.depth, -reading.plate.dim - 1, reading.summed
+        transforms = {name: self._transform(name, site.fn) for name, site in latents.items()}
         self._shapes = {
-            name: bijection(name, site.fn).inv(site.value).shape[len(site.batch_shape) :]
-            for name, site in latents.items()
+            name: transforms[name].inv(site.value).shape[len(site.batch_shape) :] for name, site in latents.items()
         }
         self.dim = sum(shape.numel() for shape in self._shapes.values())
+        round_ones = [torch.full((shape.numel(),), transforms[name] is ROUND) for name, shape in self._shapes.items()]
+        self.angles = torch.cat(round_ones)
         self._in_cells = [name for name, site in latents.items() if masks_cells(site.fn)]
         if any(isinstance(site.mask, Tensor) or site.mask is False for site in latents.values()):
             self._check_masked(args)
@@ -138,7 +146,7 @@ class LatentSpace:
         reading.require_latents(self._shapes, self._summed)
         sites, drawn = reading.latents, []
         for name, shape in self._shapes.items():
-            u = bijection(name, sites[name].fn).inv(sites[name].value)
+            u = self._transform(name, sites[name].fn).inv(sites[name].value)
             if isinstance(mask := sites[name].mask, Tensor):
                 mask = mask.reshape(mask.shape + (1,) * len(shape))
                 u = torch.where(mask, u, torch.randn_like(u))
@@ -204,10 +212,13 @@ class LatentSpace:
         batch = (*u.shape[:-2], *between, u.shape[-2], *(1,) * self._right)
         parts = zip(self._shapes.items(), u.split(sizes, -1), strict=True)
         at = {name: part.reshape(batch + shape) for (name, shape), part in parts}
-        handler = _AtUnconstrained(at, batch_dims=len(batch))
+        handler = _AtUnconstrained(at, self._transform, batch_dims=len(batch))
         with handler:
             trace = trace_model(self._model, None, args)
         return trace, handler.found
+
+    def _transform(self, name: str, fn: Any) -> Any:
+        return ROUND if not self._cut and is_angle(fn) else bijection(name, fn)
 
     def _particles(self, u: Tensor) -> tuple[int, int] | None:
         return (-1 - self._depth, len(u)) if u.dim() == 3 else None
@@ -321,18 +332,18 @@ class Unconstrained(NamedTuple):
 
 
 class _AtUnconstrained(Messenger):
-    """Give each latent the value T(u), T the bijection of the support it turns out to have; keep u and log |dT/du|."""
+    """Give each latent the value T(u), T as the distribution it turns out to have wants it; keep u and log |dT/du|."""
 
-    def __init__(self, u: dict[str, Tensor], batch_dims: int) -> None:
+    def __init__(self, u: dict[str, Tensor], transform: Callable[[str, Any], Any], batch_dims: int) -> None:
         super().__init__()
-        self._u, self._batch_dims = u, batch_dims
+        self._u, self._transform, self._batch_dims = u, transform, batch_dims
         self.found: dict[str, Unconstrained] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self._u or msg["is_observed"]:
             return
         u = self._u[msg["name"]]
-        transform = bijection(msg["name"], msg["fn"])
+        transform = self._transform(msg["name"], msg["fn"])
         msg["value"], msg["done"] = transform(u), True
         log_det = transform.log_abs_det_jacobian(u, msg["value"])
         back = transform.inv(msg["value"] + 0.0)  # else a transform's cache gives u
@@ -360,6 +371,22 @@ def bijection(name: str, fn: Any) -> Any:
 
 
 CIRCLE = constraints.interval(-math.pi, math.pi)
+
+
+class _Round:
+    """The map from the line to the circle, which goes around it with each turn."""
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return wrapped(u)
+
+    def inv(self, angle: Tensor) -> Tensor:
+        return angle
+
+    def log_abs_det_jacobian(self, u: Tensor, angle: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+ROUND = _Round()
 
 
 def _standard_normal(u: Tensor, keep: Tensor) -> Tensor:

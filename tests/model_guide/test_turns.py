@@ -71,6 +71,7 @@ NARROW = {
     "Normal": lambda x: dist.Normal(x, 0.5 * ONE),
     "a turn away": lambda x: dist.Normal(x + 2 * math.pi, 0.5 * ONE),
     "Uniform of one turn": lambda x: dist.Uniform(0 * x - math.pi, math.pi),
+    "Uniform of a turn from 0": lambda x: dist.Uniform(0 * x, 2 * math.pi),
 }
 
 
