@@ -3737,6 +3737,14 @@ MUTATIONS = [
         "turns = (0.0,)",
         ("tests/model_guide/test_turns.py::test_within_one_turn_log_p_is_the_integral[Uniform of a turn from 0]",),
     ),
+    Mutation(
+        "learners/mcem.py",
+        "if loss.requires_grad:",
+        "if True:",
+        (
+            "tests/learners/test_first_updates.py::test_a_pair_of_which_nothing_gets_a_gradient_is_refused_at_once[MCEM]",
+        ),
+    ),
 ]
 
 

@@ -202,7 +202,8 @@ class MCEM(Learner):
             trace, _ = self._space.trace(u, *args)
         reading = read_traces(trace, None, number_of_datapoints(args))
         loss = inside.or_nan(self.add_prior(-reading.total("model", "observation", "local", "given")))
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         return (loss.detach(),)
 
     def _guide_gradients(self, *args: Tensor) -> tuple[Tensor, Tensor]:

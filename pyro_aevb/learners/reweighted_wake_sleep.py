@@ -173,7 +173,8 @@ class ReweightedWakeSleep(Learner):
             guide_loss = guide_loss + self.insomnia * awake
         if self.insomnia < 1:
             guide_loss = guide_loss + (1 - self.insomnia) * dreams.loss(*args)
-        (loss + guide_loss).backward()
+        if (both := loss + guide_loss).requires_grad:
+            both.backward()
         return ReweightedWakeSleepInfo(
             loss.detach(),
             guide_loss.detach(),

@@ -132,11 +132,25 @@ def test_a_model_that_stays_as_it_is_may_have_a_name_twice():
     AEVB(named(nn.Linear(1, 1)), model_free_guide, ADAM, update="guide", compile=False).step(X)
 
 
-def test_a_pair_of_which_nothing_gets_a_gradient_is_refused_at_once():
+OF_NOTHING = {
+    "AEVB": lambda model, guide: AEVB(model, guide, ADAM, compile=False),
+    "WakeSleep": lambda model, guide: WakeSleep(model, guide, ADAM, ADAM, compile=False),
+    "ReweightedWakeSleep": lambda model, guide: ReweightedWakeSleep(model, guide, ADAM, ADAM, compile=False),
+    "MCEM": lambda model, _: MCEM(model, ADAM, compile=False),
+}
+
+
+@pytest.mark.parametrize("learner", OF_NOTHING)
+def test_a_pair_of_which_nothing_gets_a_gradient_is_refused_at_once(learner):
     def its_model(x):
         loc = pyro.param("loc", torch.tensor(0.0)).detach()
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + loc, 1.0), obs=x)
+
+    def its_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
 
     with pytest.raises(ValueError, match=r"some of the parameters \['loc'\], got one for none.* with .detach\(\)"):
-        AEVB(its_model, lambda x: None, ADAM, compile=False).step(X)
+        OF_NOTHING[learner](its_model, its_guide).step(X, index=torch.arange(len(X)))
