@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,8 +217,16 @@ def _no_data(data: Any) -> TypeError:
         data = data.args[0]
     return TypeError(
         f"expected a tensor, an array, a tuple of these, a Dataset, a DataLoader or an iterable of minibatches, got "
-        f"{type(data).__name__}; for example torch.as_tensor(data), or a tuple of arguments: (data,)"
+        f"{type(data).__name__}; {_remedy(data)}"
     )
+
+
+def _remedy(data: Any) -> str:
+    if isinstance(data, int | float):
+        return "pass rows of data, (N, ...); to hold a share of them out, cut them: fit(learner, x[n:], x[:n])"
+    if isinstance(data, str | PathLike):
+        return "read the file first, numpy.load(path), or name a data set to load_dataset(name)"
+    return "for example torch.as_tensor(data), or a tuple of arguments: (data,)"
 
 
 def _arguments(data: Any, is_item: bool = False) -> Arguments:

@@ -246,6 +246,8 @@ def test_a_run_on_a_loader_is_the_run_on_its_tensor():
     ("data", "error", "message"),
     [
         ([DATA], TypeError, "got list"),
+        (0.1, TypeError, r"got float; .*to hold a share of them out, cut them: fit\(learner, x\[n:\], x\[:n\]\)"),
+        ("x.npy", TypeError, r"got str; read the file first, numpy.load\(path\)"),
         ("digits", TypeError, "got str"),
         (3, TypeError, "got int"),
         ((DATA, Rows(DATA[:5])), ValueError, "as many datapoints in each part of the data, got 5 in argument 1 and 25"),
