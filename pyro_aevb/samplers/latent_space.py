@@ -113,7 +113,7 @@ class LatentSpace:
         check_repeats(model, lambda: self.log_joint(u, *args))
 
     def has_mass(self) -> bool:
-        """Return whether p(x, u) has an integral over R^n; along cells that are masked it is flat."""
+        """Return whether p(x, u) has an integral, of angles over a turn; along cells that are masked it is flat."""
         return not self._in_cells
 
     def require_mass(self) -> None:
