@@ -100,6 +100,7 @@ class TorchOptimizer(Optimizer):
         self._scheduler_settings: dict[str, Any] = {}
         self._adam: FusedAdam | None = None
         self._names: list[str] = []
+        self._leaves: dict[str, Tensor] = {}
         if made is not None:
             self._take(made)
 
@@ -134,9 +135,13 @@ class TorchOptimizer(Optimizer):
     def prepare(self, parameters: Mapping[str, Parameter]) -> None:
         """Make the optimizer, or add a parameter group to it.
 
+        Tensors that Pyro's store has now under the names of others, as after it was cleared or loaded, take the places
+        of these, and have no state yet.
+
         Raises:
             ValueError: for parameters that come later than a scheduler, and an optimizer over none of them.
         """
+        self._exchange(parameters)
         new = [name for name in parameters if name not in self._names]
         if not new:
             return
@@ -161,6 +166,23 @@ class TorchOptimizer(Optimizer):
                 "would be trained; pass functools.partial(torch.optim.Adam, lr=1e-3), say, or one over these"
             )
         self._names = names
+
+    def _exchange(self, parameters: Mapping[str, Parameter]) -> None:
+        leaves = {n: p.unconstrained for n, p in parameters.items() if self._leaves.get(n) is not p.unconstrained}
+        if not leaves:
+            return
+        others: dict[int, list[Tensor]] = {}
+        for name, leaf in leaves.items():
+            if name in self._leaves:
+                others.setdefault(id(self._leaves[name]), []).append(leaf)
+        for group in self.param_groups if others else []:
+            tensors = [tensor for held in group["params"] for tensor in others.get(id(held), [held])]
+            group["params"] = list({id(tensor): tensor for tensor in tensors}.values())
+            self._adam = None
+        if self._optimizer is not None:
+            for name in leaves.keys() & self._leaves.keys():
+                self._optimizer.state.pop(self._leaves[name], None)
+        self._leaves |= leaves
 
     def to_train(self) -> None:
         """Call ``train`` of an optimizer that has it."""
@@ -255,9 +277,8 @@ class PyroOptimizer(Optimizer):
         """Make the parameters' torch optimizers: loading a state needs them before Pyro's first step."""
         made = self._optimizer.optim_objs
         for name, parameter in parameters.items():
-            if name in self._names:
-                continue
-            self._names.append(name)
+            if name not in self._names:
+                self._names.append(name)
             if parameter.unconstrained not in made:
                 made[parameter.unconstrained] = self._optimizer._get_optim(parameter.unconstrained)
                 clip = self._optimizer._get_grad_clip(parameter.unconstrained)
