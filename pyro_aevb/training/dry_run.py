@@ -54,7 +54,7 @@ def _check_n(learner: Learner, num_data: int | None, batch: Minibatch) -> None:
 
     Without a prior on theta and without global latents the N is a factor of the whole loss.
     """
-    if num_data is None or num_data <= len(batch.rows[0]):
+    if num_data is None:
         return
     reading = read(arranged(learner.model, batch.form), arranged(learner.guide, batch.form), batch.args())
     size = reading.plate.full_size

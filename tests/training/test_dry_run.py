@@ -53,10 +53,11 @@ def test_what_counts_once_takes_a_plate_that_knows_n_and_the_remedy_works(everyw
     assert found == pytest.approx(exact, abs=0.15)
 
 
+@pytest.mark.parametrize("batch_size", [10, 200])
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_an_n_that_is_not_that_of_the_data_is_told(everywhere):
+def test_an_n_that_is_not_that_of_the_data_is_told(everywhere, batch_size):
     with pytest.warns(UserWarning, match=r"got one of 1000: .* counts 0\.2 times; write pyro\.plate"):
-        run(1000, everywhere, epochs=1)
+        run(1000, everywhere, epochs=1, batch_size=batch_size)
 
 
 def test_nothing_is_said_where_n_is_but_a_factor_or_all_data_come_at_once():
