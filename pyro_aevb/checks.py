@@ -1,12 +1,14 @@
-"""Checks of what is passed from outside: whole numbers, and tensors of datapoints."""
+"""Checks of what is passed from outside: whole numbers, and tensors of datapoints, which stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pyro_aevb.data_parts import not_a_tensor
 
@@ -67,4 +69,34 @@ def check_data(*args: Any, name: Callable[[int], str] = "datapoint {}".format) -
                 f"expected finite data, got {count} NaN or infinite value{'s' * (count > 1)} in argument {i}, "
                 f"the first in {name(first)}; "
                 "drop or fill them, or mask them in the model (poutine.mask) with finite values in their place"
+            )
+
+
+@contextmanager
+def left_as_they_are(*args: Any) -> Iterator[None]:
+    """Check that the tensors among the arguments of a model and a guide aren't written to inside the block.
+
+    Args:
+        args: tensors, lists and dicts of them, and anything else.
+
+    Raises:
+        ValueError: for a tensor that is.
+
+    >>> from pyro_aevb.checks import left_as_they_are
+    >>> x = torch.zeros(3)
+    >>> with left_as_they_are(x):
+    ...     x.add_(1.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: expected a model and a guide that leave their arguments as they are, got one of shape (3,) written to...
+    """
+    tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor) and not leaf.is_inference()]
+    before = [tensor._version for tensor in tensors]
+    yield
+    for tensor, version in zip(tensors, before, strict=True):
+        if tensor._version != version:
+            raise ValueError(
+                "expected a model and a guide that leave their arguments as they are, got one of shape "
+                f"{tuple(tensor.shape)} written to in place: the likelihood would see the changed numbers; compute "
+                "with a copy, x = x.clone(), or without inplace=True"
             )

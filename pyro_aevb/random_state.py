@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+MARK = torch.tensor([0x2545F4914F6CDD1D])
+
 
 def random_state() -> dict[str, Any]:
     """Return the state of torch's global generators, Python's and NumPy's.
@@ -64,6 +66,29 @@ def reseed(seed: int) -> None:
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def mark_seed() -> None:
+    """Let torch's generator have a seed that nobody chooses, its numbers as before; see :func:`has_marked_seed`.
+
+    >>> from pyro_aevb.random_state import forked, has_marked_seed, mark_seed
+    >>> with forked():
+    ...     mark_seed()
+    ...     x, untouched = torch.rand(2), has_marked_seed()
+    ...     _ = torch.manual_seed(0)
+    ...     untouched, has_marked_seed()
+    (True, False)
+    >>> torch.equal(x, torch.rand(2))
+    True
+    """
+    state = torch.get_rng_state()
+    state[: MARK.element_size()] = MARK.view(torch.uint8)  # the seed comes first; what follows are the numbers
+    torch.set_rng_state(state)
+
+
+def has_marked_seed() -> bool:
+    """Return whether torch wasn't seeded since :func:`mark_seed`, unless that was undone."""
+    return torch.initial_seed() == int(MARK)
 
 
 @contextmanager

@@ -3745,6 +3745,60 @@ MUTATIONS = [
             "tests/learners/test_first_updates.py::test_a_pair_of_which_nothing_gets_a_gradient_is_refused_at_once[MCEM]",
         ),
     ),
+    Mutation(
+        "model_guide/contract.py",
+        "with left_as_they_are(args, kwargs):",
+        "if True:",
+        ("tests/model_guide/test_changed_arguments.py::test_every_entry_point_refuses_it[read]",),
+    ),
+    Mutation(
+        "capture/capture.py",
+        "with in_precision(self.precision), left_as_they_are(args):",
+        "with in_precision(self.precision):",
+        (
+            "tests/model_guide/test_changed_arguments.py"
+            "::test_what_is_written_in_training_alone_is_refused_before_a_step_is_made[AEVB-False]",
+        ),
+    ),
+    Mutation(
+        "model_guide/unwritten.py",
+        "if exc_type is None and value._version != version:",
+        "if False:",
+        ("tests/model_guide/test_changed_arguments.py::test_a_latent_stays_what_was_drawn[elbo-mul_]",),
+    ),
+    Mutation(
+        "model_guide/traces.py",
+        "with _shapes_in_words(), Unwritten():\n        guide_trace",
+        "with _shapes_in_words():\n        guide_trace",
+        (
+            "tests/model_guide/test_changed_arguments.py"
+            "::test_a_latent_of_the_guide_and_data_that_are_computed_stay_too",
+        ),
+    ),
+    Mutation(
+        "random_state.py",
+        "torch.initial_seed() == int(MARK)",
+        "True",
+        ("tests/model_guide/test_seeds.py::test_every_entry_point_refuses_it",),
+    ),
+    Mutation(
+        "learners/optimizer.py",
+        "self._exchange(parameters)",
+        "pass",
+        ("tests/learners/test_replaced_parameters.py::test_they_are_trained[AEVB-put-False]",),
+    ),
+    Mutation(
+        "learners/optimizer.py",
+        "self._optimizer.state.pop(self._leaves[name], None)",
+        "pass",
+        ("tests/learners/test_replaced_parameters.py::test_an_optimizer_of_the_users_own_takes_them_too",),
+    ),
+    Mutation(
+        "training/dry_run.py",
+        "if num_data is None:\n        return\n    reading",
+        "if num_data is None or num_data <= len(batch.rows[0]):\n        return\n    reading",
+        ("tests/training/test_dry_run.py::test_an_n_that_is_not_that_of_the_data_is_told[False-200]",),
+    ),
 ]
 
 

@@ -38,6 +38,7 @@ from pyro_aevb.capture.graph_passes import keep_eager_noise, onednn_is_faster, s
 from pyro_aevb.capture.precision import Precision, check_precision, in_precision
 from pyro_aevb.capture.python_state import PythonState
 from pyro_aevb.capture.run_state import Saved, Untouched, is_sparse, layouts, wrongly_left
+from pyro_aevb.checks import left_as_they_are
 
 Compile = bool | Literal["auto", "graph"]
 EVERY_MODULES_HOOKS = (
@@ -170,7 +171,7 @@ class Capture:
         self._last = None
 
     def _eager(self, *args: Tensor) -> Any:
-        with in_precision(self.precision):
+        with in_precision(self.precision), left_as_they_are(args):
             return self._fn(*args)
 
     def _entry(self, args: tuple[Tensor, ...]) -> _Entry:

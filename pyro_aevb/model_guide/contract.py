@@ -18,6 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyro_aevb.arguments import Arguments, inside_of
+from pyro_aevb.checks import left_as_they_are
 from pyro_aevb.data_source import Frame, not_a_tensor
 from pyro_aevb.distributions.wrappers import innermost
 from pyro_aevb.model_guide.dependence import check_auxiliary, check_outside
@@ -39,6 +40,7 @@ from pyro_aevb.model_guide.traces import (
     trace_pair,
 )
 from pyro_aevb.one_thread import one_thread
+from pyro_aevb.random_state import has_marked_seed, mark_seed
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -70,7 +72,8 @@ def read(
     for half, fn in (("model", model), ("guide", guide)):
         check_call(half, fn, args, kwargs)
     with evaluated(model, guide, modules) as (its_model, its_guide, named), _lengths_in_words(model):
-        guide_trace, model_trace = on_a_side(lambda: run_pair(its_model, its_guide, args, kwargs))
+        with left_as_they_are(args, kwargs):
+            guide_trace, model_trace = on_a_side(lambda: _run_unseeded(its_model, its_guide, args, kwargs))
         reading = read_traces(model_trace, guide_trace, number_of_datapoints(args, kwargs))
         on_a_side(lambda: _check_plates(reading, its_model, args, kwargs))
         if its_guide is not None:
@@ -230,6 +233,21 @@ def run_pair(
 ) -> tuple[Trace | None, Trace]:
     """Return a run's traces, (guide, model); the first is ``None`` without a guide."""
     return (None, trace_model(model, None, args, kwargs)) if guide is None else trace_pair(model, guide, args, kwargs)
+
+
+def _run_unseeded(
+    model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs
+) -> tuple[Trace | None, Trace]:
+    """Return :func:`run_pair`; raise ``ValueError`` if it seeds torch."""
+    mark_seed()
+    traces = run_pair(model, guide, args, kwargs)
+    if not has_marked_seed():
+        raise ValueError(
+            "expected a model and a guide that leave torch's seed alone, got one that sets it: each step and each "
+            "particle would have the same noise; seed once, before training, pyro.set_rng_seed(0), and draw numbers "
+            "that stay the same from a generator of their own, torch.Generator().manual_seed(0)"
+        )
+    return traces
 
 
 def check_supports(

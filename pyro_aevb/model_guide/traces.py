@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_aevb.arguments import first_size
 from pyro_aevb.capture.graph import CaptureError
 from pyro_aevb.model_guide.enumeration import trace_summed
+from pyro_aevb.model_guide.unwritten import Unwritten
 from pyro_aevb.random_state import forked
 
 PyroCallable = Callable[..., Any]
@@ -39,7 +40,7 @@ def trace_pair(
         messenger: Any = poutine.unwrap(guide)
         model_trace, guide_trace = messenger.get_traces()
         return guide_trace, model_trace
-    with _shapes_in_words():
+    with _shapes_in_words(), Unwritten():
         guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     return guide_trace, trace_model(model, guide_trace, args, kwargs)
 
@@ -51,7 +52,7 @@ def trace_model(
 
     Discrete latents that are marked for enumeration, and not in the guide, are summed out.
     """
-    with _shapes_in_words():
+    with _shapes_in_words(), Unwritten():
         return trace_summed(model, guide_trace, args, kwargs)
 
 
