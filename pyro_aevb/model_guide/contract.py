@@ -238,16 +238,17 @@ def run_pair(
 def _run_unseeded(
     model: PyroCallable, guide: PyroCallable | None, args: tuple[Any, ...], kwargs: Kwargs
 ) -> tuple[Trace | None, Trace]:
-    """Return :func:`run_pair`; raise ``ValueError`` if it seeds torch."""
-    mark_seed()
-    traces = run_pair(model, guide, args, kwargs)
-    if not has_marked_seed():
-        raise ValueError(
-            "expected a model and a guide that leave torch's seed alone, got one that sets it: each step and each "
-            "particle would have the same noise; seed once, before training, pyro.set_rng_seed(0), and draw numbers "
-            "that stay the same from a generator of their own, torch.Generator().manual_seed(0)"
-        )
-    return traces
+    """Return :func:`run_pair`; raise ``ValueError`` if it seeds torch, but for a first run, which may make modules."""
+    for _ in range(2):
+        mark_seed()
+        traces = run_pair(model, guide, args, kwargs)
+        if has_marked_seed():
+            return traces
+    raise ValueError(
+        "expected a model and a guide that leave torch's seed alone, got one that sets it: each step and each particle "
+        "would have the same noise; seed once, before training, pyro.set_rng_seed(0), and draw numbers that stay the "
+        "same from a generator of their own, torch.Generator().manual_seed(0)"
+    )
 
 
 def check_supports(

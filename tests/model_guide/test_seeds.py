@@ -77,6 +77,18 @@ def test_numbers_that_stay_the_same_have_a_generator_of_their_own():
     assert elbo(*pair(in_guide=aside), X, seed=0).value.isfinite().all()
 
 
+def test_a_module_that_the_first_run_makes_may_be_seeded():
+    made = []
+
+    def once():
+        if not made:
+            torch.manual_seed(0)
+            made.append(torch.randn(3))
+
+    assert elbo(*pair(in_guide=once), X, seed=0).value.isfinite().all()
+    assert torch.equal(made[0], torch.randn(3, generator=torch.Generator().manual_seed(0)))
+
+
 def test_a_first_run_draws_what_it_would_have_drawn():
     pyro.set_rng_seed(7)
     expected = torch.randn(())
