@@ -169,19 +169,16 @@ class TorchOptimizer(Optimizer):
 
     def _exchange(self, parameters: Mapping[str, Parameter]) -> None:
         leaves = {n: p.unconstrained for n, p in parameters.items() if self._leaves.get(n) is not p.unconstrained}
-        if not leaves:
-            return
-        others: dict[int, list[Tensor]] = {}
-        for name, leaf in leaves.items():
-            if name in self._leaves:
-                others.setdefault(id(self._leaves[name]), []).append(leaf)
-        for group in self.param_groups if others else []:
-            tensors = [tensor for held in group["params"] for tensor in others.get(id(held), [held])]
-            group["params"] = list({id(tensor): tensor for tensor in tensors}.values())
-            self._adam = None
-        if self._optimizer is not None:
-            for name in leaves.keys() & self._leaves.keys():
+        replaced = [name for name in leaves if name in self._leaves]
+        if replaced and self._optimizer is not None:
+            others: dict[int, list[Tensor]] = {}
+            for name in replaced:
+                others.setdefault(id(self._leaves[name]), []).append(leaves[name])
                 self._optimizer.state.pop(self._leaves[name], None)
+            for group in self.param_groups:
+                tensors = [tensor for held in group["params"] for tensor in others.get(id(held), [held])]
+                group["params"] = list({id(tensor): tensor for tensor in tensors}.values())
+            self._adam = None
         self._leaves |= leaves
 
     def to_train(self) -> None:
